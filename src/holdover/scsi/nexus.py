@@ -1,0 +1,25 @@
+"""Who speaks to a logical unit: the I_T nexus (SAM-5 4.7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from holdover.scsi.transport_id import TransportID
+
+__all__ = ["ITNexus"]
+
+
+@dataclass(frozen=True, slots=True)
+class ITNexus:
+    """One initiator port and one target port; reservations belong to such a pair.
+
+    Attributes:
+        initiator: The initiator port's TransportID (SPC-4 7.6.4); for iSCSI the name and the ISID.
+        target_port: The relative target port identifier, 1 to 65535.
+    """
+
+    initiator: TransportID
+    target_port: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.initiator} at target port {self.target_port}"
