@@ -1,0 +1,627 @@
+"""Command descriptor blocks, typed (SPC-4 6, SBC-3 5).
+
+`decode_cdb` looks the operation code up in a table of small functions: it stands in the way of every
+READ and WRITE. Fields that no part of the project heeds (GROUP NUMBER, CONTROL, obsolete bits) are not
+kept, and encode as 0. A CDB may be longer than its operation code needs, as transports pad it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from holdover.scsi.errors import DecodeError
+from holdover.scsi.opcodes import OperationCode, ServiceActionIn16
+
+__all__ = [
+    "Cdb",
+    "Inquiry",
+    "ModeSense6",
+    "ModeSense10",
+    "OtherCdb",
+    "PersistentReserveIn",
+    "PersistentReserveOut",
+    "Read",
+    "ReadCapacity10",
+    "ReadCapacity16",
+    "Release",
+    "ReportLuns",
+    "RequestSense",
+    "Reserve",
+    "StartStopUnit",
+    "SynchronizeCache",
+    "TestUnitReady",
+    "Verify",
+    "Write",
+    "decode_cdb",
+]
+
+_Transfer = Literal[6, 10, 12, 16]
+
+_FUA, _DPO = 0x08, 0x10
+
+
+@dataclass(frozen=True, slots=True)
+class PersistentReserveIn:
+    """PERSISTENT RESERVE IN (SPC-4 6.15): 10 bytes.
+
+    Attributes:
+        service_action: 5 bits; an int, so that reserved ones survive.
+        allocation_length: Size of the Data-In buffer, 16 bits.
+    """
+
+    service_action: int
+    allocation_length: int
+
+    def encode(self) -> bytes:
+        """The CDB."""
+        length = self.allocation_length.to_bytes(2, "big")
+        return bytes([OperationCode.PERSISTENT_RESERVE_IN, self.service_action, 0, 0, 0, 0, 0, *length, 0])
+
+
+@dataclass(frozen=True, slots=True)
+class PersistentReserveOut:
+    """PERSISTENT RESERVE OUT (SPC-4 6.16): 10 bytes.
+
+    Attributes:
+        service_action: 5 bits; an int, so that reserved ones survive.
+        parameter_list_length: Size of the parameter list, 32 bits.
+        type: Reservation type, 4 bits; an int, so that reserved ones survive.
+        scope: Reservation scope, 4 bits.
+    """
+
+    service_action: int
+    parameter_list_length: int
+    type: int = 0
+    scope: int = 0
+
+    def encode(self) -> bytes:
+        """The CDB."""
+        length = self.parameter_list_length.to_bytes(4, "big")
+        return bytes(
+            [
+                OperationCode.PERSISTENT_RESERVE_OUT,
+                self.service_action,
+                self.scope << 4 | self.type,
+                0,
+                0,
+                *length,
+                0,
+            ]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Inquiry:
+    """INQUIRY (SPC-4 6.6): 6 bytes.
+
+    Attributes:
+        allocation_length: Size of the Data-In buffer, 16 bits.
+        page_code: The vital product data page, or None for standard INQUIRY data (EVPD 0).
+    """
+
+    allocation_length: int
+    page_code: int | None = None
+
+    def encode(self) -> bytes:
+        """The CDB."""
+        length = self.allocation_length.to_bytes(2, "big")
+        return bytes([OperationCode.INQUIRY, self.page_code is not None, self.page_code or 0, *length, 0])
+
+
+@dataclass(frozen=True, slots=True)
+class TestUnitReady:
+    """TEST UNIT READY (SPC-4 6.47): 6 bytes."""
+
+    def encode(self) -> bytes:
+        """The CDB."""
+        return bytes([OperationCode.TEST_UNIT_READY, 0, 0, 0, 0, 0])
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSense:
+    """REQUEST SENSE (SPC-4 6.39): 6 bytes.
+
+    Attributes:
+        allocation_length: Size of the Data-In buffer, 8 bits.
+        descriptor_format: Whether sense data of descriptor format are wanted (DESC).
+    """
+
+    allocation_length: int
+    descriptor_format: bool = False
+
+    def encode(self) -> bytes:
+        """The CDB."""
+        return bytes([OperationCode.REQUEST_SENSE, self.descriptor_format, 0, 0, self.allocation_length, 0])
+
+
+@dataclass(frozen=True, slots=True)
+class ReportLuns:
+    """REPORT LUNS (SPC-4 6.33): 12 bytes.
+
+    Attributes:
+        allocation_length: Size of the Data-In buffer, 32 bits.
+        select_report: Which logical units are wanted, 8 bits.
+    """
+
+    allocation_length: int
+    select_report: int = 0
+
+    def encode(self) -> bytes:
+        """The CDB."""
+        length = self.allocation_length.to_bytes(4, "big")
+        return bytes([OperationCode.REPORT_LUNS, 0, self.select_report, 0, 0, 0, *length, 0, 0])
+
+
+@dataclass(frozen=True, slots=True)
+class ReadCapacity10:
+    """READ CAPACITY(10) (SBC-3 5.15): 10 bytes."""
+
+    def encode(self) -> bytes:
+        """The CDB."""
+        return bytes([OperationCode.READ_CAPACITY_10]) + bytes(9)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadCapacity16:
+    """READ CAPACITY(16) (SBC-3 5.16): 16 bytes, a service action of SERVICE ACTION IN(16).
+
+    Attributes:
+        allocation_length: Size of the Data-In buffer, 32 bits.
+    """
+
+    allocation_length: int
+
+    def encode(self) -> bytes:
+        """The CDB."""
+        return (
+            bytes([OperationCode.SERVICE_ACTION_IN_16, ServiceActionIn16.READ_CAPACITY_16])
+            + bytes(8)
+            + self.allocation_length.to_bytes(4, "big")
+            + bytes(2)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ModeSense6:
+    """MODE SENSE(6) (SPC-4 6.14): 6 bytes.
+
+    Attributes:
+        page_code: 6 bits; 3Fh is all pages.
+        subpage_code: 8 bits.
+        allocation_length: Size of the Data-In buffer, 8 bits.
+        dbd: Leave block descriptors out.
+        page_control: 0 current, 1 changeable, 2 default, 3 saved values.
+    """
+
+    page_code: int
+    subpage_code: int
+    allocation_length: int
+    dbd: bool = False
+    page_control: int = 0
+
+    def encode(self) -> bytes:
+        """The CDB."""
+        page = self.page_control << 6 | self.page_code
+        return bytes(
+            [
+                OperationCode.MODE_SENSE_6,
+                self.dbd << 3,
+                page,
+                self.subpage_code,
+                self.allocation_length,
+                0,
+            ]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ModeSense10:
+    """MODE SENSE(10) (SPC-4 6.15): 10 bytes.
+
+    Attributes:
+        page_code: 6 bits; 3Fh is all pages.
+        subpage_code: 8 bits.
+        allocation_length: Size of the Data-In buffer, 16 bits.
+        dbd: Leave block descriptors out.
+        page_control: 0 current, 1 changeable, 2 default, 3 saved values.
+        llbaa: Long block descriptors are accepted.
+    """
+
+    page_code: int
+    subpage_code: int
+    allocation_length: int
+    dbd: bool = False
+    page_control: int = 0
+    llbaa: bool = False
+
+    def encode(self) -> bytes:
+        """The CDB."""
+        page = self.page_control << 6 | self.page_code
+        length = self.allocation_length.to_bytes(2, "big")
+        flags = self.llbaa << 4 | self.dbd << 3
+        return bytes([OperationCode.MODE_SENSE_10, flags, page, self.subpage_code, 0, 0, 0, *length, 0])
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """READ(6), (10), (12) and (16) (SBC-3 5.11 to 5.14).
+
+    Attributes:
+        lba: The first logical block.
+        blocks: How many; a TRANSFER LENGTH of 0 in READ(6) is 256.
+        size: Length of the CDB.
+        fua: Past the cache.
+        dpo: Not worth caching.
+        protect: RDPROTECT, 3 bits.
+    """
+
+    lba: int
+    blocks: int
+    size: _Transfer = 16
+    fua: bool = False
+    dpo: bool = False
+    protect: int = 0
+
+    def encode(self) -> bytes:
+        """The CDB."""
+        flags = self.protect << 5 | _DPO * self.dpo | _FUA * self.fua
+        return _encode_transfer(_READ_CODES[self.size], self.size, flags, self.lba, self.blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """WRITE(6), (10), (12) and (16) (SBC-3 5.32 to 5.35).
+
+    Attributes:
+        lba: The first logical block.
+        blocks: How many; a TRANSFER LENGTH of 0 in WRITE(6) is 256.
+        size: Length of the CDB.
+        fua: To the medium before the status.
+        dpo: Not worth caching.
+        protect: WRPROTECT, 3 bits.
+    """
+
+    lba: int
+    blocks: int
+    size: _Transfer = 16
+    fua: bool = False
+    dpo: bool = False
+    protect: int = 0
+
+    def encode(self) -> bytes:
+        """The CDB."""
+        flags = self.protect << 5 | _DPO * self.dpo | _FUA * self.fua
+        return _encode_transfer(_WRITE_CODES[self.size], self.size, flags, self.lba, self.blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class SynchronizeCache:
+    """SYNCHRONIZE CACHE(10) and (16) (SBC-3 5.27, 5.28).
+
+    Attributes:
+        lba: The first logical block.
+        blocks: How many; 0 is up to the last one.
+        size: Length of the CDB.
+        immed: Status as soon as the CDB is checked.
+    """
+
+    lba: int = 0
+    blocks: int = 0
+    size: Literal[10, 16] = 10
+    immed: bool = False
+
+    def encode(self) -> bytes:
+        """The CDB."""
+        return _encode_transfer(
+            _SYNCHRONIZE_CODES[self.size], self.size, self.immed << 1, self.lba, self.blocks
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """VERIFY(10), (12) and (16) (SBC-3 5.29 to 5.31).
+
+    Attributes:
+        lba: The first logical block.
+        blocks: How many.
+        size: Length of the CDB.
+        bytchk: 0 the medium alone, 1 compare with the Data-Out buffer, 3 compare every block with one.
+        dpo: Not worth caching.
+        protect: VRPROTECT, 3 bits.
+    """
+
+    lba: int
+    blocks: int
+    size: Literal[10, 12, 16] = 16
+    bytchk: int = 0
+    dpo: bool = False
+    protect: int = 0
+
+    def encode(self) -> bytes:
+        """The CDB."""
+        flags = self.protect << 5 | _DPO * self.dpo | self.bytchk << 1
+        return _encode_transfer(_VERIFY_CODES[self.size], self.size, flags, self.lba, self.blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class StartStopUnit:
+    """START STOP UNIT (SBC-3 5.26): 6 bytes.
+
+    Attributes:
+        start: Ready for medium access, or stopped.
+        load_eject: Load or eject the medium (LOEJ).
+        power_condition: 4 bits; with any but 0, START and LOEJ are ignored.
+        immed: Status as soon as the CDB is checked.
+    """
+
+    start: bool
+    load_eject: bool = False
+    power_condition: int = 0
+    immed: bool = False
+
+    def encode(self) -> bytes:
+        """The CDB."""
+        last = self.power_condition << 4 | self.load_eject << 1 | self.start
+        return bytes([OperationCode.START_STOP_UNIT, self.immed, 0, 0, last, 0])
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """RESERVE(6) and RESERVE(10) (SPC-2 7.21, 7.22).
+
+    Attributes:
+        size: Length of the CDB.
+        third_party: Reserve for another device (3RDPTY).
+        extent: Reserve extents only (obsolete since SPC-2).
+    """
+
+    size: Literal[6, 10] = 6
+    third_party: bool = False
+    extent: bool = False
+
+    def encode(self) -> bytes:
+        """The CDB."""
+        opcode = OperationCode.RESERVE_6 if self.size == 6 else OperationCode.RESERVE_10
+        return _encode_reserve(opcode, self.size, self.third_party, self.extent)
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """RELEASE(6) and RELEASE(10) (SPC-2 7.16, 7.17).
+
+    Attributes:
+        size: Length of the CDB.
+        third_party: Release what was reserved for another device (3RDPTY).
+        extent: Release extents only (obsolete since SPC-2).
+    """
+
+    size: Literal[6, 10] = 6
+    third_party: bool = False
+    extent: bool = False
+
+    def encode(self) -> bytes:
+        """The CDB."""
+        opcode = OperationCode.RELEASE_6 if self.size == 6 else OperationCode.RELEASE_10
+        return _encode_reserve(opcode, self.size, self.third_party, self.extent)
+
+
+@dataclass(frozen=True, slots=True)
+class OtherCdb:
+    """A CDB that this package does not take apart.
+
+    Attributes:
+        raw: All its bytes.
+    """
+
+    raw: bytes
+
+    def encode(self) -> bytes:
+        """The bytes as they came."""
+        return self.raw
+
+
+Cdb = (
+    Inquiry
+    | ModeSense6
+    | ModeSense10
+    | OtherCdb
+    | PersistentReserveIn
+    | PersistentReserveOut
+    | Read
+    | ReadCapacity10
+    | ReadCapacity16
+    | Release
+    | ReportLuns
+    | RequestSense
+    | Reserve
+    | StartStopUnit
+    | SynchronizeCache
+    | TestUnitReady
+    | Verify
+    | Write
+)
+
+_READ_CODES = {
+    6: OperationCode.READ_6,
+    10: OperationCode.READ_10,
+    12: OperationCode.READ_12,
+    16: OperationCode.READ_16,
+}
+_WRITE_CODES = {
+    6: OperationCode.WRITE_6,
+    10: OperationCode.WRITE_10,
+    12: OperationCode.WRITE_12,
+    16: OperationCode.WRITE_16,
+}
+_VERIFY_CODES = {
+    10: OperationCode.VERIFY_10,
+    12: OperationCode.VERIFY_12,
+    16: OperationCode.VERIFY_16,
+}
+_SYNCHRONIZE_CODES = {
+    10: OperationCode.SYNCHRONIZE_CACHE_10,
+    16: OperationCode.SYNCHRONIZE_CACHE_16,
+}
+
+
+def _encode_transfer(opcode: OperationCode, size: int, flags: int, lba: int, blocks: int) -> bytes:
+    """The layouts that all commands with a block address and a count share."""
+    if size == 6:
+        if not 1 <= blocks <= 256 or lba >> 21 or flags:
+            raise ValueError(f"{opcode.name} cannot hold block {lba}, {blocks} blocks, flags {flags:02X}h")
+        return bytes([opcode]) + lba.to_bytes(3, "big") + bytes([blocks & 0xFF, 0])
+    if size == 10:
+        tail = lba.to_bytes(4, "big") + b"\0" + blocks.to_bytes(2, "big")
+    elif size == 12:
+        tail = lba.to_bytes(4, "big") + blocks.to_bytes(4, "big") + b"\0"
+    else:
+        tail = lba.to_bytes(8, "big") + blocks.to_bytes(4, "big") + b"\0"
+    return bytes([opcode, flags]) + tail + b"\0"
+
+
+def _encode_reserve(opcode: OperationCode, size: int, third_party: bool, extent: bool) -> bytes:
+    return bytes([opcode, third_party << 4 | extent]) + bytes(size - 2)
+
+
+def decode_cdb(cdb: bytes) -> Cdb:
+    """The typed form of a CDB; `OtherCdb` for an operation code or service action without one.
+
+    Raises:
+        DecodeError: The CDB is empty, shorter than its operation code needs, or contradicts itself.
+    """
+    if not cdb:
+        raise DecodeError("CDB", "no bytes")
+    entry = _DECODERS.get(cdb[0])
+    if entry is None:
+        return OtherCdb(cdb)
+    length, decode = entry
+    if len(cdb) < length:
+        name = OperationCode(cdb[0]).name.replace("_", " ")
+        raise DecodeError(f"{name} CDB", f"length of {len(cdb)} bytes, {length} are needed")
+    return decode(cdb)
+
+
+def _number(cdb: bytes, first: int, last: int) -> int:
+    return int.from_bytes(cdb[first : last + 1], "big")
+
+
+def _transfer_6(kind: type[Read] | type[Write]) -> Callable[[bytes], Read | Write]:
+    return lambda cdb: kind(_number(cdb, 1, 3) & 0x1FFFFF, cdb[4] or 256, 6)
+
+
+def _transfer(
+    kind: type[Read] | type[Write], size: _Transfer, lba_end: int, blocks: int, blocks_end: int
+) -> Callable[[bytes], Read | Write]:
+    def decode(cdb: bytes) -> Read | Write:
+        flags = cdb[1]
+        return kind(
+            int.from_bytes(cdb[2:lba_end], "big"),
+            int.from_bytes(cdb[blocks:blocks_end], "big"),
+            size,
+            flags & _FUA != 0,
+            flags & _DPO != 0,
+            flags >> 5,
+        )
+
+    return decode
+
+
+def _verify(
+    size: Literal[10, 12, 16], lba_end: int, blocks: int, blocks_end: int
+) -> Callable[[bytes], Verify]:
+    def decode(cdb: bytes) -> Verify:
+        return Verify(
+            int.from_bytes(cdb[2:lba_end], "big"),
+            int.from_bytes(cdb[blocks:blocks_end], "big"),
+            size,
+            bytchk=cdb[1] >> 1 & 0x3,
+            dpo=cdb[1] & _DPO != 0,
+            protect=cdb[1] >> 5,
+        )
+
+    return decode
+
+
+def _inquiry(cdb: bytes) -> Inquiry:
+    evpd, page_code = cdb[1] & 0x01, cdb[2]
+    if page_code and not evpd:
+        raise DecodeError("INQUIRY CDB", f"page code {page_code:02X}h without EVPD", 2)
+    return Inquiry(_number(cdb, 3, 4), page_code if evpd else None)
+
+
+def _mode_sense_6(cdb: bytes) -> ModeSense6:
+    return ModeSense6(cdb[2] & 0x3F, cdb[3], cdb[4], cdb[1] & 0x08 != 0, cdb[2] >> 6)
+
+
+def _mode_sense_10(cdb: bytes) -> ModeSense10:
+    flags = cdb[1]
+    return ModeSense10(
+        cdb[2] & 0x3F, cdb[3], _number(cdb, 7, 8), flags & 0x08 != 0, cdb[2] >> 6, flags & 0x10 != 0
+    )
+
+
+def _service_action_in_16(cdb: bytes) -> ReadCapacity16 | OtherCdb:
+    if cdb[1] & 0x1F != ServiceActionIn16.READ_CAPACITY_16:
+        return OtherCdb(cdb)
+    return ReadCapacity16(_number(cdb, 10, 13))
+
+
+def _start_stop_unit(cdb: bytes) -> StartStopUnit:
+    return StartStopUnit(cdb[4] & 0x01 != 0, cdb[4] & 0x02 != 0, cdb[4] >> 4, cdb[1] & 0x01 != 0)
+
+
+def _persistent_reserve_in(cdb: bytes) -> PersistentReserveIn:
+    return PersistentReserveIn(cdb[1] & 0x1F, _number(cdb, 7, 8))
+
+
+def _persistent_reserve_out(cdb: bytes) -> PersistentReserveOut:
+    return PersistentReserveOut(cdb[1] & 0x1F, _number(cdb, 5, 8), cdb[2] & 0x0F, cdb[2] >> 4)
+
+
+def _third_party(cdb: bytes) -> bool:
+    return cdb[1] & 0x10 != 0
+
+
+def _extent(cdb: bytes) -> bool:
+    return cdb[1] & 0x01 != 0
+
+
+# The length that each operation code needs, and the function that takes it apart.
+_DECODERS: dict[int, tuple[int, Callable[[bytes], Cdb]]] = {
+    OperationCode.TEST_UNIT_READY: (6, lambda _: TestUnitReady()),
+    OperationCode.REQUEST_SENSE: (6, lambda cdb: RequestSense(cdb[4], cdb[1] & 0x01 != 0)),
+    OperationCode.READ_6: (6, _transfer_6(Read)),
+    OperationCode.WRITE_6: (6, _transfer_6(Write)),
+    OperationCode.INQUIRY: (6, _inquiry),
+    OperationCode.RESERVE_6: (6, lambda cdb: Reserve(6, _third_party(cdb), _extent(cdb))),
+    OperationCode.RELEASE_6: (6, lambda cdb: Release(6, _third_party(cdb), _extent(cdb))),
+    OperationCode.MODE_SENSE_6: (6, _mode_sense_6),
+    OperationCode.START_STOP_UNIT: (6, _start_stop_unit),
+    OperationCode.READ_CAPACITY_10: (10, lambda _: ReadCapacity10()),
+    OperationCode.READ_10: (10, _transfer(Read, 10, 6, 7, 9)),
+    OperationCode.WRITE_10: (10, _transfer(Write, 10, 6, 7, 9)),
+    OperationCode.VERIFY_10: (10, _verify(10, 6, 7, 9)),
+    OperationCode.SYNCHRONIZE_CACHE_10: (
+        10,
+        lambda cdb: SynchronizeCache(_number(cdb, 2, 5), _number(cdb, 7, 8), 10, cdb[1] & 0x02 != 0),
+    ),
+    OperationCode.RESERVE_10: (10, lambda cdb: Reserve(10, _third_party(cdb), _extent(cdb))),
+    OperationCode.RELEASE_10: (10, lambda cdb: Release(10, _third_party(cdb), _extent(cdb))),
+    OperationCode.MODE_SENSE_10: (10, _mode_sense_10),
+    OperationCode.PERSISTENT_RESERVE_IN: (10, _persistent_reserve_in),
+    OperationCode.PERSISTENT_RESERVE_OUT: (10, _persistent_reserve_out),
+    OperationCode.READ_16: (16, _transfer(Read, 16, 10, 10, 14)),
+    OperationCode.WRITE_16: (16, _transfer(Write, 16, 10, 10, 14)),
+    OperationCode.VERIFY_16: (16, _verify(16, 10, 10, 14)),
+    OperationCode.SYNCHRONIZE_CACHE_16: (
+        16,
+        lambda cdb: SynchronizeCache(_number(cdb, 2, 9), _number(cdb, 10, 13), 16, cdb[1] & 0x02 != 0),
+    ),
+    OperationCode.SERVICE_ACTION_IN_16: (16, _service_action_in_16),
+    OperationCode.REPORT_LUNS: (12, lambda cdb: ReportLuns(_number(cdb, 6, 9), cdb[2])),
+    OperationCode.READ_12: (12, _transfer(Read, 12, 6, 6, 10)),
+    OperationCode.WRITE_12: (12, _transfer(Write, 12, 6, 6, 10)),
+    OperationCode.VERIFY_12: (12, _verify(12, 6, 6, 10)),
+}

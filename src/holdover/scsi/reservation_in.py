@@ -1,0 +1,321 @@
+"""PERSISTENT RESERVE IN: its parameter data (SPC-4 6.15), one class for each service action.
+
+`encode` gives the data whole; whoever answers a command cuts them to its allocation length by slicing,
+and the length fields go on telling the whole length. `decode` takes data that were cut: what is whole is
+kept, and `complete` tells whether that is all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from holdover.scsi.errors import DecodeError
+from holdover.scsi.opcodes import ReservationType
+from holdover.scsi.transport_id import TransportID, decode_transport_id
+
+__all__ = [
+    "Capabilities",
+    "FullStatus",
+    "FullStatusDescriptor",
+    "ReadKeys",
+    "ReadReservation",
+    "Reservation",
+]
+
+_HEADER = 8
+_RESERVATION_LENGTH = 16
+_DESCRIPTOR_HEADER = 24
+_CAPABILITIES_LENGTH = 8
+
+_R_HOLDER, _ALL_TG_PT = 0x01, 0x02
+
+# REPORT CAPABILITIES, byte 2 and byte 3.
+_RLR_C, _CRH, _SIP_C, _ATP_C, _PTPL_C = 0x80, 0x10, 0x08, 0x04, 0x01
+_TMV, _PTPL_A = 0x80, 0x01
+
+# REPORT CAPABILITIES, bytes 4 and 5 as one number: the type mask.
+_TYPE_BITS = {
+    ReservationType.WRITE_EXCLUSIVE_ALL_REGISTRANTS: 0x8000,
+    ReservationType.EXCLUSIVE_ACCESS_REGISTRANTS_ONLY: 0x4000,
+    ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY: 0x2000,
+    ReservationType.EXCLUSIVE_ACCESS: 0x0800,
+    ReservationType.WRITE_EXCLUSIVE: 0x0200,
+    ReservationType.EXCLUSIVE_ACCESS_ALL_REGISTRANTS: 0x0001,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ReadKeys:
+    """READ KEYS (SPC-4 6.15.2).
+
+    Attributes:
+        generation: PRGENERATION, 32 bits.
+        keys: One for each registered I_T nexus; several nexuses may have the same.
+        complete: Whether these are all; False when the data were cut by the allocation length.
+    """
+
+    generation: int
+    keys: tuple[int, ...]
+    complete: bool = True
+
+    def encode(self) -> bytes:
+        """The parameter data, whole."""
+        return _header(self.generation, 8 * len(self.keys)) + b"".join(
+            key.to_bytes(8, "big") for key in self.keys
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> ReadKeys:
+        """The keys that are there whole.
+
+        Raises:
+            DecodeError: Fewer than 8 bytes, or an additional length that is no multiple of 8.
+        """
+        generation, additional = _decode_header("READ KEYS data", data)
+        if additional % 8:
+            raise DecodeError("READ KEYS data", f"additional length {additional}, not a multiple of 8", 4)
+        body = data[_HEADER : _HEADER + additional]
+        keys = tuple(int.from_bytes(body[at : at + 8], "big") for at in range(0, len(body) - 7, 8))
+        return cls(generation, keys, complete=len(body) == additional)
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A persistent reservation as READ RESERVATION tells it.
+
+    Attributes:
+        key: The holder's key; 0 for the all-registrants types.
+        type: Its type.
+        scope: Its scope, 4 bits; 0 is the logical unit.
+    """
+
+    key: int
+    type: ReservationType
+    scope: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReadReservation:
+    """READ RESERVATION (SPC-4 6.15.3): 8 bytes when none is held, 24 otherwise.
+
+    Attributes:
+        generation: PRGENERATION, 32 bits.
+        reservation: The reservation, or None.
+    """
+
+    generation: int
+    reservation: Reservation | None
+
+    def encode(self) -> bytes:
+        """The parameter data, whole."""
+        held = self.reservation
+        if held is None:
+            return _header(self.generation, 0)
+        return (
+            _header(self.generation, _RESERVATION_LENGTH)
+            + held.key.to_bytes(8, "big")
+            + bytes([0, 0, 0, 0, 0, held.scope << 4 | held.type, 0, 0])
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> ReadReservation:
+        """The reservation, or that there is none.
+
+        Raises:
+            DecodeError: The data were cut, or name a reserved type.
+        """
+        structure = "READ RESERVATION data"
+        generation, additional = _decode_header(structure, data)
+        if additional == 0:
+            return cls(generation, None)
+        if additional < _RESERVATION_LENGTH:
+            raise DecodeError(structure, f"additional length {additional}, must be 0 or 16", 4)
+        if len(data) < _HEADER + _RESERVATION_LENGTH:
+            raise DecodeError(structure, f"length of {len(data)} bytes, 24 are needed")
+        held = Reservation(
+            int.from_bytes(data[8:16], "big"), _decode_type(structure, data[21], 21), data[21] >> 4
+        )
+        return cls(generation, held)
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """REPORT CAPABILITIES (SPC-4 6.15.4): 8 bytes.
+
+    Attributes:
+        crh: Compatible reservation handling of RESERVE and RELEASE.
+        sip_c: SPEC_I_PT is supported.
+        atp_c: ALL_TG_PT is supported.
+        ptpl_c: Persistence through power loss is supported.
+        ptpl_a: Persistence through power loss is activated.
+        allow_commands: Which commands are allowed besides (SPC-4 6.15.4 table 213), 0 to 7.
+        types: The supported reservation types; None when the device does not say (TMV 0).
+        rlr_c: REPLACE LOST RESERVATION is supported.
+    """
+
+    crh: bool
+    sip_c: bool
+    atp_c: bool
+    ptpl_c: bool
+    ptpl_a: bool
+    allow_commands: int = 0
+    types: frozenset[ReservationType] | None = None
+    rlr_c: bool = False
+
+    def encode(self) -> bytes:
+        """The parameter data, whole."""
+        able = (
+            _RLR_C * self.rlr_c
+            | _CRH * self.crh
+            | _SIP_C * self.sip_c
+            | _ATP_C * self.atp_c
+            | _PTPL_C * self.ptpl_c
+        )
+        state = _TMV * (self.types is not None) | self.allow_commands << 4 | _PTPL_A * self.ptpl_a
+        mask = sum(_TYPE_BITS[each] for each in self.types or ())
+        return bytes([0, _CAPABILITIES_LENGTH, able, state]) + mask.to_bytes(2, "big") + bytes(2)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Capabilities:
+        """The capabilities.
+
+        Raises:
+            DecodeError: Fewer than 8 bytes are there, or the length field says so.
+        """
+        structure = "REPORT CAPABILITIES data"
+        if len(data) < _CAPABILITIES_LENGTH:
+            raise DecodeError(structure, f"length of {len(data)} bytes, {_CAPABILITIES_LENGTH} are needed")
+        length = int.from_bytes(data[0:2], "big")
+        if length < _CAPABILITIES_LENGTH:
+            raise DecodeError(structure, f"length field {length}, must be {_CAPABILITIES_LENGTH}", 0)
+        able, state = data[2], data[3]
+        mask = int.from_bytes(data[4:6], "big")
+        types = frozenset(each for each, bit in _TYPE_BITS.items() if mask & bit)
+        return cls(
+            crh=bool(able & _CRH),
+            sip_c=bool(able & _SIP_C),
+            atp_c=bool(able & _ATP_C),
+            ptpl_c=bool(able & _PTPL_C),
+            ptpl_a=bool(state & _PTPL_A),
+            allow_commands=state >> 4 & 0x7,
+            types=types if state & _TMV else None,
+            rlr_c=bool(able & _RLR_C),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FullStatusDescriptor:
+    """One registered I_T nexus in READ FULL STATUS (SPC-4 6.15.5).
+
+    Attributes:
+        key: Its reservation key.
+        holder: Whether it holds the reservation.
+        transport_id: Its initiator port.
+        relative_target_port: Its target port; means nothing when `all_target_ports`.
+        all_target_ports: Whether it stands for the initiator port's nexuses with all target ports.
+        type: The reservation's type if it is a holder, otherwise None.
+        scope: The reservation's scope if it is a holder, otherwise 0.
+    """
+
+    key: int
+    holder: bool
+    transport_id: TransportID
+    relative_target_port: int
+    all_target_ports: bool = False
+    type: ReservationType | None = None
+    scope: int = 0
+
+    def __post_init__(self) -> None:
+        if self.holder != (self.type is not None):
+            raise ValueError("a holder has a reservation type, and none but a holder has one")
+
+    def encode(self) -> bytes:
+        """The descriptor: 24 bytes and the TransportID."""
+        identifier = self.transport_id.encode()
+        flags = _ALL_TG_PT * self.all_target_ports | _R_HOLDER * self.holder
+        return (
+            self.key.to_bytes(8, "big")
+            + bytes([0, 0, 0, 0, flags, self.scope << 4 | (self.type or 0), 0, 0, 0, 0])
+            + self.relative_target_port.to_bytes(2, "big")
+            + len(identifier).to_bytes(4, "big")
+            + identifier
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> FullStatusDescriptor:
+        """One descriptor, given whole.
+
+        Raises:
+            DecodeError: It is short, its TransportID is malformed, or a holder has a reserved type.
+        """
+        structure = "READ FULL STATUS descriptor"
+        if len(data) < _DESCRIPTOR_HEADER:
+            raise DecodeError(structure, f"length of {len(data)} bytes, {_DESCRIPTOR_HEADER} are needed")
+        identifier, _ = decode_transport_id(data, _DESCRIPTOR_HEADER)
+        holder = bool(data[12] & _R_HOLDER)
+        # Scope and type say nothing unless the nexus holds the reservation.
+        return cls(
+            key=int.from_bytes(data[0:8], "big"),
+            holder=holder,
+            transport_id=identifier,
+            relative_target_port=int.from_bytes(data[18:20], "big"),
+            all_target_ports=bool(data[12] & _ALL_TG_PT),
+            type=_decode_type(structure, data[13], 13) if holder else None,
+            scope=data[13] >> 4 if holder else 0,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FullStatus:
+    """READ FULL STATUS (SPC-4 6.15.5).
+
+    Attributes:
+        generation: PRGENERATION, 32 bits.
+        descriptors: One for each registered I_T nexus.
+        complete: Whether these are all; False when the data were cut by the allocation length.
+    """
+
+    generation: int
+    descriptors: tuple[FullStatusDescriptor, ...]
+    complete: bool = True
+
+    def encode(self) -> bytes:
+        """The parameter data, whole."""
+        body = b"".join(each.encode() for each in self.descriptors)
+        return _header(self.generation, len(body)) + body
+
+    @classmethod
+    def decode(cls, data: bytes) -> FullStatus:
+        """The descriptors that are there whole.
+
+        Raises:
+            DecodeError: Fewer than 8 bytes, or a descriptor that is whole and malformed.
+        """
+        generation, additional = _decode_header("READ FULL STATUS data", data)
+        body = data[_HEADER : _HEADER + additional]
+        descriptors = []
+        at = 0
+        while at + _DESCRIPTOR_HEADER <= len(body):
+            length = _DESCRIPTOR_HEADER + int.from_bytes(body[at + 20 : at + 24], "big")
+            if at + length > len(body):
+                break
+            descriptors.append(FullStatusDescriptor.decode(body[at : at + length]))
+            at += length
+        return cls(generation, tuple(descriptors), complete=at == additional)
+
+
+def _header(generation: int, additional: int) -> bytes:
+    return generation.to_bytes(4, "big") + additional.to_bytes(4, "big")
+
+
+def _decode_header(structure: str, data: bytes) -> tuple[int, int]:
+    if len(data) < _HEADER:
+        raise DecodeError(structure, f"length of {len(data)} bytes, at least {_HEADER} are needed")
+    return int.from_bytes(data[0:4], "big"), int.from_bytes(data[4:8], "big")
+
+
+def _decode_type(structure: str, octet: int, offset: int) -> ReservationType:
+    try:
+        return ReservationType(octet & 0x0F)
+    except ValueError:
+        raise DecodeError(structure, f"reservation type {octet & 0x0F:X}h is reserved", offset) from None
