@@ -11,6 +11,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from holdover.scsi._block_cdb import (
+    DPO,
+    FUA,
+    Read,
+    ReadCapacity10,
+    ReadCapacity16,
+    StartStopUnit,
+    SynchronizeCache,
+    TransferSize,
+    Verify,
+    Write,
+)
 from holdover.scsi.errors import DecodeError
 from holdover.scsi.opcodes import OperationCode, ServiceActionIn16
 
@@ -36,10 +48,6 @@ __all__ = [
     "Write",
     "decode_cdb",
 ]
-
-_Transfer = Literal[6, 10, 12, 16]
-
-_FUA, _DPO = 0x08, 0x10
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,35 +163,6 @@ class ReportLuns:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadCapacity10:
-    """READ CAPACITY(10) (SBC-3 5.15): 10 bytes."""
-
-    def encode(self) -> bytes:
-        """The CDB."""
-        return bytes([OperationCode.READ_CAPACITY_10]) + bytes(9)
-
-
-@dataclass(frozen=True, slots=True)
-class ReadCapacity16:
-    """READ CAPACITY(16) (SBC-3 5.16): 16 bytes, a service action of SERVICE ACTION IN(16).
-
-    Attributes:
-        allocation_length: Size of the Data-In buffer, 32 bits.
-    """
-
-    allocation_length: int
-
-    def encode(self) -> bytes:
-        """The CDB."""
-        return (
-            bytes([OperationCode.SERVICE_ACTION_IN_16, ServiceActionIn16.READ_CAPACITY_16])
-            + bytes(8)
-            + self.allocation_length.to_bytes(4, "big")
-            + bytes(2)
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class ModeSense6:
     """MODE SENSE(6) (SPC-4 6.14): 6 bytes.
 
@@ -242,129 +221,6 @@ class ModeSense10:
         length = self.allocation_length.to_bytes(2, "big")
         flags = self.llbaa << 4 | self.dbd << 3
         return bytes([OperationCode.MODE_SENSE_10, flags, page, self.subpage_code, 0, 0, 0, *length, 0])
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """READ(6), (10), (12) and (16) (SBC-3 5.11 to 5.14).
-
-    Attributes:
-        lba: The first logical block.
-        blocks: How many; a TRANSFER LENGTH of 0 in READ(6) is 256.
-        size: Length of the CDB.
-        fua: Past the cache.
-        dpo: Not worth caching.
-        protect: RDPROTECT, 3 bits.
-    """
-
-    lba: int
-    blocks: int
-    size: _Transfer = 16
-    fua: bool = False
-    dpo: bool = False
-    protect: int = 0
-
-    def encode(self) -> bytes:
-        """The CDB."""
-        flags = self.protect << 5 | _DPO * self.dpo | _FUA * self.fua
-        return _encode_transfer(_READ_CODES[self.size], self.size, flags, self.lba, self.blocks)
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """WRITE(6), (10), (12) and (16) (SBC-3 5.32 to 5.35).
-
-    Attributes:
-        lba: The first logical block.
-        blocks: How many; a TRANSFER LENGTH of 0 in WRITE(6) is 256.
-        size: Length of the CDB.
-        fua: To the medium before the status.
-        dpo: Not worth caching.
-        protect: WRPROTECT, 3 bits.
-    """
-
-    lba: int
-    blocks: int
-    size: _Transfer = 16
-    fua: bool = False
-    dpo: bool = False
-    protect: int = 0
-
-    def encode(self) -> bytes:
-        """The CDB."""
-        flags = self.protect << 5 | _DPO * self.dpo | _FUA * self.fua
-        return _encode_transfer(_WRITE_CODES[self.size], self.size, flags, self.lba, self.blocks)
-
-
-@dataclass(frozen=True, slots=True)
-class SynchronizeCache:
-    """SYNCHRONIZE CACHE(10) and (16) (SBC-3 5.27, 5.28).
-
-    Attributes:
-        lba: The first logical block.
-        blocks: How many; 0 is up to the last one.
-        size: Length of the CDB.
-        immed: Status as soon as the CDB is checked.
-    """
-
-    lba: int = 0
-    blocks: int = 0
-    size: Literal[10, 16] = 10
-    immed: bool = False
-
-    def encode(self) -> bytes:
-        """The CDB."""
-        return _encode_transfer(
-            _SYNCHRONIZE_CODES[self.size], self.size, self.immed << 1, self.lba, self.blocks
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Verify:
-    """VERIFY(10), (12) and (16) (SBC-3 5.29 to 5.31).
-
-    Attributes:
-        lba: The first logical block.
-        blocks: How many.
-        size: Length of the CDB.
-        bytchk: 0 the medium alone, 1 compare with the Data-Out buffer, 3 compare every block with one.
-        dpo: Not worth caching.
-        protect: VRPROTECT, 3 bits.
-    """
-
-    lba: int
-    blocks: int
-    size: Literal[10, 12, 16] = 16
-    bytchk: int = 0
-    dpo: bool = False
-    protect: int = 0
-
-    def encode(self) -> bytes:
-        """The CDB."""
-        flags = self.protect << 5 | _DPO * self.dpo | self.bytchk << 1
-        return _encode_transfer(_VERIFY_CODES[self.size], self.size, flags, self.lba, self.blocks)
-
-
-@dataclass(frozen=True, slots=True)
-class StartStopUnit:
-    """START STOP UNIT (SBC-3 5.26): 6 bytes.
-
-    Attributes:
-        start: Ready for medium access, or stopped.
-        load_eject: Load or eject the medium (LOEJ).
-        power_condition: 4 bits; with any but 0, START and LOEJ are ignored.
-        immed: Status as soon as the CDB is checked.
-    """
-
-    start: bool
-    load_eject: bool = False
-    power_condition: int = 0
-    immed: bool = False
-
-    def encode(self) -> bytes:
-        """The CDB."""
-        last = self.power_condition << 4 | self.load_eject << 1 | self.start
-        return bytes([OperationCode.START_STOP_UNIT, self.immed, 0, 0, last, 0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -443,43 +299,6 @@ Cdb = (
     | Write
 )
 
-_READ_CODES = {
-    6: OperationCode.READ_6,
-    10: OperationCode.READ_10,
-    12: OperationCode.READ_12,
-    16: OperationCode.READ_16,
-}
-_WRITE_CODES = {
-    6: OperationCode.WRITE_6,
-    10: OperationCode.WRITE_10,
-    12: OperationCode.WRITE_12,
-    16: OperationCode.WRITE_16,
-}
-_VERIFY_CODES = {
-    10: OperationCode.VERIFY_10,
-    12: OperationCode.VERIFY_12,
-    16: OperationCode.VERIFY_16,
-}
-_SYNCHRONIZE_CODES = {
-    10: OperationCode.SYNCHRONIZE_CACHE_10,
-    16: OperationCode.SYNCHRONIZE_CACHE_16,
-}
-
-
-def _encode_transfer(opcode: OperationCode, size: int, flags: int, lba: int, blocks: int) -> bytes:
-    """The layouts that all commands with a block address and a count share."""
-    if size == 6:
-        if not 1 <= blocks <= 256 or lba >> 21 or flags:
-            raise ValueError(f"{opcode.name} cannot hold block {lba}, {blocks} blocks, flags {flags:02X}h")
-        return bytes([opcode]) + lba.to_bytes(3, "big") + bytes([blocks & 0xFF, 0])
-    if size == 10:
-        tail = lba.to_bytes(4, "big") + b"\0" + blocks.to_bytes(2, "big")
-    elif size == 12:
-        tail = lba.to_bytes(4, "big") + blocks.to_bytes(4, "big") + b"\0"
-    else:
-        tail = lba.to_bytes(8, "big") + blocks.to_bytes(4, "big") + b"\0"
-    return bytes([opcode, flags]) + tail + b"\0"
-
 
 def _encode_reserve(opcode: OperationCode, size: int, third_party: bool, extent: bool) -> bytes:
     return bytes([opcode, third_party << 4 | extent]) + bytes(size - 2)
@@ -512,7 +331,7 @@ def _transfer_6(kind: type[Read] | type[Write]) -> Callable[[bytes], Read | Writ
 
 
 def _transfer(
-    kind: type[Read] | type[Write], size: _Transfer, lba_end: int, blocks: int, blocks_end: int
+    kind: type[Read] | type[Write], size: TransferSize, lba_end: int, blocks: int, blocks_end: int
 ) -> Callable[[bytes], Read | Write]:
     def decode(cdb: bytes) -> Read | Write:
         flags = cdb[1]
@@ -520,8 +339,8 @@ def _transfer(
             int.from_bytes(cdb[2:lba_end], "big"),
             int.from_bytes(cdb[blocks:blocks_end], "big"),
             size,
-            flags & _FUA != 0,
-            flags & _DPO != 0,
+            flags & FUA != 0,
+            flags & DPO != 0,
             flags >> 5,
         )
 
@@ -537,7 +356,7 @@ def _verify(
             int.from_bytes(cdb[blocks:blocks_end], "big"),
             size,
             bytchk=cdb[1] >> 1 & 0x3,
-            dpo=cdb[1] & _DPO != 0,
+            dpo=cdb[1] & DPO != 0,
             protect=cdb[1] >> 5,
         )
 
