@@ -1,0 +1,303 @@
+"""Driving one live migration, with a pause in which the guest runs on neither side.
+
+The order of events, as QEMU 7.2 has them (with the capabilities `events` and `pause-before-switchover`):
+
+    source                          destination       who runs the guest
+    MIGRATION setup, active         MIGRATION active  source
+    STOP                                              nobody
+    MIGRATION pre-switchover                          nobody: here the reservations move
+    (migrate-continue)
+    MIGRATION device, completed                       nobody
+                                    RESUME            destination
+                                    MIGRATION completed
+
+What ends a migration early, and where the guest then is:
+
+- migrate_cancel, up to and in `pre-switchover`: the source runs the guest again by itself (RESUME, then
+  MIGRATION cancelled); the destination's QEMU ends with an error, since its stream broke off.
+- The destination dies in `pre-switchover`: the source does not notice. After migrate-continue it says
+  `failed` and **runs the guest again by itself, at once**: whoever refuses the guest's commands by then
+  must hold them back instead of failing them until the reservations are back.
+- The destination dies later: the source says `completed` as soon as the last byte is in a socket's
+  buffer, whether or not anybody read it. The guest stays stopped on it (`postmigrate`) and `cont` would
+  run it again, unharmed.
+- migrate_cancel after migrate-continue is never sent here. With the capability `return-path` the source
+  would run the guest again while the destination may still find the whole guest in its socket and run
+  it too: two of them (seen with QEMU 7.2, and a destination that stood still for a second).
+- The source dies before it has sent everything: the destination's QEMU ends too.
+
+So there is one point of no return, `switch_over`. Before it `cancel` always succeeds while the source
+lives; after it `cancel` brings the guest back only where it is sure that the destination does not run it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from enum import StrEnum
+from typing import TypeVar
+
+from holdover.qemu.monitor import (
+    MigrationStatus,
+    Monitor,
+    MonitorLost,
+    QemuError,
+    QmpEvent,
+    QmpTime,
+    RamProgress,
+)
+
+__all__ = ["GuestPlace", "Migration", "MigrationFailed"]
+
+_PROGRESS_INTERVAL = 0.5
+_CANCEL_TIMEOUT = 30.0
+_ENDED = frozenset({"completed", "failed", "cancelled"})
+_NOT_UNDER_WAY = _ENDED | {"none"}
+# Not `postmigrate`: such a guest lives elsewhere by now, and QEMU would send it a second time.
+_MIGRATES = frozenset({"running", "paused"})
+
+_T = TypeVar("_T")
+
+
+class GuestPlace(StrEnum):
+    """Where the guest is, as far as can be told."""
+
+    SOURCE = "runs on the source"
+    SOURCE_STOPPED = "is stopped on the source"
+    DESTINATION = "is on the destination"
+    IN_DOUBT = "may be on either side"
+
+
+class MigrationFailed(QemuError):
+    """The migration, or its cancellation, did not come to the end that was wanted.
+
+    Attributes:
+        status: The source's migration status where it is known ("failed", "pre-switchover", ...).
+        place: Where the guest is now.
+    """
+
+    def __init__(self, problem: str, *, status: str | None, place: GuestPlace) -> None:
+        super().__init__(f"{problem}; the guest {place.value}")
+        self.status = status
+        self.place = place
+
+
+class Migration:
+    """One live migration from `source` to `destination`, step by step, in the order of the methods.
+
+    Both monitors stay the caller's to close. The destination was started with
+    `-incoming` and listens by now. Every step raises `MonitorLost` where a QEMU it needs has gone, `MigrationFailed`
+    where QEMU lives and the migration does not.
+    """
+
+    def __init__(
+        self,
+        source: Monitor,
+        destination: Monitor,
+        uri: str,
+        *,
+        on_progress: Callable[[RamProgress], None] | None = None,
+    ) -> None:
+        """`on_progress` is called every half second while memory is being sent."""
+        self.source = source
+        self.destination = destination
+        self.uri = uri
+        self._on_progress = on_progress
+        self._was_running = False
+        self._source_since = 0
+        self._destination_since = 0
+        self._switched_over = False
+
+    async def start(self) -> None:
+        """Set the capabilities and begin; the guest goes on running on the source.
+
+        The capabilities stay set afterwards; all others are left as the operator set them. Raises
+        QemuError, with nothing begun, where the two are not ready for a migration.
+        """
+        self._source_since = len(self.source.events)
+        self._destination_since = len(self.destination.events)
+        under_way = (await self.source.query_migrate()).status
+        if under_way not in _NOT_UNDER_WAY:
+            raise QemuError(f"QEMU {self.source.name} is migrating already ({under_way})")
+        state = await self.source.query_status()
+        if state not in _MIGRATES:
+            raise QemuError(f"QEMU {self.source.name} has no guest to give: its state is {state}")
+        if (waiting := await self.destination.query_status()) != "inmigrate":
+            raise QemuError(f"QEMU {self.destination.name} waits for no guest: its state is {waiting}")
+        self._was_running = state == "running"
+        await _set_capabilities(self.destination, "events")
+        await _set_capabilities(self.source, "events", "pause-before-switchover")
+        await self.source.execute("migrate", {"uri": self.uri})
+
+    async def wait_stopped(self, timeout: float) -> None:
+        """Wait until the guest has stopped on the source and QEMU stands in `pre-switchover`."""
+        async with self._reporting():
+            event = await self._within(
+                timeout,
+                "pre-switchover was not reached",
+                self.source.wait_event(_status_in(_ENDED | {"pre-switchover"}), since=self._source_since),
+            )
+        if event.migration_status != "pre-switchover":
+            await self._raise_ended(await self.source.query_migrate())
+
+    async def switch_over(self) -> None:
+        """Let QEMU send the rest and the destination run the guest: the point of no return."""
+        self._switched_over = True
+        await self.source.execute("migrate-continue", {"state": "pre-switchover"})
+
+    async def wait_resumed(self, timeout: float) -> None:
+        """Wait until the source has sent everything and the destination runs the guest.
+
+        A guest that was paused when the migration began is left paused. A destination that was started
+        with `-S` is told to run it.
+        """
+        await self._within(timeout, "the destination does not run the guest", self._finish())
+
+    async def _finish(self) -> None:
+        ended = await self.source.wait_event(_status_in(_ENDED), since=self._source_since)
+        if ended.migration_status != "completed":
+            await self._raise_ended(await self.source.query_migrate())
+        try:
+            arrived = await self.destination.wait_event(_arrival, since=self._destination_since)
+        except MonitorLost as error:
+            gone = await self.destination.is_gone()
+            raise MigrationFailed(
+                f"everything was sent to QEMU {self.destination.name}, then its monitor was lost",
+                status="completed",
+                place=GuestPlace.SOURCE_STOPPED if gone else GuestPlace.IN_DOUBT,
+            ) from error
+        if arrived.migration_status == "failed":
+            raise MigrationFailed(
+                f"QEMU {self.destination.name} could not load the guest",
+                status="completed",
+                place=GuestPlace.SOURCE_STOPPED,
+            )
+        if arrived.name != "RESUME" and self._was_running:
+            # RESUME comes before MIGRATION completed; without it the destination was started with -S.
+            # The source is in postmigrate and does not run the guest by itself any more.
+            await self.destination.execute("cont")
+            await self.destination.wait_event(_named("RESUME"), since=self._destination_since)
+
+    async def cancel(self, timeout: float = _CANCEL_TIMEOUT) -> None:
+        """Give the migration up and wait until the guest runs on the source (or is paused there, if it was).
+
+        To be called after the reservations are back. Does nothing where nothing is under way, so it may
+        be called again. Raises MigrationFailed, whose `place` says where the guest is, where it cannot
+        be brought back safely; MonitorLost where the source is gone.
+        """
+        await self._within(timeout, "the source does not run the guest again", self._cancel())
+
+    async def _cancel(self) -> None:
+        status = (await self.source.query_migrate()).status
+        if status not in _NOT_UNDER_WAY:
+            if not self._switched_over:
+                # Before migrate-continue the state of the devices has not been sent: without it no
+                # destination can run the guest, whatever has become of it.
+                await self.source.execute("migrate_cancel")
+            ended = await self.source.wait_event(_status_in(_ENDED), since=self._source_since)
+            status = ended.migration_status or status
+        if not self._was_running:
+            return
+        if status == "completed":
+            await self._require_destination_without_guest()
+        # After `cancelled` and `failed` QEMU 7.2 runs the guest by itself. After `completed` it is for us
+        # to do, now that no destination will.
+        if await self.source.query_status() != "running":
+            await self.source.execute("cont")
+
+    async def _require_destination_without_guest(self) -> None:
+        """Return once the destination has failed to load the guest, or ended before it announced RESUME."""
+        place = GuestPlace.DESTINATION
+        try:
+            arrived = await self.destination.wait_event(_arrival, since=self._destination_since)
+            if arrived.migration_status == "failed":
+                return
+        except MonitorLost:
+            if await self.destination.is_gone():
+                return
+            place = GuestPlace.IN_DOUBT
+        raise MigrationFailed("too late to cancel: everything was sent", status="completed", place=place)
+
+    @property
+    def stopped_at(self) -> QmpTime | None:
+        """When the guest stopped on the source, by the source host's clock."""
+        return _time_of("STOP", self.source.events[self._source_since :])
+
+    @property
+    def resumed_at(self) -> QmpTime | None:
+        """When the guest ran on the destination, by the destination host's clock."""
+        return _time_of("RESUME", self.destination.events[self._destination_since :])
+
+    @property
+    def standstill_ms(self) -> float | None:
+        """How long the guest stood still, in ms; None until it has moved. Needs hosts whose clocks agree."""
+        if self.stopped_at is None or self.resumed_at is None:
+            return None
+        return self.resumed_at.milliseconds_since(self.stopped_at)
+
+    async def _within(self, timeout: float, problem: str, step: Awaitable[_T]) -> _T:
+        try:
+            async with asyncio.timeout(timeout):
+                return await step
+        except TimeoutError:
+            status = (await self.source.query_migrate()).status
+            raise MigrationFailed(
+                f"{problem} within {timeout:g} s (migration status {status})",
+                status=status,
+                place=self._place(status),
+            ) from None
+
+    def _place(self, status: str) -> GuestPlace:
+        if self._switched_over and status not in {"failed", "cancelled"}:
+            return GuestPlace.IN_DOUBT
+        return GuestPlace.SOURCE_STOPPED if status == "pre-switchover" else GuestPlace.SOURCE
+
+    async def _raise_ended(self, status: MigrationStatus) -> None:
+        reason = f": {status.error}" if status.error else ""
+        raise MigrationFailed(
+            f"QEMU {self.source.name} ended the migration as {status.status}{reason}",
+            status=status.status,
+            place=self._place(status.status),
+        )
+
+    @contextlib.asynccontextmanager
+    async def _reporting(self) -> AsyncIterator[None]:
+        """Report progress while the body runs; a monitor that fails here fails there as well."""
+        reports = asyncio.create_task(self._report()) if self._on_progress else None
+        try:
+            yield
+        finally:
+            if reports is not None:
+                reports.cancel()
+                with contextlib.suppress(asyncio.CancelledError, QemuError):
+                    await reports
+
+    async def _report(self) -> None:
+        while self._on_progress is not None:
+            ram = (await self.source.query_migrate()).ram
+            if ram is not None:
+                self._on_progress(ram)
+            await asyncio.sleep(_PROGRESS_INTERVAL)
+
+
+async def _set_capabilities(monitor: Monitor, *names: str) -> None:
+    capabilities = [{"capability": name, "state": True} for name in names]
+    await monitor.execute("migrate-set-capabilities", {"capabilities": capabilities})
+
+
+def _named(name: str) -> Callable[[QmpEvent], bool]:
+    return lambda event: event.name == name
+
+
+def _status_in(statuses: frozenset[str]) -> Callable[[QmpEvent], bool]:
+    return lambda event: event.migration_status in statuses
+
+
+def _arrival(event: QmpEvent) -> bool:
+    """Whether the destination has the guest, or says that it never will."""
+    return event.name == "RESUME" or event.migration_status in {"completed", "failed"}
+
+
+def _time_of(name: str, events: tuple[QmpEvent, ...]) -> QmpTime | None:
+    return next((event.time for event in events if event.name == name), None)

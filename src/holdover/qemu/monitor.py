@@ -1,0 +1,251 @@
+"""One QEMU's monitor (QMP): commands, events from the first moment on, and what it says of itself.
+
+A `Monitor` keeps every event since it connected, so that a wait that begins late still sees what came
+early. QEMU serves one client per monitor socket at a time: a second one waits for its greeting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self, TypeVar
+
+import msgspec
+from qemu.qmp import ExecInterruptedError, ExecuteError, Message, QMPClient, QMPError, Runstate
+
+__all__ = ["MigrationStatus", "Monitor", "MonitorLost", "QemuError", "QmpEvent", "QmpTime", "RamProgress"]
+
+_AnswerT = TypeVar("_AnswerT")
+
+_CONNECT_TIMEOUT = 10.0
+_COMMAND_TIMEOUT = 30.0
+
+
+class QemuError(Exception):
+    """QEMU could not be reached, refused a command or did what it should not; the text names which QEMU."""
+
+
+class MonitorLost(QemuError):
+    """The connection to a QEMU's monitor has ended: the process has, or another hand closed it.
+
+    Whether a command on its way was carried out is then unknown.
+    """
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class QmpTime:
+    """When an event happened, by the clock of QEMU's host: seconds since the epoch, and microseconds."""
+
+    seconds: int
+    microseconds: int
+
+    def milliseconds_since(self, earlier: QmpTime) -> float:
+        """The time from `earlier` to this one, in ms; means something on one clock only."""
+        return (self.seconds - earlier.seconds) * 1000 + (self.microseconds - earlier.microseconds) / 1000
+
+
+@dataclass(frozen=True, slots=True)
+class QmpEvent:
+    """One event as QEMU sent it."""
+
+    name: str
+    time: QmpTime
+    data: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def migration_status(self) -> str | None:
+        """The status that a MIGRATION event announces; None for every other event."""
+        return str(self.data.get("status")) if self.name == "MIGRATION" else None
+
+
+class RamProgress(msgspec.Struct, frozen=True):
+    """How far the guest's memory has come, in bytes; `remaining` may grow while the guest writes."""
+
+    transferred: int = 0
+    remaining: int = 0
+    total: int = 0
+
+
+class MigrationStatus(msgspec.Struct, frozen=True, rename={"error": "error-desc"}):
+    """The answer to query-migrate. `status` is "none" as long as nothing has migrated."""
+
+    status: str = "none"
+    error: str | None = None
+    ram: RamProgress | None = None
+
+
+class _RunState(msgspec.Struct, frozen=True):
+    status: str
+
+
+class _Name(msgspec.Struct, frozen=True):
+    name: str | None = None
+
+
+class _Uuid(msgspec.Struct, frozen=True, rename={"uuid": "UUID"}):
+    uuid: str
+
+
+class _Timestamp(msgspec.Struct, frozen=True):
+    seconds: int
+    microseconds: int
+
+
+class _EventMessage(msgspec.Struct, frozen=True):
+    event: str
+    timestamp: _Timestamp
+    data: dict[str, object] = {}
+
+
+class Monitor:
+    """A connected monitor, made by `connect`. Every method raises `QemuError` (or `MonitorLost`) alone."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        """For `connect`, which is the way to one of these."""
+        self.path = path
+        self.name = name
+        self._client = QMPClient(name)
+
+    @classmethod
+    async def connect(cls, path: Path | str, name: str, *, timeout: float = _CONNECT_TIMEOUT) -> Self:
+        """Connect to the monitor socket at `path`; `name` is how errors call this QEMU."""
+        monitor = cls(Path(path), name)
+        try:
+            async with asyncio.timeout(timeout):
+                await monitor._client.connect(str(path))
+        except TimeoutError:
+            problem = (
+                f"no greeting within {timeout:g} s (QEMU serves one client per monitor; another may hold it)"
+            )
+            raise QemuError(f"QEMU {name}, monitor {path}: {problem}") from None
+        except QMPError as error:
+            raise QemuError(f"QEMU {name}, monitor {path}: cannot connect: {_root_cause(error)}") from error
+        return monitor
+
+    async def execute(
+        self,
+        command: str,
+        arguments: Mapping[str, object] | None = None,
+        *,
+        timeout: float = _COMMAND_TIMEOUT,
+    ) -> object:
+        """Carry out one command and give what it returned."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._client.execute(command, arguments)
+        except TimeoutError:
+            raise QemuError(f"QEMU {self.name}: no answer to {command} within {timeout:g} s") from None
+        except ExecuteError as error:
+            raise QemuError(f"QEMU {self.name} refuses {command}: {error}") from error
+        except ExecInterruptedError as error:
+            raise MonitorLost(f"QEMU {self.name}: its monitor was lost during {command}") from error
+        except QMPError as error:
+            if self.lost:
+                raise MonitorLost(f"QEMU {self.name}: its monitor is lost, {command} was not sent") from error
+            raise QemuError(f"QEMU {self.name}: {command}: {error}") from error
+
+    async def close(self) -> None:
+        """Close the connection; does nothing to QEMU, and nothing at all the second time."""
+        # disconnect() raises what ended the connection earlier; whoever cared has met MonitorLost.
+        with contextlib.suppress(Exception):
+            await self._client.disconnect()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection has ended, from either side."""
+        return self._client.runstate is not Runstate.RUNNING
+
+    async def is_gone(self) -> bool:
+        """Whether nobody listens at the socket any more, which for a local socket means: QEMU has ended.
+
+        A connection that ended is no proof of that; a socket that refuses, or is not there, is. A QEMU
+        that is stopped or stuck still holds its socket.
+        """
+        if not self.lost:
+            return False
+        try:
+            _, writer = await asyncio.open_unix_connection(str(self.path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return True
+        except OSError:
+            return False
+        writer.close()
+        return False
+
+    @property
+    def events(self) -> tuple[QmpEvent, ...]:
+        """Every event since the connection began, oldest first."""
+        return tuple(_event(message) for message in self._client.events.history)
+
+    async def wait_event(self, wanted: Callable[[QmpEvent], bool], *, since: int = 0) -> QmpEvent:
+        """The first event that is `wanted`, of those after the first `since`, come already or yet to come.
+
+        Waits without limit. Raises MonitorLost where the connection ends before such an event came.
+        """
+        with self._client.listener() as fresh:
+            ended = asyncio.create_task(self._until_lost())
+            arrival: asyncio.Task[Message] | None = None
+            try:
+                while True:
+                    events = self.events
+                    for event in events[since:]:
+                        if wanted(event):
+                            return event
+                    since = len(events)
+                    if self.lost:
+                        raise MonitorLost(f"QEMU {self.name}: its monitor was lost")
+                    # What arrives is read from the history above; here it only wakes.
+                    arrival = asyncio.create_task(fresh.get())
+                    await asyncio.wait({arrival, ended}, return_when=asyncio.FIRST_COMPLETED)
+                    arrival.cancel()
+            finally:
+                ended.cancel()
+                if arrival is not None:
+                    arrival.cancel()
+
+    async def _until_lost(self) -> None:
+        while not self.lost:
+            await self._client.runstate_changed()
+
+    async def query_status(self) -> str:
+        """QEMU's run state: "running", "paused", "inmigrate", "finish-migrate", "postmigrate", ..."""
+        return (await self._ask("query-status", _RunState)).status
+
+    async def query_migrate(self) -> MigrationStatus:
+        """How far the migration is."""
+        return await self._ask("query-migrate", MigrationStatus)
+
+    async def query_name(self) -> str | None:
+        """The guest's name (`-name`), None without one."""
+        return (await self._ask("query-name", _Name)).name
+
+    async def query_uuid(self) -> str:
+        """The guest's UUID; all zeros where QEMU was given none."""
+        return (await self._ask("query-uuid", _Uuid)).uuid
+
+    async def _ask(self, command: str, answer: type[_AnswerT]) -> _AnswerT:
+        returned = await self.execute(command)
+        try:
+            return msgspec.convert(returned, answer)
+        except msgspec.ValidationError as error:
+            raise QemuError(f"QEMU {self.name}: an answer to {command} that is none: {error}") from error
+
+
+def _event(message: Message) -> QmpEvent:
+    raw = msgspec.convert(dict(message), _EventMessage)
+    return QmpEvent(raw.event, QmpTime(raw.timestamp.seconds, raw.timestamp.microseconds), raw.data)
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error) or type(error).__name__
