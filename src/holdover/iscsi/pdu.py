@@ -1,0 +1,125 @@
+"""PDUs from bytes: 48 bytes of header, additional headers, a padded data segment (RFC 7143 11.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from struct import Struct
+
+from holdover.iscsi.errors import PduError
+from holdover.iscsi.header import HEADER, HEADER_LENGTH, Buffer, Words, segments
+from holdover.iscsi.numbers import Opcode
+from holdover.iscsi.requests import REQUEST_DECODERS, RequestPdu, decode_scsi_command
+from holdover.iscsi.responses import RESPONSE_DECODERS, ResponsePdu
+
+__all__ = ["Pdu", "PduReader", "UnknownPdu", "decode_pdu"]
+
+_LENGTHS = Struct(">4xI")
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownPdu:
+    """A PDU whose operation code this package does nothing with (SNACK among them)."""
+
+    code: int
+    header: bytes
+    data: bytes
+
+    def encode(self) -> list[Buffer]:
+        return segments(self.header, self.data)
+
+
+Pdu = RequestPdu | ResponsePdu | UnknownPdu
+
+_DECODERS = {**REQUEST_DECODERS, **RESPONSE_DECODERS}
+
+
+def decode_pdu(header: bytes, additional: bytes, data: bytes) -> Pdu:
+    """A PDU from its parts: 48 bytes of header, additional headers, the data segment without padding.
+
+    Raises:
+        PduError: for a header of another length and for parts that contradict one another.
+    """
+    if len(header) != HEADER_LENGTH:
+        raise PduError(f"header of {len(header)} bytes")
+    code = header[0] & 0x3F
+    if code == Opcode.SCSI_COMMAND:
+        return decode_scsi_command(header, additional, data)
+    decode = _DECODERS.get(code)
+    if decode is None:
+        return UnknownPdu(code, header, data)
+    words: Words = HEADER.unpack(header)
+    return decode(words, data)
+
+
+class PduReader:
+    """Takes PDUs out of a stream of bytes that is cut at any place.
+
+    Each byte of a data segment is copied once. Never holds more than one PDU and what `feed` brought.
+
+    Attributes:
+        max_data_length: Longest data segment that is taken. Change it as the negotiation goes on.
+    """
+
+    def __init__(self, max_data_length: int) -> None:
+        self.max_data_length = max_data_length
+        self._kept: list[bytes] = []
+        self._kept_length = 0
+        self._view = memoryview(b"")
+        self._at = 0
+        self._header = b""
+
+    def feed(self, data: Buffer | bytearray) -> None:
+        """Bring more bytes. Call `next` until it gives None before the buffer is used again."""
+        self._view = memoryview(data)
+        self._at = 0
+
+    def next(self) -> Pdu | None:
+        """The next whole PDU, or None until more bytes come.
+
+        Raises:
+            PduError: for a data segment beyond `max_data_length` and parts that contradict one
+                another; the stream is lost then.
+        """
+        if not self._header:
+            header = self._take(HEADER_LENGTH)
+            if header is None:
+                return None
+            (lengths,) = _LENGTHS.unpack_from(header)
+            if lengths & 0xFF_FFFF > self.max_data_length:
+                raise PduError(
+                    f"data segment of {lengths & 0xFF_FFFF} bytes where {self.max_data_length} may come"
+                )
+            if not lengths:
+                return decode_pdu(header, b"", b"")
+            self._header = header
+        header = self._header
+        (lengths,) = _LENGTHS.unpack_from(header)
+        additional_length, data_length = lengths >> 24 << 2, lengths & 0xFF_FFFF
+        body = self._take(additional_length + (data_length + 3 & ~3))
+        if body is None:
+            return None
+        self._header = b""
+        if additional_length or data_length & 3:
+            end = additional_length + data_length
+            return decode_pdu(header, body[:additional_length], body[additional_length:end])
+        return decode_pdu(header, b"", body)
+
+    def _take(self, length: int) -> bytes | None:
+        """That many bytes, or None; what there is of them is then kept."""
+        missing = length - self._kept_length
+        end = self._at + missing
+        if end > len(self._view):
+            rest = bytes(self._view[self._at :])
+            self._at = len(self._view)
+            if rest:
+                self._kept.append(rest)
+                self._kept_length += len(rest)
+            return None
+        taken = bytes(self._view[self._at : end])
+        self._at = end
+        if self._kept:
+            self._kept.append(taken)
+            taken = b"".join(self._kept)
+            self._kept.clear()
+            self._kept_length = 0
+        return taken
