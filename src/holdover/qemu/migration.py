@@ -87,8 +87,8 @@ class Migration:
     """One live migration from `source` to `destination`, step by step, in the order of the methods.
 
     Both monitors stay the caller's to close. The destination was started with
-    `-incoming` and listens by now. Every step raises `MonitorLost` where a QEMU it needs has gone, `MigrationFailed`
-    where QEMU lives and the migration does not.
+    `-incoming` and listens by now. Every step raises `MonitorLost` where a QEMU it needs has gone,
+    `MigrationFailed` where QEMU lives and the migration does not.
     """
 
     def __init__(

@@ -1,0 +1,198 @@
+"""QEMU processes for the demonstration and the tests: a small guest, its disks over iSCSI, its sockets.
+
+Nothing here is needed to migrate a guest that somebody else runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import socket
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from holdover.qemu.console import Console
+from holdover.qemu.monitor import Monitor, QemuError
+
+__all__ = ["QEMU_PACKAGES", "IscsiDisk", "QemuProcess", "VirtualMachine", "missing_qemu_packages"]
+
+_PROGRAM = "qemu-system-x86_64"
+QEMU_PACKAGES = ("qemu-system-x86", "qemu-block-extra")
+"""The Debian packages of the program, and of its iSCSI driver."""
+
+_END_TIMEOUT = 5.0
+
+
+def missing_qemu_packages() -> list[str]:
+    """The Debian packages without which no QEMU with disks over iSCSI can be started here."""
+    # The driver is a loadable module that only QEMU itself can find; the two are installed together.
+    return [] if shutil.which(_PROGRAM) else list(QEMU_PACKAGES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IscsiDisk:
+    """A logical unit that QEMU passes through to the guest by `scsi-block`.
+
+    Attributes:
+        portal: HOST:PORT of the target.
+        target: The target's iSCSI name.
+        initiator: The name by which QEMU logs in.
+        lun: The logical unit number.
+    """
+
+    portal: str
+    target: str
+    initiator: str
+    lun: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtualMachine:
+    """What QEMU is to run. Two that differ in `incoming` and in the disks' portals alone can migrate.
+
+    Attributes:
+        name: The guest's name.
+        kernel: Linux to boot, with `initrd`; None leaves the firmware alone, which runs as well.
+        disks: Given to the guest in this order as /dev/sda, /dev/sdb, ...
+        machine: The machine type.
+        memory: MiB.
+        incoming: Where to wait for a migration, as QEMU spells it ("tcp:127.0.0.1:4444"); None boots.
+    """
+
+    name: str
+    kernel: Path | None = None
+    initrd: Path | None = None
+    disks: tuple[IscsiDisk, ...] = ()
+    machine: str = "pc"
+    memory: int = 96
+    incoming: str | None = None
+
+    def arguments(self) -> list[str]:
+        """QEMU's arguments, all but those for the sockets."""
+        # Software emulation: the same everywhere, nested virtualisation included.
+        arguments = ["-name", self.name, "-machine", self.machine, "-accel", "tcg", "-cpu", "qemu64"]
+        arguments += [
+            "-m",
+            str(self.memory),
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+        ]
+        if self.kernel is not None:
+            arguments += ["-kernel", str(self.kernel), "-append", "console=ttyS0 quiet panic=-1"]
+        if self.initrd is not None:
+            arguments += ["-initrd", str(self.initrd)]
+        if self.disks:
+            arguments += ["-device", "virtio-scsi-pci,id=scsi0"]
+        for number, disk in enumerate(self.disks):
+            options = f"transport=tcp,portal={disk.portal},target={disk.target},lun={disk.lun}"
+            blockdev = f"driver=iscsi,{options},initiator-name={disk.initiator},node-name=drive{number}"
+            arguments += ["-blockdev", blockdev]
+            arguments += ["-device", f"scsi-block,id=disk{number},drive=drive{number},scsi-id={number}"]
+        if self.incoming is not None:
+            arguments += ["-incoming", self.incoming]
+        return arguments
+
+
+class QemuProcess:
+    """A running QEMU, made by `start`; leave it by `end`, or use it as an async context manager.
+
+    Attributes:
+        machine: What it runs.
+        qmp_path: Its monitor socket.
+        console_path: The socket of the guest's serial console.
+    """
+
+    def __init__(self, machine: VirtualMachine, folder: Path, process: subprocess.Popen[bytes]) -> None:
+        """For `start`, which is the way to one of these."""
+        self.machine = machine
+        self.qmp_path = folder / "qmp.sock"
+        self.console_path = folder / "console.sock"
+        self._folder = folder
+        self._process = process
+
+    @classmethod
+    def start(cls, machine: VirtualMachine) -> Self:
+        """Start QEMU. Its sockets take connections from this moment on. Raises QemuError without a QEMU."""
+        # A folder of its own with a short name: the path of a unix socket has 107 bytes at most.
+        folder = Path(tempfile.mkdtemp(prefix="holdover-qemu-"))
+        with contextlib.ExitStack() as stack:
+            arguments = [_PROGRAM, *machine.arguments()]
+            listeners = []
+            for name, log in (("qmp", ""), ("console", f",logfile={folder / 'console.log'}")):
+                listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+                listener.bind(str(folder / f"{name}.sock"))
+                listener.listen()
+                listeners.append(listener.fileno())
+                arguments += ["-chardev", f"socket,id={name},fd={listener.fileno()},server=on,wait=off{log}"]
+            arguments += ["-mon", "chardev=qmp,mode=control", "-serial", "chardev:console"]
+            errors = stack.enter_context((folder / "stderr").open("wb"))
+            try:
+                process = subprocess.Popen(
+                    arguments, pass_fds=listeners, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors
+                )
+            except OSError as error:
+                shutil.rmtree(folder)
+                packages = " ".join(QEMU_PACKAGES)
+                problem = f"cannot start {_PROGRAM}: {error.strerror} (Debian packages: {packages})"
+                raise QemuError(problem) from error
+        return cls(machine, folder, process)
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the process still is one."""
+        return self._process.poll() is None
+
+    @property
+    def errors(self) -> str:
+        """What QEMU has written to its standard output and error so far."""
+        return (self._folder / "stderr").read_text(errors="replace")
+
+    @property
+    def console_log(self) -> str:
+        """What the guest has written to its console here so far, whether or not anybody was connected."""
+        log = self._folder / "console.log"
+        return log.read_text(errors="replace") if log.exists() else ""
+
+    async def monitor(self) -> Monitor:
+        """Connect to the monitor. Raises QemuError with what QEMU wrote, where it has ended."""
+        try:
+            return await Monitor.connect(self.qmp_path, self.machine.name)
+        except QemuError as error:
+            raise QemuError(f"{error}\n{self.errors}".rstrip()) from error
+
+    async def console(self) -> Console:
+        """Connect to the guest's serial console."""
+        return await Console.connect(self.console_path)
+
+    async def wait(self) -> int:
+        """Wait until the process ends by itself; gives its exit status, negative for a signal."""
+        return await asyncio.to_thread(self._process.wait)
+
+    async def end(self) -> None:
+        """End the process if it still runs, by force where it does not listen, and remove its folder."""
+        if self.running:
+            self._process.terminate()
+        try:
+            await asyncio.to_thread(self._process.wait, _END_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            await asyncio.to_thread(self._process.wait)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.end()
