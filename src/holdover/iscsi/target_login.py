@@ -1,0 +1,252 @@
+"""The login phase as the target sees it (RFC 7143 6.3, 11.12, 11.13, 12).
+
+`TargetLogin.receive` takes one Login Request and says what to answer. It knows the stages, the
+identity of both sides and CHAP; numbers (StatSN and the like) are the session's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from holdover.iscsi.chap import CHALLENGE_LENGTH, Credentials, chap_response, choose_algorithm, verify
+from holdover.iscsi.errors import IscsiNameError, TextError
+from holdover.iscsi.names import check_iscsi_name
+from holdover.iscsi.negotiation import Limits, Negotiator
+from holdover.iscsi.numbers import LoginStage, LoginStatus
+from holdover.iscsi.requests import LoginRequest
+from holdover.iscsi.text import MAX_TEXT, Where, decode_binary, decode_text, encode_binary, encode_text
+
+__all__ = ["LoginAnswer", "TargetConfig", "TargetLogin"]
+
+_MAX_REQUESTS = 64
+_VERSION = 0
+
+_Pairs = list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class TargetConfig:
+    """What a target is and what it bears; the same for all its sessions.
+
+    Attributes:
+        name: iSCSI name of the target, as `check_iscsi_name` gives it.
+        alias: Words for people, or None.
+        credentials: User and secret that every session must show by CHAP, or None.
+        portal_group_tag: Tag of the one portal group.
+        limits: What is wanted in the negotiation.
+        max_commands: Commands of one session that may be open at once.
+        max_immediate: The same for those marked for immediate delivery.
+        max_data_out: Longest Data-Out buffer of one command, bytes.
+        max_buffered: Solicited Data-Out of all commands of one session together, bytes.
+    """
+
+    name: str
+    alias: str | None = None
+    credentials: Credentials | None = None
+    portal_group_tag: int = 1
+    limits: Limits = field(default_factory=Limits)
+    max_commands: int = 128
+    max_immediate: int = 16
+    max_data_out: int = 32 << 20
+    max_buffered: int = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class LoginAnswer:
+    """What a Login Response is to say.
+
+    Attributes:
+        stage: Current stage.
+        next_stage: Stage to go to, where `transit` grants that.
+        text: Data segment.
+        problem: Why the login was refused, in words.
+    """
+
+    stage: int
+    next_stage: int = 0
+    transit: bool = False
+    text: bytes = b""
+    status: LoginStatus = LoginStatus.SUCCESS
+    problem: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether full feature phase follows."""
+        return self.transit and self.next_stage == LoginStage.FULL_FEATURE
+
+
+class _RefusedError(Exception):
+    def __init__(self, status: LoginStatus, problem: str) -> None:
+        super().__init__(problem)
+        self.status = status
+
+
+class TargetLogin:
+    """State of one login.
+
+    Attributes:
+        initiator: Name of the initiator once it has said it, else "".
+        initiator_alias: Its alias, or "".
+        isid: Its ISID, 6 bytes.
+        tsih: The TSIH that it asks for, 0 for a new session.
+        connection_id: The CID that it gave the connection.
+        discovery: Whether it wants a discovery session.
+        negotiator: The negotiation, which goes on in full feature phase.
+    """
+
+    def __init__(self, config: TargetConfig, entropy: Callable[[int], bytes]) -> None:
+        self.initiator = ""
+        self.initiator_alias = ""
+        self.isid = b""
+        self.tsih = 0
+        self.connection_id = 0
+        self.discovery = False
+        self.negotiator = Negotiator(config.limits.values())
+        self._config = config
+        self._entropy = entropy
+        self._stage: LoginStage | None = None
+        self._authenticated = config.credentials is None
+        self._method = ""
+        self._algorithm = ""
+        self._identifier = 0
+        self._challenge = b""
+        self._requests = 0
+        self._text = b""
+        self._task_tag = 0
+        self._introduced = False
+
+    def receive(self, request: LoginRequest) -> LoginAnswer:
+        """Take one Login Request. An answer with a status other than SUCCESS ends the connection."""
+        try:
+            self._check(request)
+            self._text += request.data
+            if len(self._text) > MAX_TEXT:
+                raise _RefusedError(LoginStatus.INITIATOR_ERROR, f"login text is longer than {MAX_TEXT}")
+            if request.more:
+                return LoginAnswer(request.stage)
+            pairs, self._text = decode_text(self._text), b""
+            return self._answer(request, pairs)
+        except _RefusedError as refused:
+            return LoginAnswer(request.stage, status=refused.status, problem=str(refused))
+        except TextError as error:
+            return LoginAnswer(request.stage, status=LoginStatus.INITIATOR_ERROR, problem=str(error))
+
+    def _check(self, request: LoginRequest) -> None:
+        """What holds for each request by itself and beside those before it."""
+        self._requests += 1
+        if self._requests > _MAX_REQUESTS:
+            raise _RefusedError(LoginStatus.INITIATOR_ERROR, f"more than {_MAX_REQUESTS} login requests")
+        if request.version_min > _VERSION:
+            raise _RefusedError(LoginStatus.UNSUPPORTED_VERSION, f"version {request.version_min} and above")
+        if self._stage is None:
+            self.isid, self.tsih, self._task_tag = request.isid, request.tsih, request.task_tag
+            self.connection_id = request.connection_id
+        elif (request.isid, request.tsih, request.task_tag) != (self.isid, self.tsih, self._task_tag):
+            raise _RefusedError(LoginStatus.INITIATOR_ERROR, "ISID, TSIH or task tag changed during login")
+        if self._stage not in (None, request.stage) or request.stage not in (
+            LoginStage.SECURITY,
+            LoginStage.OPERATIONAL,
+        ):
+            raise _RefusedError(LoginStatus.INITIATOR_ERROR, f"stage {request.stage} out of turn")
+        self._stage = LoginStage(request.stage)
+        if request.transit:
+            forward = request.next_stage in (LoginStage.OPERATIONAL, LoginStage.FULL_FEATURE)
+            if request.more or not forward or request.next_stage <= request.stage:
+                raise _RefusedError(
+                    LoginStatus.INITIATOR_ERROR, f"transit from stage {request.stage} to {request.next_stage}"
+                )
+
+    def _answer(self, request: LoginRequest, pairs: _Pairs) -> LoginAnswer:
+        answers: _Pairs = []
+        if not self._introduced:
+            answers += self._introduce(dict(pairs))
+        if request.stage == LoginStage.SECURITY:
+            answers += self._security(pairs)
+        elif not self._authenticated:
+            raise _RefusedError(LoginStatus.AUTHENTICATION_FAILURE, "the initiator passed by authentication")
+        else:
+            answers += self.negotiator.receive(pairs, Where.OPERATIONAL)
+            answers += self.negotiator.declaration()
+        transit = request.transit and self._authenticated
+        if transit:
+            self._stage = LoginStage(request.next_stage)
+        return LoginAnswer(request.stage, request.next_stage if transit else 0, transit, encode_text(answers))
+
+    def _introduce(self, said: dict[str, str]) -> _Pairs:
+        """Who the initiator is and what it wants: the first request says it (RFC 7143 6.3)."""
+        self._introduced = True
+        if "InitiatorName" not in said:
+            raise _RefusedError(LoginStatus.MISSING_PARAMETER, "InitiatorName is missing")
+        try:
+            self.initiator = check_iscsi_name(said["InitiatorName"])
+        except IscsiNameError as error:
+            raise _RefusedError(LoginStatus.INITIATOR_ERROR, str(error)) from None
+        self.initiator_alias = said.get("InitiatorAlias", "")[:255]
+        kind = said.get("SessionType", "Normal")
+        if kind not in ("Normal", "Discovery"):
+            raise _RefusedError(LoginStatus.SESSION_TYPE_NOT_SUPPORTED, f"SessionType={kind[:40]}")
+        self.discovery = kind == "Discovery"
+        if self.discovery:
+            self.negotiator = Negotiator(self._config.limits.values(), discovery=True)
+            return []
+        if "TargetName" not in said:
+            raise _RefusedError(LoginStatus.MISSING_PARAMETER, "TargetName is missing")
+        if said["TargetName"].lower() != self._config.name:
+            raise _RefusedError(LoginStatus.NOT_FOUND, f"there is no target {said['TargetName'][:223]}")
+        alias = [] if self._config.alias is None else [("TargetAlias", self._config.alias)]
+        return [*alias, ("TargetPortalGroupTag", str(self._config.portal_group_tag))]
+
+    def _security(self, pairs: _Pairs) -> _Pairs:
+        said = dict(pairs)
+        rest = [(name, value) for name, value in pairs if not _of_authentication(name)]
+        answers = self.negotiator.receive(rest, Where.SECURITY)
+        if "AuthMethod" in said:
+            answers.append(("AuthMethod", self._choose_method(said["AuthMethod"])))
+        if "CHAP_A" in said:
+            answers += self._challenge_initiator(said["CHAP_A"])
+        if "CHAP_N" in said or "CHAP_R" in said:
+            self._check_response(said)
+        return answers
+
+    def _choose_method(self, offer: str) -> str:
+        wanted = "None" if self._config.credentials is None else "CHAP"
+        if wanted not in offer.split(","):
+            raise _RefusedError(
+                LoginStatus.AUTHENTICATION_FAILURE, f"AuthMethod={offer[:80]} does not have {wanted}"
+            )
+        self._method = wanted
+        return wanted
+
+    def _challenge_initiator(self, offer: str) -> _Pairs:
+        algorithm = choose_algorithm(offer)
+        if self._method != "CHAP" or self._challenge or algorithm is None:
+            raise _RefusedError(LoginStatus.AUTHENTICATION_FAILURE, f"CHAP_A={offer[:80]} cannot be used")
+        self._algorithm = algorithm
+        self._identifier = self._entropy(1)[0]
+        self._challenge = self._entropy(CHALLENGE_LENGTH)
+        return [
+            ("CHAP_A", algorithm),
+            ("CHAP_I", str(self._identifier)),
+            ("CHAP_C", encode_binary(self._challenge)),
+        ]
+
+    def _check_response(self, said: dict[str, str]) -> None:
+        credentials, challenge = self._config.credentials, self._challenge
+        # A challenge serves once; a second response would be a second guess.
+        self._challenge = b""
+        if credentials is None or not challenge:
+            raise _RefusedError(LoginStatus.AUTHENTICATION_FAILURE, "a CHAP response without a challenge")
+        if "CHAP_C" in said or "CHAP_I" in said:
+            raise _RefusedError(
+                LoginStatus.AUTHENTICATION_FAILURE, "this target does not authenticate itself"
+            )
+        response = decode_binary("CHAP_R", said.get("CHAP_R", ""))
+        expected = chap_response(self._algorithm, self._identifier, credentials.secret, challenge)
+        if not verify(credentials, said.get("CHAP_N", ""), response, expected):
+            raise _RefusedError(LoginStatus.AUTHENTICATION_FAILURE, "CHAP user or secret is wrong")
+        self._authenticated = True
+
+
+def _of_authentication(name: str) -> bool:
+    return name == "AuthMethod" or name.startswith("CHAP_")

@@ -1,0 +1,596 @@
+"""A target's side of one session with its one connection (RFC 7143), without any I/O.
+
+Bytes go in by `receive_data`; `events_received` tells what they mean; `data_to_send` gives the bytes
+to send. Commands are answered by `respond`, in any order. The session lives through these states::
+
+    LOGIN -- LoginCompleted --> ADMITTING -- admit() --> FULL_FEATURE -- logout, error --> CLOSED
+                                         \\- refuse() --------------------------------------^
+
+CmdSN orders the non-immediate requests (RFC 7143 4.2.2.1): what comes too early within the window is
+held, what is outside is ignored. MaxCmdSN leaves room for as many commands as may be open at once, so
+the memory of a session is bounded: commands by `max_commands` and `max_immediate`, unsolicited data by
+FirstBurstLength for each of these, solicited data by `max_buffered` for all together, since an R2T is
+sent only when the whole rest of its command fits.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from enum import Enum, auto
+
+from holdover.iscsi.errors import PduError, TextError
+from holdover.iscsi.header import HEADER_LENGTH, Buffer
+from holdover.iscsi.names import decode_lun
+from holdover.iscsi.negotiation import Parameters
+from holdover.iscsi.numbers import (
+    NO_TAG,
+    LoginStage,
+    LoginStatus,
+    LogoutReason,
+    LogoutResponse,
+    Opcode,
+    RejectReason,
+    TaskManagementFunction,
+    TaskManagementResponse,
+    serial_add,
+    serial_distance,
+)
+from holdover.iscsi.pdu import Pdu, PduReader, UnknownPdu
+from holdover.iscsi.requests import (
+    DataOut,
+    LoginRequest,
+    LogoutRequest,
+    NopOut,
+    ScsiCommand,
+    TaskManagementRequest,
+    TextRequest,
+)
+from holdover.iscsi.responses import (
+    DataIn,
+    LoginResponse,
+    LogoutResponsePdu,
+    NopIn,
+    ReadyToTransfer,
+    Reject,
+    ResponsePdu,
+    ScsiResponse,
+    TaskManagementResponsePdu,
+    TextResponse,
+)
+from holdover.iscsi.target_events import (
+    Closed,
+    CommandReceived,
+    LoginCompleted,
+    TargetEvent,
+    TaskManagementReceived,
+)
+from holdover.iscsi.target_login import LoginAnswer, TargetConfig, TargetLogin
+from holdover.iscsi.target_task import TargetTask
+from holdover.iscsi.target_text import TargetText
+from holdover.scsi.command import Response
+from holdover.scsi.status import Status
+
+__all__ = ["TargetSession"]
+
+_LOGIN_DATA_LENGTH = 8192
+_Numbered = ScsiCommand | TaskManagementRequest | TextRequest | LogoutRequest | NopOut
+
+
+class _State(Enum):
+    LOGIN = auto()
+    ADMITTING = auto()
+    FULL_FEATURE = auto()
+    CLOSED = auto()
+
+
+class TargetSession:
+    """One session.
+
+    Args:
+        config: What the target is.
+        address: "host:port" of the portal, as SendTargets is to tell it.
+        entropy: Gives that many random bytes, for CHAP.
+
+    Attributes:
+        parameters: What was negotiated.
+        unsent: Bytes that `data_to_send` would give.
+    """
+
+    def __init__(self, config: TargetConfig, address: str, entropy: Callable[[int], bytes]) -> None:
+        self.parameters = Parameters()
+        self.unsent = 0
+        self._config = config
+        self._reader = PduReader(_LOGIN_DATA_LENGTH)
+        self._state = _State.LOGIN
+        self._login = TargetLogin(config, entropy)
+        self._text = TargetText(config, address, self._login)
+        self._events: list[TargetEvent] = []
+        self._out: list[Buffer] = []
+        self._stat_sn = 0
+        self._exp_cmd_sn = 0
+        self._last_login: tuple[LoginRequest, LoginAnswer] | None = None
+        self._tasks: dict[int, TargetTask] = {}
+        self._held: dict[int, _Numbered | TargetTask | None] = {}
+        self._open_commands = 0
+        self._open_immediate = 0
+        self._functions: set[int] = set()
+        self._buffered = 0
+        self._starved: deque[TargetTask] = deque()
+        self._target_tag = 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether the session is over."""
+        return self._state is _State.CLOSED
+
+    @property
+    def open_commands(self) -> int:
+        """Commands that have been received and not answered."""
+        return len(self._tasks)
+
+    # What the connection brings, and what it takes
+
+    def receive_data(self, data: Buffer | bytearray) -> None:
+        """Take in bytes of the connection; the buffer may be used again afterwards. Never raises:
+        what breaks the protocol beyond repair ends in a `Closed` event."""
+        reader = self._reader
+        reader.feed(data)
+        try:
+            while self._state is not _State.CLOSED and (pdu := reader.next()) is not None:
+                self._receive(pdu)
+        except PduError as error:
+            self._close(f"the initiator sent what is no PDU: {error}")
+
+    def events_received(self) -> list[TargetEvent]:
+        """What has happened since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def data_to_send(self) -> list[Buffer]:
+        """Buffers to send, in order, that have not been given yet."""
+        out, self._out = self._out, []
+        self.unsent = 0
+        return out
+
+    # What the one who runs the session decides
+
+    def admit(self, tsih: int) -> None:
+        """Let the initiator in, as the session of that number, 1 to 65535."""
+        self.parameters = self._login.negotiator.parameters()
+        self._reader.max_data_length = self.parameters.max_recv_data_segment_length
+        self._state = _State.FULL_FEATURE
+        self._send_login(tsih=tsih)
+
+    def refuse(self, status: LoginStatus, problem: str) -> None:
+        """Send the initiator away at the end of its login."""
+        if self._last_login is not None:
+            request, _ = self._last_login
+            self._last_login = (request, LoginAnswer(request.stage, status=status, problem=problem))
+        self._send_login(tsih=0)
+        self._close(problem)
+
+    def respond(self, tag: int, response: Response) -> None:
+        """Answer a command; without effect for one that was aborted meanwhile."""
+        task = self._tasks.get(tag)
+        if task is None or self._state is _State.CLOSED:
+            return
+        self._forget(task)
+        self._send_response(task, response)
+        if self._starved:
+            self._serve_starved()
+
+    def answer_task_management(self, tag: int, response: TaskManagementResponse) -> None:
+        """Answer a task management function."""
+        if tag not in self._functions or self._state is _State.CLOSED:
+            return
+        self._functions.discard(tag)
+        stat_sn = self._next_stat_sn()
+        self._send(TaskManagementResponsePdu(tag, response, stat_sn, self._exp_cmd_sn, self._max_cmd_sn))
+
+    def terminate_tasks(self, lun: int | None) -> tuple[int, ...]:
+        """End commands because of another session's CLEAR TASK SET or reset: they are answered with
+        TASK ABORTED. Return the tags of those that have been given out.
+
+        Args:
+            lun: Logical unit number, None for all.
+        """
+        tasks = self._tasks_of(lambda task: lun is None or decode_lun(task.lun) == lun)
+        tags = tuple(task.tag for task in tasks if task.delivered)
+        for task in tasks:
+            self.respond(task.tag, Response(Status.TASK_ABORTED))
+        return tags
+
+    # Requests
+
+    def _receive(self, pdu: Pdu) -> None:
+        if self._state is _State.FULL_FEATURE:
+            self._receive_full_feature(pdu)
+        elif isinstance(pdu, LoginRequest) and self._state is _State.LOGIN:
+            self._receive_login(pdu)
+        elif isinstance(pdu, LoginRequest):
+            self._close("the initiator sent more before its login was answered")
+        else:
+            self._refuse_during_login(pdu)
+
+    def _receive_full_feature(self, pdu: Pdu) -> None:
+        if isinstance(pdu, DataOut):
+            if (task := self._tasks.get(pdu.task_tag)) is not None:
+                # Data of a command that is over or unknown are dropped: they may have been on
+                # their way when it was aborted.
+                task.receive(pdu)
+                self._advance(task)
+        elif isinstance(pdu, ScsiCommand | TaskManagementRequest | TextRequest | LogoutRequest | NopOut):
+            self._receive_numbered(pdu)
+        elif isinstance(pdu, UnknownPdu):
+            snack = pdu.code == Opcode.SNACK_REQUEST
+            self._reject(pdu, RejectReason.SNACK_REJECT if snack else RejectReason.COMMAND_NOT_SUPPORTED)
+        else:
+            self._reject(pdu, RejectReason.PROTOCOL_ERROR)
+
+    def _receive_numbered(self, pdu: _Numbered) -> None:
+        """Requests with a CmdSN, in the order of that."""
+        ahead = 0
+        if not pdu.immediate:
+            ahead = serial_distance(self._exp_cmd_sn, pdu.cmd_sn)
+            if not 0 <= ahead < self._config.max_commands - self._open_commands or pdu.cmd_sn in self._held:
+                return
+        item: _Numbered | TargetTask | None = pdu
+        if isinstance(pdu, ScsiCommand):
+            # Opened at once even when it is held: its unsolicited data come right behind it.
+            item = self._open_task(pdu)
+        if pdu.immediate:
+            self._perform(item)
+        elif ahead:
+            self._held[pdu.cmd_sn] = item
+        else:
+            self._exp_cmd_sn = serial_add(self._exp_cmd_sn, 1)
+            self._perform(item)
+            if self._held:
+                self._release_held()
+
+    def _release_held(self) -> None:
+        while self._exp_cmd_sn in self._held and self._state is _State.FULL_FEATURE:
+            item = self._held.pop(self._exp_cmd_sn)
+            self._exp_cmd_sn = serial_add(self._exp_cmd_sn, 1)
+            self._perform(item)
+
+    def _perform(self, item: _Numbered | TargetTask | None) -> None:
+        if isinstance(item, TargetTask):
+            item.started = True
+            if item.immediate:
+                self._open_immediate += 1
+            else:
+                self._open_commands += 1
+            self._advance(item)
+        elif isinstance(item, NopOut):
+            self._nop_out(item)
+        elif isinstance(item, TaskManagementRequest):
+            self._task_management(item)
+        elif isinstance(item, TextRequest):
+            self._text_request(item)
+        elif isinstance(item, LogoutRequest):
+            self._logout(item)
+
+    def _nop_out(self, pdu: NopOut) -> None:
+        if self._login.discovery:
+            self._reject(pdu, RejectReason.PROTOCOL_ERROR)
+        elif pdu.task_tag != NO_TAG:
+            data = pdu.data[: self.parameters.max_send_data_segment_length]
+            stat_sn = self._next_stat_sn()
+            self._send(NopIn(pdu.task_tag, NO_TAG, stat_sn, self._exp_cmd_sn, self._max_cmd_sn, data))
+
+    def _task_management(self, pdu: TaskManagementRequest) -> None:
+        if self._login.discovery:
+            return self._reject(pdu, RejectReason.PROTOCOL_ERROR)
+        if pdu.task_tag in self._functions or pdu.task_tag in self._tasks:
+            return self._reject(pdu, RejectReason.TASK_IN_PROGRESS)
+        if len(self._functions) >= self._config.max_immediate:
+            return self._reject(pdu, RejectReason.TOO_MANY_IMMEDIATE_COMMANDS)
+        found = False
+        tasks: list[TargetTask] = []
+        if pdu.function == TaskManagementFunction.ABORT_TASK:
+            tasks = self._tasks_of(lambda task: task.tag == pdu.referenced_tag and task.lun == pdu.lun)
+            found = bool(tasks) or self._give_up(pdu)
+        elif pdu.function in (
+            TaskManagementFunction.ABORT_TASK_SET,
+            TaskManagementFunction.CLEAR_TASK_SET,
+            TaskManagementFunction.LOGICAL_UNIT_RESET,
+        ):
+            tasks = self._tasks_of(lambda task: task.lun == pdu.lun)
+        elif pdu.function in (
+            TaskManagementFunction.TARGET_WARM_RESET,
+            TaskManagementFunction.TARGET_COLD_RESET,
+        ):
+            tasks = self._tasks_of(lambda _: True)
+        self._functions.add(pdu.task_tag)
+        tags = tuple(task.tag for task in tasks if task.delivered)
+        lun = decode_lun(pdu.lun)
+        self._events.append(TaskManagementReceived(pdu.task_tag, pdu.function, lun, tags, found))
+        for task in tasks:
+            self._forget(task)
+        self._serve_starved()
+        return None
+
+    def _tasks_of(self, chosen: Callable[[TargetTask], bool]) -> list[TargetTask]:
+        return [task for task in self._tasks.values() if task.started and chosen(task)]
+
+    def _give_up(self, pdu: TaskManagementRequest) -> bool:
+        """ABORT TASK for a command that never came: its CmdSN counts as received (11.5.5)."""
+        ahead = serial_distance(self._exp_cmd_sn, pdu.ref_cmd_sn)
+        before = serial_distance(pdu.ref_cmd_sn, pdu.cmd_sn) > 0
+        if not before or not 0 <= ahead < self._config.max_commands - self._open_commands:
+            return False
+        self._held.setdefault(pdu.ref_cmd_sn, None)
+        self._release_held()
+        return True
+
+    def _text_request(self, pdu: TextRequest) -> None:
+        try:
+            answer = self._text.receive(pdu, self.parameters)
+        except TextError:
+            return self._reject(pdu, RejectReason.PROTOCOL_ERROR)
+        self.parameters = self._login.negotiator.parameters()
+        stat_sn, max_cmd_sn = self._next_stat_sn(), self._max_cmd_sn
+        self._send(
+            TextResponse(
+                pdu.task_tag,
+                answer.target_tag,
+                answer.data,
+                stat_sn,
+                self._exp_cmd_sn,
+                max_cmd_sn,
+                answer.final,
+                answer.more,
+            )
+        )
+        return None
+
+    def _logout(self, pdu: LogoutRequest) -> None:
+        response = LogoutResponse.CLOSED
+        if pdu.reason == LogoutReason.REMOVE_FOR_RECOVERY:
+            response = LogoutResponse.RECOVERY_NOT_SUPPORTED
+        elif pdu.reason == LogoutReason.CLOSE_CONNECTION and pdu.connection_id != self._login.connection_id:
+            response = LogoutResponse.CID_NOT_FOUND
+        elif pdu.reason not in (LogoutReason.CLOSE_SESSION, LogoutReason.CLOSE_CONNECTION):
+            return self._reject(pdu, RejectReason.INVALID_PDU_FIELD)
+        stat_sn = self._next_stat_sn()
+        self._send(LogoutResponsePdu(pdu.task_tag, response, stat_sn, self._exp_cmd_sn, self._max_cmd_sn))
+        if response is LogoutResponse.CLOSED:
+            self._close("the initiator logged out")
+        return None
+
+    # Login
+
+    def _receive_login(self, pdu: LoginRequest) -> None:
+        if self._last_login is None:
+            self._exp_cmd_sn = pdu.cmd_sn
+        answer = self._login.receive(pdu)
+        self._last_login = (pdu, answer)
+        if answer.complete:
+            self._state = _State.ADMITTING
+            login = self._login
+            self._events.append(
+                LoginCompleted(
+                    login.initiator, login.initiator_alias, login.isid, login.tsih, login.discovery
+                )
+            )
+            return
+        self._send_login(tsih=pdu.tsih)
+        if answer.status is not LoginStatus.SUCCESS:
+            self._close(f"login refused: {answer.problem}")
+
+    def _send_login(self, tsih: int) -> None:
+        if self._last_login is None:
+            return
+        request, answer = self._last_login
+        stat_sn = self._next_stat_sn()
+        self._send(
+            LoginResponse(
+                request.task_tag,
+                request.isid,
+                tsih,
+                answer.stage,
+                answer.next_stage,
+                answer.transit,
+                answer.text,
+                answer.status,
+                stat_sn,
+                self._exp_cmd_sn,
+                self._max_cmd_sn,
+            )
+        )
+
+    def _refuse_during_login(self, pdu: Pdu) -> None:
+        header = _header(pdu)
+        self._send(
+            LoginResponse(
+                task_tag=int.from_bytes(header[16:20]),
+                isid=self._login.isid or bytes(6),
+                tsih=0,
+                stage=LoginStage.SECURITY,
+                next_stage=LoginStage.SECURITY,
+                transit=False,
+                data=b"",
+                status=LoginStatus.INVALID_DURING_LOGIN,
+                stat_sn=self._next_stat_sn(),
+                exp_cmd_sn=self._exp_cmd_sn,
+                max_cmd_sn=self._max_cmd_sn,
+            )
+        )
+        self._close(f"PDU {header[0] & 0x3F:02X}h before the login was complete")
+
+    # Commands and their data
+
+    def _open_task(self, pdu: ScsiCommand) -> TargetTask | None:
+        reason = None
+        if self._login.discovery:
+            reason = RejectReason.PROTOCOL_ERROR
+        elif pdu.task_tag in self._tasks or pdu.task_tag in self._functions or pdu.task_tag == NO_TAG:
+            reason = RejectReason.TASK_IN_PROGRESS
+        elif pdu.immediate and self._open_immediate >= self._config.max_immediate:
+            reason = RejectReason.TOO_MANY_IMMEDIATE_COMMANDS
+        if reason is not None:
+            self._reject(pdu, reason)
+            return None
+        task = TargetTask(pdu, self.parameters, self._config.max_data_out)
+        self._tasks[pdu.task_tag] = task
+        return task
+
+    def _advance(self, task: TargetTask) -> None:
+        """Give a command out when it is whole; ask for data when it is their turn."""
+        if task.delivered or not task.started:
+            return
+        if task.failure is not None:
+            self.respond(task.tag, task.failure)
+        elif task.complete:
+            self._events.append(CommandReceived(task.tag, decode_lun(task.lun), task.command()))
+        elif not task.awaits_unsolicited and task not in self._starved:
+            if task.reserved or self._reserve(task):
+                self._request_data(task)
+            else:
+                self._starved.append(task)
+
+    def _reserve(self, task: TargetTask) -> bool:
+        missing = task.write_length - task.received
+        if self._buffered and self._buffered + missing > self._config.max_buffered:
+            return False
+        task.reserved = missing
+        self._buffered += missing
+        return True
+
+    def _serve_starved(self) -> None:
+        while self._starved and self._reserve(self._starved[0]):
+            self._request_data(self._starved.popleft())
+
+    def _request_data(self, task: TargetTask) -> None:
+        parameters = self.parameters
+        while task.requested < task.write_length and task.open_sequences < parameters.max_outstanding_r2t:
+            self._target_tag = (self._target_tag + 1) & 0x7FFF_FFFF
+            length = min(parameters.max_burst_length, task.write_length - task.requested)
+            offset = task.request(self._target_tag, length)
+            self._send(
+                ReadyToTransfer(
+                    task.tag,
+                    self._target_tag,
+                    task.lun,
+                    task.r2t_sn,
+                    offset,
+                    length,
+                    self._stat_sn,
+                    self._exp_cmd_sn,
+                    self._max_cmd_sn,
+                )
+            )
+            task.r2t_sn += 1
+
+    def _forget(self, task: TargetTask) -> None:
+        """A command is over."""
+        del self._tasks[task.tag]
+        if task.immediate:
+            self._open_immediate -= 1
+        else:
+            self._open_commands -= 1
+        self._buffered -= task.reserved
+        if self._starved and task in self._starved:
+            self._starved.remove(task)
+
+    def _send_response(self, task: TargetTask, response: Response) -> None:
+        data = response.data_in
+        room, length = task.read_length, len(data)
+        taken = length if length <= room else room
+        alone = bool(response.sense) or task.bidirectional
+        count = 0
+        if taken:
+            count = self._send_data(task, response, taken, with_status=not alone)
+            if not alone:
+                return
+        missing, excess = room - taken, length - taken
+        read = task.bidirectional
+        stat_sn = self._next_stat_sn()
+        self._send(
+            ScsiResponse(
+                task.tag,
+                response.status,
+                stat_sn,
+                self._exp_cmd_sn,
+                self._max_cmd_sn,
+                overflow=not read and excess > 0,
+                underflow=not read and missing > 0,
+                residual=0 if read else excess or missing,
+                read_overflow=read and excess > 0,
+                read_underflow=read and missing > 0,
+                read_residual=(excess or missing) if read else 0,
+                exp_data_sn=count,
+                sense=response.sense,
+            )
+        )
+
+    def _send_data(self, task: TargetTask, response: Response, end: int, with_status: bool) -> int:
+        """Data-In PDUs for the first `end` bytes; the last of them has the status where it may. Return
+        their number."""
+        parameters = self.parameters
+        data: Buffer = response.data_in
+        segment, burst = parameters.max_send_data_segment_length, parameters.max_burst_length
+        if end > segment or end > burst or end != len(data):
+            data = memoryview(data)
+        at = count = 0
+        while at < end:
+            burst_end = min(end, at - at % burst + burst)
+            stop = min(at + segment, burst_end)
+            status = with_status and stop == end
+            residual = len(data) - end or task.read_length - end
+            self._send(
+                DataIn(
+                    task.tag,
+                    count,
+                    at,
+                    data if stop - at == len(data) else data[at:stop],
+                    self._exp_cmd_sn,
+                    self._max_cmd_sn,
+                    stop == burst_end,
+                    status,
+                    response.status if status else 0,
+                    self._next_stat_sn() if status else 0,
+                    status and len(data) > end,
+                    status and task.read_length > end,
+                    residual if status else 0,
+                )
+            )
+            at = stop
+            count += 1
+        return count
+
+    # Responses
+
+    @property
+    def _max_cmd_sn(self) -> int:
+        room = self._config.max_commands - self._open_commands
+        return (self._exp_cmd_sn + room - 1) & 0xFFFF_FFFF
+
+    def _next_stat_sn(self) -> int:
+        stat_sn = self._stat_sn
+        self._stat_sn = (stat_sn + 1) & 0xFFFF_FFFF
+        return stat_sn
+
+    def _send(self, pdu: ResponsePdu) -> None:
+        buffers = pdu.encode()
+        for buffer in buffers:
+            self.unsent += len(buffer)
+        self._out += buffers
+
+    def _reject(self, pdu: Pdu, reason: RejectReason) -> None:
+        stat_sn = self._next_stat_sn()
+        self._send(Reject(reason, _header(pdu), stat_sn, self._exp_cmd_sn, self._max_cmd_sn))
+
+    def _close(self, reason: str) -> None:
+        if self._state is not _State.CLOSED:
+            self._state = _State.CLOSED
+            self._tasks.clear()
+            self._held.clear()
+            self._starved.clear()
+            self._events.append(Closed(reason))
+
+
+def _header(pdu: Pdu) -> bytes:
+    return b"".join(pdu.encode())[:HEADER_LENGTH]

@@ -1,0 +1,87 @@
+"""Text negotiation in full feature phase as the target sees it: SendTargets above all (RFC 7143 11.10,
+11.11, appendix C)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from holdover.iscsi.errors import TextError
+from holdover.iscsi.negotiation import Parameters
+from holdover.iscsi.numbers import NO_TAG
+from holdover.iscsi.requests import TextRequest
+from holdover.iscsi.target_login import TargetConfig, TargetLogin
+from holdover.iscsi.text import MAX_TEXT, Where, decode_text, encode_text
+
+__all__ = ["TargetText", "TextAnswer"]
+
+
+@dataclass(frozen=True, slots=True)
+class TextAnswer:
+    """What a Text Response is to say; `target_tag` is NO_TAG where nothing more is to come."""
+
+    data: bytes
+    target_tag: int = NO_TAG
+    final: bool = True
+    more: bool = False
+
+
+class TargetText:
+    """The one text exchange that may be under way in a session, over as many PDUs as it takes."""
+
+    def __init__(self, config: TargetConfig, address: str, login: TargetLogin) -> None:
+        self._config = config
+        self._address = address
+        self._login = login
+        self._target_tag = 0
+        self._task_tag = NO_TAG
+        self._request = b""
+        self._answer = b""
+
+    def receive(self, pdu: TextRequest, parameters: Parameters) -> TextAnswer:
+        """Take one Text Request.
+
+        Raises:
+            TextError: for malformed text and for a tag of no exchange under way; that exchange is over.
+        """
+        if pdu.target_tag == NO_TAG:
+            self._start(pdu.task_tag)
+        elif (pdu.target_tag, pdu.task_tag) != (self._target_tag, self._task_tag):
+            raise TextError("Text Request of an exchange that is not under way")
+        if not self._answer:
+            self._request += pdu.data
+            if len(self._request) > MAX_TEXT:
+                self._start(NO_TAG)
+                raise TextError(f"text is longer than {MAX_TEXT}")
+            if pdu.more:
+                return TextAnswer(b"", self._target_tag, final=False)
+            request, self._request = self._request, b""
+            self._answer = encode_text(self._answers(decode_text(request)))
+        room = parameters.max_send_data_segment_length
+        part, self._answer = self._answer[:room], self._answer[room:]
+        if self._answer or not pdu.final:
+            return TextAnswer(part, self._target_tag, final=False, more=bool(self._answer))
+        self._task_tag = NO_TAG
+        return TextAnswer(part)
+
+    def _start(self, task_tag: int) -> None:
+        self._target_tag = (self._target_tag + 1) & 0x7FFF_FFFF
+        self._task_tag = task_tag
+        self._request = self._answer = b""
+
+    def _answers(self, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        answers: list[tuple[str, str]] = []
+        for name, value in pairs:
+            if name == "SendTargets":
+                answers += self._send_targets(value)
+        rest = [(name, value) for name, value in pairs if name != "SendTargets"]
+        return answers + self._login.negotiator.receive(rest, Where.FULL_FEATURE)
+
+    def _send_targets(self, wanted: str) -> list[tuple[str, str]]:
+        """Name and address of the target; "All" is for discovery sessions alone."""
+        name = self._config.name
+        if wanted == "All" and not self._login.discovery:
+            return [("SendTargets", "Reject")]
+        if wanted not in ("All", "") and wanted.lower() != name:
+            return []
+        address = f"{self._address},{self._config.portal_group_tag}"
+        return [("TargetName", name), ("TargetAddress", address)]
