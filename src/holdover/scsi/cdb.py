@@ -67,6 +67,16 @@ class PersistentReserveIn:
         length = self.allocation_length.to_bytes(2, "big")
         return bytes([OperationCode.PERSISTENT_RESERVE_IN, self.service_action, 0, 0, 0, 0, 0, *length, 0])
 
+    @classmethod
+    def decode(cls, cdb: bytes) -> PersistentReserveIn:
+        """The CDB of this operation code.
+
+        Raises:
+            DecodeError: It is shorter than 10 bytes.
+        """
+        _require(cdb, 10, "PERSISTENT RESERVE IN CDB")
+        return cls(cdb[1] & 0x1F, _number(cdb, 7, 8))
+
 
 @dataclass(frozen=True, slots=True)
 class PersistentReserveOut:
@@ -98,6 +108,16 @@ class PersistentReserveOut:
                 0,
             ]
         )
+
+    @classmethod
+    def decode(cls, cdb: bytes) -> PersistentReserveOut:
+        """The CDB of this operation code.
+
+        Raises:
+            DecodeError: It is shorter than 10 bytes.
+        """
+        _require(cdb, 10, "PERSISTENT RESERVE OUT CDB")
+        return cls(cdb[1] & 0x1F, _number(cdb, 5, 8), cdb[2] & 0x0F, cdb[2] >> 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,9 +337,13 @@ def decode_cdb(cdb: bytes) -> Cdb:
         return OtherCdb(cdb)
     length, decode = entry
     if len(cdb) < length:
-        name = OperationCode(cdb[0]).name.replace("_", " ")
-        raise DecodeError(f"{name} CDB", f"length of {len(cdb)} bytes, {length} are needed")
+        _require(cdb, length, OperationCode(cdb[0]).name.replace("_", " ") + " CDB")
     return decode(cdb)
+
+
+def _require(cdb: bytes, length: int, structure: str) -> None:
+    if len(cdb) < length:
+        raise DecodeError(structure, f"length of {len(cdb)} bytes, {length} are needed")
 
 
 def _number(cdb: bytes, first: int, last: int) -> int:
@@ -391,14 +415,6 @@ def _start_stop_unit(cdb: bytes) -> StartStopUnit:
     return StartStopUnit(cdb[4] & 0x01 != 0, cdb[4] & 0x02 != 0, cdb[4] >> 4, cdb[1] & 0x01 != 0)
 
 
-def _persistent_reserve_in(cdb: bytes) -> PersistentReserveIn:
-    return PersistentReserveIn(cdb[1] & 0x1F, _number(cdb, 7, 8))
-
-
-def _persistent_reserve_out(cdb: bytes) -> PersistentReserveOut:
-    return PersistentReserveOut(cdb[1] & 0x1F, _number(cdb, 5, 8), cdb[2] & 0x0F, cdb[2] >> 4)
-
-
 def _third_party(cdb: bytes) -> bool:
     return cdb[1] & 0x10 != 0
 
@@ -429,8 +445,8 @@ _DECODERS: dict[int, tuple[int, Callable[[bytes], Cdb]]] = {
     OperationCode.RESERVE_10: (10, lambda cdb: Reserve(10, _third_party(cdb), _extent(cdb))),
     OperationCode.RELEASE_10: (10, lambda cdb: Release(10, _third_party(cdb), _extent(cdb))),
     OperationCode.MODE_SENSE_10: (10, _mode_sense_10),
-    OperationCode.PERSISTENT_RESERVE_IN: (10, _persistent_reserve_in),
-    OperationCode.PERSISTENT_RESERVE_OUT: (10, _persistent_reserve_out),
+    OperationCode.PERSISTENT_RESERVE_IN: (10, PersistentReserveIn.decode),
+    OperationCode.PERSISTENT_RESERVE_OUT: (10, PersistentReserveOut.decode),
     OperationCode.READ_16: (16, _transfer(Read, 16, 10, 10, 14)),
     OperationCode.WRITE_16: (16, _transfer(Write, 16, 10, 10, 14)),
     OperationCode.VERIFY_16: (16, _verify(16, 10, 10, 14)),

@@ -6,6 +6,7 @@ from enum import IntEnum
 
 __all__ = [
     "InServiceAction",
+    "MaintenanceInAction",
     "OperationCode",
     "OutServiceAction",
     "ReservationScope",
@@ -85,6 +86,14 @@ class ServiceActionIn16(IntEnum):
 
     READ_CAPACITY_16 = 0x10
     GET_LBA_STATUS = 0x12
+
+
+class MaintenanceInAction(IntEnum):
+    """Service actions of MAINTENANCE IN (SPC-4 6.35 to 6.37)."""
+
+    REPORT_TARGET_PORT_GROUPS = 0x0A
+    REPORT_SUPPORTED_OPERATION_CODES = 0x0C
+    REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS = 0x0D
 
 
 class InServiceAction(IntEnum):

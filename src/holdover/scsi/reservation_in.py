@@ -20,6 +20,7 @@ __all__ = [
     "ReadKeys",
     "ReadReservation",
     "Reservation",
+    "without_port_capabilities",
 ]
 
 _HEADER = 8
@@ -201,6 +202,13 @@ class Capabilities:
             types=types if state & _TMV else None,
             rlr_c=bool(able & _RLR_C),
         )
+
+
+def without_port_capabilities(data: bytes) -> bytes:
+    """REPORT CAPABILITIES data in which SIP_C and ATP_C read 0, wherever the allocation length cut them."""
+    if len(data) < 3:
+        return data
+    return data[:2] + bytes([data[2] & ~(_SIP_C | _ATP_C)]) + data[3:]
 
 
 @dataclass(frozen=True, slots=True)

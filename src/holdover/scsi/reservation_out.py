@@ -6,7 +6,7 @@ MOVE has a list of its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from holdover.scsi.cdb import PersistentReserveIn, PersistentReserveOut
 from holdover.scsi.command import Command
@@ -69,19 +69,30 @@ class ParameterList:
             DecodeError: Fewer than 24 bytes; more without SPEC_I_PT; TransportIDs that do not fill the
                 length they claim.
         """
+        basic = cls.decode_basic(data)
+        if basic.spec_i_pt:
+            return replace(basic, transport_ids=_decode_transport_ids(data))
+        if len(data) != BASIC_LENGTH:
+            raise DecodeError(_BASIC, f"length of {len(data)} bytes, without SPEC_I_PT it is {BASIC_LENGTH}")
+        return basic
+
+    @classmethod
+    def decode_basic(cls, data: bytes) -> ParameterList:
+        """The first 24 bytes alone, whatever follows: for service actions that ignore SPEC_I_PT, and to
+        look at its bit before the rest.
+
+        Raises:
+            DecodeError: Fewer than 24 bytes.
+        """
         if len(data) < BASIC_LENGTH:
             raise DecodeError(_BASIC, f"length of {len(data)} bytes, at least {BASIC_LENGTH} are needed")
         flags = data[20]
-        spec_i_pt = bool(flags & _SPEC_I_PT)
-        if not spec_i_pt and len(data) != BASIC_LENGTH:
-            raise DecodeError(_BASIC, f"length of {len(data)} bytes, without SPEC_I_PT it is {BASIC_LENGTH}")
         return cls(
             key=int.from_bytes(data[0:8], "big"),
             service_action_key=int.from_bytes(data[8:16], "big"),
             aptpl=bool(flags & _APTPL),
             all_tg_pt=bool(flags & _ALL_TG_PT),
-            spec_i_pt=spec_i_pt,
-            transport_ids=_decode_transport_ids(data) if spec_i_pt else (),
+            spec_i_pt=bool(flags & _SPEC_I_PT),
         )
 
 
