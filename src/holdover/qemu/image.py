@@ -82,7 +82,7 @@ def _recipe() -> str:
 
 
 def _script(name: str) -> bytes:
-    return resources.files("holdover.qemu").joinpath("guest", name).read_bytes()
+    return resources.files("holdover.qemu").joinpath("guest_files", name).read_bytes()
 
 
 def _kernel_package() -> str:
