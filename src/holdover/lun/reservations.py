@@ -211,6 +211,8 @@ def persistent_reserve_out(
         and not out_allowed(service_action, registered=own_key != 0)
     ):
         return request.conflict()
+    if parameters.spec_i_pt and service_action is not OutServiceAction.REGISTER:
+        return request.refuse(AdditionalSense.INVALID_FIELD_IN_PARAMETER_LIST)
     return _SERVICE_ACTIONS[service_action](request)
 
 
@@ -240,8 +242,6 @@ def _register(request: _Request) -> Outcome:
 
 def _register_and_ignore_existing_key(request: _Request) -> Outcome:
     """REGISTER AND IGNORE EXISTING KEY (5.13.7, table 68)."""
-    if request.parameters.spec_i_pt:
-        return request.refuse(AdditionalSense.INVALID_FIELD_IN_PARAMETER_LIST)
     return _register_or_unregister(request, _nexuses_of(request, request.nexus.initiator))
 
 

@@ -1,0 +1,106 @@
+"""What a logical unit says of itself: INQUIRY (SPC-4 6.6, 7.8; SBC-3 6.6).
+
+Designators are derived from the serial number alone, so whoever keeps the serial number keeps the
+identity by which hosts recognise the logical unit, wherever its file lies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from holdover.lun.block import Geometry
+from holdover.scsi.inquiry import (
+    Association,
+    BlockDeviceCharacteristics,
+    BlockLimits,
+    CodeSet,
+    Designator,
+    DesignatorType,
+    DeviceIdentification,
+    LogicalBlockProvisioning,
+    StandardInquiry,
+    SupportedPages,
+    UnitSerialNumber,
+    VpdPage,
+)
+
+__all__ = ["Identity"]
+
+# SAM-5, SPC-4, SBC-3, iSCSI: "no version claimed" of each (SPC-4 6.6.2 table 143).
+_STANDARDS = (0x00A0, 0x0460, 0x04C0, 0x0960)
+_NAA_LOCALLY_ASSIGNED = 0x3 << 60
+_NO_ROTATION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a logical unit is.
+
+    Attributes:
+        serial: Unit serial number: 1 to 64 printable ASCII characters, unique among all logical units
+            that a host can see.
+        vendor: T10 vendor identification, up to 8 ASCII characters.
+        product: Product identification, up to 16 ASCII characters.
+        revision: Product revision level, up to 4 ASCII characters.
+    """
+
+    serial: str
+    vendor: str = "HOLDOVER"
+    product: str = "EMBEDDED LUN"
+    revision: str = "1"
+
+    @property
+    def naa(self) -> Designator:
+        """The name by which hosts recognise the logical unit: an NAA designator of the locally assigned
+        kind (SPC-4 7.8.6.6.4), for the project has no company identifier of the IEEE and borrows none."""
+        digest = hashlib.sha256(self.serial.encode()).digest()
+        name = _NAA_LOCALLY_ASSIGNED | int.from_bytes(digest[:8], "big") >> 4
+        return Designator(
+            DesignatorType.NAA, Association.LOGICAL_UNIT, CodeSet.BINARY, name.to_bytes(8, "big")
+        )
+
+    def designators(self, target_port: int) -> tuple[Designator, ...]:
+        """The designators of page 83h, as seen through one target port."""
+        t10 = self.vendor.ljust(8) + self.serial
+        return (
+            self.naa,
+            Designator(DesignatorType.T10, Association.LOGICAL_UNIT, CodeSet.ASCII, t10.encode("ascii")),
+            Designator(
+                DesignatorType.RELATIVE_TARGET_PORT,
+                Association.TARGET_PORT,
+                CodeSet.BINARY,
+                target_port.to_bytes(4, "big"),
+            ),
+        )
+
+    def standard(self, ports: int) -> bytes:
+        """Standard INQUIRY data of a logical unit behind this number of target ports."""
+        return StandardInquiry(
+            self.vendor,
+            self.product,
+            self.revision,
+            multi_port=ports > 1,
+            version_descriptors=_STANDARDS,
+        ).encode()
+
+    def vital_product_data(self, page: int, target_port: int, geometry: Geometry) -> bytes | None:
+        """A page of vital product data, whole; None for one that there is not."""
+        match page:
+            case VpdPage.SUPPORTED_PAGES:
+                return SupportedPages(tuple(VpdPage)).encode()
+            case VpdPage.UNIT_SERIAL_NUMBER:
+                return UnitSerialNumber(self.serial).encode()
+            case VpdPage.DEVICE_IDENTIFICATION:
+                return DeviceIdentification(self.designators(target_port)).encode()
+            case VpdPage.BLOCK_LIMITS:
+                return BlockLimits(
+                    optimal_granularity=4096 // geometry.block_length,
+                    maximum_transfer=geometry.maximum_transfer,
+                    optimal_transfer=geometry.maximum_transfer // 8,
+                ).encode()
+            case VpdPage.BLOCK_DEVICE_CHARACTERISTICS:
+                return BlockDeviceCharacteristics(rotation_rate=_NO_ROTATION).encode()
+            case VpdPage.LOGICAL_BLOCK_PROVISIONING:
+                return LogicalBlockProvisioning().encode()
+        return None

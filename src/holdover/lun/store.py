@@ -1,0 +1,193 @@
+"""What a logical unit keeps through a loss of power: its reservations (APTPL) and its serial number.
+
+Beside FILE, the medium:
+
+FILE.pr
+    Registrations and reservation, while the most recent APTPL is one; no such file while it is zero.
+    A JSON document, {"format": 1, "sha256": "...", "state": {...}}, with the digest of the state's bytes.
+FILE.serial
+    The serial number that was drawn for the logical unit when it was first opened without one of its own.
+    Whoever moves FILE moves this with it, and hosts go on recognising the logical unit; whoever copies
+    FILE leaves it, so that no two logical units have one name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from pathlib import Path
+
+import msgspec
+
+from holdover.lun.durable import remove_file, replace_file
+from holdover.lun.errors import StoreError
+from holdover.lun.reservations import PersistentReservation, Registration, ReservationState
+from holdover.scsi.errors import DecodeError
+from holdover.scsi.nexus import ITNexus
+from holdover.scsi.opcodes import ReservationType
+from holdover.scsi.transport_id import decode_transport_id
+
+__all__ = ["SERIAL", "ReservationStore", "kept_serial"]
+
+SERIAL = re.compile(r"[!-~]{1,64}")
+"""What a serial number may be: printable ASCII without spaces."""
+
+_FORMAT = 1
+
+
+class _Nexus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    initiator: str  # the TransportID's bytes in hexadecimal
+    target_port: int
+
+
+class _Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    nexus: _Nexus
+    key: str  # 16 hexadecimal digits: JSON readers lose the low bits of large numbers
+    all_target_ports: bool
+
+
+class _Reservation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    type: int
+    holder: _Nexus | None
+
+
+class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    registrations: tuple[_Registration, ...]
+    reservation: _Reservation | None
+
+
+class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: int
+    sha256: str
+    state: msgspec.Raw
+
+
+class ReservationStore:
+    """The file that keeps registrations and reservation through a loss of power.
+
+    Args:
+        medium: The file that the logical unit has as its medium; the store is beside it.
+    """
+
+    def __init__(self, medium: Path) -> None:
+        self._path = medium.with_name(medium.name + ".pr")
+
+    def load(self) -> ReservationState:
+        """What was kept; the empty state where nothing was.
+
+        Raises:
+            StoreError: The file is there but cannot be read, is damaged or of another format.
+        """
+        try:
+            data = self._path.read_bytes()
+        except FileNotFoundError:
+            return ReservationState()
+        except OSError as error:
+            raise StoreError(f"{self._path} cannot be read: {error.strerror}") from error
+        try:
+            return _decode(data)
+        except (msgspec.MsgspecError, DecodeError, ValueError) as error:
+            raise StoreError(f"{self._path} is damaged, and is left as it is: {error}") from error
+
+    def save(self, state: ReservationState) -> None:
+        """Keep a state with APTPL, or nothing for one without; on stable storage when this returns.
+
+        Raises:
+            OSError: The system refuses. What a restart finds is the state before, or this one.
+        """
+        if state.aptpl:
+            replace_file(self._path, _encode(state))
+        else:
+            remove_file(self._path)
+
+
+def _encode(state: ReservationState) -> bytes:
+    registrations = tuple(
+        _Registration(_encode_nexus(each.nexus), f"{each.key:016x}", each.all_target_ports)
+        for each in state.registrations
+    )
+    body = msgspec.json.encode(_State(registrations, _encode_reservation(state.reservation)))
+    document = _Document(_FORMAT, hashlib.sha256(body).hexdigest(), msgspec.Raw(body))
+    return msgspec.json.encode(document) + b"\n"
+
+
+def _encode_reservation(held: PersistentReservation | None) -> _Reservation | None:
+    if held is None:
+        return None
+    return _Reservation(held.type, None if held.holder is None else _encode_nexus(held.holder))
+
+
+def _encode_nexus(nexus: ITNexus) -> _Nexus:
+    return _Nexus(nexus.initiator.encode().hex(), nexus.target_port)
+
+
+def _decode(data: bytes) -> ReservationState:
+    document = msgspec.json.decode(data, type=_Document)
+    if document.format != _FORMAT:
+        raise ValueError(f"format {document.format}, this program reads {_FORMAT}")
+    body = bytes(document.state)
+    if hashlib.sha256(body).hexdigest() != document.sha256:
+        raise ValueError("the checksum is wrong")
+    kept = msgspec.json.decode(body, type=_State)
+    registrations = tuple(
+        Registration(_decode_nexus(each.nexus), int(each.key, 16), each.all_target_ports)
+        for each in kept.registrations
+    )
+    state = ReservationState(registrations, _decode_reservation(kept.reservation), aptpl=True)
+    _check(state)
+    return state
+
+
+def _decode_nexus(nexus: _Nexus) -> ITNexus:
+    initiator, _ = decode_transport_id(bytes.fromhex(nexus.initiator))
+    return ITNexus(initiator, nexus.target_port)
+
+
+def _decode_reservation(held: _Reservation | None) -> PersistentReservation | None:
+    if held is None:
+        return None
+    holder = None if held.holder is None else _decode_nexus(held.holder)
+    return PersistentReservation(ReservationType(held.type), holder)
+
+
+def _check(state: ReservationState) -> None:
+    """What always holds of a state (see `holdover.lun.reservations`)."""
+    held = state.reservation
+    if len({each.nexus for each in state.registrations}) != len(state.registrations):
+        raise ValueError("an I_T nexus is registered twice")
+    if any(not 0 < each.key < 1 << 64 for each in state.registrations):
+        raise ValueError("a reservation key is not a number from 1 to FFFFFFFFFFFFFFFFh")
+    if held is None:
+        return
+    if held.type.all_registrants != (held.holder is None):
+        raise ValueError(f"a reservation of type {held.type:X}h with the wrong kind of holder")
+    if not any(state.holds(each.nexus) for each in state.registrations):
+        raise ValueError("the reservation's holder is not registered")
+
+
+def kept_serial(medium: Path) -> str:
+    """The serial number of the logical unit on this medium; it is drawn and kept where there is none.
+
+    Raises:
+        StoreError: The file that keeps it is damaged, or cannot be read or written.
+    """
+    path = medium.with_name(medium.name + ".serial")
+    try:
+        serial = path.read_text("ascii").strip()
+    except FileNotFoundError:
+        return _draw_serial(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error
+    if not SERIAL.fullmatch(serial):
+        raise StoreError(f"{path} is damaged: {serial!r} is not a serial number")
+    return serial
+
+
+def _draw_serial(path: Path) -> str:
+    serial = secrets.token_hex(8)
+    try:
+        replace_file(path, serial.encode() + b"\n")
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror}") from error
+    return serial
