@@ -1,0 +1,5 @@
+"""``python -m holdover``."""
+
+from holdover.cli.main import main
+
+main()

@@ -1,0 +1,82 @@
+"""``holdover agent``: the daemon of one host, until a signal ends it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from holdover.agent.config import AgentConfig, ApiConfig, ConfigError, GuestConfig, check_config, load_config
+from holdover.agent.host import Host
+from holdover.agent.server import serve
+from holdover.cli.errors import refuse
+
+__all__ = ["run"]
+
+
+def run(config: Path | None, single: Mapping[str, str | None], devices: list[str], incoming: bool) -> None:
+    """Run an agent from a TOML file, or for one guest from the options in ``single``."""
+    try:
+        settings = _settings(config, single, devices, incoming)
+    except ConfigError as error:
+        refuse(str(error))
+    structlog.configure(
+        processors=[
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.add_log_level,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    try:
+        uvloop.run(serve(settings, _ready))
+    except OSError as error:
+        refuse(f"agent {settings.name}: {error}", 1)
+
+
+def _settings(
+    config: Path | None, single: Mapping[str, str | None], devices: list[str], incoming: bool
+) -> AgentConfig:
+    given = [option for option, value in single.items() if value is not None]
+    if devices:
+        given.append("--device")
+    if incoming:
+        given.append("--incoming")
+    if config is not None:
+        if given:
+            raise ConfigError(f"{', '.join(given)}: not beside --config; write it into {config}")
+        return load_config(config)
+    missing = [option for option, value in single.items() if value is None]
+    if not devices:
+        missing.append("--device")
+    if missing:
+        raise ConfigError(f"{', '.join(missing)} missing; or give --config FILE")
+    value = {option: text or "" for option, text in single.items()}
+    settings = AgentConfig(
+        name=value["--name"],
+        initiator=value["--initiator"],
+        api=ApiConfig(listen=value["--api"]),
+        guest=(
+            GuestConfig(
+                name=value["--guest"],
+                machine=value["--machine"],
+                export=value["--export"],
+                devices=tuple(devices),
+                incoming=incoming,
+            ),
+        ),
+    )
+    check_config(settings, "command line")
+    return settings
+
+
+def _ready(host: Host) -> None:
+    print(f"{host.config.name}: API at {host.config.api.listen}", flush=True)
+    for guest in host.guests.values():
+        gate = guest.devices[0].block.gate.value
+        print(f"{host.config.name}: guest {guest.name} ({gate}) at {guest.export}", flush=True)

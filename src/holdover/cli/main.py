@@ -1,0 +1,169 @@
+"""The command line: every command is declared here and does its work in a module of its own.
+
+Nothing heavy is imported before a command needs it: `holdover --help` is to answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdover import __version__
+from holdover.cli.pr_commands import app as pr_app
+
+__all__ = ["main"]
+
+app = typer.Typer(
+    name="holdover",
+    help="Keeps a virtual machine's SCSI persistent reservations with it when it live-migrates.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(pr_app, name="pr")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"holdover {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version_wanted: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def target(
+    iqn: Annotated[str, typer.Option(help="The target's iSCSI name.")],
+    lun: Annotated[
+        list[str],
+        typer.Option(help="file=PATH[,size=64M][,serial=TEXT]; LUN numbers count from 0 in the order given."),
+    ],
+    listen: Annotated[
+        str, typer.Option(help="HOST:PORT to listen at; port 0 takes a free one.")
+    ] = "127.0.0.1:3260",
+) -> None:
+    """Serve embedded LUNs, which enforce persistent reservations, by iSCSI."""
+    from holdover.cli.target import run
+
+    run(listen, iqn, lun)
+
+
+@app.command()
+def agent(
+    config: Annotated[
+        Path | None, typer.Option(help="A TOML file with everything below, for any number of guests.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="This host's name.")] = None,
+    api: Annotated[str | None, typer.Option(help="HOST:PORT of the agent's API (loopback only).")] = None,
+    initiator: Annotated[str | None, typer.Option(help="The iSCSI initiator name of this host.")] = None,
+    guest: Annotated[str | None, typer.Option(help="The guest's name.")] = None,
+    machine: Annotated[str | None, typer.Option(help="Its machine type, as QEMU writes it.")] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(help="scsi-block,drive=iscsi://HOST/IQN/LUN[,id=ID][,migrate-pr=on|off]; repeatable."),
+    ] = None,
+    export: Annotated[
+        str | None, typer.Option(help="HOST:PORT where the guest's QEMU finds its devices.")
+    ] = None,
+    incoming: Annotated[
+        bool, typer.Option("--incoming", help="The guest is to arrive from another host.")
+    ] = False,
+) -> None:
+    """Run the daemon of one host."""
+    from holdover.cli.agent import run
+
+    single = {
+        "--name": name,
+        "--api": api,
+        "--initiator": initiator,
+        "--guest": guest,
+        "--machine": machine,
+        "--export": export,
+    }
+    run(config, single, device or [], incoming)
+
+
+@app.command()
+def status(
+    api: Annotated[list[str], typer.Option(help="HOST:PORT of an agent's API; repeatable.")],
+    json: Json = False,
+) -> None:
+    """Show the guests of agents: devices, tracked key, type, APTPL, gate."""
+    from holdover.cli.status import run
+
+    run(api, json)
+
+
+@app.command()
+def migrate(
+    guest: Annotated[str, typer.Argument(help="The guest's name.")],
+    source: Annotated[str, typer.Option("--from", help="API of the agent that the guest leaves.")],
+    destination: Annotated[str, typer.Option("--to", help="API of the agent that it goes to.")],
+    source_qmp: Annotated[
+        Path | None, typer.Option(help="QMP socket of the QEMU that the guest runs in.")
+    ] = None,
+    destination_qmp: Annotated[
+        Path | None, typer.Option(help="QMP socket of the QEMU that waits for it.")
+    ] = None,
+    migrate_uri: Annotated[str | None, typer.Option(help="Where that QEMU waits: tcp:HOST:PORT.")] = None,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds for the copy of the memory, and for the switch-over.")
+    ] = 3600,
+    fail_after: Annotated[
+        str | None,
+        typer.Option(help="Rehearse a failure: roll back after leave, register, give or preempt."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Move a guest's reservations to another host; with QMP, live-migrate the guest as well."""
+    from holdover.cli.migrate import run
+
+    run(guest, source, destination, (source_qmp, destination_qmp, migrate_uri), timeout, fail_after, json)
+
+
+@app.command()
+def rollback(
+    guest: Annotated[str, typer.Argument(help="The guest's name.")],
+    source: Annotated[str, typer.Option("--from", help="API of the agent that the guest was to leave.")],
+    destination: Annotated[str, typer.Option("--to", help="API of the agent that it was to go to.")],
+    json: Json = False,
+) -> None:
+    """Bring a guest's reservations back after a handover that was left half done."""
+    from holdover.cli.migrate import roll_back
+
+    roll_back(guest, source, destination, json)
+
+
+@app.command()
+def demo(
+    vm: Annotated[bool, typer.Option("--vm", help="With two QEMUs and a real Linux guest.")] = False,
+    html: Annotated[Path, typer.Option(help="Where to write the timeline.")] = Path("holdover-demo.html"),
+    json: Json = False,
+) -> None:
+    """Show the harm of a migration without Holdover, and then the same with it."""
+    from holdover.cli.demo import run
+
+    run(vm=vm, html=html, json=json)
+
+
+def main() -> None:
+    """The entry point; what was asked for wrongly ends in one line and exit status 2."""
+    try:
+        app()
+    except BrokenPipeError:
+        sys.exit(141)
+    except KeyboardInterrupt:
+        sys.exit(130)

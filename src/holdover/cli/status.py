@@ -1,0 +1,86 @@
+"""``holdover status``: the guests of agents, as a table or as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from holdover.agent.api import DeviceState, HostState
+from holdover.agent.client import AgentClient, AgentError
+from holdover.agent.config import ConfigError
+from holdover.cli.errors import refuse
+from holdover.scsi.opcodes import ReservationType
+
+__all__ = ["run"]
+
+_GATE_STYLES = {"running": "green", "incoming": "yellow", "leaving": "yellow", "departed": "dim"}
+
+
+def run(apis: list[str], json: bool) -> None:
+    """Ask each agent and show what it says."""
+    try:
+        hosts = asyncio.run(_ask(apis))
+    except ConfigError as error:
+        refuse(str(error))
+    except AgentError as error:
+        refuse(str(error), 1)
+    if json:
+        print(msgspec.json.encode(hosts).decode())
+    else:
+        Console().print(_table(hosts))
+
+
+async def _ask(apis: list[str]) -> list[HostState]:
+    clients = [AgentClient(api) for api in apis]
+    try:
+        return list(await asyncio.gather(*(client.guests() for client in clients)))
+    finally:
+        for client in clients:
+            await client.close()
+
+
+def _table(hosts: list[HostState]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for title in (
+        "HOST",
+        "GUEST",
+        "DEVICE",
+        "LUN",
+        "MIGRATE-PR",
+        "GATE",
+        "KEY",
+        "TYPE",
+        "APTPL",
+        "INITIATORS",
+    ):
+        table.add_column(title, overflow="fold")
+    for host in hosts:
+        if not host.guests:
+            table.add_row(host.host, "no guest")
+        for guest in host.guests:
+            for device in guest.devices:
+                row = (host.host, guest.name, *_cells(device), str(len(guest.sessions)))
+                table.add_row(*row)
+    return table
+
+
+def _cells(device: DeviceState) -> tuple[str, ...]:
+    kind = "-"
+    if device.type is not None:
+        name = ReservationType(device.type)
+        kind = f"{name.short_name} ({device.type})"
+    gate = f"[{_GATE_STYLES.get(device.gate, 'red')}]{device.gate}[/]"
+    if device.held:
+        gate += f", {device.held} held"
+    return (
+        device.id,
+        device.designator or f"{device.drive} (not reached yet)",
+        "on" if device.migrate_pr else "off",
+        gate,
+        (f"{device.key:#x}" if device.key else "-") + (" [red]stale[/]" if device.stale else ""),
+        kind,
+        "yes" if device.aptpl else "no",
+    )

@@ -1,0 +1,46 @@
+"""A third initiator that registers nothing and keeps trying to write over the guest's blocks.
+
+``python -m holdover.demo.intruder``; orders on standard input, reports on standard output.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from holdover.demo.blocks import BLOCK, FOREIGN
+from holdover.demo.messages import Connect, Report
+from holdover.demo.workload import BLOCKS
+from holdover.demo.writer import Counter, orders, say
+from holdover.iscsi.url import parse_iscsi_url
+from holdover.paths.iscsi import Identity, IscsiSessions, isid_of
+from holdover.scsi.cdb import Write
+from holdover.scsi.command import Command
+from holdover.scsi.sense import is_unit_attention
+
+_LOGICAL = BLOCK // 512
+_PAUSE = 0.001
+
+
+async def run() -> None:
+    """Write until any second order comes."""
+    queue = await orders()
+    order = await queue.get()
+    if not isinstance(order, Connect):
+        return
+    identity = Identity("iqn.2026-11.org.holdover:demo-intruder", isid_of("demo"))
+    path = IscsiSessions().path(parse_iscsi_url(order.url), identity)
+    counter = Counter("intruder")
+    address = 0
+    while queue.empty():
+        address = (address + 1) % BLOCKS
+        response = await path.execute(Command(Write(address * _LOGICAL, _LOGICAL, 10).encode(), FOREIGN))
+        if not is_unit_attention(response):
+            counter.count(response)
+        await asyncio.sleep(_PAUSE)
+    counter.tick()
+    await path.close()
+    say(Report("intruder", counter.accepted, counter.refused))
+
+
+if __name__ == "__main__":
+    asyncio.run(run())

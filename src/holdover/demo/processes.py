@@ -1,0 +1,109 @@
+"""The demonstration's processes: started with pipes, ended by their id, their errors kept."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
+
+from holdover.demo.messages import Order, Said, decode_said, encode
+
+__all__ = ["Child", "DemoFailed", "free_port", "started"]
+
+_START_SECONDS = 30.0
+_END_SECONDS = 10.0
+
+
+class DemoFailed(Exception):
+    """The demonstration could not be shown: which process failed, and what it said."""
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens at now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Child:
+    """One process: a line at a time in and out."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process, errors: IO[bytes]) -> None:
+        self.name = name
+        self._process = process
+        self._errors = errors
+
+    async def line(self) -> bytes:
+        """The next line of its output."""
+        if self._process.stdout is None:
+            raise DemoFailed(f"{self.name} has no output")
+        line = await self._process.stdout.readline()
+        if not line:
+            raise DemoFailed(f"{self.name} ended:\n{self.errors()}")
+        return line
+
+    async def said(self) -> Said:
+        """The next message."""
+        return decode_said(await self.line())
+
+    def order(self, order: Order) -> None:
+        """Tell it what to do."""
+        if self._process.stdin is not None:
+            self._process.stdin.write(encode(order))
+
+    def errors(self) -> str:
+        """What it wrote to standard error."""
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace").strip()
+
+    async def end(self) -> None:
+        """End it: politely first."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+            try:
+                async with asyncio.timeout(_END_SECONDS):
+                    await self._process.wait()
+            except TimeoutError:
+                self._process.kill()
+                await self._process.wait()
+        self._errors.close()
+
+
+@asynccontextmanager
+async def started(
+    name: str, *arguments: str, ready: str | None = None, folder: Path
+) -> AsyncGenerator[Child, None]:
+    """Run ``python -m ARGUMENTS`` in ``folder``; wait for a line that contains ``ready``, if given.
+
+    Raises:
+        DemoFailed: It ended or did not say so in time; with what it wrote to standard error.
+    """
+    with TemporaryFile() as errors:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
+            cwd=folder,
+        )
+        child = Child(name, process, errors)
+        try:
+            if ready is not None:
+                try:
+                    async with asyncio.timeout(_START_SECONDS):
+                        while ready.encode() not in await child.line():
+                            pass
+                except TimeoutError:
+                    raise DemoFailed(f"{name} did not start within {_START_SECONDS:g} s") from None
+            yield child
+        finally:
+            await child.end()

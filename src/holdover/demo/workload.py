@@ -1,0 +1,122 @@
+"""The guest's stand-in: holds a reservation, writes checksummed blocks and reads them back without pause.
+
+``python -m holdover.demo.workload``; orders on standard input, reports on standard output. Like a guest, it
+knows one disk, and does not know on which host it is: *connect* is where its QEMU finds that disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from holdover.demo.blocks import BLOCK, block, check
+from holdover.demo.messages import Connect, End, Order, Ready, Report, Stop
+from holdover.demo.writer import Counter, orders, say
+from holdover.iscsi.url import parse_iscsi_url
+from holdover.paths.iscsi import Identity, IscsiPath, IscsiSessions, isid_of
+from holdover.scsi.cdb import Read, Write
+from holdover.scsi.command import Command, Response
+from holdover.scsi.opcodes import OutServiceAction, ReservationType
+from holdover.scsi.reservation_out import out_command
+from holdover.scsi.sense import describe_response, is_unit_attention
+
+KEY = 0x484F4C44
+BLOCKS = 256
+_LOGICAL = BLOCK // 512
+
+
+class Workload:
+    """One disk, one write in flight, and what must stand on the disk."""
+
+    def __init__(self) -> None:
+        self._sessions = IscsiSessions()
+        self._path: IscsiPath | None = None
+        self._sequence = 0
+        self._written: dict[int, int] = {}
+        self._damaged = 0
+        self._counter = Counter("guest")
+
+    async def connect(self, url: str) -> None:
+        """Go on, on the disk at ``url``; the first time register and reserve there."""
+        first = self._path is None
+        if self._path is not None:
+            await self._path.close()
+        identity = Identity("iqn.2026-11.org.holdover:demo-guest", isid_of("demo"))
+        self._path = self._sessions.path(parse_iscsi_url(url), identity)
+        if first:
+            await self._must(out_command(OutServiceAction.REGISTER, 0, KEY, aptpl=True))
+            kind = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
+            await self._must(out_command(OutServiceAction.RESERVE, KEY, type=kind))
+
+    async def _execute(self, command: Command) -> Response:
+        if self._path is None:
+            raise RuntimeError("no disk is connected")
+        response = await self._path.execute(command)
+        while is_unit_attention(response):
+            response = await self._path.execute(command)
+        return response
+
+    async def _must(self, command: Command) -> None:
+        response = await self._execute(command)
+        if not response.good:
+            raise RuntimeError(f"the workload could not begin: {describe_response(response)}")
+
+    async def write(self) -> None:
+        """Write the next block and read it back."""
+        self._sequence += 1
+        address = self._sequence % BLOCKS
+        cdb = Write(address * _LOGICAL, _LOGICAL, 10).encode()
+        response = await self._execute(Command(cdb, block(self._sequence, address)))
+        self._counter.count(response)
+        if response.good:
+            self._written[address] = self._sequence
+            if await self._read(address) != self._sequence:
+                self._damaged += 1
+
+    async def _read(self, address: int) -> int | None:
+        cdb = Read(address * _LOGICAL, _LOGICAL, 10).encode()
+        response = await self._execute(Command(cdb, data_in_length=BLOCK))
+        return check(response.data_in, address) if response.good else None
+
+    async def first_write(self) -> Ready:
+        """A write after a pause, and when it had ended."""
+        await self.write()
+        return Ready(time.monotonic())
+
+    def pause(self) -> Ready:
+        """Stand still; nothing is in flight."""
+        self._counter.tick()
+        return Ready(time.monotonic())
+
+    async def verify(self) -> Report:
+        """Read every block that was written and compare it with what was acknowledged last."""
+        self._counter.tick()
+        verified = 0
+        for address, sequence in self._written.items():
+            if await self._read(address) == sequence:
+                verified += 1
+            else:
+                self._damaged += 1
+        counter = self._counter
+        return Report("guest", counter.accepted, counter.refused, verified, self._damaged)
+
+
+async def run() -> None:
+    """Follow the orders until *end*."""
+    workload = Workload()
+    queue = await orders()
+    order: Order = await queue.get()
+    while not isinstance(order, End):
+        if isinstance(order, Connect):
+            await workload.connect(order.url)
+            say(await workload.first_write())
+            while queue.empty():
+                await workload.write()
+        elif isinstance(order, Stop):
+            say(workload.pause())
+        order = await queue.get()
+    say(await workload.verify())
+
+
+if __name__ == "__main__":
+    asyncio.run(run())

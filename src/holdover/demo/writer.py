@@ -1,0 +1,66 @@
+"""The loop that workload and intruder share: write, count, tell; orders come on standard input."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+from holdover.demo.messages import Order, Said, Tick, decode_order, encode
+from holdover.scsi.command import Response
+
+__all__ = ["Counter", "orders", "say"]
+
+_TICK = 0.02
+
+
+def say(message: Said) -> None:
+    """One line on standard output, at once."""
+    sys.stdout.buffer.write(encode(message))
+    sys.stdout.buffer.flush()
+
+
+async def orders() -> asyncio.Queue[Order]:
+    """The orders that come on standard input."""
+    queue: asyncio.Queue[Order] = asyncio.Queue()
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
+
+    async def read() -> None:
+        while line := await reader.readline():
+            queue.put_nowait(decode_order(line))
+
+    queue_reader = asyncio.create_task(read())
+    queue_reader.add_done_callback(lambda _: None)
+    return queue
+
+
+class Counter:
+    """Sums of accepted and refused writes, told in ticks of 20 ms so that a timeline can be drawn."""
+
+    def __init__(self, who: str) -> None:
+        self._who = who
+        self._last = time.monotonic()
+        self._accepted = self._refused = 0
+        self._why = ""
+        self.accepted = self.refused = 0
+
+    def count(self, response: Response) -> None:
+        """One write has ended."""
+        if response.good:
+            self._accepted += 1
+            self.accepted += 1
+        else:
+            self._refused += 1
+            self.refused += 1
+            self._why = response.status.name.replace("_", " ")
+        if time.monotonic() - self._last >= _TICK:
+            self.tick()
+
+    def tick(self) -> None:
+        """Tell what has not been told."""
+        now = time.monotonic()
+        if self._accepted or self._refused:
+            say(Tick(now, self._who, self._accepted, self._refused, self._why))
+        self._last, self._accepted, self._refused, self._why = now, 0, 0, ""

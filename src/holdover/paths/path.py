@@ -1,0 +1,49 @@
+"""What every way to a logical unit offers."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from holdover.scsi.command import Command, Response
+
+__all__ = ["AnswerLost", "Path", "PathError"]
+
+
+class PathError(Exception):
+    """The logical unit could not be asked; the command was not sent.
+
+    Attributes:
+        path: The path's name, as people write it (a URL).
+        problem: What happened.
+    """
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = path
+        self.problem = problem
+
+
+class AnswerLost(PathError):
+    """The command was sent and its answer never came: it may have been carried out, or not."""
+
+
+class Path(Protocol):
+    """One I_T nexus to one logical unit."""
+
+    @property
+    def name(self) -> str:
+        """How people write this path."""
+        ...
+
+    async def execute(self, command: Command) -> Response:
+        """Send one command and wait for its answer.
+
+        Raises:
+            PathError: The command could not be sent.
+            AnswerLost: It was sent, and the answer never came.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of the logical unit; the nexus keeps its registrations."""
+        ...
