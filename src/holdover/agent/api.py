@@ -11,6 +11,8 @@ from enum import Enum
 
 import msgspec
 
+from holdover.scsi.opcodes import ReservationType
+
 __all__ = [
     "DeviceState",
     "GuestState",
@@ -121,6 +123,12 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     shared: bool = False
     lost: bool = False
     prey: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.key < 1 << 64 and 0 <= self.prey < 1 << 64):
+            raise ValueError("a reservation key has 64 bits")
+        if self.type is not None and (self.key == 0 or self.type not in ReservationType):
+            raise ValueError(f"no guest holds a reservation of type {self.type} with key {self.key:#x}")
 
 
 class StepRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -103,7 +103,12 @@ class GuestDevice:
         try:
             request = next(steps)
             while True:
-                request = steps.send(await self._path.execute(request))
+                try:
+                    answer = await self._path.execute(request)
+                except PathError as error:
+                    request = steps.throw(error)
+                else:
+                    request = steps.send(answer)
         except StopIteration as done:
             response: Response = done.value
             return response

@@ -293,7 +293,9 @@ def _change_key(tracked: Tracked, new_key: int, step: str) -> Steps[None]:
         if response.status is Status.RESERVATION_CONFLICT:
             # with RK 0 and SARK 0 GOOD means: not registered, which is what 0 asks for
             repeated = yield from _tell(done, step)
-            if repeated is not None and repeated.good:
+            if repeated is None:
+                continue
+            if repeated.good:
                 return
         raise StepFailed(step, f"the LUN answers {describe_response(response)}")
     raise StepFailed(step, "the LUN's answers are lost again and again; the registration is in doubt")
