@@ -1,0 +1,507 @@
+"""An initiator's side of one session with its one connection (RFC 7143), without any I/O.
+
+Bytes go in by `receive_data`; `events_received` tells what they mean; `data_to_send` gives the bytes
+to send, the first of them right after creation. Commands that the target's window (MaxCmdSN) has no
+room for wait here and go out as it opens.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum, auto
+
+from holdover.iscsi.errors import CommandRefused, LoginError, PduError, ProtocolError
+from holdover.iscsi.header import HEADER_LENGTH, Buffer
+from holdover.iscsi.initiator_events import (
+    CommandCompleted,
+    CommandFailed,
+    InitiatorEvent,
+    LoggedIn,
+    LoginFailed,
+    LogoutRequested,
+    Pong,
+    SessionClosed,
+    TargetsReceived,
+    TaskManagementCompleted,
+)
+from holdover.iscsi.initiator_login import InitiatorConfig, InitiatorLogin, LoginStep
+from holdover.iscsi.names import encode_lun
+from holdover.iscsi.negotiation import Parameters
+from holdover.iscsi.numbers import (
+    NO_TAG,
+    AsyncEvent,
+    LogoutReason,
+    Opcode,
+    RejectReason,
+    ScsiServiceResponse,
+    TaskManagementFunction,
+    TaskManagementResponse,
+    serial_distance,
+)
+from holdover.iscsi.pdu import Pdu, PduReader, UnknownPdu
+from holdover.iscsi.requests import (
+    DataOut,
+    LoginRequest,
+    LogoutRequest,
+    NopOut,
+    RequestPdu,
+    ScsiCommand,
+    TaskManagementRequest,
+    TextRequest,
+)
+from holdover.iscsi.responses import (
+    AsyncMessage,
+    DataIn,
+    LoginResponse,
+    LogoutResponsePdu,
+    NopIn,
+    ReadyToTransfer,
+    Reject,
+    ResponsePdu,
+    ScsiResponse,
+    TaskManagementResponsePdu,
+    TextResponse,
+)
+from holdover.iscsi.text import MAX_TEXT, decode_text, encode_text
+from holdover.scsi.command import Command, Response
+from holdover.scsi.status import Status
+
+__all__ = ["InitiatorSession"]
+
+_LOGIN_DATA_LENGTH = 8192
+
+
+class _State(Enum):
+    LOGIN = auto()
+    FULL_FEATURE = auto()
+    CLOSED = auto()
+
+
+class _Task:
+    """One command on its way: where it stands and what has come of its Data-In."""
+
+    __slots__ = ("cmd_sn", "command", "data_sn", "lun", "parts", "received", "sent", "tag")
+
+    def __init__(self, tag: int, lun: int, command: Command) -> None:
+        self.tag = tag
+        self.lun = lun
+        self.command = command
+        self.cmd_sn = 0
+        self.sent = False
+        self.parts: list[Buffer] = []
+        self.received = 0
+        self.data_sn = 0
+
+    def take(self, pdu: DataIn) -> None:
+        """The next piece of Data-In; pieces come in order: so it was negotiated."""
+        end = pdu.offset + len(pdu.data)
+        if pdu.data_sn != self.data_sn or pdu.offset != self.received:
+            raise ProtocolError(f"Data-In {pdu.data_sn} at {pdu.offset} out of order")
+        if end > self.command.data_in_length:
+            raise ProtocolError(f"Data-In up to {end} where {self.command.data_in_length} bytes may come")
+        self.data_sn += 1
+        self.received = end
+        if pdu.data:
+            self.parts.append(pdu.data)
+
+
+class InitiatorSession:
+    """One session. Its first bytes to send are there at once.
+
+    Attributes:
+        parameters: What was negotiated.
+    """
+
+    def __init__(self, config: InitiatorConfig) -> None:
+        self.parameters = Parameters()
+        self._config = config
+        self._login = InitiatorLogin(config)
+        self._reader = PduReader(_LOGIN_DATA_LENGTH)
+        self._state = _State.LOGIN
+        self._events: list[InitiatorEvent] = []
+        self._out: list[Buffer] = []
+        self._cmd_sn = 1
+        self._exp_stat_sn = 0
+        self._max_cmd_sn = 1
+        self._next_tag = 0
+        self._tsih = 0
+        self._tasks: dict[int, _Task] = {}
+        self._waiting: deque[_Task] = deque()
+        self._aborts: dict[int, int] = {}
+        self._functions: set[int] = set()
+        self._text_tag = NO_TAG
+        self._text = b""
+        self._send_login(self._login.first())
+
+    @property
+    def closed(self) -> bool:
+        """Whether the session is over."""
+        return self._state is _State.CLOSED
+
+    # What the connection brings, and what it takes
+
+    def receive_data(self, data: Buffer | bytearray) -> None:
+        """Take in bytes of the connection; the buffer may be used again afterwards. Never raises:
+        what breaks the protocol beyond repair ends in `LoginFailed` or `SessionClosed`."""
+        self._reader.feed(data)
+        try:
+            while self._state is not _State.CLOSED and (pdu := self._reader.next()) is not None:
+                self._receive(pdu)
+        except LoginError as error:
+            self._events.append(LoginFailed(error))
+            self._close(str(error))
+        except (PduError, ProtocolError) as error:
+            self._fail(f"the target broke the protocol: {error}")
+
+    def events_received(self) -> list[InitiatorEvent]:
+        """What has happened since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def data_to_send(self) -> list[Buffer]:
+        """Buffers to send, in order, that have not been given yet."""
+        out, self._out = self._out, []
+        return out
+
+    # What the one who runs the session wants, in full feature phase
+
+    def execute(self, lun: int, command: Command) -> int:
+        """Send a command as soon as the window allows; return its tag.
+
+        Raises:
+            ValueError: for a logical unit number outside 0 to 16383 and a CDB of over 260 bytes.
+        """
+        if not 1 <= len(command.cdb) <= 260:
+            raise ValueError(f"a CDB of {len(command.cdb)} bytes cannot be sent")
+        task = _Task(self._new_tag(), encode_lun(lun), command)
+        self._tasks[task.tag] = task
+        if self._waiting or not self._window_open:
+            self._waiting.append(task)
+        else:
+            self._send_command(task)
+        return task.tag
+
+    def was_sent(self, tag: int) -> bool:
+        """Whether a command that is not answered yet was given to the connection."""
+        task = self._tasks.get(tag)
+        return task is not None and task.sent
+
+    def abort(self, tag: int) -> int | None:
+        """Abort a command; return the tag of the function, whose completion will come as an event, or
+        None where there is nothing to wait for: the command is answered or was never sent."""
+        task = self._tasks.get(tag)
+        if task is None:
+            return None
+        if not task.sent:
+            self._waiting.remove(task)
+            del self._tasks[tag]
+            return None
+        function_tag = self._new_tag()
+        self._aborts[function_tag] = tag
+        self._send_function(function_tag, TaskManagementFunction.ABORT_TASK, task.lun, task)
+        return function_tag
+
+    def manage(self, function: TaskManagementFunction, lun: int = 0) -> int:
+        """Send a task management function that names no command; return its tag."""
+        tag = self._new_tag()
+        self._functions.add(tag)
+        self._send_function(tag, function, encode_lun(lun), None)
+        return tag
+
+    def ping(self) -> None:
+        """Send a NOP-Out; `Pong` tells that it was answered."""
+        self._send(NopOut(self._new_tag(), NO_TAG, self._cmd_sn, self._exp_stat_sn))
+
+    def send_targets(self, wanted: str = "All") -> int:
+        """Ask which targets there are; `TargetsReceived` brings the answer. One at a time."""
+        self._text_tag = self._new_tag()
+        self._text = b""
+        self._send_text(encode_text([("SendTargets", wanted)]), NO_TAG)
+        return self._text_tag
+
+    def logout(self) -> None:
+        """Ask for an orderly end; `SessionClosed` tells that it is there."""
+        tag = self._new_tag()
+        self._send(LogoutRequest(tag, LogoutReason.CLOSE_SESSION, self._cmd_sn, self._exp_stat_sn))
+
+    # Responses
+
+    def _receive(self, pdu: Pdu) -> None:
+        if self._state is _State.LOGIN:
+            if not isinstance(pdu, LoginResponse):
+                raise LoginError(f"the target answers the login with PDU {_opcode(pdu):02X}h")
+            return self._login_response(pdu)
+        if isinstance(pdu, DataIn):
+            self._data_in(pdu)
+        elif isinstance(pdu, ScsiResponse):
+            self._scsi_response(pdu)
+        elif isinstance(pdu, ReadyToTransfer):
+            self._note_window(pdu)
+            self._ready_to_transfer(pdu)
+        elif isinstance(pdu, NopIn):
+            self._nop_in(pdu)
+        elif isinstance(pdu, TaskManagementResponsePdu):
+            self._note(pdu)
+            self._function_completed(pdu.task_tag, pdu.response)
+        elif isinstance(pdu, TextResponse):
+            self._note(pdu)
+            self._text_response(pdu)
+        elif isinstance(pdu, AsyncMessage):
+            self._note(pdu)
+            self._async_message(pdu)
+        elif isinstance(pdu, Reject):
+            self._note(pdu)
+            self._rejected(pdu)
+        elif isinstance(pdu, LogoutResponsePdu):
+            self._close("logged out")
+        else:
+            raise ProtocolError(f"unexpected PDU {_opcode(pdu):02X}h")
+        return None
+
+    def _note(self, pdu: ResponsePdu) -> None:
+        """A PDU that carries status: StatSN moves on, and so may the window."""
+        if not isinstance(pdu, ReadyToTransfer):
+            self._exp_stat_sn = (pdu.stat_sn + 1) & 0xFFFF_FFFF
+        self._note_window(pdu)
+
+    def _note_window(self, pdu: ResponsePdu) -> None:
+        """MaxCmdSN, which never goes back (RFC 7143 4.2.2.1)."""
+        if (
+            serial_distance(pdu.exp_cmd_sn, pdu.max_cmd_sn) >= -1
+            and serial_distance(self._max_cmd_sn, pdu.max_cmd_sn) > 0
+        ):
+            self._max_cmd_sn = pdu.max_cmd_sn
+            while self._waiting and self._window_open:
+                self._send_command(self._waiting.popleft())
+
+    @property
+    def _window_open(self) -> bool:
+        return serial_distance(self._cmd_sn, self._max_cmd_sn) >= 0
+
+    def _login_response(self, pdu: LoginResponse) -> None:
+        self._exp_stat_sn = (pdu.stat_sn + 1) & 0xFFFF_FFFF
+        step = self._login.receive(pdu)
+        if step is not None:
+            self._send_login(step)
+            return
+        self._tsih = pdu.tsih
+        self._state = _State.FULL_FEATURE
+        self._max_cmd_sn = pdu.max_cmd_sn
+        self.parameters = self._login.negotiator.parameters()
+        self._reader.max_data_length = self.parameters.max_recv_data_segment_length
+        self._events.append(LoggedIn(self.parameters))
+
+    def _data_in(self, pdu: DataIn) -> None:
+        task = self._tasks.get(pdu.task_tag)
+        if task is None:
+            raise ProtocolError(f"Data-In for unknown task {pdu.task_tag}")
+        task.take(pdu)
+        if pdu.has_status:
+            self._note(pdu)
+            self._complete(task, pdu.status, b"")
+        else:
+            self._note_window(pdu)
+
+    def _scsi_response(self, pdu: ScsiResponse) -> None:
+        self._note(pdu)
+        task = self._tasks.get(pdu.task_tag)
+        if task is None:
+            raise ProtocolError(f"SCSI Response for unknown task {pdu.task_tag}")
+        if pdu.response != ScsiServiceResponse.COMMAND_COMPLETED:
+            self._refuse(task, f"the target failed (response {pdu.response:02X}h)")
+        else:
+            self._complete(task, pdu.status, pdu.sense)
+
+    def _complete(self, task: _Task, status: int, sense: bytes) -> None:
+        try:
+            known = Status(status)
+        except ValueError:
+            return self._refuse(task, f"the target answers with status {status:02X}h, which is none")
+        del self._tasks[task.tag]
+        self._events.append(CommandCompleted(task.tag, Response(known, b"".join(task.parts), sense)))
+        return None
+
+    def _refuse(self, task: _Task, why: str, reason: RejectReason | None = None) -> None:
+        del self._tasks[task.tag]
+        self._events.append(CommandFailed(task.tag, CommandRefused(why, reason)))
+
+    def _ready_to_transfer(self, pdu: ReadyToTransfer) -> None:
+        task = self._tasks.get(pdu.task_tag)
+        if task is None:
+            raise ProtocolError(f"R2T for unknown task {pdu.task_tag}")
+        end = pdu.offset + pdu.length
+        if not pdu.length or end > len(task.command.data_out):
+            raise ProtocolError(f"R2T for {pdu.offset} to {end} of {len(task.command.data_out)} bytes")
+        self._send_data(task, pdu.offset, end, pdu.target_tag)
+
+    def _nop_in(self, pdu: NopIn) -> None:
+        if pdu.task_tag != NO_TAG:
+            self._note(pdu)
+            self._events.append(Pong())
+        else:
+            self._note_window(pdu)
+        if pdu.target_tag != NO_TAG:
+            self._send(NopOut(NO_TAG, pdu.target_tag, self._cmd_sn, self._exp_stat_sn, lun=pdu.lun))
+
+    def _function_completed(self, tag: int, response: int) -> None:
+        if tag in self._aborts:
+            aborted = self._aborts.pop(tag)
+            if response in (
+                TaskManagementResponse.FUNCTION_COMPLETE,
+                TaskManagementResponse.TASK_DOES_NOT_EXIST,
+            ):
+                self._tasks.pop(aborted, None)
+        elif tag in self._functions:
+            self._functions.discard(tag)
+        else:
+            raise ProtocolError(f"Task Management Response for unknown task {tag}")
+        self._events.append(TaskManagementCompleted(tag, response))
+
+    def _text_response(self, pdu: TextResponse) -> None:
+        if pdu.task_tag != self._text_tag:
+            raise ProtocolError(f"Text Response for unknown task {pdu.task_tag}")
+        self._text += pdu.data
+        if len(self._text) > MAX_TEXT * 64:
+            raise ProtocolError("the answer to SendTargets has no end")
+        if not pdu.final:
+            return self._send_text(b"", pdu.target_tag)
+        pairs: list[tuple[str, str]] = []
+        for item in self._text.split(b"\0"):
+            # The keys of this answer repeat, once for each target, so it is no text as others are.
+            pairs += decode_text(item)
+        self._text_tag, self._text = NO_TAG, b""
+        self._events.append(TargetsReceived(pdu.task_tag, tuple(pairs)))
+        return None
+
+    def _async_message(self, pdu: AsyncMessage) -> None:
+        if pdu.event in (AsyncEvent.LOGOUT_REQUESTED, AsyncEvent.NEGOTIATION_REQUESTED):
+            # What a target wants to negotiate anew is negotiated by logging in anew.
+            self._events.append(LogoutRequested(pdu.parameter3))
+        elif pdu.event in (AsyncEvent.CONNECTION_DROPPED, AsyncEvent.SESSION_DROPPED):
+            self._close("the target says that it drops the connection")
+
+    def _rejected(self, pdu: Reject) -> None:
+        try:
+            reason: RejectReason | None = RejectReason(pdu.reason)
+        except ValueError:
+            reason = None
+        words = f"{pdu.reason:02X}h" if reason is None else reason.name.replace("_", " ").lower()
+        opcode = pdu.data[0] & 0x3F if len(pdu.data) >= HEADER_LENGTH else -1
+        tag = int.from_bytes(pdu.data[16:20])
+        task = self._tasks.get(tag)
+        if opcode in (Opcode.SCSI_COMMAND, Opcode.DATA_OUT) and task is not None:
+            self._refuse(task, f"the target rejects the command: {words}", reason)
+        elif opcode == Opcode.TASK_MANAGEMENT_REQUEST and (tag in self._aborts or tag in self._functions):
+            self._function_completed(tag, TaskManagementResponse.FUNCTION_REJECTED)
+        elif opcode == Opcode.NOP_OUT:
+            self._events.append(Pong())
+        else:
+            raise ProtocolError(f"it rejects PDU {opcode & 0xFF:02X}h: {words}")
+
+    # Requests
+
+    def _new_tag(self) -> int:
+        tag = self._next_tag
+        while tag in self._tasks or tag in self._aborts or tag in self._functions or tag == NO_TAG:
+            tag = (tag + 1) & 0xFFFF_FFFF
+        self._next_tag = (tag + 1) & 0xFFFF_FFFF
+        return tag
+
+    def _send(self, pdu: RequestPdu) -> None:
+        self._out += pdu.encode()
+
+    def _send_login(self, step: LoginStep) -> None:
+        self._send(
+            LoginRequest(
+                task_tag=0,
+                isid=self._config.isid,
+                tsih=0,
+                stage=step.stage,
+                next_stage=step.next_stage if step.transit else 0,
+                transit=step.transit,
+                data=step.text,
+                cmd_sn=self._cmd_sn,
+                exp_stat_sn=self._exp_stat_sn,
+            )
+        )
+
+    def _send_function(
+        self, tag: int, function: TaskManagementFunction, lun: int, task: _Task | None
+    ) -> None:
+        self._send(
+            TaskManagementRequest(
+                tag,
+                function,
+                lun,
+                NO_TAG if task is None else task.tag,
+                self._cmd_sn,
+                self._exp_stat_sn,
+                0 if task is None else task.cmd_sn,
+            )
+        )
+
+    def _send_text(self, text: bytes, target_tag: int) -> None:
+        self._send(
+            TextRequest(self._text_tag, target_tag, self._cmd_sn, text, self._exp_stat_sn, immediate=True)
+        )
+
+    def _send_command(self, task: _Task) -> None:
+        """The command, the immediate data and the unsolicited data that the negotiation allows."""
+        command, parameters = task.command, self.parameters
+        length = len(command.data_out)
+        immediate = min(length, parameters.immediate_length)
+        unsolicited = immediate if parameters.initial_r2t else min(length, parameters.first_burst_length)
+        both = length > 0 and command.data_in_length > 0
+        task.sent = True
+        task.cmd_sn = self._cmd_sn
+        data: Buffer = command.data_out
+        self._send(
+            ScsiCommand(
+                task.tag,
+                task.lun,
+                command.cdb,
+                length or command.data_in_length,
+                self._cmd_sn,
+                self._exp_stat_sn,
+                read=command.data_in_length > 0,
+                write=length > 0,
+                final=unsolicited == immediate,
+                data=data if immediate == length else memoryview(data)[:immediate],
+                read_length=command.data_in_length if both else None,
+            )
+        )
+        self._cmd_sn = (self._cmd_sn + 1) & 0xFFFF_FFFF
+        if unsolicited > immediate:
+            self._send_data(task, immediate, unsolicited, NO_TAG)
+
+    def _send_data(self, task: _Task, start: int, end: int, target_tag: int) -> None:
+        data = memoryview(task.command.data_out)
+        segment = self.parameters.max_send_data_segment_length
+        for data_sn, at in enumerate(range(start, end, segment)):
+            stop = min(at + segment, end)
+            self._send(
+                DataOut(
+                    task.tag,
+                    target_tag,
+                    task.lun,
+                    data_sn,
+                    at,
+                    data[at:stop],
+                    stop == end,
+                    self._exp_stat_sn,
+                )
+            )
+
+    def _fail(self, reason: str) -> None:
+        if self._state is _State.LOGIN:
+            self._events.append(LoginFailed(LoginError(reason)))
+        self._close(reason)
+
+    def _close(self, reason: str) -> None:
+        if self._state is not _State.CLOSED:
+            self._state = _State.CLOSED
+            self._events.append(SessionClosed(reason))
+
+
+def _opcode(pdu: Pdu) -> int:
+    return pdu.code if isinstance(pdu, UnknownPdu) else pdu.opcode
