@@ -352,17 +352,25 @@ def test_a_lun_that_only_has_unit_attentions_to_say_is_given_up() -> None:
     attention = Rig().unit.execute(SOURCE, Command(UnitReady().encode()))
     assert is_unit_attention(attention)
     next(endless)
-    with pytest.raises(StepFailed, match="one unit attention after the other"):
+
+    def go_on() -> None:
         for _ in range(100):
             endless.send(attention)
+
+    with pytest.raises(StepFailed, match="one unit attention after the other"):
+        go_on()
 
 
 def test_a_lun_whose_answers_are_all_lost_is_in_doubt() -> None:
     steps = register(Tracked(KEY))
     next(steps)
-    with pytest.raises(StepFailed, match="in doubt"):
+
+    def go_on() -> None:
         for _ in range(100):
             steps.throw(LostAnswer())
+
+    with pytest.raises(StepFailed, match="in doubt"):
+        go_on()
 
 
 def test_identify_gives_the_naa_designator() -> None:

@@ -26,6 +26,9 @@ __all__ = [
 ]
 
 
+_TYPES = frozenset(int(each) for each in ReservationType)
+
+
 class Step(Enum):
     """The steps of a handover in their order, then those of rolling it back.
 
@@ -127,7 +130,7 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def __post_init__(self) -> None:
         if not (0 <= self.key < 1 << 64 and 0 <= self.prey < 1 << 64):
             raise ValueError("a reservation key has 64 bits")
-        if self.type is not None and (self.key == 0 or self.type not in ReservationType):
+        if self.type is not None and (self.key == 0 or self.type not in _TYPES):
             raise ValueError(f"no guest holds a reservation of type {self.type} with key {self.key:#x}")
 
 

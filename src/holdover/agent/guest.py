@@ -100,7 +100,7 @@ class HostedGuest:
             machine=str(self._machine),
             export=self.export,
             devices=tuple(self._device_state(lun, device) for lun, device in enumerate(self.devices)),
-            sessions=tuple(SessionState(initiator=str(s.nexus.initiator)) for s in self.target.sessions),
+            sessions=tuple(SessionState(initiator=session.initiator) for session in self.target.sessions()),
             handover=self._handover,
         )
 

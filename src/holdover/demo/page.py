@@ -23,7 +23,8 @@ td:first-child,th:first-child{text-align:left}
 .bad{color:#d33f49;font-weight:600}.good{color:#2e9e5b;font-weight:600}
 svg{width:100%;height:auto;background:#f7f9fb;border-radius:8px}
 svg text{font:12px system-ui,sans-serif;fill:#1c2733}
-.key span{display:inline-block;width:.9em;height:.9em;border-radius:2px;margin:0 .35em 0 1.2em;vertical-align:-.08em}
+.key span{display:inline-block;width:.9em;height:.9em;border-radius:2px;
+margin:0 .35em 0 1.2em;vertical-align:-.08em}
 """
 
 

@@ -13,7 +13,8 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from holdover.iscsi.initiator import ConnectionLost, IscsiError, IscsiInitiator
+from holdover.iscsi.errors import CommandRefused, ConnectionLost, IscsiError
+from holdover.iscsi.initiator import IscsiInitiator
 from holdover.iscsi.url import IscsiUrl
 from holdover.paths.path import AnswerLost, PathError
 from holdover.scsi.command import Command, Response
@@ -55,20 +56,20 @@ class _Session:
 
     async def execute(self, lun: int, command: Command) -> Response:
         initiator = self._initiator
-        if initiator is None or initiator.closed:
+        if initiator is None or initiator.lost is not None:
             initiator = await self._open()
         return await initiator.execute(lun, command)
 
     async def _open(self) -> IscsiInitiator:
         async with self._opening:
-            if self._initiator is not None and not self._initiator.closed:
+            if self._initiator is not None and self._initiator.lost is None:
                 return self._initiator
             self._initiator = await IscsiInitiator.connect(
                 self._url.host,
                 self._url.port,
                 self._url.iqn,
-                self._identity.initiator,
-                self._identity.isid,
+                initiator_name=self._identity.initiator,
+                isid=self._identity.isid,
                 user=self._url.user,
                 password=self._url.password,
                 timeout=self._timeout,
@@ -127,14 +128,17 @@ class IscsiPath:
 
         Raises:
             PathError: No session could be opened, so the command was not sent.
-            AnswerLost: The connection went with the command in flight.
+            AnswerLost: The connection went with the command in flight, or the target failed over it.
         """
         try:
             return await self._session.execute(self._url.lun, command)
         except ConnectionLost as error:
+            kind = AnswerLost if error.sent and error.command is not None else PathError
+            raise kind(self.name, str(error)) from error
+        except CommandRefused as error:
             raise AnswerLost(self.name, str(error)) from error
-        except (IscsiError, OSError, TimeoutError) as error:
-            raise PathError(self.name, str(error) or type(error).__name__) from error
+        except (IscsiError, ValueError) as error:
+            raise PathError(self.name, str(error)) from error
 
     async def close(self) -> None:
         """Log out when this was the session's last path."""
