@@ -13,7 +13,6 @@ __all__ = [
     "Read",
     "ReadCapacity10",
     "ReadCapacity16",
-    "StartStopUnit",
     "SynchronizeCache",
     "TransferSize",
     "Verify",
@@ -155,28 +154,6 @@ class Verify:
         """The CDB."""
         flags = self.protect << 5 | DPO * self.dpo | self.bytchk << 1
         return _encode_transfer(_VERIFY_CODES[self.size], self.size, flags, self.lba, self.blocks)
-
-
-@dataclass(frozen=True, slots=True)
-class StartStopUnit:
-    """START STOP UNIT (SBC-3 5.26): 6 bytes.
-
-    Attributes:
-        start: Ready for medium access, or stopped.
-        load_eject: Load or eject the medium (LOEJ).
-        power_condition: 4 bits; with any but 0, START and LOEJ are ignored.
-        immed: Status as soon as the CDB is checked.
-    """
-
-    start: bool
-    load_eject: bool = False
-    power_condition: int = 0
-    immed: bool = False
-
-    def encode(self) -> bytes:
-        """The CDB."""
-        last = self.power_condition << 4 | self.load_eject << 1 | self.start
-        return bytes([OperationCode.START_STOP_UNIT, self.immed, 0, 0, last, 0])
 
 
 _READ_CODES = {

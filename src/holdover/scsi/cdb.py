@@ -17,7 +17,6 @@ from holdover.scsi._block_cdb import (
     Read,
     ReadCapacity10,
     ReadCapacity16,
-    StartStopUnit,
     SynchronizeCache,
     TransferSize,
     Verify,
@@ -41,7 +40,6 @@ __all__ = [
     "ReportLuns",
     "RequestSense",
     "Reserve",
-    "StartStopUnit",
     "SynchronizeCache",
     "TestUnitReady",
     "Verify",
@@ -312,7 +310,6 @@ Cdb = (
     | ReportLuns
     | RequestSense
     | Reserve
-    | StartStopUnit
     | SynchronizeCache
     | TestUnitReady
     | Verify
@@ -411,10 +408,6 @@ def _service_action_in_16(cdb: bytes) -> ReadCapacity16 | OtherCdb:
     return ReadCapacity16(_number(cdb, 10, 13))
 
 
-def _start_stop_unit(cdb: bytes) -> StartStopUnit:
-    return StartStopUnit(cdb[4] & 0x01 != 0, cdb[4] & 0x02 != 0, cdb[4] >> 4, cdb[1] & 0x01 != 0)
-
-
 def _third_party(cdb: bytes) -> bool:
     return cdb[1] & 0x10 != 0
 
@@ -433,7 +426,6 @@ _DECODERS: dict[int, tuple[int, Callable[[bytes], Cdb]]] = {
     OperationCode.RESERVE_6: (6, lambda cdb: Reserve(6, _third_party(cdb), _extent(cdb))),
     OperationCode.RELEASE_6: (6, lambda cdb: Release(6, _third_party(cdb), _extent(cdb))),
     OperationCode.MODE_SENSE_6: (6, _mode_sense_6),
-    OperationCode.START_STOP_UNIT: (6, _start_stop_unit),
     OperationCode.READ_CAPACITY_10: (10, lambda _: ReadCapacity10()),
     OperationCode.READ_10: (10, _transfer(Read, 10, 6, 7, 9)),
     OperationCode.WRITE_10: (10, _transfer(Write, 10, 6, 7, 9)),

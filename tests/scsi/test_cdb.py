@@ -1,0 +1,158 @@
+"""CDBs against the layouts of SPC-4 and SBC-3."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdover.scsi.cdb import (
+    Cdb,
+    Inquiry,
+    ModeSense6,
+    ModeSense10,
+    OtherCdb,
+    PersistentReserveIn,
+    PersistentReserveOut,
+    Read,
+    ReadCapacity10,
+    ReadCapacity16,
+    Release,
+    ReportLuns,
+    RequestSense,
+    Reserve,
+    SynchronizeCache,
+    Verify,
+    Write,
+    decode_cdb,
+)
+from holdover.scsi.cdb import (
+    TestUnitReady as UnitReady,
+)
+from holdover.scsi.errors import DecodeError
+from tests.scsi.strategies import bits, decodes_or_says_why
+
+LAYOUTS: list[tuple[Cdb, str]] = [
+    (UnitReady(), "000000000000"),
+    (RequestSense(252, descriptor_format=True), "03010000fc00"),
+    (Inquiry(36), "120000002400"),
+    (Inquiry(0x1234, page_code=0x83), "120183123400"),
+    (Inquiry(4, page_code=0), "120100000400"),
+    (ModeSense6(0x08, 0x01, 192, dbd=True, page_control=2), "1a088801c000"),
+    (ModeSense10(0x3F, 0xFF, 0x1234, page_control=1, llbaa=True), "5a107fff000000123400"),
+    (ReportLuns(0x01020304, select_report=2), "a00002000000010203040000"),
+    (ReadCapacity10(), "25000000000000000000"),
+    (ReadCapacity16(32), "9e10000000000000000000000020" + "0000"),
+    (Reserve(6), "160000000000"),
+    (Reserve(10, third_party=True, extent=True), "56110000000000000000"),
+    (Release(6, third_party=True), "171000000000"),
+    (Release(10), "57000000000000000000"),
+    (PersistentReserveIn(2, 0x1234), "5e020000000000123400"),
+    (PersistentReserveOut(4, 0x01020304, type=5, scope=1), "5f0415000001020304" + "00"),
+    (Read(0x1F0203, 5, 6), "081f02030500"),
+    (Read(0, 256, 6), "080000000000"),
+    (Read(0x01020304, 0x0506, 10, fua=True), "28080102030400050600"),
+    (Read(0x01020304, 0x05060708, 12, dpo=True), "a81001020304050607080000"),
+    (Read(0x0102030405060708, 0x090A0B0C, 16, protect=5), "88a00102030405060708090a0b0c0000"),
+    (Write(1, 256, 6), "0a0000010000"),
+    (Write(1, 2, 10), "2a000000000100000200"),
+    (Write(1, 2, 12), "aa0000000001000000020000"),
+    (Write(1, 2, 16, fua=True, dpo=True), "8a180000000000000001000000020000"),
+    (SynchronizeCache(1, 2), "35000000000100000200"),
+    (SynchronizeCache(1, 2, 16, immed=True), "91020000000000000001000000020000"),
+    (Verify(1, 2, 10, bytchk=1), "2f020000000100000200"),
+    (Verify(1, 2, 12, bytchk=3), "af0600000001000000020000"),
+    (Verify(1, 2, 16, dpo=True, protect=1), "8f300000000000000001000000020000"),
+    (OtherCdb(bytes.fromhex("9e12") + bytes(14)), "9e12" + "00" * 14),
+    (OtherCdb(b"\xc1\x02"), "c102"),
+]
+
+
+@pytest.mark.parametrize(("cdb", "wire"), LAYOUTS)
+def test_layout(cdb: Cdb, wire: str) -> None:
+    assert cdb.encode().hex() == wire
+    assert decode_cdb(bytes.fromhex(wire)) == cdb
+
+
+@pytest.mark.parametrize(("cdb", "wire"), [each for each in LAYOUTS if not isinstance(each[0], OtherCdb)])
+def test_padding_is_ignored_and_every_cut_refused(cdb: Cdb, wire: str) -> None:
+    data = bytes.fromhex(wire)
+    assert decode_cdb(data.ljust(32, b"\0")) == cdb
+    for length in range(len(data)):
+        with pytest.raises(DecodeError):
+            decode_cdb(data[:length])
+
+
+_flags = st.booleans()
+_long = st.sampled_from([10, 12, 16])
+
+cdbs: st.SearchStrategy[Cdb] = st.one_of(
+    st.just(UnitReady()),
+    st.just(ReadCapacity10()),
+    st.builds(RequestSense, bits(8), _flags),
+    st.builds(Inquiry, bits(16), st.none() | bits(8)),
+    st.builds(ModeSense6, bits(6), bits(8), bits(8), _flags, bits(2)),
+    st.builds(ModeSense10, bits(6), bits(8), bits(16), _flags, bits(2), _flags),
+    st.builds(ReportLuns, bits(32), bits(8)),
+    st.builds(ReadCapacity16, bits(32)),
+    st.builds(PersistentReserveIn, bits(5), bits(16)),
+    st.builds(PersistentReserveOut, bits(5), bits(32), bits(4), bits(4)),
+    st.builds(Reserve, st.sampled_from([6, 10]), _flags, _flags),
+    st.builds(Release, st.sampled_from([6, 10]), _flags, _flags),
+    st.builds(
+        lambda kind, *rest: kind(*rest),
+        st.sampled_from([Read, Write]),
+        bits(21),
+        st.integers(1, 256),
+        st.just(6),
+    ),
+    st.builds(
+        lambda kind, *rest: kind(*rest),
+        st.sampled_from([Read, Write]),
+        bits(32),
+        bits(16),
+        _long,
+        _flags,
+        _flags,
+        bits(3),
+    ),
+    st.builds(Read, bits(64), bits(32), st.just(16), _flags, _flags, bits(3)),
+    st.builds(SynchronizeCache, bits(32), bits(16), st.sampled_from([10, 16]), _flags),
+    st.builds(Verify, bits(32), bits(16), _long, bits(2), _flags, bits(3)),
+    st.builds(OtherCdb, st.builds(lambda tail: b"\xc0" + tail, st.binary(max_size=20))),
+)
+
+
+@given(cdbs)
+def test_decodes_what_it_encodes(cdb: Cdb) -> None:
+    assert decode_cdb(cdb.encode()) == cdb
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes(data: bytes) -> None:
+    decodes_or_says_why(decode_cdb, data)
+
+
+@given(bits(8), st.binary(min_size=15, max_size=15))
+def test_any_bytes_behind_any_operation_code(opcode: int, rest: bytes) -> None:
+    decodes_or_says_why(decode_cdb, bytes([opcode]) + rest)
+
+
+def test_a_page_code_needs_evpd() -> None:
+    with pytest.raises(DecodeError, match="83h without EVPD"):
+        decode_cdb(bytes.fromhex("120083002400"))
+
+
+def test_the_error_names_the_command() -> None:
+    with pytest.raises(DecodeError, match="PERSISTENT RESERVE OUT CDB: length of 6 bytes, 10 are needed"):
+        decode_cdb(b"\x5f" + bytes(5))
+    with pytest.raises(DecodeError, match="PERSISTENT RESERVE IN CDB"):
+        PersistentReserveIn.decode(b"\x5e" + bytes(8))
+
+
+@pytest.mark.parametrize(
+    "cdb", [Read(1 << 21, 1, 6), Read(0, 257, 6), Write(0, 0, 6), Write(0, 1, 6, fua=True)]
+)
+def test_what_six_bytes_cannot_hold(cdb: Cdb) -> None:
+    with pytest.raises(ValueError, match="cannot hold"):
+        cdb.encode()
