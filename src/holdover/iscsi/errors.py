@@ -7,6 +7,7 @@ from holdover.scsi.command import Command
 
 __all__ = [
     "CommandRefused",
+    "ConnectError",
     "ConnectionLost",
     "IscsiError",
     "IscsiNameError",
@@ -57,6 +58,10 @@ class LoginError(IscsiError):
         self.code = code
         known = {int(status): status for status in LoginStatus}
         self.status = None if code is None else known.get(code)
+
+
+class ConnectError(IscsiError):
+    """There is no connection to the portal, or no answer to the login in time. No session exists."""
 
 
 class ConnectionLost(IscsiError):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeVar, cast
 
 from holdover.iscsi.chap import Credentials
-from holdover.iscsi.errors import ConnectionLost, TaskManagementError
+from holdover.iscsi.errors import ConnectError, ConnectionLost, TaskManagementError
 from holdover.iscsi.header import Buffer
 from holdover.iscsi.initiator_events import (
     CommandCompleted,
@@ -16,7 +16,6 @@ from holdover.iscsi.initiator_events import (
     LoggedIn,
     LoginFailed,
     LogoutRequested,
-    Pong,
     SessionClosed,
     TargetsReceived,
     TaskManagementCompleted,
@@ -84,7 +83,6 @@ class IscsiInitiator:
         self._leaving = ""
         self._timer: asyncio.TimerHandle | None = None
         self._heard = False
-        self._pinged = False
         self._flush_due = False
 
     @classmethod
@@ -93,9 +91,9 @@ class IscsiInitiator:
         host: str,
         port: int,
         target: str,
-        *,
         initiator_name: str,
         isid: bytes,
+        *,
         user: str | None = None,
         password: str | None = None,
         limits: Limits | None = None,
@@ -119,7 +117,7 @@ class IscsiInitiator:
 
         Raises:
             LoginError: The target refused.
-            ConnectionLost: There is no connection, or no answer in time.
+            ConnectError: There is no connection, or no answer in time.
             IscsiNameError: A name is none.
             ValueError: The ISID is not 6 bytes, or one of user and password is missing.
         """
@@ -139,10 +137,10 @@ class IscsiInitiator:
                 await self._login
         except TimeoutError:
             self._lose("no answer")
-            raise ConnectionLost(f"{where}: no login within {timeout:g} s") from None
+            raise ConnectError(f"{where}: no login within {timeout:g} s") from None
         except OSError as error:
             self._lose("no connection")
-            raise ConnectionLost(f"{where}: cannot connect: {error}") from error
+            raise ConnectError(f"{where}: cannot connect: {error}") from error
         except BaseException:
             self._lose("login not complete")
             raise
@@ -153,6 +151,11 @@ class IscsiInitiator:
     def parameters(self) -> Parameters:
         """What was negotiated."""
         return self._session.parameters
+
+    @property
+    def closed(self) -> bool:
+        """Whether the session is over."""
+        return self._closed.done()
 
     @property
     def lost(self) -> str | None:
@@ -255,8 +258,6 @@ class IscsiInitiator:
         elif isinstance(event, SessionClosed):
             self._flush()
             self._lose(event.reason)
-        elif isinstance(event, Pong):
-            self._pinged = False
 
     def _leave_when_idle(self) -> None:
         """Log out as the target asked, once nothing is in flight."""
@@ -320,7 +321,6 @@ class IscsiInitiator:
             self._schedule_ping()
             return
         self._session.ping()
-        self._pinged = True
         self._flush()
         self._timer = self._loop.call_later(self._ping[1], self._check_pong)
 
@@ -338,7 +338,7 @@ class IscsiInitiator:
         if self._timer is not None:
             self._timer.cancel()
         if not self._login.done():
-            self._login.set_exception(ConnectionLost(f"{self._where}: {reason} during login"))
+            self._login.set_exception(ConnectError(f"{self._where}: {reason} during login"))
             # Nobody may be waiting for it any more.
             self._login.exception()
         for tag, command in self._commands.items():
@@ -399,14 +399,15 @@ async def send_targets(
     password: str | None = None,
     timeout: float = 10.0,
 ) -> list[DiscoveredTarget]:
-    """Ask a portal which targets it has, in a discovery session. Raises as `IscsiInitiator.connect`."""
+    """Ask a portal which targets it has, in a discovery session. Raises as `IscsiInitiator.connect`,
+    and ConnectionLost."""
     config = _config(initiator_name, isid, None, user, password, None)
     initiator = await IscsiInitiator._open(host, port, config, timeout, None)
     try:
         async with asyncio.timeout(timeout):
             pairs = await initiator._discover(wanted)
     except TimeoutError:
-        raise ConnectionLost(f"{host}:{port}: no answer to SendTargets within {timeout:g} s") from None
+        raise ConnectError(f"{host}:{port}: no answer to SendTargets within {timeout:g} s") from None
     finally:
         await initiator.close()
     found: dict[str, list[str]] = {}

@@ -15,7 +15,6 @@ __all__ = [
     "LoggedIn",
     "LoginFailed",
     "LogoutRequested",
-    "Pong",
     "SessionClosed",
     "TargetsReceived",
     "TaskManagementCompleted",
@@ -73,11 +72,6 @@ class TargetsReceived:
 
 
 @dataclass(frozen=True, slots=True)
-class Pong:
-    """The target answered a NOP-Out."""
-
-
-@dataclass(frozen=True, slots=True)
 class LogoutRequested:
     """The target wants this session to log out within that many seconds (RFC 7143 11.9.1)."""
 
@@ -99,7 +93,6 @@ InitiatorEvent = (
     | CommandFailed
     | TaskManagementCompleted
     | TargetsReceived
-    | Pong
     | LogoutRequested
     | SessionClosed
 )

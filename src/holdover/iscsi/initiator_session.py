@@ -19,7 +19,6 @@ from holdover.iscsi.initiator_events import (
     LoggedIn,
     LoginFailed,
     LogoutRequested,
-    Pong,
     SessionClosed,
     TargetsReceived,
     TaskManagementCompleted,
@@ -124,13 +123,13 @@ class InitiatorSession:
         self._exp_stat_sn = 0
         self._max_cmd_sn = 1
         self._next_tag = 0
-        self._tsih = 0
         self._tasks: dict[int, _Task] = {}
         self._waiting: deque[_Task] = deque()
         self._aborts: dict[int, int] = {}
         self._functions: set[int] = set()
         self._text_tag = NO_TAG
         self._text = b""
+        self._leaving = False
         self._send_login(self._login.first())
 
     @property
@@ -209,7 +208,7 @@ class InitiatorSession:
         return tag
 
     def ping(self) -> None:
-        """Send a NOP-Out; `Pong` tells that it was answered."""
+        """Send a NOP-Out, so that a target that lives has something to answer."""
         self._send(NopOut(self._new_tag(), NO_TAG, self._cmd_sn, self._exp_stat_sn))
 
     def send_targets(self, wanted: str = "All") -> int:
@@ -220,7 +219,10 @@ class InitiatorSession:
         return self._text_tag
 
     def logout(self) -> None:
-        """Ask for an orderly end; `SessionClosed` tells that it is there."""
+        """Ask for an orderly end, once; `SessionClosed` tells that it is there."""
+        if self._leaving:
+            return
+        self._leaving = True
         tag = self._new_tag()
         self._send(LogoutRequest(tag, LogoutReason.CLOSE_SESSION, self._cmd_sn, self._exp_stat_sn))
 
@@ -284,7 +286,6 @@ class InitiatorSession:
         if step is not None:
             self._send_login(step)
             return
-        self._tsih = pdu.tsih
         self._state = _State.FULL_FEATURE
         self._max_cmd_sn = pdu.max_cmd_sn
         self.parameters = self._login.negotiator.parameters()
@@ -337,7 +338,6 @@ class InitiatorSession:
     def _nop_in(self, pdu: NopIn) -> None:
         if pdu.task_tag != NO_TAG:
             self._note(pdu)
-            self._events.append(Pong())
         else:
             self._note_window(pdu)
         if pdu.target_tag != NO_TAG:
@@ -393,9 +393,7 @@ class InitiatorSession:
             self._refuse(task, f"the target rejects the command: {words}", reason)
         elif opcode == Opcode.TASK_MANAGEMENT_REQUEST and (tag in self._aborts or tag in self._functions):
             self._function_completed(tag, TaskManagementResponse.FUNCTION_REJECTED)
-        elif opcode == Opcode.NOP_OUT:
-            self._events.append(Pong())
-        else:
+        elif opcode != Opcode.NOP_OUT:
             raise ProtocolError(f"it rejects PDU {opcode & 0xFF:02X}h: {words}")
 
     # Requests

@@ -27,16 +27,15 @@ _TARGET_PORT = 1
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """One session, for people to look at.
+    """One session that reaches logical units (no discovery session), for people to look at.
 
     Attributes:
         initiator: Name of the initiator.
         alias: Its alias, or "".
         isid: Its ISID, 6 bytes.
         tsih: Number of the session.
-        discovery: Whether it is a discovery session, which reaches no logical unit.
         peer, portal: Addresses of both ends, "host:port".
-        nexus: The I_T nexus, None for a discovery session.
+        nexus: The I_T nexus.
         open_commands: Commands received and not answered.
     """
 
@@ -44,10 +43,9 @@ class SessionInfo:
     alias: str
     isid: bytes
     tsih: int
-    discovery: bool
     peer: str
     portal: str
-    nexus: ITNexus | None
+    nexus: ITNexus
     open_commands: int
 
 
@@ -140,13 +138,11 @@ class IscsiTarget:
             *(connection.shut("the target closes", flush=True) for connection in list(self._connections))
         )
 
+    @property
     def sessions(self) -> list[SessionInfo]:
         """Who is logged in, by session number."""
-        return [
-            _describe(connection, connection.login)
-            for _, connection in sorted(self._sessions.items())
-            if connection.login is not None
-        ]
+        described = (_describe(self._sessions[tsih]) for tsih in sorted(self._sessions))
+        return [info for info in described if info is not None]
 
     # What connections ask of the target
 
@@ -182,7 +178,7 @@ class IscsiTarget:
             self._ports[port] = connection
         self._sessions[tsih] = connection
         connection.admit(nexus, login, tsih)
-        self._tell(connection, login, None)
+        self._tell(connection, None)
 
     def connection_ended(self, connection: TargetConnection, reason: str) -> None:
         """Forget a connection, all of whose commands have stopped."""
@@ -192,7 +188,7 @@ class IscsiTarget:
         del self._sessions[connection.tsih]
         if connection.nexus is not None:
             del self._ports[connection.login.initiator, connection.login.isid]
-        self._tell(connection, connection.login, reason)
+        self._tell(connection, reason)
 
     def others(self, connection: TargetConnection) -> Iterable[TargetConnection]:
         """The connections of all other sessions."""
@@ -205,20 +201,24 @@ class IscsiTarget:
         self._last_tsih = tsih
         return tsih
 
-    def _tell(self, connection: TargetConnection, login: LoginCompleted, ended: str | None) -> None:
-        if self._on_session is not None:
-            self._on_session(SessionChange(_describe(connection, login), ended))
+    def _tell(self, connection: TargetConnection, ended: str | None) -> None:
+        info = _describe(connection)
+        if self._on_session is not None and info is not None:
+            self._on_session(SessionChange(info, ended))
 
 
-def _describe(connection: TargetConnection, login: LoginCompleted) -> SessionInfo:
+def _describe(connection: TargetConnection) -> SessionInfo | None:
+    """What is to be said of a connection, None for one that reaches no logical unit."""
+    login, nexus = connection.login, connection.nexus
+    if login is None or nexus is None:
+        return None
     return SessionInfo(
         login.initiator,
         login.alias,
         login.isid,
         connection.tsih,
-        login.discovery,
         connection.peer,
         connection.portal,
-        connection.nexus,
+        nexus,
         connection.session.open_commands,
     )

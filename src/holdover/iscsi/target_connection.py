@@ -29,7 +29,7 @@ from holdover.scsi.nexus import ITNexus
 from holdover.scsi.opcodes import OperationCode
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 
-__all__ = ["ConnectionOwner", "ImmediateDeviceServer", "TargetConnection", "format_address"]
+__all__ = ["ConnectionOwner", "ImmediateDeviceServer", "NexusAware", "TargetConnection", "format_address"]
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +43,14 @@ class ImmediateDeviceServer(DeviceServer, Protocol):
 
     def execute_now(self, nexus: ITNexus, command: Command) -> Response | None:
         """As `execute`, or None for a command that has to wait and for which nothing was done yet."""
+        ...
+
+
+class NexusAware(DeviceServer, Protocol):
+    """A device server that keeps something for each I_T nexus that ends with it."""
+
+    async def nexus_lost(self, nexus: ITNexus) -> None:
+        """I_T nexus loss (SAM-5 6.3.4)."""
         ...
 
 
@@ -323,6 +331,9 @@ class TargetConnection(asyncio.BufferedProtocol):
 
     async def _finish(self) -> None:
         await _cancel([*self._running.values(), *self._others])
+        if self.nexus is not None:
+            for number, device in list(self._owner.luns.items()):
+                await _lose_nexus(number, device, self.nexus)
         self._owner.connection_ended(self, self._closing)
 
     def _flush(self) -> None:
@@ -330,6 +341,15 @@ class TargetConnection(asyncio.BufferedProtocol):
         buffers: list[Buffer] = self.session.data_to_send()
         if buffers and not self._transport.is_closing():
             self._transport.writelines(buffers)
+
+
+async def _lose_nexus(lun: int, device: DeviceServer, nexus: ITNexus) -> None:
+    if hasattr(device, "nexus_lost"):
+        try:
+            await cast(NexusAware, device).nexus_lost(nexus)
+        except Exception:
+            # The session ends all the same, or the initiator could never log in again.
+            _log.exception("LUN %s: the end of the I_T nexus %s failed inside the target", lun, nexus)
 
 
 async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
