@@ -153,11 +153,6 @@ class IscsiInitiator:
         return self._session.parameters
 
     @property
-    def closed(self) -> bool:
-        """Whether the session is over."""
-        return self._closed.done()
-
-    @property
     def lost(self) -> str | None:
         """Why the session is over, or None while it is not."""
         return self._closed.result() if self._closed.done() else None

@@ -138,7 +138,6 @@ class IscsiTarget:
             *(connection.shut("the target closes", flush=True) for connection in list(self._connections))
         )
 
-    @property
     def sessions(self) -> list[SessionInfo]:
         """Who is logged in, by session number."""
         described = (_describe(self._sessions[tsih]) for tsih in sorted(self._sessions))
