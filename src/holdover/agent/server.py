@@ -13,7 +13,7 @@ import structlog
 import uvicorn
 from litestar import Litestar, Request, Response, get, post
 from litestar.datastructures import State
-from litestar.exceptions import ValidationException
+from litestar.exceptions import HTTPException, ValidationException
 
 from holdover.agent.api import GuestState, HostState, Problem, Step, StepAnswer, StepRequest
 from holdover.agent.config import AgentConfig, parse_host_port
@@ -70,12 +70,20 @@ def _application(host: Host) -> Litestar:
         details = f": {error.extra}" if error.extra else ""
         return Response(Problem(error=f"{error.detail}{details}", host=host.config.name), status_code=400)
 
+    def unexpected(request: Request[object, object, State], error: Exception) -> Response[Problem]:
+        if isinstance(error, HTTPException):
+            return Response(Problem(error=error.detail, host=host.config.name), status_code=error.status_code)
+        log.error("request failed", path=request.url.path, exc_info=error)
+        problem = Problem(error=f"{type(error).__name__}: {error} (see this agent's log)", host=host.config.name)
+        return Response(problem, status_code=500)
+
     return Litestar(
         route_handlers=[guests, guest_state, handover],
         exception_handlers={
             _NoSuchGuest: no_such_guest,
             StepProblem: step_problem,
             ValidationException: bad_request,
+            Exception: unexpected,
         },
         openapi_config=None,
         logging_config=None,

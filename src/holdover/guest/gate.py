@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from enum import Enum
 
+from holdover.scsi.cdb import Read, decode_cdb
 from holdover.scsi.command import Command, Response
+from holdover.scsi.errors import DecodeError
 from holdover.scsi.opcodes import MaintenanceInAction, OperationCode, ServiceActionIn16
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 
-__all__ = ["REFUSAL", "Gate", "is_harmless"]
+__all__ = ["BECOMING_READY", "REFUSAL", "Gate", "is_harmless", "is_opening_read"]
 
 
 class Gate(Enum):
@@ -42,6 +44,10 @@ _HARMLESS = frozenset(
     }
 )
 
+_READS = frozenset(
+    {OperationCode.READ_6, OperationCode.READ_10, OperationCode.READ_12, OperationCode.READ_16}
+)
+
 # Operation codes of which some service actions are harmless.
 _HARMLESS_ACTIONS: dict[int, frozenset[int]] = {
     OperationCode.SERVICE_ACTION_IN_16: frozenset({ServiceActionIn16.READ_CAPACITY_16}),
@@ -57,6 +63,28 @@ def is_harmless(command: Command) -> bool:
     actions = _HARMLESS_ACTIONS.get(opcode)
     return actions is not None and len(command.cdb) > 1 and command.cdb[1] & 0x1F in actions
 
+
+def is_opening_read(command: Command) -> bool:
+    """Whether a command is what QEMU sends while it opens a disk: a READ of block 0 alone.
+
+    It looks for a partition table there, to guess a geometry, and cannot answer its monitor until it has
+    an answer: to hold this one would be to stop the very QEMU whose arrival is waited for.
+    """
+    if command.opcode not in _READS:
+        return False
+    try:
+        cdb = decode_cdb(command.cdb)
+    except DecodeError:
+        return False
+    return isinstance(cdb, Read) and cdb.lba == 0 and cdb.blocks == 1
+
+
+# QEMU does without the geometry. A guest that runs too early asks again after a while, as it should: the
+# medium will be ready when the handover is committed.
+BECOMING_READY: Response = check_condition(
+    SenseKey.NOT_READY, AdditionalSense.LOGICAL_UNIT_IS_IN_PROCESS_OF_BECOMING_READY
+)
+"""What a device that waits for its guest answers to `is_opening_read`, without a look at the medium."""
 
 # True of reads and writes: DATA PROTECT is a read or write of a block that is protected (SPC-4 4.5.6). The
 # additional sense says why, for every other command too. Linux fails such a command at once, as an error
