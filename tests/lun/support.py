@@ -1,0 +1,117 @@
+"""What the tests of the logical unit share: I_T nexuses, a medium in memory, commands in one line."""
+
+from __future__ import annotations
+
+import errno
+
+from holdover.lun.inquiry import Identity
+from holdover.lun.logical_unit import LogicalUnit
+from holdover.lun.reservations import ReservationState, TargetLimits
+from holdover.scsi.command import Command, Response
+from holdover.scsi.nexus import ITNexus
+from holdover.scsi.opcodes import OutServiceAction, ReservationType
+from holdover.scsi.reservation_out import out_command
+from holdover.scsi.sense import AdditionalSense, SenseKey, decode_sense
+from holdover.scsi.status import Status
+from holdover.scsi.transport_id import IscsiTransportID
+
+ISID = bytes.fromhex("80c0ffee0001")
+
+
+def initiator(name: str) -> IscsiTransportID:
+    """The initiator port of a host of this name."""
+    return IscsiTransportID(f"iqn.2026-01.test:{name}", ISID)
+
+
+A, B, C, D = (ITNexus(initiator(name)) for name in "abcd")
+A2 = ITNexus(initiator("a"), 2)
+TWO_PORTS = TargetLimits(ports=(1, 2))
+
+READ_10 = Command(bytes.fromhex("28000000000000000100"), data_in_length=512)
+WRITE_10 = Command(bytes.fromhex("2a000000000000000100"), b"w" * 512)
+TEST_UNIT_READY = Command(bytes(6))
+
+
+class MemoryMedium:
+    """A medium that a test can look into and break."""
+
+    def __init__(self, size: int = 64 * 512) -> None:
+        self.data = bytearray(size)
+        self.flushed = bytes(size)
+        self.failure: OSError | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    def read(self, offset: int, length: int) -> bytes:
+        self._fail()
+        if offset < 0 or offset + length > len(self.data):
+            raise AssertionError(f"read of {length} at {offset} leaves the medium")
+        return bytes(self.data[offset : offset + length])
+
+    def write(self, offset: int, data: bytes) -> None:
+        self._fail()
+        if offset < 0 or offset + len(data) > len(self.data):
+            raise AssertionError(f"write of {len(data)} at {offset} leaves the medium")
+        self.data[offset : offset + len(data)] = data
+
+    def flush(self) -> None:
+        self._fail()
+        self.flushed = bytes(self.data)
+
+    def _fail(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+
+def disk_full() -> OSError:
+    """What a full file system says."""
+    return OSError(errno.ENOSPC, "No space left on device")
+
+
+def make_unit(
+    state: ReservationState | None = None,
+    *,
+    greet: bool = False,
+    limits: TargetLimits | None = None,
+    medium: MemoryMedium | None = None,
+) -> LogicalUnit:
+    """A logical unit of 64 blocks whose nexuses owe it nothing."""
+    return LogicalUnit(
+        medium or MemoryMedium(),
+        Identity("0123456789abcdef"),
+        state=state or ReservationState(),
+        limits=limits or TargetLimits(),
+        greet=greet,
+    )
+
+
+def out(
+    unit: LogicalUnit,
+    nexus: ITNexus,
+    service_action: OutServiceAction,
+    key: int = 0,
+    service_action_key: int = 0,
+    type: ReservationType | None = None,
+    aptpl: bool = False,
+) -> Response:
+    """Send a PERSISTENT RESERVE OUT."""
+    return unit.execute(nexus, out_command(service_action, key, service_action_key, type=type, aptpl=aptpl))
+
+
+def sense_of(response: Response) -> tuple[SenseKey, int]:
+    """Sense key and additional sense code of a CHECK CONDITION."""
+    assert response.status is Status.CHECK_CONDITION, response
+    sense = decode_sense(response.sense)
+    return sense.key, sense.additional
+
+
+def illegal(additional: AdditionalSense) -> tuple[SenseKey, int]:
+    """What `sense_of` gives for an ILLEGAL REQUEST."""
+    return SenseKey.ILLEGAL_REQUEST, additional
+
+
+def attention(additional: AdditionalSense) -> tuple[SenseKey, int]:
+    """What `sense_of` gives for a UNIT ATTENTION."""
+    return SenseKey.UNIT_ATTENTION, additional

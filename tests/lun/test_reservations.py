@@ -1,0 +1,582 @@
+"""The rules of persistent reservations, case by case in the order of the standard.
+
+`test_reservations_sequences` has what must hold of any sequence.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from holdover.lun.access import Standing
+from holdover.lun.reservations import (
+    Outcome,
+    PersistentReservation,
+    Registration,
+    ReservationState,
+    TargetLimits,
+    persistent_reserve_out,
+    register_and_move,
+)
+from holdover.scsi.nexus import ITNexus
+from holdover.scsi.opcodes import OutServiceAction as Out
+from holdover.scsi.opcodes import ReservationType as Type
+from holdover.scsi.reservation_out import ParameterList, RegisterAndMoveParameterList
+from holdover.scsi.sense import AdditionalSense
+from holdover.scsi.transport_id import FcTransportID, IscsiTransportID, OtherTransportID, TransportID
+from tests.lun.support import A2, TWO_PORTS, A, B, C, D, initiator
+
+ALL_TYPES = list(Type)
+ONE_HOLDER = [kind for kind in Type if not kind.all_registrants]
+ALL_REGISTRANTS = [kind for kind in Type if kind.all_registrants]
+
+RELEASED = AdditionalSense.RESERVATIONS_RELEASED
+PREEMPTED = AdditionalSense.REGISTRATIONS_PREEMPTED
+CLEARED = AdditionalSense.RESERVATIONS_PREEMPTED
+BAD_CDB = AdditionalSense.INVALID_FIELD_IN_CDB
+BAD_LIST = AdditionalSense.INVALID_FIELD_IN_PARAMETER_LIST
+
+
+def registered(
+    *pairs: tuple[ITNexus, int], kind: Type | None = None, holder: ITNexus | None = None
+) -> ReservationState:
+    """A state with these registrations, PRgeneration 10, and perhaps a reservation."""
+    held = None if kind is None else PersistentReservation(kind, holder)
+    return ReservationState(tuple(Registration(*pair) for pair in pairs), held, 10, False)
+
+
+def held_by_a(kind: Type, *others: tuple[ITNexus, int], key: int = 1) -> ReservationState:
+    """A holds a reservation of this type; for the all registrants types everybody does."""
+    return registered((A, key), *others, kind=kind, holder=None if kind.all_registrants else A)
+
+
+def do(
+    state: ReservationState,
+    nexus: ITNexus,
+    service_action: Out,
+    key: int = 0,
+    sark: int = 0,
+    *,
+    type: int = 0,
+    scope: int = 0,
+    aptpl: bool = False,
+    all_tg_pt: bool = False,
+    spec_i_pt: tuple[TransportID, ...] | None = None,
+    limits: TargetLimits = TWO_PORTS,
+) -> Outcome:
+    parameters = ParameterList(key, sark, aptpl, all_tg_pt, spec_i_pt is not None, spec_i_pt or ())
+    return persistent_reserve_out(
+        state, nexus, service_action, parameters, type=type, scope=scope, limits=limits
+    )
+
+
+def keys(outcome: Outcome) -> dict[ITNexus, int]:
+    return {each.nexus: each.key for each in outcome.state.registrations}
+
+
+def refused(outcome: Outcome, state: ReservationState, problem: AdditionalSense) -> bool:
+    return outcome.problem is problem and not outcome.conflict and _unchanged(outcome, state)
+
+
+def conflicts(outcome: Outcome, state: ReservationState) -> bool:
+    return outcome.conflict and outcome.problem is None and _unchanged(outcome, state)
+
+
+def _unchanged(outcome: Outcome, state: ReservationState) -> bool:
+    return outcome.state is state and not outcome.attentions and not outcome.aborted and not outcome.good
+
+
+class TestRegister:
+    """Table 67."""
+
+    def test_an_unregistered_nexus_registers(self) -> None:
+        outcome = do(registered((B, 2)), A, Out.REGISTER, 0, 7)
+        assert outcome.good
+        assert keys(outcome) == {B: 2, A: 7}
+        assert outcome.state.generation == 11
+        assert outcome.attentions == ()
+
+    def test_zero_to_zero_does_nothing(self) -> None:
+        state = registered((B, 2))
+        outcome = do(state, A, Out.REGISTER, 0, 0, aptpl=True)
+        assert outcome.good
+        assert outcome.state is state
+
+    def test_an_unregistered_nexus_with_a_key_conflicts(self) -> None:
+        state = registered((B, 2))
+        assert conflicts(do(state, A, Out.REGISTER, 2, 7), state)
+
+    @pytest.mark.parametrize("key", [0, 2])
+    def test_a_registered_nexus_with_another_key_conflicts(self, key: int) -> None:
+        state = registered((A, 1), (B, 2))
+        assert conflicts(do(state, A, Out.REGISTER, key, 7), state)
+
+    def test_the_key_changes_in_its_place(self) -> None:
+        outcome = do(registered((A, 1), (B, 1)), A, Out.REGISTER, 1, 7)
+        assert [each.nexus for each in outcome.state.registrations] == [A, B]
+        assert keys(outcome) == {A: 7, B: 1}
+        assert outcome.state.generation == 11
+
+    @pytest.mark.parametrize("kind", ALL_TYPES)
+    def test_a_new_key_leaves_the_reservation(self, kind: Type) -> None:
+        state = held_by_a(kind, (B, 2))
+        outcome = do(state, A, Out.REGISTER, 1, 7)
+        assert outcome.state.reservation == state.reservation
+        assert outcome.attentions == ()
+
+    @pytest.mark.parametrize("kind", ALL_TYPES)
+    def test_a_stranger_registers_beside_a_reservation(self, kind: Type) -> None:
+        outcome = do(held_by_a(kind), B, Out.REGISTER, 0, 7)
+        assert outcome.good
+        assert keys(outcome)[B] == 7
+
+    @pytest.mark.parametrize("aptpl", [False, True])
+    def test_the_last_aptpl_counts(self, aptpl: bool) -> None:
+        state = ReservationState((Registration(A, 1),), None, 0, not aptpl)
+        assert do(state, B, Out.REGISTER, 0, 2, aptpl=aptpl).state.aptpl is aptpl
+        assert do(state, A, Out.REGISTER, 1, 0, aptpl=aptpl).state.aptpl is aptpl
+
+    def test_no_more_than_there_is_room_for(self) -> None:
+        state = registered((A, 1), (B, 2))
+        limits = TargetLimits(registrations=2)
+        full = AdditionalSense.INSUFFICIENT_REGISTRATION_RESOURCES
+        assert refused(do(state, C, Out.REGISTER, 0, 3, limits=limits), state, full)
+        assert do(state, A, Out.REGISTER, 1, 3, limits=limits).good
+
+    def test_prgeneration_wraps(self) -> None:
+        state = ReservationState(generation=0xFFFFFFFF)
+        assert do(state, A, Out.REGISTER, 0, 1).state.generation == 0
+
+
+class TestUnregister:
+    """5.13.11.2.3."""
+
+    def test_only_the_sender_goes(self) -> None:
+        outcome = do(registered((A, 1), (B, 1)), A, Out.REGISTER, 1, 0)
+        assert keys(outcome) == {B: 1}
+        assert outcome.state.generation == 11
+        assert outcome.attentions == ()
+
+    @pytest.mark.parametrize("kind", ONE_HOLDER)
+    @pytest.mark.parametrize("action", [Out.REGISTER, Out.REGISTER_AND_IGNORE_EXISTING_KEY])
+    def test_the_holder_releases(self, kind: Type, action: Out) -> None:
+        outcome = do(held_by_a(kind, (B, 2), (C, 3)), A, action, 1, 0)
+        assert outcome.state.reservation is None
+        expected = ((B, RELEASED), (C, RELEASED)) if kind.registrants_only else ()
+        assert outcome.attentions == expected
+
+    @pytest.mark.parametrize("kind", ONE_HOLDER)
+    def test_another_registrant_does_not(self, kind: Type) -> None:
+        state = held_by_a(kind, (B, 2))
+        outcome = do(state, B, Out.REGISTER, 2, 0)
+        assert outcome.state.reservation == state.reservation
+        assert outcome.attentions == ()
+
+    @pytest.mark.parametrize("kind", ALL_REGISTRANTS)
+    def test_all_registrants_hold_until_the_last(self, kind: Type) -> None:
+        outcome = do(held_by_a(kind, (B, 2)), A, Out.REGISTER, 1, 0)
+        assert outcome.state.reservation == PersistentReservation(kind, None)
+        assert outcome.attentions == ()
+        last = do(outcome.state, B, Out.REGISTER, 2, 0)
+        assert last.state.reservation is None
+        assert last.attentions == ()
+
+
+class TestRegisterAndIgnoreExistingKey:
+    """Table 68."""
+
+    @pytest.mark.parametrize("key", [0, 1, 99])
+    def test_whatever_the_key(self, key: int) -> None:
+        state = registered((A, 1))
+        action = Out.REGISTER_AND_IGNORE_EXISTING_KEY
+        assert keys(do(state, A, action, key, 7)) == {A: 7}
+        assert keys(do(state, B, action, key, 7)) == {A: 1, B: 7}
+        assert keys(do(state, A, action, key, 0)) == {}
+        assert do(state, B, action, key, 0).state is state
+
+    def test_spec_i_pt_is_refused(self) -> None:
+        state = registered((A, 1))
+        action = Out.REGISTER_AND_IGNORE_EXISTING_KEY
+        assert refused(do(state, A, action, 0, 7, spec_i_pt=(initiator("b"),)), state, BAD_LIST)
+
+
+class TestSpecifyInitiatorPorts:
+    """Tables 67 and 69."""
+
+    def test_the_named_ports_register_too(self) -> None:
+        ports = (initiator("b"), initiator("c"), initiator("b"), initiator("a"))
+        outcome = do(ReservationState(), A, Out.REGISTER, 0, 7, spec_i_pt=ports)
+        assert keys(outcome) == {A: 7, B: 7, C: 7}
+        assert outcome.state.generation == 1
+
+    def test_with_all_target_ports(self) -> None:
+        outcome = do(ReservationState(), A, Out.REGISTER, 0, 7, spec_i_pt=(initiator("b"),), all_tg_pt=True)
+        assert set(keys(outcome)) == {A, A2, B, ITNexus(B.initiator, 2)}
+
+    @pytest.mark.parametrize("sark", [0, 7])
+    def test_a_registered_nexus_is_refused(self, sark: int) -> None:
+        state = registered((A, 1))
+        assert refused(do(state, A, Out.REGISTER, 1, sark, spec_i_pt=()), state, BAD_LIST)
+
+    def test_a_wrong_key_conflicts_first(self) -> None:
+        state = registered((A, 1))
+        assert conflicts(do(state, A, Out.REGISTER, 9, 7, spec_i_pt=()), state)
+
+    def test_zero_to_zero_does_nothing(self) -> None:
+        state = registered((B, 2))
+        assert do(state, A, Out.REGISTER, 0, 0, spec_i_pt=(initiator("b"),)).state is state
+
+    def test_a_port_registered_already_spoils_all(self) -> None:
+        state = registered((B, 2))
+        ports = (initiator("c"), initiator("b"))
+        assert refused(do(state, A, Out.REGISTER, 0, 7, spec_i_pt=ports), state, BAD_LIST)
+
+    @pytest.mark.parametrize(
+        "identifier",
+        [
+            IscsiTransportID("iqn.2026-01.test:b"),
+            FcTransportID(bytes(8)),
+            OtherTransportID(bytes([0x45]) + bytes(23)),
+        ],
+        ids=str,
+    )
+    def test_what_names_no_initiator_port_of_ours(self, identifier: TransportID) -> None:
+        state = ReservationState()
+        assert refused(do(state, A, Out.REGISTER, 0, 7, spec_i_pt=(identifier,)), state, BAD_LIST)
+
+    def test_all_or_none(self) -> None:
+        state = registered((D, 4))
+        ports = (initiator("b"), initiator("c"))
+        outcome = do(state, A, Out.REGISTER, 0, 7, spec_i_pt=ports, limits=TargetLimits(registrations=3))
+        assert refused(outcome, state, AdditionalSense.INSUFFICIENT_REGISTRATION_RESOURCES)
+
+    @pytest.mark.parametrize("action", [Out.RESERVE, Out.RELEASE, Out.CLEAR, Out.PREEMPT])
+    def test_only_for_register(self, action: Out) -> None:
+        state = registered((A, 1))
+        assert refused(do(state, A, action, 1, 1, type=1, spec_i_pt=()), state, BAD_LIST)
+
+
+class TestAllTargetPorts:
+    """6.16.3: as if the request had come through each port."""
+
+    def test_every_port_registers(self) -> None:
+        outcome = do(ReservationState(), A, Out.REGISTER, 0, 7, all_tg_pt=True)
+        assert keys(outcome) == {A: 7, A2: 7}
+        assert all(each.all_target_ports for each in outcome.state.registrations)
+
+    def test_every_port_unregisters(self) -> None:
+        state = registered((A, 7), (A2, 7), (B, 7))
+        assert keys(do(state, A, Out.REGISTER, 7, 0, all_tg_pt=True)) == {B: 7}
+
+    def test_one_port_alone_without_it(self) -> None:
+        state = registered((A, 7), (A2, 7))
+        assert keys(do(state, A, Out.REGISTER, 7, 8)) == {A: 8, A2: 7}
+
+    @pytest.mark.parametrize(("key", "sark"), [(0, 8), (7, 8), (7, 0)])
+    def test_a_conflict_at_one_port_is_one_for_all(self, key: int, sark: int) -> None:
+        state = registered((A, 7), (A2, 9)) if key else registered((A2, 9))
+        assert conflicts(do(state, A, Out.REGISTER, key, sark, all_tg_pt=True), state)
+
+    def test_ignoring_the_existing_key_ignores_it_everywhere(self) -> None:
+        state = registered((A2, 9))
+        action = Out.REGISTER_AND_IGNORE_EXISTING_KEY
+        assert keys(do(state, A, action, 0, 8, all_tg_pt=True)) == {A: 8, A2: 8}
+        assert keys(do(state, A, action, 0, 0, all_tg_pt=True)) == {}
+
+    def test_an_unregistering_port_that_holds_releases(self) -> None:
+        kind = Type.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
+        state = registered((A, 7), (A2, 7), (B, 2), kind=kind, holder=A2)
+        outcome = do(state, A, Out.REGISTER, 7, 0, all_tg_pt=True)
+        assert outcome.state.reservation is None
+        assert outcome.attentions == ((B, RELEASED),)
+
+
+class TestReserve:
+    """5.13.9."""
+
+    @pytest.mark.parametrize("kind", ALL_TYPES)
+    def test_a_registrant_reserves(self, kind: Type) -> None:
+        outcome = do(registered((A, 1), (B, 2)), A, Out.RESERVE, 1, type=kind)
+        assert outcome.state.reservation == PersistentReservation(kind, None if kind.all_registrants else A)
+        assert outcome.state.generation == 10
+        assert outcome.attentions == ()
+
+    @pytest.mark.parametrize("kind", ALL_TYPES)
+    def test_the_holder_again(self, kind: Type) -> None:
+        state = held_by_a(kind, (B, 2))
+        assert do(state, A, Out.RESERVE, 1, type=kind).state is state
+
+    @pytest.mark.parametrize("kind", ALL_TYPES)
+    @pytest.mark.parametrize("other", [*range(16)])
+    def test_the_holder_with_another_type_conflicts(self, kind: Type, other: int) -> None:
+        state = held_by_a(kind)
+        if other != kind:
+            assert conflicts(do(state, A, Out.RESERVE, 1, type=other), state)
+        assert conflicts(do(state, A, Out.RESERVE, 1, type=kind, scope=1), state)
+
+    @pytest.mark.parametrize("kind", ALL_TYPES)
+    def test_another_registrant(self, kind: Type) -> None:
+        state = held_by_a(kind, (B, 2))
+        outcome = do(state, B, Out.RESERVE, 2, type=kind)
+        if kind.all_registrants:
+            assert outcome.state is state
+            assert outcome.good
+        else:
+            assert conflicts(outcome, state)
+
+    def test_no_key_or_the_wrong_one_conflicts(self) -> None:
+        state = registered((A, 1))
+        assert conflicts(do(state, A, Out.RESERVE, 2, type=1), state)
+        assert conflicts(do(state, B, Out.RESERVE, 0, type=1), state)
+        assert conflicts(do(state, B, Out.RESERVE, 1, type=1), state)
+
+    @pytest.mark.parametrize("kind", sorted(set(range(16)) - set(Type)))
+    def test_a_type_that_there_is_not(self, kind: int) -> None:
+        state = registered((A, 1))
+        assert refused(do(state, A, Out.RESERVE, 1, type=kind), state, BAD_CDB)
+
+    @pytest.mark.parametrize("scope", range(1, 16))
+    def test_a_scope_that_there_is_not(self, scope: int) -> None:
+        state = registered((A, 1))
+        assert refused(do(state, A, Out.RESERVE, 1, type=1, scope=scope), state, BAD_CDB)
+
+
+class TestRelease:
+    """5.13.11.2.2."""
+
+    @pytest.mark.parametrize("kind", ALL_TYPES)
+    def test_the_holder_releases(self, kind: Type) -> None:
+        outcome = do(held_by_a(kind, (B, 2), (C, 2)), A, Out.RELEASE, 1, type=kind)
+        assert outcome.state.reservation is None
+        assert len(outcome.state.registrations) == 3
+        assert outcome.state.generation == 10
+        quiet = kind in (Type.WRITE_EXCLUSIVE, Type.EXCLUSIVE_ACCESS)
+        assert outcome.attentions == (() if quiet else ((B, RELEASED), (C, RELEASED)))
+
+    @pytest.mark.parametrize("kind", ALL_TYPES)
+    def test_the_holder_with_another_type_or_scope(self, kind: Type) -> None:
+        state = held_by_a(kind)
+        invalid = AdditionalSense.INVALID_RELEASE_OF_PERSISTENT_RESERVATION
+        for other in set(range(16)) - {kind}:
+            assert refused(do(state, A, Out.RELEASE, 1, type=other), state, invalid)
+        assert refused(do(state, A, Out.RELEASE, 1, type=kind, scope=2), state, invalid)
+
+    @pytest.mark.parametrize("kind", ONE_HOLDER)
+    def test_another_registrant_changes_nothing(self, kind: Type) -> None:
+        state = held_by_a(kind, (B, 2))
+        for asked in range(16):
+            outcome = do(state, B, Out.RELEASE, 2, type=asked)
+            assert outcome.good
+            assert outcome.state is state
+
+    def test_nothing_to_release(self) -> None:
+        state = registered((A, 1))
+        outcome = do(state, A, Out.RELEASE, 1, type=3)
+        assert outcome.good
+        assert outcome.state is state
+
+    def test_no_key_or_the_wrong_one_conflicts(self) -> None:
+        for state in (held_by_a(Type.WRITE_EXCLUSIVE), registered((A, 1))):
+            assert conflicts(do(state, A, Out.RELEASE, 2, type=1), state)
+            assert conflicts(do(state, B, Out.RELEASE, 1, type=1), state)
+
+
+class TestClear:
+    """5.13.11.2.7."""
+
+    @pytest.mark.parametrize("kind", ALL_TYPES)
+    @pytest.mark.parametrize("sender", [A, B])
+    def test_everything_goes(self, kind: Type, sender: ITNexus) -> None:
+        state = held_by_a(kind, (B, 2), (C, 2))
+        outcome = do(state, sender, Out.CLEAR, state.key_of(sender))
+        assert outcome.state == ReservationState((), None, 11, False)
+        assert outcome.attentions == tuple((each, CLEARED) for each in (A, B, C) if each != sender)
+
+    def test_no_key_or_the_wrong_one_conflicts(self) -> None:
+        state = registered((A, 1))
+        assert conflicts(do(state, A, Out.CLEAR, 2), state)
+        assert conflicts(do(state, B, Out.CLEAR, 1), state)
+
+
+@pytest.mark.parametrize("action", [Out.PREEMPT, Out.PREEMPT_AND_ABORT])
+class TestPreempt:
+    """5.13.11.2.4 to 5.13.11.2.6, table 72."""
+
+    @pytest.mark.parametrize("kind", ONE_HOLDER)
+    @pytest.mark.parametrize("new", ALL_TYPES)
+    def test_the_holder_by_its_key(self, action: Out, kind: Type, new: Type) -> None:
+        state = held_by_a(kind, (B, 2), (C, 1), (D, 4))
+        outcome = do(state, B, action, 2, 1, type=new)
+        assert keys(outcome) == {B: 2, D: 4}
+        assert outcome.state.reservation == PersistentReservation(new, None if new.all_registrants else B)
+        assert outcome.state.generation == 11
+        changed = ((D, RELEASED),) if new is not kind else ()
+        assert outcome.attentions == ((A, PREEMPTED), (C, PREEMPTED), *changed)
+        assert outcome.aborted == ((A, C) if action is Out.PREEMPT_AND_ABORT else ())
+
+    @pytest.mark.parametrize("kind", ONE_HOLDER)
+    def test_who_has_the_same_key_stays_when_it_preempts(self, action: Out, kind: Type) -> None:
+        """The handover: the destination registers the guest's key, then preempts with it as RK and SARK."""
+        outcome = do(held_by_a(kind, (B, 1)), B, action, 1, 1, type=kind)
+        assert keys(outcome) == {B: 1}
+        assert outcome.state.reservation == PersistentReservation(kind, B)
+        assert outcome.attentions == ((A, PREEMPTED),)
+
+    @pytest.mark.parametrize("kind", ONE_HOLDER)
+    @pytest.mark.parametrize("new", ONE_HOLDER)
+    def test_the_holder_itself(self, action: Out, kind: Type, new: Type) -> None:
+        outcome = do(held_by_a(kind, (B, 2)), A, action, 1, 1, type=new)
+        assert keys(outcome) == {A: 1, B: 2}
+        assert outcome.state.reservation == PersistentReservation(new, A)
+        assert outcome.attentions == (((B, RELEASED),) if new is not kind else ())
+
+    @pytest.mark.parametrize("kind", ONE_HOLDER)
+    def test_the_holder_with_a_bad_type_or_scope(self, action: Out, kind: Type) -> None:
+        state = held_by_a(kind, (B, 2))
+        assert refused(do(state, B, action, 2, 1, type=2), state, BAD_CDB)
+        assert refused(do(state, B, action, 2, 1, type=kind, scope=1), state, BAD_CDB)
+
+    @pytest.mark.parametrize("kind", ONE_HOLDER)
+    def test_another_registration_by_its_key(self, action: Out, kind: Type) -> None:
+        state = held_by_a(kind, (B, 2), (C, 3), (D, 3))
+        outcome = do(state, B, action, 2, 3, type=15, scope=15)
+        assert keys(outcome) == {A: 1, B: 2}
+        assert outcome.state.reservation == state.reservation
+        assert outcome.attentions == ((C, PREEMPTED), (D, PREEMPTED))
+        assert outcome.state.generation == 11
+
+    @pytest.mark.parametrize("kind", ONE_HOLDER)
+    def test_key_zero_is_nobodys(self, action: Out, kind: Type) -> None:
+        state = held_by_a(kind, (B, 2))
+        assert refused(do(state, B, action, 2, 0, type=kind), state, BAD_LIST)
+
+    @pytest.mark.parametrize("kind", ALL_REGISTRANTS)
+    @pytest.mark.parametrize("new", ALL_TYPES)
+    def test_all_registrants_by_key_zero(self, action: Out, kind: Type, new: Type) -> None:
+        outcome = do(held_by_a(kind, (B, 2), (C, 2)), B, action, 2, 0, type=new)
+        assert keys(outcome) == {B: 2}
+        assert outcome.state.reservation == PersistentReservation(new, None if new.all_registrants else B)
+        assert outcome.attentions == ((A, PREEMPTED), (C, PREEMPTED))
+        assert outcome.aborted == ((A, B, C) if action is Out.PREEMPT_AND_ABORT else ())
+
+    @pytest.mark.parametrize("kind", ALL_REGISTRANTS)
+    def test_one_of_all_registrants_by_its_key(self, action: Out, kind: Type) -> None:
+        state = held_by_a(kind, (B, 2), (C, 3))
+        outcome = do(state, B, action, 2, 3, type=1)
+        assert keys(outcome) == {A: 1, B: 2}
+        assert outcome.state.reservation == state.reservation
+        assert outcome.attentions == ((C, PREEMPTED),)
+
+    @pytest.mark.parametrize("kind", ALL_REGISTRANTS)
+    def test_the_last_registrant_removes_itself(self, action: Out, kind: Type) -> None:
+        outcome = do(held_by_a(kind), A, action, 1, 1, type=kind)
+        assert outcome.state == ReservationState((), None, 11, False)
+        assert outcome.attentions == ()
+
+    def test_no_reservation(self, action: Out) -> None:
+        outcome = do(registered((A, 1), (B, 2), (C, 2)), A, action, 1, 2, type=1)
+        assert keys(outcome) == {A: 1}
+        assert outcome.state.reservation is None
+        assert outcome.attentions == ((B, PREEMPTED), (C, PREEMPTED))
+
+    def test_ones_own_key_without_a_reservation_removes_the_sender_too(self, action: Out) -> None:
+        outcome = do(registered((A, 1), (B, 1), (C, 3)), A, action, 1, 1)
+        assert keys(outcome) == {C: 3}
+        assert outcome.attentions == ((B, PREEMPTED),)
+
+    @pytest.mark.parametrize("kind", [None, *ALL_TYPES])
+    def test_a_key_that_nobody_has_conflicts(self, action: Out, kind: Type | None) -> None:
+        state = registered((A, 1), (B, 2)) if kind is None else held_by_a(kind, (B, 2))
+        assert conflicts(do(state, B, action, 2, 9, type=1), state)
+
+    def test_key_zero_without_a_reservation_conflicts(self, action: Out) -> None:
+        state = registered((A, 1))
+        assert conflicts(do(state, A, action, 1, 0, type=1), state)
+
+    @pytest.mark.parametrize("kind", [None, *ALL_TYPES])
+    def test_no_key_or_the_wrong_one_conflicts(self, action: Out, kind: Type | None) -> None:
+        state = registered((A, 1), (B, 2)) if kind is None else held_by_a(kind, (B, 2))
+        assert conflicts(do(state, B, action, 1, 1, type=1), state)
+        assert conflicts(do(state, C, action, 0, 1, type=1), state)
+
+
+class TestRegisterAndMove:
+    """5.13.8, table 70."""
+
+    def move(
+        self,
+        state: ReservationState,
+        nexus: ITNexus = A,
+        key: int = 1,
+        sark: int = 7,
+        *,
+        to: TransportID = B.initiator,
+        port: int = 1,
+        unreg: bool = False,
+        aptpl: bool = False,
+        limits: TargetLimits = TWO_PORTS,
+    ) -> Outcome:
+        parameters = RegisterAndMoveParameterList(key, sark, port, to, unreg, aptpl)
+        return register_and_move(state, nexus, parameters, limits=limits)
+
+    @pytest.mark.parametrize("kind", ONE_HOLDER)
+    @pytest.mark.parametrize("unreg", [False, True])
+    @pytest.mark.parametrize("known", [False, True])
+    def test_the_reservation_moves(self, kind: Type, unreg: bool, known: bool) -> None:
+        state = held_by_a(kind, (C, 3), *([(B, 2)] if known else []))
+        outcome = self.move(state, unreg=unreg, aptpl=True)
+        assert keys(outcome) == ({C: 3, B: 7} if unreg else {A: 1, C: 3, B: 7})
+        assert outcome.state.reservation == PersistentReservation(kind, B)
+        assert outcome.state.generation == 11
+        assert outcome.state.aptpl
+        assert outcome.attentions == ()
+
+    def test_to_another_target_port(self) -> None:
+        outcome = self.move(held_by_a(Type.WRITE_EXCLUSIVE), port=2)
+        assert outcome.state.standing(ITNexus(B.initiator, 2)) is Standing.HOLDER
+
+    @pytest.mark.parametrize("kind", ALL_REGISTRANTS)
+    def test_all_registrants_conflict(self, kind: Type) -> None:
+        state = held_by_a(kind)
+        assert conflicts(self.move(state), state)
+
+    def test_who_does_not_hold_it_conflicts(self) -> None:
+        state = held_by_a(Type.EXCLUSIVE_ACCESS, (C, 3))
+        assert conflicts(self.move(state, C, 3), state)
+        assert conflicts(self.move(state, D, 0), state)
+        assert conflicts(self.move(state, A, 2), state)
+
+    def test_without_a_reservation(self) -> None:
+        state = registered((A, 1))
+        assert refused(self.move(state), state, BAD_CDB)
+        assert conflicts(self.move(state, B, 1), state)
+
+    @pytest.mark.parametrize("port", [1, 2])
+    def test_to_oneself(self, port: int) -> None:
+        state = held_by_a(Type.WRITE_EXCLUSIVE)
+        assert refused(self.move(state, to=A.initiator, port=port), state, BAD_LIST)
+
+    def test_what_names_no_nexus(self) -> None:
+        state = held_by_a(Type.WRITE_EXCLUSIVE)
+        assert refused(self.move(state, port=3), state, BAD_LIST)
+        assert refused(self.move(state, port=0), state, BAD_LIST)
+        assert refused(self.move(state, sark=0), state, BAD_LIST)
+        assert refused(self.move(state, to=FcTransportID(bytes(8))), state, BAD_LIST)
+        assert refused(self.move(state, to=IscsiTransportID("iqn.x:b")), state, BAD_LIST)
+
+    def test_no_more_than_there_is_room_for(self) -> None:
+        state = held_by_a(Type.WRITE_EXCLUSIVE)
+        limits = TargetLimits(registrations=1)
+        full = AdditionalSense.INSUFFICIENT_REGISTRATION_RESOURCES
+        assert refused(self.move(state, limits=limits), state, full)
+        assert self.move(state, limits=limits, unreg=True).good
+
+
+def test_after_power_loss() -> None:
+    state = held_by_a(Type.WRITE_EXCLUSIVE, (B, 2))
+    assert state.after_power_loss() == ReservationState()
+    kept = ReservationState(state.registrations, state.reservation, 10, True)
+    assert kept.after_power_loss() == ReservationState(state.registrations, state.reservation, 0, True)
+
+
+def test_states_are_hashable_and_equal_by_value() -> None:
+    assert len({held_by_a(Type.WRITE_EXCLUSIVE), held_by_a(Type.WRITE_EXCLUSIVE)}) == 1
