@@ -29,8 +29,8 @@ __all__ = [
 ]
 
 _COMMAND = Struct(">BBBBIQIIII16s")
-_AHS_EXTENDED_CDB = 1
-_AHS_READ_LENGTH = 2
+_AHS_EXTENDED_CDB = b"\1"
+_AHS_READ_LENGTH = b"\2"
 _MAX_CDB = 260
 
 
@@ -63,10 +63,10 @@ class ScsiCommand:
         additional = b""
         if len(self.cdb) > 16:
             more = self.cdb[16:]
-            additional = (len(more) + 1).to_bytes(2) + bytes((_AHS_EXTENDED_CDB, 0)) + more
+            additional = (len(more) + 1).to_bytes(2) + _AHS_EXTENDED_CDB + b"\0" + more
             additional += PADDING[len(more) & 3]
         if self.read_length is not None:
-            additional += bytes((0, 5, _AHS_READ_LENGTH, 0)) + self.read_length.to_bytes(4)
+            additional += b"\0\5" + _AHS_READ_LENGTH + b"\0" + self.read_length.to_bytes(4)
         header = _COMMAND.pack(
             Opcode.SCSI_COMMAND | (IMMEDIATE if self.immediate else 0),
             (FINAL if self.final else 0) | self.read << 6 | self.write << 5 | self.attribute,
@@ -112,7 +112,7 @@ def _decode_additional(additional: bytes) -> tuple[bytes, int | None]:
     cdb, read_length, at = b"", None, 0
     while at < len(additional):
         length = int.from_bytes(additional[at : at + 2])
-        kind, body = additional[at + 2], additional[at + 3 : at + 3 + length]
+        kind, body = additional[at + 2 : at + 3], additional[at + 3 : at + 3 + length]
         if length == 0 or len(body) < length:
             raise PduError(f"additional header segment of {length} bytes at byte {at} of {len(additional)}")
         if kind == _AHS_EXTENDED_CDB:

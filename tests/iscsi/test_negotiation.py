@@ -1,0 +1,158 @@
+"""Negotiation: what both sides come to, and that they come to the same."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from holdover.iscsi.errors import TextError
+from holdover.iscsi.negotiation import Limits, Negotiator
+from holdover.iscsi.text import KEYS, Where
+
+limits = st.builds(
+    Limits,
+    initial_r2t=st.booleans(),
+    immediate_data=st.booleans(),
+    max_recv_data_segment_length=st.integers(512, 0xFFFFFF),
+    max_burst_length=st.integers(512, 0xFFFFFF),
+    first_burst_length=st.integers(512, 0xFFFFFF),
+    max_outstanding_r2t=st.integers(1, 65535),
+)
+
+
+@given(limits, limits)
+def test_both_sides_come_to_the_same(initiator: Limits, target: Limits) -> None:
+    one, other = Negotiator(initiator.values()), Negotiator(target.values())
+    answers = other.receive(one.offers(), Where.OPERATIONAL) + other.declaration()
+    assert one.receive(answers, Where.OPERATIONAL) == []
+    mine, yours = one.parameters(), other.parameters()
+    for name in (
+        "initial_r2t",
+        "immediate_data",
+        "max_burst_length",
+        "first_burst_length",
+        "max_outstanding_r2t",
+    ):
+        assert getattr(mine, name) == getattr(yours, name)
+    assert mine.initial_r2t == (initiator.initial_r2t or target.initial_r2t)
+    assert mine.immediate_data == (initiator.immediate_data and target.immediate_data)
+    assert mine.max_burst_length == min(initiator.max_burst_length, target.max_burst_length)
+    assert mine.first_burst_length <= mine.max_burst_length
+    assert mine.max_send_data_segment_length == target.max_recv_data_segment_length
+    assert yours.max_send_data_segment_length == initiator.max_recv_data_segment_length
+    assert mine.max_recv_data_segment_length == yours.max_send_data_segment_length
+
+
+def test_the_defaults_hold_where_nobody_speaks() -> None:
+    parameters = Negotiator(Limits().values()).parameters()
+    assert parameters.initial_r2t
+    assert parameters.immediate_data
+    assert parameters.max_send_data_segment_length == 8192
+    assert parameters.max_recv_data_segment_length == 8192
+    assert (parameters.max_burst_length, parameters.first_burst_length) == (262144, 65536)
+    assert parameters.immediate_length == 8192
+
+
+@pytest.mark.parametrize(
+    ("name", "offer", "answer"),
+    [
+        ("HeaderDigest", "CRC32C,None", "None"),
+        ("HeaderDigest", "CRC32C", "Reject"),
+        ("MaxConnections", "8", "1"),
+        ("MaxConnections", "0", "Reject"),
+        ("InitialR2T", "maybe", "Reject"),
+        ("ErrorRecoveryLevel", "2", "0"),
+        ("DefaultTime2Wait", "0", "2"),
+        ("DefaultTime2Wait", "9", "9"),
+        ("DataPDUInOrder", "No", "Yes"),
+        ("MaxBurstLength", "99999999999", "Reject"),
+        ("TaskReporting", "FastAbort,RFC3720", "RFC3720"),
+        ("iSCSIProtocolLevel", "2", "1"),
+        ("IFMarker", "Yes", "No"),
+        ("OFMarkInt", "2048~8192", "Reject"),
+        ("X-com.example.Key", "1", "NotUnderstood"),
+        ("SendTargets", "All", "Reject"),
+    ],
+)
+def test_answers_to_offers(name: str, offer: str, answer: str) -> None:
+    negotiator = Negotiator(Limits().values())
+    assert negotiator.receive([(name, offer)], Where.OPERATIONAL) == [(name, answer)]
+
+
+def test_a_declaration_has_no_answer() -> None:
+    negotiator = Negotiator(Limits().values())
+    pairs = [("MaxRecvDataSegmentLength", "4096"), ("InitiatorAlias", "x")]
+    assert negotiator.receive(pairs, Where.OPERATIONAL) == []
+    assert negotiator.parameters().max_send_data_segment_length == 4096
+    assert negotiator.declared("InitiatorAlias") == "x"
+
+
+def test_a_length_may_be_declared_anew_in_full_feature_phase_and_nothing_else_negotiated() -> None:
+    negotiator = Negotiator(Limits().values())
+    pairs = [("MaxRecvDataSegmentLength", "600"), ("MaxBurstLength", "512")]
+    assert negotiator.receive(pairs, Where.FULL_FEATURE) == [("MaxBurstLength", "Reject")]
+    assert negotiator.parameters().max_send_data_segment_length == 600
+
+
+def test_a_second_offer_for_the_same_key_is_rejected() -> None:
+    negotiator = Negotiator(Limits().values())
+    pair = [("MaxBurstLength", "1024")]
+    assert negotiator.receive(pair, Where.OPERATIONAL) == pair
+    assert negotiator.receive(pair, Where.OPERATIONAL) == [("MaxBurstLength", "Reject")]
+
+
+def test_what_discovery_has_no_use_for_is_irrelevant() -> None:
+    negotiator = Negotiator(Limits().values(), discovery=True)
+    assert negotiator.receive([("InitialR2T", "Yes")], Where.OPERATIONAL) == [("InitialR2T", "Irrelevant")]
+    assert {name for name, _ in negotiator.offers()} == {
+        "HeaderDigest",
+        "DataDigest",
+        "MaxRecvDataSegmentLength",
+        "DefaultTime2Wait",
+        "DefaultTime2Retain",
+        "ErrorRecoveryLevel",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("MaxBurstLength", "1048577"),
+        ("MaxBurstLength", "x"),
+        ("InitialR2T", "maybe"),
+        ("ImmediateData", "perhaps"),
+        ("HeaderDigest", "CRC32C"),
+        ("DefaultTime2Wait", "1"),
+    ],
+)
+def test_an_answer_that_the_offer_does_not_allow_is_refused(name: str, answer: str) -> None:
+    negotiator = Negotiator(Limits().values())
+    negotiator.offers()
+    with pytest.raises(TextError, match=name):
+        negotiator.receive([(name, answer)], Where.OPERATIONAL)
+
+
+def test_an_answer_that_stands_for_no_value_leaves_the_default() -> None:
+    negotiator = Negotiator(Limits().values())
+    negotiator.offers()
+    negotiator.receive([("InitialR2T", "NotUnderstood"), ("MaxBurstLength", "Reject")], Where.OPERATIONAL)
+    assert negotiator.parameters().initial_r2t
+    assert negotiator.parameters().max_burst_length == 262144
+
+
+@settings(max_examples=500)
+@given(
+    st.lists(st.tuples(st.sampled_from([*KEYS, "X-a", "IFMarker"]), st.text(max_size=20)), max_size=10),
+    st.sampled_from([Where.SECURITY, Where.OPERATIONAL, Where.FULL_FEATURE]),
+    st.booleans(),
+)
+def test_any_pairs_are_answered_or_refused(pairs: list[tuple[str, str]], where: Where, offered: bool) -> None:
+    negotiator = Negotiator(Limits().values())
+    if offered:
+        negotiator.offers()
+    with contextlib.suppress(TextError):
+        negotiator.receive(pairs, where)
+    assert negotiator.parameters().max_burst_length >= 512
