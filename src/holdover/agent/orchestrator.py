@@ -22,10 +22,14 @@ from holdover.agent.client import AgentClient, AgentError, AgentRefused
 from holdover.qemu.migration import GuestPlace, Migration, MigrationFailed
 from holdover.qemu.monitor import Monitor, QemuError, RamProgress
 
-__all__ = ["MigrateFailed", "Orchestrator", "Outcome", "Progress", "Qemus"]
+__all__ = ["COPY", "SWITCH_OVER", "MigrateFailed", "Orchestrator", "Outcome", "Progress", "Qemus"]
 
 
 T = TypeVar("T")
+
+COPY = "copy memory until the guest has stopped"
+SWITCH_OVER = "switch over"
+"""Actions of `Progress` by whose end the guest has stopped, and runs again."""
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -225,7 +229,7 @@ class Orchestrator:
         milliseconds = (time.perf_counter() - began) * 1000
         warnings: tuple[str, ...] = ()
         try:
-            await self._timed("migrate", "switch over", "", self._switch_over(migration, timeout))
+            await self._timed("migrate", SWITCH_OVER, "", self._switch_over(migration, timeout))
         except MigrationFailed as error:
             warnings = await self._after_failed_switch_over(migration, error)
         except QemuError as error:
@@ -239,7 +243,7 @@ class Orchestrator:
             await migration.wait_stopped(timeout)
 
         try:
-            await self._timed("migrate", "copy memory until the guest has stopped", "", stopped())
+            await self._timed("migrate", COPY, "", stopped())
         except QemuError as error:
             await self._cancel(migration, str(error))
             raise MigrateFailed(str(error), self._stays()) from error
@@ -387,7 +391,7 @@ class Orchestrator:
         self.tell(
             Progress(
                 phase="migrate",
-                action="copy memory until the guest has stopped",
+                action=COPY,
                 host="",
                 state="goes on",
                 at=time.perf_counter() - self._started,

@@ -74,7 +74,9 @@ def _application(host: Host) -> Litestar:
         if isinstance(error, HTTPException):
             return Response(Problem(error=error.detail, host=host.config.name), status_code=error.status_code)
         log.error("request failed", path=request.url.path, exc_info=error)
-        problem = Problem(error=f"{type(error).__name__}: {error} (see this agent's log)", host=host.config.name)
+        problem = Problem(
+            error=f"{type(error).__name__}: {error} (see this agent's log)", host=host.config.name
+        )
         return Response(problem, status_code=500)
 
     return Litestar(

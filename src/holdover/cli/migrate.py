@@ -10,12 +10,12 @@ from typing import TypeVar
 
 import msgspec
 from rich.console import Console
-from rich.table import Table
 
 from holdover.agent.api import Step
 from holdover.agent.client import AgentClient
 from holdover.agent.config import ConfigError
 from holdover.agent.orchestrator import MigrateFailed, Orchestrator, Outcome, Progress, Qemus
+from holdover.cli.console import plain_table, screen
 from holdover.cli.errors import refuse
 from holdover.scsi.opcodes import ReservationType
 
@@ -138,9 +138,7 @@ def _show_progress(console: Console, progress: Progress) -> None:
 
 
 def _show(outcome: Outcome) -> None:
-    table = Table(box=None, pad_edge=False)
-    for title in ("LUN", "KEY", "TYPE", "APTPL"):
-        table.add_column(title)
+    table = plain_table("LUN", "KEY", "TYPE", "APTPL")
     for device in outcome.devices:
         if not device.migrate_pr:
             table.add_row(device.designator, "migrate-pr=off: reservations stay", "", "")
@@ -148,7 +146,7 @@ def _show(outcome: Outcome) -> None:
         kind = "-" if device.type is None else f"{ReservationType(device.type).short_name} ({device.type})"
         key = f"{device.key:#x}" if device.key else "-"
         table.add_row(device.designator, key, kind, "yes" if device.aptpl else "no")
-    console = Console()
+    console = screen()
     console.print(table)
     still = "" if outcome.standstill_ms is None else f", guest stood still for {outcome.standstill_ms:.1f} ms"
     console.print(

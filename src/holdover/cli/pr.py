@@ -7,9 +7,9 @@ import sys
 from typing import NoReturn
 
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
+from holdover.cli.console import plain_table, screen
 from holdover.cli.errors import refuse
 from holdover.iscsi.errors import IscsiNameError, IscsiUrlError
 from holdover.iscsi.names import check_iscsi_name
@@ -112,7 +112,7 @@ def ask(url: str, what: str, initiator: str, json: bool) -> None:
     if json:
         print(msgspec.json.encode(answer).decode())
     else:
-        Console().print(table)
+        screen().print(table)
 
 
 def tell(
@@ -195,16 +195,9 @@ def _named(kind: ReservationType) -> str:
     return f"{kind.short_name} ({int(kind)}, {kind.name.replace('_', ' ').lower()})"
 
 
-def _table(*titles: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for title in titles:
-        table.add_column(title, overflow="fold")
-    return table
-
-
 def _show_keys(data: bytes) -> tuple[msgspec.Struct, Table]:
     found = ReadKeys.decode(data)
-    table = _table("KEY")
+    table = plain_table("KEY")
     for key in found.keys:
         table.add_row(f"{key:#x}")
     if not found.keys:
@@ -219,7 +212,7 @@ def _held(held: Reservation) -> Held:
 def _show_reservation(data: bytes) -> tuple[msgspec.Struct, Table]:
     found = ReadReservation.decode(data)
     held = found.reservation
-    table = _table("KEY", "TYPE", "PRGENERATION")
+    table = plain_table("KEY", "TYPE", "PRGENERATION")
     if held is None:
         table.add_row("-", "no reservation is held", str(found.generation))
         return ReservationAnswer(generation=found.generation, reservation=None), table
@@ -239,7 +232,7 @@ def _show_capabilities(data: bytes) -> tuple[msgspec.Struct, Table]:
         allow_commands=found.allow_commands,
         types=types,
     )
-    table = _table("CAPABILITY", "VALUE", "MEANING")
+    table = plain_table("CAPABILITY", "VALUE", "MEANING")
     for name, value, meaning in (
         ("CRH", found.crh, "RESERVE and RELEASE are compatible"),
         ("SIP_C", found.sip_c, "SPEC_I_PT: a REGISTER may name initiator ports"),
@@ -254,7 +247,7 @@ def _show_capabilities(data: bytes) -> tuple[msgspec.Struct, Table]:
 
 def _show_status(data: bytes) -> tuple[msgspec.Struct, Table]:
     found = FullStatus.decode(data)
-    table = _table("KEY", "HOLDER", "TYPE", "INITIATOR", "TARGET PORT")
+    table = plain_table("KEY", "HOLDER", "TYPE", "INITIATOR", "TARGET PORT")
     registrants: list[Registrant] = []
     for each in found.descriptors:
         kind = each.type

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from holdover.agent.api import DeviceState, HostState
 from holdover.agent.client import AgentClient, AgentError
 from holdover.agent.config import ConfigError
+from holdover.cli.console import plain_table, screen
 from holdover.cli.errors import refuse
 from holdover.scsi.opcodes import ReservationType
 
@@ -30,7 +30,7 @@ def run(apis: list[str], json: bool) -> None:
     if json:
         print(msgspec.json.encode(hosts).decode())
     else:
-        Console().print(_table(hosts))
+        screen().print(_table(hosts))
 
 
 async def _ask(apis: list[str]) -> list[HostState]:
@@ -43,20 +43,9 @@ async def _ask(apis: list[str]) -> list[HostState]:
 
 
 def _table(hosts: list[HostState]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for title in (
-        "HOST",
-        "GUEST",
-        "DEVICE",
-        "LUN",
-        "MIGRATE-PR",
-        "GATE",
-        "KEY",
-        "TYPE",
-        "APTPL",
-        "INITIATORS",
-    ):
-        table.add_column(title, overflow="fold")
+    table = plain_table(
+        "HOST", "GUEST", "DEVICE", "LUN", "MIGRATE-PR", "GATE", "KEY", "TYPE", "APTPL", "LOGGED IN"
+    )
     for host in hosts:
         if not host.guests:
             table.add_row(host.host, "no guest")

@@ -15,7 +15,7 @@ import msgspec
 from holdover.agent.client import AgentClient
 from holdover.agent.config import export_iqn
 from holdover.agent.orchestrator import Orchestrator, Progress
-from holdover.demo.messages import Connect, End, Stop
+from holdover.demo.messages import Connect, End, Open, Stop
 from holdover.demo.processes import Child, DemoFailed, free_port, started
 from holdover.demo.watching import Listener, Recording
 from holdover.iscsi.url import parse_iscsi_url
@@ -25,7 +25,7 @@ from holdover.scsi.reservation_in import FullStatus
 from holdover.scsi.reservation_out import in_command
 from holdover.scsi.sense import describe_response, is_unit_attention
 
-__all__ = ["HOSTS", "Act", "Stage", "Sums", "holder_of", "perform", "stage"]
+__all__ = ["HOSTS", "Act", "Stage", "Sums", "holder_of", "orchestrator", "perform", "stage"]
 
 HOSTS = ("host-a", "host-b")
 GUEST = "db1"
@@ -158,11 +158,13 @@ async def _play(
         await guest.ready()
         intruder.order(Connect(set_up.lun))
         before = await _note_holder(set_up, recording)
+        workload.order(Open(set_up.exports[1]))
         await asyncio.sleep(_SECONDS_BEFORE)
 
-        workload.order(Stop())
-        recording.stopped = (await guest.ready()).at - recording.began
-        await _hand_over(set_up, recording, watch)
+        async with orchestrator(set_up, recording, watch) as handover:
+            workload.order(Stop())
+            recording.stopped = (await guest.ready()).at - recording.began
+            await handover.run(None)
         workload.order(Connect(set_up.exports[1]))
         recording.resumed = (await guest.ready()).at - recording.began
         await _note_holder(set_up, recording)
@@ -197,14 +199,19 @@ async def _note_holder(set_up: Stage, recording: Recording) -> str | None:
     return holder
 
 
-async def _hand_over(set_up: Stage, recording: Recording, watch: Callable[[Recording], None]) -> None:
+@asynccontextmanager
+async def orchestrator(
+    set_up: Stage, recording: Recording, watch: Callable[[Recording], None]
+) -> AsyncGenerator[Orchestrator, None]:
+    """What ``holdover migrate`` runs, its progress recorded."""
+
     def tell(progress: Progress) -> None:
         recording.steps.append((recording.now, progress))
         watch(recording)
 
     clients = [AgentClient(api) for api in set_up.apis]
     try:
-        await Orchestrator(GUEST, clients[0], clients[1], tell).run(None)
+        yield Orchestrator(GUEST, clients[0], clients[1], tell)
     finally:
         for client in clients:
             await client.close()

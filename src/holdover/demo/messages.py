@@ -7,6 +7,7 @@ import msgspec
 __all__ = [
     "Connect",
     "End",
+    "Open",
     "Order",
     "Ready",
     "Report",
@@ -17,6 +18,12 @@ __all__ = [
     "decode_said",
     "encode",
 ]
+
+
+class Open(msgspec.Struct, tag="open", frozen=True):
+    """To the workload: open this disk as well, as the QEMU does that waits for the guest."""
+
+    url: str
 
 
 class Connect(msgspec.Struct, tag="connect", frozen=True):
@@ -59,7 +66,7 @@ class Report(msgspec.Struct, tag="report", frozen=True):
     damaged: int = 0
 
 
-Order = Connect | Stop | End
+Order = Open | Connect | Stop | End
 Said = Tick | Ready | Report
 
 _orders: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)

@@ -14,10 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TextIO
 
-from holdover.agent.client import AgentClient
 from holdover.agent.config import export_iqn
-from holdover.agent.orchestrator import Orchestrator, Progress, Qemus
-from holdover.demo.act import GUEST, Act, Stage, Sums, holder_of, stage
+from holdover.agent.orchestrator import COPY, SWITCH_OVER, Qemus
+from holdover.demo.act import GUEST, Act, Stage, Sums, holder_of, orchestrator, stage
 from holdover.demo.messages import Connect, End, Tick
 from holdover.demo.processes import Child, DemoFailed, free_port, started
 from holdover.demo.watching import Listener, Recording
@@ -163,22 +162,18 @@ class _Play:
         destination = await stack.enter_async_context(_qemu(self.set_up, self.image, 1, uri))
         recording = self.recording
 
-        def tell(progress: Progress) -> None:
-            recording.steps.append((recording.now, progress))
-            if progress.state == "done" and progress.action.startswith("copy memory"):
+        def watch(recording: Recording) -> None:
+            _, progress = recording.steps[-1]
+            if progress.state == "done" and progress.action == COPY:
                 recording.stopped = recording.now
-            elif progress.state == "done" and progress.action == "switch over":
+            elif progress.state == "done" and progress.action == SWITCH_OVER:
                 recording.resumed = recording.now
             self.watch(recording)
 
-        clients = [AgentClient(api) for api in self.set_up.apis]
-        try:
-            outcome = await Orchestrator(GUEST, clients[0], clients[1], tell).run(
+        async with orchestrator(self.set_up, recording, watch) as handover:
+            outcome = await handover.run(
                 Qemus(source=self.source.qmp_path, destination=destination.qmp_path, uri=uri, timeout=300)
             )
-        finally:
-            for client in clients:
-                await client.close()
         await self.console.close()
         self.console = await destination.console()
         if outcome.standstill_ms is None:

@@ -10,11 +10,11 @@ import asyncio
 import time
 
 from holdover.demo.blocks import BLOCK, block, check
-from holdover.demo.messages import Connect, End, Order, Ready, Report, Stop
+from holdover.demo.messages import Connect, End, Open, Ready, Report
 from holdover.demo.writer import Counter, orders, say
 from holdover.iscsi.url import parse_iscsi_url
 from holdover.paths.iscsi import Identity, IscsiPath, IscsiSessions, isid_of
-from holdover.scsi.cdb import Read, Write
+from holdover.scsi.cdb import Read, TestUnitReady, Write
 from holdover.scsi.command import Command, Response
 from holdover.scsi.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.reservation_out import out_command
@@ -31,18 +31,24 @@ class Workload:
     def __init__(self) -> None:
         self._sessions = IscsiSessions()
         self._path: IscsiPath | None = None
+        self._opened: dict[str, IscsiPath] = {}
         self._sequence = 0
         self._written: dict[int, int] = {}
         self._damaged = 0
         self._counter = Counter("guest")
 
+    async def open(self, url: str) -> None:
+        """Log in at ``url`` and see whether a disk is there; touches nothing of it."""
+        identity = Identity("iqn.2026-11.org.holdover:demo-guest", isid_of("demo"))
+        path = self._opened[url] = self._sessions.path(parse_iscsi_url(url), identity)
+        await path.execute(Command(TestUnitReady().encode()))
+
     async def connect(self, url: str) -> None:
         """Go on, on the disk at ``url``; the first time register and reserve there."""
         first = self._path is None
-        if self._path is not None:
-            await self._path.close()
-        identity = Identity("iqn.2026-11.org.holdover:demo-guest", isid_of("demo"))
-        self._path = self._sessions.path(parse_iscsi_url(url), identity)
+        if url not in self._opened:
+            await self.open(url)
+        self._path = self._opened[url]
         if first:
             await self._must(out_command(OutServiceAction.REGISTER, 0, KEY, aptpl=True))
             kind = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
@@ -102,19 +108,26 @@ class Workload:
 
 
 async def run() -> None:
-    """Follow the orders until *end*."""
+    """Follow the orders until *end*; between them write, unless told to stand still."""
     workload = Workload()
     queue = await orders()
-    order: Order = await queue.get()
-    while not isinstance(order, End):
-        if isinstance(order, Connect):
+    writing = False
+    while True:
+        if writing and queue.empty():
+            await workload.write()
+            continue
+        order = await queue.get()
+        if isinstance(order, End):
+            break
+        if isinstance(order, Open):
+            await workload.open(order.url)
+        elif isinstance(order, Connect):
             await workload.connect(order.url)
             say(await workload.first_write())
-            while queue.empty():
-                await workload.write()
-        elif isinstance(order, Stop):
+            writing = True
+        else:
+            writing = False
             say(workload.pause())
-        order = await queue.get()
     say(await workload.verify())
 
 
