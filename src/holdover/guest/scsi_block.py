@@ -3,8 +3,9 @@
 With `migrate-pr` on, three things happen to the guest's commands, and to nothing but PERSISTENT RESERVE:
 
 - the snoop: when a PERSISTENT RESERVE OUT has succeeded, the key and the reservation that the guest now
-  has are tracked. What PREEMPT leaves behind depends on who else is registered, so the logical unit is
-  asked. Where no answer comes, the picture is marked stale instead of guessed;
+  has are tracked. What PREEMPT leaves depends on who else is registered, so the logical unit is asked;
+  so it is when the guest ignores its existing key, which it may have lost unseen. Where no answer comes,
+  the picture is marked stale instead of guessed;
 - the mask: REPORT CAPABILITIES reads as if the device could register no other ports than the guest's own;
 - the refusal of what the mask denies: SPEC_I_PT, ALL_TG_PT and REGISTER AND MOVE. They would register a
   nexus that does not move along.
@@ -22,7 +23,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from holdover.guest.gate import REFUSAL, Gate, is_harmless
+from holdover.guest.gate import BECOMING_READY, REFUSAL, Gate, is_harmless, is_opening_read
 from holdover.guest.machine import MachineType
 from holdover.guest.options import DeviceOptions
 from holdover.guest.question import Picture, QuestionError, ask
@@ -95,6 +96,7 @@ _RESERVE = frozenset({_RESERVE_IN, _RESERVE_OUT})
 _NEVER_ATTENTION = frozenset({OperationCode.INQUIRY, OperationCode.REPORT_LUNS, OperationCode.REQUEST_SENSE})
 
 _REGISTERS = frozenset({OutServiceAction.REGISTER, OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY})
+_PREEMPTS = frozenset({OutServiceAction.PREEMPT, OutServiceAction.PREEMPT_AND_ABORT})
 
 # Ends of a command that prove that it changed nothing. Of any other end but GOOD that is not known.
 _UNDONE_STATUS = frozenset(
@@ -173,7 +175,9 @@ class ScsiBlock:
         """What becomes of a command at the gate: it passes, waits, or is answered with a refusal."""
         if self.gate is Gate.RUNNING or is_harmless(command):
             return Admission.PASS
-        return REFUSAL if self.gate is Gate.DEPARTED else Admission.HOLD
+        if self.gate is Gate.DEPARTED:
+            return REFUSAL
+        return BECOMING_READY if is_opening_read(command) else Admission.HOLD
 
     def passes_through(self, command: Command) -> bool:
         """Whether `process` would do no more with an admitted command than hand it on."""
@@ -217,20 +221,24 @@ class ScsiBlock:
 
     def _learn(self, cdb: PersistentReserveOut, data: bytes) -> Generator[Command, Response, None]:
         """Track what a successful PERSISTENT RESERVE OUT has left."""
-        if cdb.service_action not in _AFTER:
+        action = cdb.service_action
+        parameters = ParameterList.decode_basic(data) if action in _AFTER else None
+        if parameters is None or (parameters.key == 0 and action not in _REGISTERS):
+            # Not a service action that we know, or not a success that the standard has.
             self._stale = True
             return
-        parameters = ParameterList.decode_basic(data)
-        ignores_key = cdb.service_action == OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY
+        ignores_key = action == OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY
         if not ignores_key and parameters.key != self._tracked.key:
             self._stale = True
         try:
-            after = _AFTER[cdb.service_action]
-            if after is None:
+            self._settle(_AFTER[action](self._tracked, cdb, parameters))
+            if action in _PREEMPTS:
                 picture = yield from ask(self._attentions.append)
-                self._settle(_after_preempt(self._tracked, parameters.key, picture))
-            else:
-                self._settle(after(self._tracked, cdb, parameters))
+                self._settle(_as_pictured(self._tracked, picture, kept=True))
+            elif ignores_key and self._tracked.type is not None:
+                # As a node does that comes back after it was preempted: then its reservation is gone.
+                picture = yield from ask(self._attentions.append)
+                self._settle(_as_pictured(self._tracked, picture, kept=False))
         except GeneratorExit:
             self._stale = True
             raise
@@ -303,37 +311,44 @@ def _after_clear(_: Tracked, __: PersistentReserveOut, ___: ParameterList) -> Tr
     return Tracked()
 
 
-def _after_preempt(before: Tracked, key: int, picture: Picture) -> Tracked:
-    """What the guest has after a PREEMPT that gave `key` as its own, by what the logical unit says.
+def _after_preempt(before: Tracked, _: PersistentReserveOut, parameters: ParameterList) -> Tracked:
+    return replace(before, key=parameters.key)
+
+
+def _as_pictured(before: Tracked, picture: Picture, *, kept: bool) -> Tracked:
+    """What the guest has by what the logical unit says, registered with the key of `before` or not at all.
+
+    Args:
+        before: What was tracked, with the key that the guest has proved or set.
+        picture: What the logical unit says.
+        kept: Whether the guest was registered all along, so that what it held under an unchanged
+            reservation it still holds.
 
     Raises:
         QuestionError: Another nexus has the same key, and either may be the reservation holder.
     """
-    if key not in picture.keys:
+    if before.key not in picture.keys:
         return Tracked()
-    registered = replace(before, key=key, type=None, scope=0)
     held = picture.reservation
-    if held is None:
-        return registered
-    if not held.type.all_registrants:
-        if held.key != key:
-            return registered
-        # A PREEMPT that named our own key has left us alone with it, and one that named another key has
-        # left a reservation of our key as it was. So only what we did not hold before is open.
-        if picture.keys.count(key) > 1 and (before.type, before.scope) != (held.type, held.scope):
-            raise QuestionError(f"several registrants have key {key:#x}, one of them is the holder")
-    return replace(registered, type=held.type, scope=held.scope)
+    if held is None or (not held.type.all_registrants and held.key != before.key):
+        return replace(before, type=None, scope=0)
+    # After a PREEMPT that named our own key we are alone with it, and one that named another key leaves a
+    # reservation of our key as it was. So only what we did not hold before is open.
+    known = kept and (before.type, before.scope) == (held.type, held.scope)
+    if not known and not held.type.all_registrants and picture.keys.count(before.key) > 1:
+        raise QuestionError(f"several registrants have key {before.key:#x}, one of them is the holder")
+    return replace(before, type=held.type, scope=held.scope)
 
 
 _After = Callable[[Tracked, PersistentReserveOut, ParameterList], Tracked]
 
-# What each service action leaves (SPC-4 5.12.7 to 5.12.11); None: the logical unit is asked.
-_AFTER: dict[int, _After | None] = {
+# What each service action leaves (SPC-4 5.13.7 to 5.13.11), as far as it tells itself.
+_AFTER: dict[int, _After] = {
     OutServiceAction.REGISTER: _after_register,
     OutServiceAction.RESERVE: _after_reserve,
     OutServiceAction.RELEASE: _after_release,
     OutServiceAction.CLEAR: _after_clear,
-    OutServiceAction.PREEMPT: None,
-    OutServiceAction.PREEMPT_AND_ABORT: None,
+    OutServiceAction.PREEMPT: _after_preempt,
+    OutServiceAction.PREEMPT_AND_ABORT: _after_preempt,
     OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY: _after_register,
 }

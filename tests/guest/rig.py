@@ -1,0 +1,85 @@
+"""What the tests of `guest` share: a guest's device in front of an embedded logical unit in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from holdover.guest.gate import Gate
+from holdover.guest.machine import MachineType
+from holdover.guest.options import DeviceOptions
+from holdover.guest.scsi_block import ScsiBlock, Tracked
+from holdover.lun.inquiry import Identity
+from holdover.lun.logical_unit import LogicalUnit
+from holdover.lun.reservations import TargetLimits
+from holdover.scsi.command import Command, Response
+from holdover.scsi.nexus import ITNexus
+from holdover.scsi.opcodes import InServiceAction
+from holdover.scsi.reservation_in import Capabilities, FullStatus
+from holdover.scsi.reservation_out import in_command
+from holdover.scsi.transport_id import IscsiTransportID
+
+GUEST = ITNexus(IscsiTransportID("iqn.2026-01.org.example:host-a", bytes.fromhex("80a000000001")))
+THIRD = ITNexus(IscsiTransportID("iqn.2026-01.org.example:third", bytes.fromhex("80a000000002")))
+
+
+class Memory:
+    """A medium of eight blocks."""
+
+    def __init__(self) -> None:
+        self._blocks = bytearray(4096)
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self._blocks)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """So many bytes from there."""
+        return bytes(self._blocks[offset : offset + length])
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Put them there."""
+        self._blocks[offset : offset + len(data)] = data
+
+    def flush(self) -> None:
+        """Nothing is cached."""
+
+
+def logical_unit(greet: bool = False, registrations: int = 1024) -> LogicalUnit:
+    """An embedded logical unit; with `greet`, a nexus first meets a unit attention."""
+    limits = TargetLimits(registrations=registrations)
+    return LogicalUnit(Memory(), Identity("guest-test"), greet=greet, limits=limits)
+
+
+def scsi_block(migrate_pr: bool | None = True, gate: Gate = Gate.RUNNING) -> ScsiBlock:
+    """A device of a guest."""
+    return ScsiBlock(DeviceOptions("disk0", "memory", migrate_pr), MachineType.parse("q35"), gate)
+
+
+def drive(block: ScsiBlock, command: Command, answer: Callable[[Command], Response]) -> Response:
+    """Carry out a command of the guest."""
+    steps = block.process(command)
+    try:
+        request = next(steps)
+        while True:
+            request = steps.send(answer(request))
+    except StopIteration as done:
+        response: Response = done.value
+        return response
+
+
+def truth(lun: LogicalUnit, nexus: ITNexus = GUEST) -> Tracked:
+    """What an I_T nexus has by READ FULL STATUS, and by REPORT CAPABILITIES for APTPL."""
+    status = FullStatus.decode(_read(lun, nexus, InServiceAction.READ_FULL_STATUS))
+    aptpl = Capabilities.decode(_read(lun, nexus, InServiceAction.REPORT_CAPABILITIES)).ptpl_a
+    for each in status.descriptors:
+        if (each.transport_id, each.relative_target_port) == (nexus.initiator, nexus.target_port):
+            return Tracked(each.key, aptpl, each.type, each.scope)
+    return Tracked()
+
+
+def _read(lun: LogicalUnit, nexus: ITNexus, action: InServiceAction) -> bytes:
+    response = lun.execute(nexus, in_command(action))
+    while not response.good:
+        response = lun.execute(nexus, in_command(action))
+    return response.data_in

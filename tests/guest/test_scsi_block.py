@@ -1,0 +1,587 @@
+"""ScsiBlock rule by rule; `test_scsi_block_any` has the properties."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from holdover.guest.gate import BECOMING_READY, REFUSAL, Gate
+from holdover.guest.machine import MachineType
+from holdover.guest.options import DeviceOptions
+from holdover.guest.scsi_block import Admission, BlockState, ScsiBlock, Tracked
+from holdover.scsi.cdb import Inquiry, PersistentReserveOut, Read, ReportLuns, RequestSense
+from holdover.scsi.cdb import TestUnitReady as UnitReady
+from holdover.scsi.command import Command, Response
+from holdover.scsi.nexus import ITNexus
+from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
+from holdover.scsi.reservation_in import Capabilities, ReadKeys, ReadReservation, Reservation
+from holdover.scsi.reservation_out import (
+    ParameterList,
+    RegisterAndMoveParameterList,
+    in_command,
+    out_command,
+)
+from holdover.scsi.sense import AdditionalSense, Sense, SenseKey, check_condition
+from holdover.scsi.status import Status
+from holdover.scsi.transport_id import IscsiTransportID
+from tests.guest.rig import GUEST, THIRD, drive, logical_unit, scsi_block, truth
+
+GOOD = Response(Status.GOOD)
+WE = ReservationType.WRITE_EXCLUSIVE
+EA = ReservationType.EXCLUSIVE_ACCESS
+WERO = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
+WEAR = ReservationType.WRITE_EXCLUSIVE_ALL_REGISTRANTS
+
+REGISTER = OutServiceAction.REGISTER
+IGNORE = OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY
+RESERVE = OutServiceAction.RESERVE
+RELEASE = OutServiceAction.RELEASE
+CLEAR = OutServiceAction.CLEAR
+PREEMPT = OutServiceAction.PREEMPT
+PREEMPT_AND_ABORT = OutServiceAction.PREEMPT_AND_ABORT
+
+ATTENTION = check_condition(SenseKey.UNIT_ATTENTION, AdditionalSense.CAPACITY_DATA_HAS_CHANGED)
+INVALID_FIELD_IN_CDB = check_condition(SenseKey.ILLEGAL_REQUEST, AdditionalSense.INVALID_FIELD_IN_CDB)
+INVALID_FIELD_IN_LIST = check_condition(
+    SenseKey.ILLEGAL_REQUEST, AdditionalSense.INVALID_FIELD_IN_PARAMETER_LIST
+)
+LENGTH_ERROR = check_condition(SenseKey.ILLEGAL_REQUEST, AdditionalSense.PARAMETER_LIST_LENGTH_ERROR)
+
+
+def script(*responses: Response) -> Callable[[Command], Response]:
+    """A device that answers with these, in this order."""
+    answers: Iterator[Response] = iter(responses)
+    return lambda _: next(answers)
+
+
+def unreachable(command: Command) -> Response:
+    raise AssertionError(f"the logical unit sees {command}")
+
+
+def keys(*values: int, generation: int = 1) -> Response:
+    return Response(Status.GOOD, ReadKeys(generation, values).encode())
+
+
+def held(key: int = 0, type: ReservationType | None = None, generation: int = 1) -> Response:
+    reservation = None if type is None else Reservation(key, type)
+    return Response(Status.GOOD, ReadReservation(generation, reservation).encode())
+
+
+class TestMigratePr:
+    @pytest.mark.parametrize(
+        ("machine", "explicit", "expected"),
+        [
+            ("pc-q35-10.2", None, False),
+            ("pc-q35-11.0", None, True),
+            ("q35", None, True),
+            ("pc-q35-10.2", True, True),
+            ("pc-q35-11.0", False, False),
+        ],
+    )
+    def test_an_explicit_value_wins(self, machine: str, explicit: bool | None, expected: bool) -> None:
+        options = DeviceOptions("disk0", "d", explicit)
+        assert ScsiBlock(options, MachineType.parse(machine), Gate.RUNNING).migrate_pr is expected
+
+    def test_a_new_device_tracks_nothing(self) -> None:
+        block = scsi_block()
+        assert block.state() == BlockState(True, Gate.RUNNING, Tracked(), stale=False)
+
+
+class TestTracked:
+    def test_what_makes_no_sense(self) -> None:
+        with pytest.raises(ValueError, match="without a registration"):
+            Tracked(0, type=WE)
+        with pytest.raises(ValueError, match="64 bits"):
+            Tracked(1 << 64)
+        with pytest.raises(ValueError, match="64 bits"):
+            Tracked(-1)
+
+    def test_adopt_and_restore(self) -> None:
+        block = scsi_block()
+        block.mark_stale()
+        assert block.stale
+        block.adopt(Tracked(5, True, WE))
+        assert (block.tracked, block.stale) == (Tracked(5, True, WE), False)
+        state = BlockState(True, Gate.DEPARTED, Tracked(6), stale=True)
+        block.restore(state)
+        assert block.state() == state
+
+
+class TestGate:
+    @pytest.mark.parametrize(
+        ("gate", "harmless", "other"),
+        [
+            (Gate.RUNNING, Admission.PASS, Admission.PASS),
+            (Gate.INCOMING, Admission.PASS, Admission.HOLD),
+            (Gate.LEAVING, Admission.PASS, Admission.HOLD),
+            (Gate.DEPARTED, Admission.PASS, REFUSAL),
+        ],
+    )
+    @pytest.mark.parametrize("migrate_pr", [True, False])
+    def test_admission(
+        self, gate: Gate, migrate_pr: bool, harmless: Admission | Response, other: Admission | Response
+    ) -> None:
+        block = scsi_block(migrate_pr)
+        block.gate = gate
+        assert block.admit(Command(UnitReady().encode())) == harmless
+        assert block.admit(Command(Read(0, 2, 10).encode())) == other
+        assert block.admit(in_command(InServiceAction.READ_KEYS)) == other
+        assert block.admit(Command(b"")) == other
+
+    @pytest.mark.parametrize(
+        ("gate", "answer"),
+        [
+            (Gate.RUNNING, Admission.PASS),
+            (Gate.INCOMING, BECOMING_READY),
+            (Gate.LEAVING, BECOMING_READY),
+            (Gate.DEPARTED, REFUSAL),
+        ],
+    )
+    def test_the_look_of_an_opening_qemu(self, gate: Gate, answer: Admission | Response) -> None:
+        assert scsi_block(gate=gate).admit(Command(Read(0, 1, 10).encode())) == answer
+
+
+class TestPassesThrough:
+    def test_all_but_persistent_reserve(self) -> None:
+        block = scsi_block()
+        assert block.passes_through(Command(Read(0, 1, 10).encode()))
+        assert block.passes_through(Command(b""))
+        assert not block.passes_through(in_command(InServiceAction.READ_KEYS))
+        assert not block.passes_through(out_command(CLEAR, 1))
+
+    def test_all_with_migrate_pr_off(self) -> None:
+        assert scsi_block(False).passes_through(out_command(CLEAR, 1))
+
+    def test_what_passes_through_is_handed_on_as_it_is(self) -> None:
+        command = Command(Read(0, 1, 10).encode(), data_in_length=512)
+        response = Response(Status.GOOD, bytes(512))
+        steps = scsi_block().process(command)
+        assert next(steps) is command
+        with pytest.raises(StopIteration) as done:
+            steps.send(response)
+        assert done.value.value is response
+
+
+class TestSnoop:
+    """By the logical unit's own answers: what is tracked after a sequence of commands."""
+
+    @pytest.mark.parametrize(
+        ("commands", "expected"),
+        [
+            ([out_command(REGISTER, 0, 5)], Tracked(5)),
+            ([out_command(REGISTER, 0, 5, aptpl=True)], Tracked(5, True)),
+            ([out_command(IGNORE, 99, 5, aptpl=True)], Tracked(5, True)),
+            ([out_command(REGISTER, 0, 5, aptpl=True), out_command(REGISTER, 5, 6)], Tracked(6)),
+            ([out_command(REGISTER, 0, 5), out_command(RESERVE, 5, type=EA)], Tracked(5, type=EA)),
+            # RESERVE has no APTPL of its own to speak of.
+            (
+                [out_command(REGISTER, 0, 5, aptpl=True), out_command(RESERVE, 5, type=EA)],
+                Tracked(5, True, EA),
+            ),
+            (
+                [out_command(REGISTER, 0, 5), *[out_command(RESERVE, 5, type=WERO)] * 2],
+                Tracked(5, type=WERO),
+            ),
+            (
+                [
+                    out_command(REGISTER, 0, 5),
+                    out_command(RESERVE, 5, type=EA),
+                    out_command(REGISTER, 5, 6, aptpl=True),
+                ],
+                Tracked(6, True, EA),
+            ),
+            (
+                [
+                    out_command(REGISTER, 0, 5),
+                    out_command(RESERVE, 5, type=EA),
+                    out_command(IGNORE, 0, 6, aptpl=True),
+                ],
+                Tracked(6, True, EA),
+            ),
+            (
+                [
+                    out_command(REGISTER, 0, 5),
+                    out_command(RESERVE, 5, type=EA),
+                    out_command(RELEASE, 5, type=EA),
+                ],
+                Tracked(5),
+            ),
+            (
+                [out_command(REGISTER, 0, 5), out_command(RESERVE, 5, type=EA), out_command(REGISTER, 5, 0)],
+                Tracked(),
+            ),
+            (
+                [out_command(REGISTER, 0, 5), out_command(RESERVE, 5, type=EA), out_command(IGNORE, 0, 0)],
+                Tracked(),
+            ),
+            (
+                [out_command(REGISTER, 0, 5), out_command(RESERVE, 5, type=EA), out_command(CLEAR, 5)],
+                Tracked(),
+            ),
+            (
+                [
+                    out_command(REGISTER, 0, 5),
+                    out_command(RESERVE, 5, type=EA),
+                    out_command(PREEMPT, 5, 5, type=WE),
+                ],
+                Tracked(5, type=WE),
+            ),
+            (
+                [
+                    out_command(REGISTER, 0, 5),
+                    out_command(RESERVE, 5, type=WEAR),
+                    out_command(PREEMPT_AND_ABORT, 5, 0, type=EA),
+                ],
+                Tracked(5, type=EA),
+            ),
+            # Without a reservation, a PREEMPT of one's own key unregisters.
+            ([out_command(REGISTER, 0, 5), out_command(PREEMPT, 5, 5, type=WE)], Tracked()),
+        ],
+    )
+    def test_after_success(self, commands: list[Command], expected: Tracked) -> None:
+        lun, block = logical_unit(), scsi_block()
+        for command in commands:
+            assert drive(block, command, lambda each: lun.execute(GUEST, each)) == GOOD
+        assert (block.tracked, block.stale) == (expected, False)
+        assert truth(lun) == expected
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            out_command(REGISTER, 9, 6),
+            out_command(RESERVE, 9, type=WE),
+            out_command(RESERVE, 5, type=WE),  # it holds another type
+            out_command(RELEASE, 5, type=WE),
+            out_command(CLEAR, 9),
+            out_command(PREEMPT, 5, 77, type=WE),
+        ],
+    )
+    def test_a_command_that_fails_changes_nothing(self, command: Command) -> None:
+        lun, block = logical_unit(), scsi_block()
+        for each in (out_command(REGISTER, 0, 5), out_command(RESERVE, 5, type=EA)):
+            drive(block, each, lambda each: lun.execute(GUEST, each))
+        assert drive(block, command, lambda each: lun.execute(GUEST, each)) != GOOD
+        assert (block.tracked, block.stale) == (Tracked(5, type=EA), False)
+
+    def test_with_migrate_pr_off_nothing_is_tracked(self) -> None:
+        block = scsi_block(False)
+        assert drive(block, out_command(REGISTER, 0, 5), script(GOOD)) == GOOD
+        assert (block.tracked, block.stale) == (Tracked(), False)
+
+
+class TestPreempt:
+    """What the device says afterwards decides, not the command."""
+
+    @pytest.mark.parametrize(
+        ("before", "answers", "expected"),
+        [
+            (Tracked(5, True), [keys(5), held(5, EA)], Tracked(5, True, EA)),
+            (Tracked(5, True), [keys(5, 6), held(6, EA)], Tracked(5, True)),
+            (Tracked(5, True, WE), [keys(5, 6), held(6, EA)], Tracked(5, True)),
+            (Tracked(5, True, WE), [keys(5, 6), held()], Tracked(5, True)),
+            (Tracked(5, True, WE), [keys(6), held(6, EA)], Tracked()),
+            (Tracked(5, True, WE), [keys(), held()], Tracked()),
+            # All registrants hold these types, and the key reads 0.
+            (Tracked(5), [keys(5, 6), held(0, WEAR)], Tracked(5, type=WEAR)),
+            (Tracked(5), [keys(6), held(0, WEAR)], Tracked()),
+            (Tracked(5), [keys(5, 5), held(0, WEAR)], Tracked(5, type=WEAR)),
+            # Shared with another nexus, and held before.
+            (Tracked(5, type=WE), [keys(5, 5, 6), held(5, WE)], Tracked(5, type=WE)),
+        ],
+    )
+    @pytest.mark.parametrize("action", [PREEMPT, PREEMPT_AND_ABORT])
+    def test_asked(
+        self, action: OutServiceAction, before: Tracked, answers: list[Response], expected: Tracked
+    ) -> None:
+        block = scsi_block()
+        block.adopt(before)
+        assert drive(block, out_command(action, 5, 6, type=EA), script(GOOD, *answers)) == GOOD
+        assert (block.tracked, block.stale) == (expected, False)
+
+    def test_keys_beyond_the_first_allocation_length(self) -> None:
+        # 8192 bytes hold 1023 keys.
+        block = scsi_block()
+        lun = logical_unit(registrations=1100)
+        for number in range(1, 1026):
+            nexus = ITNexus(IscsiTransportID("iqn.x", number.to_bytes(6, "big")))
+            lun.execute(nexus, out_command(REGISTER, 0, number))
+        lengths: list[int] = []
+
+        def answer(command: Command) -> Response:
+            lengths.append(command.data_in_length)
+            return lun.execute(GUEST, command)
+
+        drive(block, out_command(REGISTER, 0, 5000), answer)
+        drive(block, out_command(RESERVE, 5000, type=WERO), answer)
+        lengths.clear()
+        assert drive(block, out_command(PREEMPT, 5000, 1), answer) == GOOD
+        assert lengths == [0, 8192, 65528, 8192]
+        assert (block.tracked, block.stale) == (Tracked(5000, type=WERO), False)
+
+    @pytest.mark.parametrize(
+        "answers",
+        [
+            [Response(Status.RESERVATION_CONFLICT)],
+            [keys(5), Response(Status.BUSY)],
+            [Response(Status.GOOD, b"")],
+            [ATTENTION] * 16,
+        ],
+    )
+    def test_a_question_without_an_answer_leaves_the_picture_stale(self, answers: list[Response]) -> None:
+        block = scsi_block()
+        block.adopt(Tracked(5, type=WE))
+        assert drive(block, out_command(PREEMPT, 5, 6, type=EA), script(GOOD, *answers)) == GOOD
+        assert (block.tracked, block.stale) == (Tracked(5, type=WE), True)
+
+    def test_two_registrants_with_one_key_of_whom_one_holds(self) -> None:
+        block = scsi_block()
+        block.adopt(Tracked(5))
+        answers = script(GOOD, keys(5, 5), held(5, EA))
+        assert drive(block, out_command(PREEMPT, 5, 6, type=EA), answers) == GOOD
+        assert block.stale
+
+    def test_a_path_that_fails_under_the_question_keeps_the_answer(self) -> None:
+        block = scsi_block()
+        block.adopt(Tracked(5))
+        steps = block.process(out_command(PREEMPT, 5, 6, type=EA))
+        next(steps)
+        steps.send(GOOD)
+        with pytest.raises(StopIteration) as done:
+            steps.throw(ConnectionResetError("gone"))
+        assert done.value.value is GOOD
+        assert block.stale
+
+    def test_a_question_that_is_given_up_leaves_the_picture_stale(self) -> None:
+        block = scsi_block()
+        block.adopt(Tracked(5))
+        steps = block.process(out_command(PREEMPT, 5, 6, type=EA))
+        next(steps)
+        steps.send(GOOD)
+        steps.close()
+        assert block.stale
+
+    def test_unit_attentions_of_the_question_are_told_to_the_guest(self) -> None:
+        block = scsi_block()
+        block.adopt(Tracked(5))
+        answers = script(GOOD, ATTENTION, keys(5), held(5, EA))
+        assert drive(block, out_command(PREEMPT, 5, 6, type=EA), answers) == GOOD
+        assert (block.tracked, block.stale) == (Tracked(5, type=EA), False)
+        ready = Command(UnitReady().encode())
+        for past in (Inquiry(36), ReportLuns(16), RequestSense(18)):
+            assert not block.passes_through(ready)
+            assert drive(block, Command(past.encode()), script(GOOD)) == GOOD
+        assert drive(block, ready, unreachable) == ATTENTION
+        assert block.passes_through(ready)
+        assert drive(block, ready, script(GOOD)) == GOOD
+
+
+class TestStale:
+    """When a success or an end contradicts the picture, or leaves open what was done."""
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            out_command(REGISTER, 7, 8),
+            out_command(RESERVE, 7, type=WE),
+            out_command(RELEASE, 7, type=WE),
+        ],
+    )
+    def test_a_success_with_another_key(self, command: Command) -> None:
+        block = scsi_block()
+        block.adopt(Tracked(5))
+        assert drive(block, command, script(GOOD)) == GOOD
+        assert block.stale
+        assert block.tracked.key in (7, 8)
+
+    @pytest.mark.parametrize(
+        "command", [out_command(CLEAR, 7), out_command(REGISTER, 7, 0), out_command(IGNORE, 7, 0)]
+    )
+    def test_who_has_nothing_left_is_not_stale(self, command: Command) -> None:
+        block = scsi_block()
+        block.adopt(Tracked(5, type=WE))
+        block.mark_stale()
+        assert drive(block, command, script(GOOD)) == GOOD
+        assert (block.tracked, block.stale) == (Tracked(), False)
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            Command(PersistentReserveOut(8, 24).encode(), bytes(24)),
+            Command(PersistentReserveOut(0x1F, 8).encode(), bytes(8)),
+            Command(PersistentReserveOut(RESERVE, 24, type=2).encode(), ParameterList(5).encode()),
+            out_command(RESERVE, 0, type=WE),
+        ],
+    )
+    def test_a_success_that_the_standard_does_not_have(self, command: Command) -> None:
+        block = scsi_block()
+        block.adopt(Tracked(5, type=WE))
+        assert drive(block, command, script(GOOD)) == GOOD
+        assert (block.tracked, block.stale) == (Tracked(5, type=WE), True)
+
+    @pytest.mark.parametrize(
+        ("response", "stale"),
+        [
+            (Response(Status.RESERVATION_CONFLICT), False),
+            (Response(Status.BUSY), False),
+            (Response(Status.TASK_SET_FULL), False),
+            (ATTENTION, False),
+            (INVALID_FIELD_IN_CDB, False),
+            (Response(Status.TASK_ABORTED), True),
+            (check_condition(SenseKey.ABORTED_COMMAND), True),
+            (check_condition(SenseKey.HARDWARE_ERROR), True),
+            (check_condition(SenseKey.RECOVERED_ERROR), True),
+            (Response(Status.CHECK_CONDITION), True),
+            (Response(Status.CHECK_CONDITION, sense=Sense(SenseKey.NOT_READY).encode(True)), False),
+        ],
+    )
+    def test_an_end_that_is_no_success(self, response: Response, stale: bool) -> None:
+        block = scsi_block()
+        assert drive(block, out_command(REGISTER, 0, 5), script(response)) is response
+        assert (block.tracked, block.stale) == (Tracked(), stale)
+
+    def test_a_command_that_is_given_up(self) -> None:
+        block = scsi_block()
+        steps = block.process(out_command(REGISTER, 0, 5))
+        next(steps)
+        steps.close()
+        assert block.stale
+
+    def test_an_error_of_the_path_comes_out_again(self) -> None:
+        # Whether the command was sent is the shell's to know, and to mark.
+        block = scsi_block()
+        steps = block.process(out_command(REGISTER, 0, 5))
+        next(steps)
+        with pytest.raises(ConnectionRefusedError):
+            steps.throw(ConnectionRefusedError())
+        assert not block.stale
+
+    def test_a_node_that_comes_back_after_it_was_preempted(self) -> None:
+        lun, block = logical_unit(), scsi_block()
+
+        def answer(command: Command) -> Response:
+            return lun.execute(GUEST, command)
+
+        drive(block, out_command(REGISTER, 0, 5), answer)
+        drive(block, out_command(RESERVE, 5, type=WERO), answer)
+        lun.execute(THIRD, out_command(REGISTER, 0, 6))
+        lun.execute(THIRD, out_command(PREEMPT, 6, 5, type=WERO))
+        while drive(block, Command(UnitReady().encode()), answer) != GOOD:
+            pass
+        assert drive(block, out_command(IGNORE, 0, 5), answer) == GOOD
+        assert (block.tracked, block.stale) == (Tracked(5), False)
+        assert truth(lun) == Tracked(5)
+
+    def test_one_that_comes_back_with_the_key_of_the_holder(self) -> None:
+        block = scsi_block()
+        block.adopt(Tracked(5, type=WE))
+        assert drive(block, out_command(IGNORE, 0, 5), script(GOOD, keys(5, 5), held(5, WE))) == GOOD
+        assert block.stale
+
+
+def _list(parameters: ParameterList | RegisterAndMoveParameterList) -> bytes:
+    return parameters.encode()
+
+
+def _out(action: int, data: bytes, length: int | None = None) -> Command:
+    return Command(PersistentReserveOut(action, len(data) if length is None else length).encode(), data)
+
+
+_MOVE = RegisterAndMoveParameterList(5, 6, 1, THIRD.initiator)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("command", "answer"),
+        [
+            (_out(REGISTER, _list(ParameterList(0, 5, all_tg_pt=True))), INVALID_FIELD_IN_LIST),
+            (
+                _out(REGISTER, _list(ParameterList(0, 5, spec_i_pt=True, transport_ids=(THIRD.initiator,)))),
+                INVALID_FIELD_IN_LIST,
+            ),
+            (_out(REGISTER, _list(ParameterList(0, 5, spec_i_pt=True))[:24]), INVALID_FIELD_IN_LIST),
+            (_out(IGNORE, _list(ParameterList(0, 5, all_tg_pt=True))), INVALID_FIELD_IN_LIST),
+            (_out(IGNORE, _list(ParameterList(0, 5, spec_i_pt=True))), INVALID_FIELD_IN_LIST),
+            (_out(OutServiceAction.REGISTER_AND_MOVE, _list(_MOVE)), INVALID_FIELD_IN_CDB),
+            (_out(OutServiceAction.REGISTER_AND_MOVE, bytes(8)), INVALID_FIELD_IN_CDB),
+            (Command(out_command(REGISTER, 0, 5).cdb[:9], bytes(24)), INVALID_FIELD_IN_CDB),
+            (Command(b"\x5f"), INVALID_FIELD_IN_CDB),
+            # The flags are in the bytes that came, but the list is not all there.
+            (_out(REGISTER, _list(ParameterList(0, 5, all_tg_pt=True)), length=28), LENGTH_ERROR),
+            (_out(REGISTER, _list(ParameterList(0, 5, all_tg_pt=True))[:23], length=24), LENGTH_ERROR),
+        ],
+    )
+    def test_the_logical_unit_never_sees_it(self, command: Command, answer: Response) -> None:
+        block = scsi_block()
+        assert drive(block, command, unreachable) == answer
+        assert (block.tracked, block.stale) == (Tracked(), False)
+
+    @pytest.mark.parametrize(
+        "action", [each for each in OutServiceAction if each != OutServiceAction.REGISTER_AND_MOVE]
+    )
+    def test_every_length_but_24(self, action: OutServiceAction) -> None:
+        data = ParameterList(0, 5).encode() + bytes(40)
+        for length in range(64):
+            if length != 24:
+                assert drive(scsi_block(), _out(action, data[:length]), unreachable) == LENGTH_ERROR
+                assert drive(scsi_block(), _out(action, data, length), unreachable) == LENGTH_ERROR
+        for there in range(24):
+            assert drive(scsi_block(), _out(action, data[:there], 24), unreachable) == LENGTH_ERROR
+
+    def test_more_bytes_than_the_cdb_says_are_not_read(self) -> None:
+        lun, block = logical_unit(), scsi_block()
+        command = _out(REGISTER, ParameterList(0, 5).encode() + bytes(8), length=24)
+        assert drive(block, command, lambda each: lun.execute(GUEST, each)) == GOOD
+        assert block.tracked == truth(lun) == Tracked(5)
+
+    def test_other_service_actions_ignore_the_flags(self) -> None:
+        block = scsi_block()
+        block.adopt(Tracked(5))
+        command = _out(RESERVE, ParameterList(5, all_tg_pt=True).encode())
+        command = replace(command, cdb=PersistentReserveOut(RESERVE, 24, type=WE).encode())
+        assert drive(block, command, script(GOOD)) == GOOD
+        assert block.tracked == Tracked(5, type=WE)
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            _out(REGISTER, _list(ParameterList(0, 5, all_tg_pt=True))),
+            _out(OutServiceAction.REGISTER_AND_MOVE, _list(_MOVE)),
+            _out(REGISTER, bytes(8)),
+        ],
+    )
+    def test_with_migrate_pr_off_nothing_is_refused(self, command: Command) -> None:
+        assert drive(scsi_block(False), command, script(GOOD)) == GOOD
+
+
+class TestMask:
+    def test_sip_c_and_atp_c_read_0(self) -> None:
+        lun = logical_unit()
+        command = in_command(InServiceAction.REPORT_CAPABILITIES)
+        told = Capabilities.decode(lun.execute(GUEST, command).data_in)
+        assert (told.sip_c, told.atp_c) == (True, True)
+        masked = drive(scsi_block(), command, lambda each: lun.execute(GUEST, each))
+        assert Capabilities.decode(masked.data_in) == replace(told, sip_c=False, atp_c=False)
+        plain = drive(scsi_block(False), command, lambda each: lun.execute(GUEST, each))
+        assert Capabilities.decode(plain.data_in) == told
+
+    @pytest.mark.parametrize("length", range(25))
+    def test_every_allocation_length(self, length: int) -> None:
+        lun = logical_unit()
+        command = in_command(InServiceAction.REPORT_CAPABILITIES, length)
+        whole = bytearray(lun.execute(GUEST, in_command(InServiceAction.REPORT_CAPABILITIES)).data_in)
+        whole[2] &= ~0x0C & 0xFF
+        response = drive(scsi_block(), command, lambda each: lun.execute(GUEST, each))
+        assert response == Response(Status.GOOD, bytes(whole)[:length])
+
+    @pytest.mark.parametrize(
+        "action",
+        [InServiceAction.READ_KEYS, InServiceAction.READ_RESERVATION, InServiceAction.READ_FULL_STATUS],
+    )
+    def test_nothing_else_is_masked(self, action: InServiceAction) -> None:
+        response = Response(Status.GOOD, b"\xff" * 32)
+        assert drive(scsi_block(), in_command(action), script(response)) == response
+
+    def test_a_cdb_that_is_too_short_is_the_logical_units_to_refuse(self) -> None:
+        assert drive(scsi_block(), Command(b"\x5e\x02"), script(INVALID_FIELD_IN_CDB)) == INVALID_FIELD_IN_CDB

@@ -1,0 +1,130 @@
+"""ScsiBlock under whatever a guest can send, against the embedded logical unit.
+
+The logical unit is the judge: after any sequence, what is tracked is what READ FULL STATUS says of the
+guest's I_T nexus.
+"""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from holdover.guest.scsi_block import ScsiBlock
+from holdover.lun.logical_unit import LogicalUnit
+from holdover.scsi.cdb import PersistentReserveIn, PersistentReserveOut
+from holdover.scsi.command import Command, Response
+from holdover.scsi.nexus import ITNexus
+from holdover.scsi.opcodes import OperationCode, OutServiceAction
+from holdover.scsi.status import Status
+from tests.guest.rig import GUEST, THIRD, drive, logical_unit, scsi_block, truth
+
+# Few keys, so that they meet; and types and lengths that the standard does not have.
+_keys = st.sampled_from([0, 1, 2, 0xFFFFFFFFFFFFFFFF])
+_types = st.sampled_from([1, 3, 5, 6, 7, 8]) | st.integers(0, 15)
+_scopes = st.sampled_from([0, 0, 0, 0, 1, 2])
+_actions = st.sampled_from(OutServiceAction) | st.integers(0, 31)
+_lengths = st.sampled_from([24] * 12 + [0, 8, 16, 23, 25, 28, 0xFFFFFFFF])
+
+
+def _out(
+    action: int, length: int, type_: int, scope: int, key: int, new_key: int, flags: int, there: int
+) -> Command:
+    data = key.to_bytes(8, "big") + new_key.to_bytes(8, "big") + bytes(4) + bytes([flags]) + bytes(7)
+    return Command(PersistentReserveOut(action, length, type_, scope).encode(), data[:there])
+
+
+guesses = st.builds(
+    _out,
+    _actions,
+    _lengths,
+    _types,
+    _scopes,
+    _keys,
+    _keys,
+    st.sampled_from([0, 0, 0, 1, 1, 4, 8, 0xFF]),
+    st.sampled_from([24] * 12 + [28, 23, 8, 0]),
+)
+
+# Most guesses fail at the key or the type. Of these, more go through.
+_KEYED = (OutServiceAction.RESERVE, OutServiceAction.RELEASE, OutServiceAction.CLEAR)
+plausible = st.builds(
+    lambda action, type_, key, new_key, aptpl: _out(action, 24, type_, 0, key, new_key, aptpl, 24),
+    st.sampled_from([each for each in OutServiceAction if each != OutServiceAction.REGISTER_AND_MOVE]),
+    st.sampled_from([1, 3, 5, 6, 7, 8]),
+    st.sampled_from([0, 1, 2]),
+    st.sampled_from([0, 1, 2]),
+    st.booleans(),
+)
+
+reserve_out = plausible | guesses
+
+anything = st.builds(
+    lambda opcode, rest, data, room: Command(bytes([opcode]) + rest, data, room),
+    st.sampled_from([OperationCode.PERSISTENT_RESERVE_OUT, OperationCode.PERSISTENT_RESERVE_IN])
+    | st.integers(0, 255),
+    st.binary(max_size=20),
+    st.binary(max_size=80) | st.binary(min_size=8, max_size=8),
+    st.integers(0, 70000),
+)
+
+reserve_in = st.builds(
+    lambda action, length: Command(PersistentReserveIn(action, length).encode(), data_in_length=length),
+    st.integers(0, 5),
+    st.integers(0, 24),
+)
+
+
+def _sent(lun: LogicalUnit, block: ScsiBlock, command: Command) -> Response:
+    return drive(block, command, lambda each: lun.execute(GUEST, each))
+
+
+@settings(max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.booleans(), st.lists(anything | reserve_out | reserve_in, min_size=1, max_size=3))
+def test_anything_gets_an_answer(greet: bool, commands: list[Command]) -> None:
+    lun, block = logical_unit(greet), scsi_block()
+    for command in commands:
+        response = _sent(lun, block, command)
+        assert isinstance(response.status, Status)
+        if command.cdb[:2] == b"\x5e\x02" and response.good and len(response.data_in) > 2:
+            assert not response.data_in[2] & 0x0C
+    lun.reset()  # a RESERVE(6) would keep the judge out
+    assert (block.tracked, block.stale) == (truth(lun), False)
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.lists(reserve_out, max_size=25))
+def test_tracked_is_what_the_logical_unit_says(commands: list[Command]) -> None:
+    lun, block = logical_unit(), scsi_block()
+    for command in commands:
+        _sent(lun, block, command)
+        assert (block.tracked, block.stale) == (truth(lun), False)
+
+
+# A third nexus that keeps to itself: no REGISTER AND MOVE, no all registrants types, which would make the
+# guest a holder without a command of its own.
+_others = st.builds(
+    lambda action, type_, key, new_key: _out(action, 24, type_, 0, key, new_key, 0, 24),
+    st.sampled_from([each for each in OutServiceAction if each != OutServiceAction.REGISTER_AND_MOVE]),
+    st.sampled_from([1, 3, 5, 6]),
+    st.sampled_from([0, 1, 2]),
+    st.sampled_from([0, 1, 2]),
+)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.just(GUEST), plausible) | st.tuples(st.just(THIRD), _others), min_size=4, max_size=25
+    )
+)
+def test_beside_a_third_nexus_a_success_leaves_the_truth_or_a_mark(
+    commands: list[tuple[ITNexus, Command]],
+) -> None:
+    lun, block = logical_unit(), scsi_block()
+    for nexus, command in commands:
+        if nexus is THIRD:
+            lun.execute(THIRD, command)
+        elif _sent(lun, block, command).good:
+            # APTPL is the whole logical unit's, and the third nexus sets it too.
+            seen, told = block.tracked, truth(lun)
+            assert block.stale or (seen.key, seen.type, seen.scope) == (told.key, told.type, told.scope)
