@@ -144,7 +144,10 @@ class TestOut:
         assert self.problem(action, REGISTER[:length], 24) is LENGTH_ERROR
         assert self.problem(action, REGISTER, length) is LENGTH_ERROR
 
-    @pytest.mark.parametrize("action", set(Out) - {Out.REGISTER_AND_MOVE})
+    def test_less_than_the_cdb_says(self) -> None:
+        assert self.problem(Out.REGISTER, REGISTER, 28) is LENGTH_ERROR
+
+    @pytest.mark.parametrize("action", sorted(set(Out) - {Out.REGISTER_AND_MOVE}))
     @pytest.mark.parametrize("length", [25, 28, 32, 100])
     def test_a_long_list(self, action: Out, length: int) -> None:
         assert self.problem(action, REGISTER.ljust(length, b"\0")) is LENGTH_ERROR
