@@ -131,7 +131,7 @@ class Rig:
     ) -> Agent:
         """Start a `holdover agent` for one guest and wait until both its ports take connections.
 
-        The guest has a device for each URL in `drives`. `migrate_pr` None leaves the choice to the machine type.
+        The guest has a device for each URL in `drives`. `migrate_pr` None leaves that to the machine type.
         """
         api, export = free_port(), free_port()
         initiator = f"iqn.2026-11.org.holdover:{name}"

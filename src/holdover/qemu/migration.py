@@ -39,7 +39,6 @@ from enum import StrEnum
 from typing import TypeVar
 
 from holdover.qemu.monitor import (
-    MigrationStatus,
     Monitor,
     MonitorLost,
     QemuError,
@@ -99,7 +98,7 @@ class Migration:
         *,
         on_progress: Callable[[RamProgress], None] | None = None,
     ) -> None:
-        """`on_progress` is called every half second while memory is being sent."""
+        """`on_progress` is called every half second while memory is being sent, and when it has been."""
         self.source = source
         self.destination = destination
         self.uri = uri
@@ -119,12 +118,12 @@ class Migration:
         self._destination_since = len(self.destination.events)
         under_way = (await self.source.query_migrate()).status
         if under_way not in _NOT_UNDER_WAY:
-            raise QemuError(f"QEMU {self.source.name} is migrating already ({under_way})")
+            raise QemuError(f"{self.source.name} is migrating already ({under_way})")
         state = await self.source.query_status()
         if state not in _MIGRATES:
-            raise QemuError(f"QEMU {self.source.name} has no guest to give: its state is {state}")
+            raise QemuError(f"{self.source.name} has no guest to give: its state is {state}")
         if (waiting := await self.destination.query_status()) != "inmigrate":
-            raise QemuError(f"QEMU {self.destination.name} waits for no guest: its state is {waiting}")
+            raise QemuError(f"{self.destination.name} waits for no guest: its state is {waiting}")
         self._was_running = state == "running"
         await _set_capabilities(self.destination, "events")
         await _set_capabilities(self.source, "events", "pause-before-switchover")
@@ -139,7 +138,8 @@ class Migration:
                 self.source.wait_event(_status_in(_ENDED | {"pre-switchover"}), since=self._source_since),
             )
         if event.migration_status != "pre-switchover":
-            await self._raise_ended(await self.source.query_migrate())
+            await self._raise_ended()
+        await self._report_once()
 
     async def switch_over(self) -> None:
         """Let QEMU send the rest and the destination run the guest: the point of no return."""
@@ -157,19 +157,19 @@ class Migration:
     async def _finish(self) -> None:
         ended = await self.source.wait_event(_status_in(_ENDED), since=self._source_since)
         if ended.migration_status != "completed":
-            await self._raise_ended(await self.source.query_migrate())
+            await self._raise_ended()
         try:
             arrived = await self.destination.wait_event(_arrival, since=self._destination_since)
         except MonitorLost as error:
             gone = await self.destination.is_gone()
             raise MigrationFailed(
-                f"everything was sent to QEMU {self.destination.name}, then its monitor was lost",
+                f"everything was sent to {self.destination.name}, then its monitor was lost",
                 status="completed",
                 place=GuestPlace.SOURCE_STOPPED if gone else GuestPlace.IN_DOUBT,
             ) from error
         if arrived.migration_status == "failed":
             raise MigrationFailed(
-                f"QEMU {self.destination.name} could not load the guest",
+                f"{self.destination.name} could not load the guest",
                 status="completed",
                 place=GuestPlace.SOURCE_STOPPED,
             )
@@ -253,10 +253,11 @@ class Migration:
             return GuestPlace.IN_DOUBT
         return GuestPlace.SOURCE_STOPPED if status == "pre-switchover" else GuestPlace.SOURCE
 
-    async def _raise_ended(self, status: MigrationStatus) -> None:
+    async def _raise_ended(self) -> None:
+        status = await self.source.query_migrate()
         reason = f": {status.error}" if status.error else ""
         raise MigrationFailed(
-            f"QEMU {self.source.name} ended the migration as {status.status}{reason}",
+            f"{self.source.name} ended the migration as {status.status}{reason}",
             status=status.status,
             place=self._place(status.status),
         )
@@ -264,21 +265,25 @@ class Migration:
     @contextlib.asynccontextmanager
     async def _reporting(self) -> AsyncIterator[None]:
         """Report progress while the body runs; a monitor that fails here fails there as well."""
-        reports = asyncio.create_task(self._report()) if self._on_progress else None
+        reports = asyncio.create_task(self._report())
         try:
             yield
         finally:
-            if reports is not None:
-                reports.cancel()
-                with contextlib.suppress(asyncio.CancelledError, QemuError):
-                    await reports
+            reports.cancel()
+            with contextlib.suppress(asyncio.CancelledError, QemuError):
+                await reports
 
     async def _report(self) -> None:
-        while self._on_progress is not None:
-            ram = (await self.source.query_migrate()).ram
-            if ram is not None:
-                self._on_progress(ram)
+        while True:
+            await self._report_once()
             await asyncio.sleep(_PROGRESS_INTERVAL)
+
+    async def _report_once(self) -> None:
+        if self._on_progress is None:
+            return
+        ram = (await self.source.query_migrate()).ram
+        if ram is not None:
+            self._on_progress(ram)
 
 
 async def _set_capabilities(monitor: Monitor, *names: str) -> None:

@@ -111,7 +111,7 @@ class Monitor:
 
     @classmethod
     async def connect(cls, path: Path | str, name: str, *, timeout: float = _CONNECT_TIMEOUT) -> Self:
-        """Connect to the monitor socket at `path`; `name` is how errors call this QEMU."""
+        """Connect to the monitor socket at `path`; `name` is how errors call it ("QEMU on host-a")."""
         monitor = cls(Path(path), name)
         try:
             async with asyncio.timeout(timeout):
@@ -120,9 +120,9 @@ class Monitor:
             problem = (
                 f"no greeting within {timeout:g} s (QEMU serves one client per monitor; another may hold it)"
             )
-            raise QemuError(f"QEMU {name}, monitor {path}: {problem}") from None
+            raise QemuError(f"{name}, monitor {path}: {problem}") from None
         except QMPError as error:
-            raise QemuError(f"QEMU {name}, monitor {path}: cannot connect: {_root_cause(error)}") from error
+            raise QemuError(f"{name}, monitor {path}: cannot connect: {_root_cause(error)}") from error
         return monitor
 
     async def execute(
@@ -137,15 +137,15 @@ class Monitor:
             async with asyncio.timeout(timeout):
                 return await self._client.execute(command, arguments)
         except TimeoutError:
-            raise QemuError(f"QEMU {self.name}: no answer to {command} within {timeout:g} s") from None
+            raise QemuError(f"{self.name}: no answer to {command} within {timeout:g} s") from None
         except ExecuteError as error:
-            raise QemuError(f"QEMU {self.name} refuses {command}: {error}") from error
+            raise QemuError(f"{self.name} refuses {command}: {error}") from error
         except ExecInterruptedError as error:
-            raise MonitorLost(f"QEMU {self.name}: its monitor was lost during {command}") from error
+            raise MonitorLost(f"{self.name}: its monitor was lost during {command}") from error
         except QMPError as error:
             if self.lost:
-                raise MonitorLost(f"QEMU {self.name}: its monitor is lost, {command} was not sent") from error
-            raise QemuError(f"QEMU {self.name}: {command}: {error}") from error
+                raise MonitorLost(f"{self.name}: its monitor is lost, {command} was not sent") from error
+            raise QemuError(f"{self.name}: {command}: {error}") from error
 
     async def close(self) -> None:
         """Close the connection; does nothing to QEMU, and nothing at all the second time."""
@@ -202,7 +202,7 @@ class Monitor:
                             return event
                     since = len(events)
                     if self.lost:
-                        raise MonitorLost(f"QEMU {self.name}: its monitor was lost")
+                        raise MonitorLost(f"{self.name}: its monitor was lost")
                     # What arrives is read from the history above; here it only wakes.
                     arrival = asyncio.create_task(fresh.get())
                     await asyncio.wait({arrival, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -237,7 +237,7 @@ class Monitor:
         try:
             return msgspec.convert(returned, answer)
         except msgspec.ValidationError as error:
-            raise QemuError(f"QEMU {self.name}: an answer to {command} that is none: {error}") from error
+            raise QemuError(f"{self.name}: an answer to {command} that is none: {error}") from error
 
 
 def _event(message: Message) -> QmpEvent:

@@ -168,7 +168,7 @@ class QemuProcess:
     async def monitor(self) -> Monitor:
         """Connect to the monitor. Raises QemuError with what QEMU wrote, where it has ended."""
         try:
-            return await Monitor.connect(self.qmp_path, self.machine.name)
+            return await Monitor.connect(self.qmp_path, f"QEMU of {self.machine.name}")
         except QemuError as error:
             raise QemuError(f"{error}\n{self.errors}".rstrip()) from error
 

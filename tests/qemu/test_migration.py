@@ -1,0 +1,334 @@
+"""A migration between two real QEMUs; the firmware alone is guest enough."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from holdover.qemu.migration import GuestPlace, Migration, MigrationFailed
+from holdover.qemu.monitor import Monitor, MonitorLost, QemuError, RamProgress
+from holdover.qemu.process import QemuProcess, VirtualMachine
+
+pytestmark = [pytest.mark.peer("qemu-system-x86"), pytest.mark.xdist_group("qemu")]
+
+LONG = 30.0
+
+
+@dataclass
+class Pair:
+    source_process: QemuProcess
+    destination_process: QemuProcess
+    source: Monitor
+    destination: Monitor
+    migration: Migration
+
+    async def reach_pre_switchover(self) -> None:
+        await self.migration.start()
+        await self.migration.wait_stopped(LONG)
+
+    async def freeze_destination_and_switch_over(self) -> None:
+        """Everything is sent, the source says `completed`, and nobody has read the last of it."""
+        # What is left after the freeze has to fit into a socket's buffer, so the memory must have been
+        # read by then; QEMU does not say when it has.
+        await asyncio.sleep(1)
+        os.kill(self.destination_process.pid, signal.SIGSTOP)
+        await self.migration.switch_over()
+        async with asyncio.timeout(LONG):
+            await self.source.wait_event(lambda event: event.migration_status == "completed")
+
+    async def kill_destination(self) -> None:
+        os.kill(self.destination_process.pid, signal.SIGKILL)
+        await self.destination_process.wait()
+
+
+@contextlib.asynccontextmanager
+async def pair(progress: list[RamProgress] | None = None) -> AsyncIterator[Pair]:
+    with tempfile.TemporaryDirectory(prefix="holdover-") as folder:
+        uri = f"unix:{Path(folder) / 'migration.sock'}"
+        async with contextlib.AsyncExitStack() as stack:
+            giving = VirtualMachine(name="guest", memory=64)
+            taking = VirtualMachine(name="guest", memory=64, incoming=uri)
+            giver = await stack.enter_async_context(QemuProcess.start(giving))
+            taker = await stack.enter_async_context(QemuProcess.start(taking))
+            source = await stack.enter_async_context(await giver.monitor())
+            destination = await stack.enter_async_context(await taker.monitor())
+            on_progress = progress.append if progress is not None else None
+            migration = Migration(source, destination, uri, on_progress=on_progress)
+            yield Pair(giver, taker, source, destination, migration)
+
+
+def test_a_guest_moves_and_its_standstill_is_known() -> None:
+    async def scenario() -> None:
+        progress: list[RamProgress] = []
+        async with pair(progress) as qemus:
+            migration = qemus.migration
+            await migration.start()
+            await migration.wait_stopped(LONG)
+            assert await qemus.source.query_status() == "finish-migrate"
+            assert await qemus.destination.query_status() == "inmigrate"
+            assert migration.stopped_at is not None
+            assert migration.standstill_ms is None
+            await migration.switch_over()
+            await migration.wait_resumed(LONG)
+            assert await qemus.source.query_status() == "postmigrate"
+            assert await qemus.destination.query_status() == "running"
+            assert migration.standstill_ms is not None
+            assert 0 < migration.standstill_ms < LONG * 1000
+            assert progress
+            assert progress[-1].total > 0
+
+    asyncio.run(scenario())
+
+
+def test_only_what_is_needed_is_set() -> None:
+    async def scenario() -> None:
+        async with pair() as qemus:
+            before = await capabilities(qemus.source)
+            await qemus.reach_pre_switchover()
+            changed = {
+                name for name, state in (await capabilities(qemus.source)).items() if state != before[name]
+            }
+            assert changed == {"events", "pause-before-switchover"}
+            assert (await capabilities(qemus.destination))["pause-before-switchover"] is False
+
+    asyncio.run(scenario())
+
+
+def test_a_migration_cancelled_in_pre_switchover_leaves_the_guest_running_on_the_source() -> None:
+    async def scenario() -> None:
+        async with pair() as qemus:
+            await qemus.reach_pre_switchover()
+            await qemus.migration.cancel()
+            assert await qemus.source.query_status() == "running"
+            assert (await qemus.source.query_migrate()).status == "cancelled"
+            # QEMU's own doing: the destination ends, as its stream broke off
+            assert await qemus.destination_process.wait() == 1
+            await qemus.migration.cancel()
+            assert await qemus.source.query_status() == "running"
+
+    asyncio.run(scenario())
+
+
+def test_a_cancelled_migration_can_be_tried_again_with_another_destination() -> None:
+    async def scenario() -> None:
+        async with pair() as first:
+            await first.reach_pre_switchover()
+            await first.migration.cancel()
+            async with pair() as second:
+                again = Migration(first.source, second.destination, second.migration.uri)
+                await again.start()
+                await again.wait_stopped(LONG)
+                await again.switch_over()
+                await again.wait_resumed(LONG)
+                assert await second.destination.query_status() == "running"
+                # the STOP of the attempt before is not taken for that of this one
+                assert again.standstill_ms is not None
+                assert again.standstill_ms < LONG * 1000
+                assert again.stopped_at is not None
+                assert first.migration.stopped_at is not None
+                assert again.stopped_at > first.migration.stopped_at
+
+    asyncio.run(scenario())
+
+
+def test_cancel_before_anything_began_touches_nothing() -> None:
+    async def scenario() -> None:
+        async with pair() as qemus:
+            await qemus.source.execute("stop")
+            await qemus.migration.cancel()
+            assert await qemus.source.query_status() == "paused"
+
+    asyncio.run(scenario())
+
+
+def test_cancel_while_memory_is_sent() -> None:
+    async def scenario() -> None:
+        async with pair() as qemus:
+            # slow enough that it has not ended when the cancellation comes
+            await qemus.source.execute("migrate-set-parameters", {"max-bandwidth": 4096})
+            await qemus.migration.start()
+            with pytest.raises(MigrationFailed, match="was not reached within") as failure:
+                await qemus.migration.wait_stopped(0.2)
+            assert failure.value.place is GuestPlace.SOURCE
+            await qemus.migration.cancel()
+            assert await qemus.source.query_status() == "running"
+
+    asyncio.run(scenario())
+
+
+def test_a_destination_that_dies_in_pre_switchover_is_no_obstacle_to_cancel() -> None:
+    async def scenario() -> None:
+        async with pair() as qemus:
+            await qemus.reach_pre_switchover()
+            await qemus.kill_destination()
+            assert await qemus.source.query_status() == "finish-migrate"
+            await qemus.migration.cancel()
+            assert await qemus.source.query_status() == "running"
+
+    asyncio.run(scenario())
+
+
+def test_a_destination_that_died_makes_the_switch_over_fail_with_the_guest_running_on_the_source() -> None:
+    async def scenario() -> None:
+        async with pair() as qemus:
+            await qemus.reach_pre_switchover()
+            await qemus.kill_destination()
+            await qemus.migration.switch_over()
+            with pytest.raises(MigrationFailed) as failure:
+                await qemus.migration.wait_resumed(LONG)
+            assert failure.value.status == "failed"
+            assert failure.value.place is GuestPlace.SOURCE
+            await qemus.migration.cancel()
+            assert await qemus.source.query_status() == "running"
+
+    asyncio.run(scenario())
+
+
+def test_a_destination_that_dies_with_the_guest_in_its_socket_gives_it_back() -> None:
+    async def scenario() -> None:
+        async with pair() as qemus:
+            await qemus.reach_pre_switchover()
+            await qemus.freeze_destination_and_switch_over()
+            await qemus.kill_destination()
+            with pytest.raises(MigrationFailed) as failure:
+                await qemus.migration.wait_resumed(LONG)
+            assert failure.value.place is GuestPlace.SOURCE_STOPPED
+            assert await qemus.source.query_status() == "postmigrate"
+            await qemus.migration.cancel()
+            assert await qemus.source.query_status() == "running"
+
+    asyncio.run(scenario())
+
+
+def test_a_destination_that_stands_still_leaves_the_guest_in_doubt_and_nothing_is_run_twice() -> None:
+    async def scenario() -> None:
+        async with pair() as qemus:
+            await qemus.reach_pre_switchover()
+            await qemus.freeze_destination_and_switch_over()
+            with pytest.raises(MigrationFailed) as failure:
+                await qemus.migration.wait_resumed(0.3)
+            assert failure.value.place is GuestPlace.IN_DOUBT
+            with pytest.raises(MigrationFailed) as failure:
+                await qemus.migration.cancel(0.3)
+            assert failure.value.place is GuestPlace.IN_DOUBT
+            assert await qemus.source.query_status() == "postmigrate"
+            os.kill(qemus.destination_process.pid, signal.SIGCONT)
+            await qemus.migration.wait_resumed(LONG)
+            assert await qemus.destination.query_status() == "running"
+            assert await qemus.source.query_status() == "postmigrate"
+
+    asyncio.run(scenario())
+
+
+def test_after_the_guest_has_moved_cancel_refuses() -> None:
+    async def scenario() -> None:
+        async with pair() as qemus:
+            await qemus.reach_pre_switchover()
+            await qemus.migration.switch_over()
+            await qemus.migration.wait_resumed(LONG)
+            with pytest.raises(MigrationFailed, match="too late") as failure:
+                await qemus.migration.cancel()
+            assert failure.value.place is GuestPlace.DESTINATION
+            assert await qemus.source.query_status() == "postmigrate"
+
+    asyncio.run(scenario())
+
+
+def test_a_guest_that_has_moved_is_not_sent_a_second_time() -> None:
+    async def scenario() -> None:
+        async with pair() as first, pair() as second:
+            await first.reach_pre_switchover()
+            await first.migration.switch_over()
+            await first.migration.wait_resumed(LONG)
+            with pytest.raises(QemuError, match="no guest to give: its state is postmigrate"):
+                await Migration(first.source, second.destination, second.migration.uri).start()
+
+    asyncio.run(scenario())
+
+
+def test_a_source_that_dies_in_pre_switchover_is_named_and_ends_the_destination_too() -> None:
+    async def scenario() -> None:
+        async with pair() as qemus:
+            await qemus.reach_pre_switchover()
+            os.kill(qemus.source_process.pid, signal.SIGKILL)
+            await qemus.source_process.wait()
+            with pytest.raises(MonitorLost, match="QEMU of guest"):
+                await qemus.migration.cancel()
+            assert await qemus.destination_process.wait() == 1
+
+    asyncio.run(scenario())
+
+
+def test_nobody_listening_ends_the_migration_with_qemus_reason() -> None:
+    async def scenario() -> None:
+        async with pair() as qemus:
+            unheard = Migration(qemus.source, qemus.destination, "unix:/nowhere/migration.sock")
+            await unheard.start()
+            with pytest.raises(MigrationFailed, match=r"failed: .*nowhere") as failure:
+                await unheard.wait_stopped(LONG)
+            assert failure.value.place is GuestPlace.SOURCE
+            await unheard.cancel()
+            assert await qemus.source.query_status() == "running"
+
+    asyncio.run(scenario())
+
+
+def test_a_destination_that_waits_for_nothing_is_refused() -> None:
+    async def scenario() -> None:
+        async with pair() as first, pair() as second:
+            with pytest.raises(QemuError, match="waits for no guest: its state is running"):
+                await Migration(first.source, second.source, first.migration.uri).start()
+            assert (await first.source.query_migrate()).status == "none"
+
+    asyncio.run(scenario())
+
+
+def test_a_destination_that_was_not_to_run_by_itself_is_told_to() -> None:
+    async def scenario() -> None:
+        async with pair() as qemus:
+            # while a guest is awaited, `stop` is what starting QEMU with -S is
+            await qemus.destination.execute("stop")
+            await qemus.reach_pre_switchover()
+            await qemus.migration.switch_over()
+            await qemus.migration.wait_resumed(LONG)
+            assert await qemus.destination.query_status() == "running"
+            assert qemus.migration.standstill_ms is not None
+
+    asyncio.run(scenario())
+
+
+def test_a_paused_guest_moves_and_stays_paused() -> None:
+    async def scenario() -> None:
+        async with pair() as qemus:
+            await qemus.source.execute("stop")
+            await qemus.reach_pre_switchover()
+            await qemus.migration.switch_over()
+            await qemus.migration.wait_resumed(LONG)
+            assert await qemus.destination.query_status() == "paused"
+
+    asyncio.run(scenario())
+
+
+def test_a_paused_guest_stays_paused_after_a_cancelled_migration() -> None:
+    async def scenario() -> None:
+        async with pair() as qemus:
+            await qemus.source.execute("stop")
+            await qemus.reach_pre_switchover()
+            await qemus.migration.cancel()
+            assert await qemus.source.query_status() != "running"
+
+    asyncio.run(scenario())
+
+
+async def capabilities(monitor: Monitor) -> dict[str, bool]:
+    listed = await monitor.execute("query-migrate-capabilities")
+    assert isinstance(listed, list)
+    return {entry["capability"]: entry["state"] for entry in listed}

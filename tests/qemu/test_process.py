@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+from pathlib import Path
+
+import pytest
+
+from holdover.qemu import process
+from holdover.qemu.monitor import QemuError
+from holdover.qemu.process import IscsiDisk, QemuProcess, VirtualMachine, missing_qemu_packages
+
+
+def values(arguments: list[str], option: str) -> list[str]:
+    return [value for name, value in itertools.pairwise(arguments) if name == option]
+
+
+def test_a_disk_is_passed_through_under_the_name_of_its_initiator() -> None:
+    disks = tuple(
+        IscsiDisk(portal="127.0.0.1:3261", target="iqn.2026-11.x:t", initiator="iqn.2026-11.x:i", lun=lun)
+        for lun in range(2)
+    )
+    arguments = VirtualMachine(name="g", disks=disks).arguments()
+    where = "driver=iscsi,transport=tcp,portal=127.0.0.1:3261,target=iqn.2026-11.x:t"
+    assert values(arguments, "-blockdev") == [
+        f"{where},lun=0,initiator-name=iqn.2026-11.x:i,node-name=drive0",
+        f"{where},lun=1,initiator-name=iqn.2026-11.x:i,node-name=drive1",
+    ]
+    assert values(arguments, "-device") == [
+        "virtio-scsi-pci,id=scsi0",
+        "scsi-block,id=disk0,drive=drive0,scsi-id=0",
+        "scsi-block,id=disk1,drive=drive1,scsi-id=1",
+    ]
+
+
+def test_a_guest_boots_what_it_is_given_or_waits() -> None:
+    arguments = VirtualMachine(name="g", kernel=Path("k"), initrd=Path("i"), memory=128).arguments()
+    assert values(arguments, "-kernel") == ["k"]
+    assert values(arguments, "-initrd") == ["i"]
+    assert values(arguments, "-m") == ["128"]
+    assert values(arguments, "-incoming") == []
+    waiting = VirtualMachine(name="g", machine="q35", incoming="tcp:127.0.0.1:1").arguments()
+    assert values(waiting, "-incoming") == ["tcp:127.0.0.1:1"]
+    assert values(waiting, "-machine") == ["q35"]
+    assert values(waiting, "-kernel") == []
+
+
+def test_without_a_qemu_the_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_PROGRAM", "no-such-qemu")
+    assert missing_qemu_packages() == ["qemu-system-x86", "qemu-block-extra"]
+    with pytest.raises(QemuError, match="qemu-system-x86 qemu-block-extra"):
+        QemuProcess.start(VirtualMachine(name="g"))
+
+
+@pytest.mark.peer("qemu-system-x86")
+@pytest.mark.xdist_group("qemu")
+def test_a_qemu_takes_connections_at_once_and_leaves_nothing_behind() -> None:
+    async def scenario() -> None:
+        async with QemuProcess.start(VirtualMachine(name="db1", memory=64)) as qemu:
+            async with await qemu.monitor() as monitor:
+                assert await monitor.query_name() == "db1"
+            assert qemu.running
+            folder = qemu.qmp_path.parent
+        assert not qemu.running
+        assert not folder.exists()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.peer("qemu-system-x86")
+@pytest.mark.xdist_group("qemu")
+def test_a_qemu_that_does_not_start_says_why() -> None:
+    async def scenario() -> None:
+        async with QemuProcess.start(VirtualMachine(name="g", machine="no-such-machine")) as qemu:
+            with pytest.raises(QemuError, match="unsupported machine type"):
+                await qemu.monitor()
+            assert await qemu.wait() == 1
+
+    asyncio.run(scenario())
