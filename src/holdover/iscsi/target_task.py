@@ -110,15 +110,15 @@ class TargetTask:
         """Take in a Data-Out PDU. One that nobody may send here fails the command."""
         if self.failure is not None or self.delivered:
             return
-        try:
-            self._receive(pdu)
-        except ProtocolError:
-            self.fail(INCORRECT_AMOUNT_OF_DATA if self._sequences else UNEXPECTED_UNSOLICITED_DATA)
-
-    def _receive(self, pdu: DataOut) -> None:
         if not self._sequences:
-            raise ProtocolError("no data was asked for")
-        sequence = self._sequences[0]
+            self.fail(UNEXPECTED_UNSOLICITED_DATA)
+            return
+        try:
+            self._receive(pdu, self._sequences[0])
+        except ProtocolError:
+            self.fail(INCORRECT_AMOUNT_OF_DATA)
+
+    def _receive(self, pdu: DataOut, sequence: _Sequence) -> None:
         end = pdu.offset + len(pdu.data)
         if (
             pdu.target_tag != sequence.target_tag
