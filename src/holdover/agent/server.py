@@ -14,6 +14,7 @@ import uvicorn
 from litestar import Litestar, Request, Response, get, post
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException, ValidationException
+from litestar.params import FromPath, JSONBody
 
 from holdover.agent.api import GuestState, HostState, Problem, Step, StepAnswer, StepRequest
 from holdover.agent.config import AgentConfig, parse_host_port
@@ -43,11 +44,11 @@ def _application(host: Host) -> Litestar:
         return host.state()
 
     @get("/guests/{name:str}", sync_to_thread=False)
-    def guest_state(name: str) -> GuestState:
+    def guest_state(name: FromPath[str]) -> GuestState:
         return find(name).state()
 
     @post("/guests/{name:str}/handover/{step:str}", status_code=200)
-    async def handover(name: str, step: Step, data: StepRequest) -> StepAnswer:
+    async def handover(name: FromPath[str], step: FromPath[Step], data: JSONBody[StepRequest]) -> StepAnswer:
         started = time.perf_counter()
         devices = await find(name).step(step, data.handover, data.devices)
         return StepAnswer(devices=devices, milliseconds=(time.perf_counter() - started) * 1000)

@@ -13,7 +13,7 @@ from holdover.iscsi.errors import IscsiNameError
 from holdover.iscsi.names import check_iscsi_name
 from holdover.iscsi.target import IscsiTarget
 from holdover.lun.embedded import EmbeddedLun
-from holdover.lun.errors import OptionError, StoreError
+from holdover.lun.errors import LunError, OptionError
 from holdover.lun.options import LunOptions, parse_lun_options
 
 __all__ = ["run"]
@@ -29,7 +29,7 @@ def run(listen: str, iqn: str, luns: list[str]) -> None:
         refuse(str(error))
     try:
         uvloop.run(_serve(address.host, address.port, iqn, options))
-    except (OSError, StoreError) as error:
+    except (OSError, LunError) as error:
         refuse(str(error), 1)
 
 

@@ -392,6 +392,11 @@ def take_back_registration(tracked: Tracked, spare_key: int) -> Steps[Registered
 
 
 def withdraw(tracked: Tracked) -> Steps[None]:
-    """Remove a registration that was only prepared; GOOD when there is none."""
+    """Remove a registration that was only prepared.
+
+    A conflict says that this nexus has no registration with the guest's key, which is what is wanted:
+    it has none, or one of somebody else's, which stays.
+    """
     if tracked.key != 0:
-        yield from _change_key(tracked, 0, "REGISTER (unregister)")
+        unregister = out_command(OutServiceAction.REGISTER, tracked.key, 0, aptpl=tracked.aptpl)
+        yield from _probe(unregister, "REGISTER (unregister)")

@@ -1,0 +1,124 @@
+"""An agent's settings: what is refused, and that the message says where and what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from holdover.agent.config import ConfigError, HostPort, export_iqn, load_config, parse_host_port
+from holdover.iscsi.names import check_iscsi_name
+
+GOOD = """
+name = "host-a"
+initiator = "iqn.2026-11.org.example:host-a"
+
+[api]
+listen = "127.0.0.1:7101"
+
+[[guest]]
+name = "db1"
+machine = "pc-q35-10.2"
+export = "127.0.0.1:3261"
+devices = ["scsi-block,id=d0,drive=iscsi://127.0.0.1/iqn.2026-11.org.example:san/0"]
+
+[[guest]]
+name = "db2"
+machine = "q35"
+export = "127.0.0.1:3262"
+incoming = true
+devices = ["scsi-block,drive=iscsi://127.0.0.1/iqn.2026-11.org.example:san/1,migrate-pr=off"]
+
+[limits]
+step = 2.5
+"""
+
+
+def load(folder: Path, text: str) -> object:
+    file = folder / "agent.toml"
+    file.write_text(text, encoding="utf-8")
+    return load_config(file)
+
+
+def test_a_file_with_two_guests(tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text(GOOD, encoding="utf-8")
+    config = load_config(file)
+    assert [guest.name for guest in config.guest] == ["db1", "db2"]
+    assert [guest.incoming for guest in config.guest] == [False, True]
+    assert (config.limits.step, config.limits.drain) == (2.5, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('name = "host-a"', "", "missing required field `name`"),
+        ("step = 2.5", "stepp = 2.5", "unknown field `stepp`"),
+        ("step = 2.5", "step = 0", r"limits.step must be more than 0 s"),
+        ("step = 2.5", "step = 'x'", "Expected `float`, got `str`"),
+        ("127.0.0.1:7101", "0.0.0.0:7101", "can be reached from other machines"),
+        ("127.0.0.1:7101", "127.0.0.1", "api.listen: '127.0.0.1' is not HOST:PORT"),
+        ("127.0.0.1:3261", "127.0.0.1:99999", "guest db1: export: '127.0.0.1:99999' is not HOST:PORT"),
+        ('name = "db2"', 'name = "db1"', "guest name 'db1' is there twice"),
+        ('name = "db2"', 'name = "a/b"', "guest name 'a/b' contains /"),
+        ('name = "db2"', 'name = "d b"', "guest d b: iSCSI name"),
+        ('"pc-q35-10.2"', '"pc-q36-10.2"', "guest db1: .*pc-q36-10.2"),
+        ("migrate-pr=off", "migrate-pr=maybe", "guest db2: .*migrate-pr.*maybe"),
+        ("scsi-block,id=d0", "scsi-hd,id=d0", "guest db1: .*scsi-hd"),
+        ("san/0", "san/x", "guest db1: drive: "),
+        ("iqn.2026-11.org.example:host-a", "host-a", "initiator: iSCSI name 'host-a'"),
+        ("[api]", "[api", "agent.toml: "),
+    ],
+)
+def test_what_cannot_be_used_is_refused_by_name(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in GOOD
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, GOOD.replace(old, new, 1))
+
+
+def test_a_guest_without_devices_is_refused(tmp_path: Path) -> None:
+    text = GOOD.replace('["scsi-block,id=d0,drive=iscsi://127.0.0.1/iqn.2026-11.org.example:san/0"]', "[]")
+    with pytest.raises(ConfigError, match="guest db1: has no device"):
+        load(tmp_path, text)
+
+
+def test_a_device_id_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    device = '"scsi-block,id=d0,drive=iscsi://127.0.0.1/iqn.2026-11.org.example:san/0"'
+    with pytest.raises(ConfigError, match="guest db1: device id 'd0' is there twice"):
+        load(tmp_path, GOOD.replace(device, f"{device}, {device}"))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.toml: No such file"):
+        load_config(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("localhost:1", HostPort("localhost", 1)),
+        ("[::1]:3260", HostPort("::1", 3260)),
+        ("a:0", HostPort("a", 0)),
+    ],
+)
+def test_addresses(text: str, address: HostPort) -> None:
+    assert parse_host_port(text, "x") == address
+    assert parse_host_port(str(address), "x") == address
+
+
+@pytest.mark.parametrize("text", ["", ":", "a", "a:", ":1", "a:-1", "::1:3260", "a:1x"])
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--listen: "):
+        parse_host_port(text, "--listen")
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.9", True), ("::1", True), ("localhost", True), ("10.0.0.1", False), ("example.org", False)],
+)
+def test_loopback(host: str, loopback: bool) -> None:
+    assert HostPort(host, 1).loopback is loopback
+
+
+def test_the_name_of_an_export_is_an_iscsi_name() -> None:
+    assert check_iscsi_name(export_iqn("db1")).endswith(":guest.db1")

@@ -1,0 +1,64 @@
+"""The API over HTTP: what is asked for wrongly is answered with a problem that says so."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import pytest
+
+from holdover.agent.api import Step
+from holdover.agent.client import AgentClient, AgentError, AgentRefused
+from tests.agent.hosts import GUEST, san
+from tests.rig.processes import free_port
+
+
+def test_problems_are_named(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with (
+            san(tmp_path) as set_up,
+            httpx.AsyncClient(base_url=f"http://{set_up.apis['host-a']}") as http,
+        ):
+            client = set_up.clients["host-a"]
+            with pytest.raises(AgentRefused, match="host-a has no guest 'nobody'; it has: db1"):
+                await client.guest("nobody")
+            with pytest.raises(
+                AgentRefused, match=r"GIVE: .*the gate is running, give wants leaving"
+            ) as refused:
+                await client.step(GUEST, Step.GIVE, "h", ())
+            assert refused.value.problem.lun.endswith(")")
+            assert (await http.get("/nothing")).status_code == 404
+            for body in (b"", b"{}", b"\xff", b'{"handover":"h","devices":[{"key":1}]}'):
+                answer = await http.post(f"/guests/{GUEST}/handover/leave", content=body)
+                assert answer.status_code == 400, answer.text
+                assert answer.json()["host"] == "host-a"
+            assert (
+                await http.post(f"/guests/{GUEST}/handover/jump", json={"handover": "h"})
+            ).status_code in (400, 404)
+            assert (await client.guest(GUEST)).devices[0].gate == "running"
+
+    asyncio.run(test())
+
+
+def test_a_step_that_comes_twice_is_done_once(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with san(tmp_path) as set_up:
+            client = set_up.clients["host-a"]
+            first = await client.step(GUEST, Step.LEAVE, "h1", ())
+            assert (await client.step(GUEST, Step.LEAVE, "h1", ())).devices == first.devices
+            with pytest.raises(AgentRefused, match="handover h1 of this guest is under way on host-a"):
+                await client.step(GUEST, Step.LEAVE, "h2", ())
+
+    asyncio.run(test())
+
+
+def test_an_agent_that_is_not_there_is_named() -> None:
+    async def test() -> None:
+        port = free_port()
+        client = AgentClient(f"127.0.0.1:{port}")
+        with pytest.raises(AgentError, match=f"agent at 127.0.0.1:{port}: .*is it running"):
+            await client.guests()
+        await client.close()
+
+    asyncio.run(test())
