@@ -13,9 +13,7 @@ from holdover.qemu.process import QemuProcess, VirtualMachine
 
 
 def test_missing_programs_are_named_by_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        image.shutil, "which", lambda program: None if program in {"busybox", "sg_inq"} else "/x"
-    )
+    monkeypatch.setattr("shutil.which", lambda program: None if program in {"busybox", "sg_inq"} else "/x")
     assert missing_packages() == ["busybox-static", "sg3-utils"]
     with pytest.raises(ImageError, match="busybox-static sg3-utils"):
         guest_image()
@@ -68,13 +66,9 @@ def test_the_guest_boots_and_has_its_tools() -> None:
         async with QemuProcess.start(machine) as qemu:
             console = await qemu.console()
             await console.wait_for(READY, 120)
-            for command in (
-                "sg_persist --version",
-                "sg_inq --version",
-                "sg_raw --version",
-                "sg_turs --version",
-            ):
-                assert (await console.run(command)).status == 0
+            for tool in ("sg_persist", "sg_inq", "sg_raw", "sg_turs", "sg_dd"):
+                # 127 is the shell's and the loader's: no such program, no such library. sg_raw gives 1.
+                assert (await console.run(f"{tool} --version")).status in {0, 1}
             modules = (await console.run("lsmod")).output
             assert {"virtio_scsi", "sd_mod", "sg"} <= {line.split()[0] for line in modules.splitlines()}
             refused = await console.run("workload start /dev/sda")

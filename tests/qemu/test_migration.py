@@ -78,7 +78,7 @@ def test_a_guest_moves_and_its_standstill_is_known() -> None:
             assert migration.standstill_ms is None
             await migration.switch_over()
             await migration.wait_resumed(LONG)
-            assert await qemus.source.query_status() == "postmigrate"
+            assert await settled(qemus.source) == "postmigrate"
             assert await qemus.destination.query_status() == "running"
             assert migration.standstill_ms is not None
             assert 0 < migration.standstill_ms < LONG * 1000
@@ -201,7 +201,7 @@ def test_a_destination_that_dies_with_the_guest_in_its_socket_gives_it_back() ->
             with pytest.raises(MigrationFailed) as failure:
                 await qemus.migration.wait_resumed(LONG)
             assert failure.value.place is GuestPlace.SOURCE_STOPPED
-            assert await qemus.source.query_status() == "postmigrate"
+            assert await settled(qemus.source) == "postmigrate"
             await qemus.migration.cancel()
             assert await qemus.source.query_status() == "running"
 
@@ -219,11 +219,11 @@ def test_a_destination_that_stands_still_leaves_the_guest_in_doubt_and_nothing_i
             with pytest.raises(MigrationFailed) as failure:
                 await qemus.migration.cancel(0.3)
             assert failure.value.place is GuestPlace.IN_DOUBT
-            assert await qemus.source.query_status() == "postmigrate"
+            assert await settled(qemus.source) == "postmigrate"
             os.kill(qemus.destination_process.pid, signal.SIGCONT)
             await qemus.migration.wait_resumed(LONG)
             assert await qemus.destination.query_status() == "running"
-            assert await qemus.source.query_status() == "postmigrate"
+            assert await settled(qemus.source) == "postmigrate"
 
     asyncio.run(scenario())
 
@@ -237,7 +237,7 @@ def test_after_the_guest_has_moved_cancel_refuses() -> None:
             with pytest.raises(MigrationFailed, match="too late") as failure:
                 await qemus.migration.cancel()
             assert failure.value.place is GuestPlace.DESTINATION
-            assert await qemus.source.query_status() == "postmigrate"
+            assert await settled(qemus.source) == "postmigrate"
 
     asyncio.run(scenario())
 
@@ -248,6 +248,7 @@ def test_a_guest_that_has_moved_is_not_sent_a_second_time() -> None:
             await first.reach_pre_switchover()
             await first.migration.switch_over()
             await first.migration.wait_resumed(LONG)
+            await settled(first.source)
             with pytest.raises(QemuError, match="no guest to give: its state is postmigrate"):
                 await Migration(first.source, second.destination, second.migration.uri).start()
 
@@ -326,6 +327,14 @@ def test_a_paused_guest_stays_paused_after_a_cancelled_migration() -> None:
             assert await qemus.source.query_status() != "running"
 
     asyncio.run(scenario())
+
+
+async def settled(monitor: Monitor) -> str:
+    """The source's run state; it leaves finish-migrate a moment after the status of the migration has ended."""
+    async with asyncio.timeout(LONG):
+        while (state := await monitor.query_status()) == "finish-migrate":
+            await asyncio.sleep(0.01)
+    return state
 
 
 async def capabilities(monitor: Monitor) -> dict[str, bool]:

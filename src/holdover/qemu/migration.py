@@ -50,6 +50,7 @@ from holdover.qemu.monitor import (
 __all__ = ["GuestPlace", "Migration", "MigrationFailed"]
 
 _PROGRESS_INTERVAL = 0.5
+_STATE_INTERVAL = 0.01
 _CANCEL_TIMEOUT = 30.0
 _ENDED = frozenset({"completed", "failed", "cancelled"})
 _NOT_UNDER_WAY = _ENDED | {"none"}
@@ -203,8 +204,18 @@ class Migration:
             await self._require_destination_without_guest()
         # After `cancelled` and `failed` QEMU 7.2 runs the guest by itself. After `completed` it is for us
         # to do, now that no destination will.
-        if await self.source.query_status() != "running":
+        if await self._state_after_migration() != "running":
             await self.source.execute("cont")
+
+    async def _state_after_migration(self) -> str:
+        """The source's run state once QEMU is done with it, a moment after the status has ended.
+
+        No event tells when; `cont` within that moment would meet a QEMU that then changes the state of
+        a running guest to `postmigrate`, which it forbids itself by abort().
+        """
+        while (state := await self.source.query_status()) == "finish-migrate":
+            await asyncio.sleep(_STATE_INTERVAL)
+        return state
 
     async def _require_destination_without_guest(self) -> None:
         """Return once the destination has failed to load the guest, or ended before it announced RESUME."""
