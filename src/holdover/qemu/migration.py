@@ -213,7 +213,7 @@ class Migration:
         No event tells when; `cont` within that moment would meet a QEMU that then changes the state of
         a running guest to `postmigrate`, which it forbids itself by abort().
         """
-        while (state := await self.source.query_status()) == "finish-migrate":
+        while (state := await self.source.query_status()) == "finish-migrate":  # noqa: ASYNC110 - no event
             await asyncio.sleep(_STATE_INTERVAL)
         return state
 
