@@ -9,7 +9,7 @@ import pytest
 
 from holdover.agent.api import Step
 from holdover.agent.client import AgentClient
-from holdover.agent.orchestrator import MigrateFailed
+from holdover.agent.orchestrator import MigrateFailed, Progress
 from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.reservation_in import Capabilities
 from holdover.scsi.reservation_out import in_command, out_command
@@ -201,6 +201,47 @@ def test_a_half_done_handover_is_rolled_back_by_hand(tmp_path: Path) -> None:
     asyncio.run(test())
 
 
+def test_a_handover_that_was_left_after_the_guest_had_moved_is_finished(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with san(tmp_path) as set_up:
+            await reserved(set_up)
+            source, destination = set_up.clients["host-a"], set_up.clients["host-b"]
+            told = (await source.step(GUEST, Step.LEAVE, "h1", ())).devices
+            told = (await destination.step(GUEST, Step.REGISTER, "h1", told)).devices
+            with pytest.raises(MigrateFailed, match="the reservations have not moved"):
+                await set_up.orchestrator().finish()
+            told = (await source.step(GUEST, Step.GIVE, "h1", told)).devices
+            await destination.step(GUEST, Step.PREEMPT, "h1", told)
+            await set_up.orchestrator().finish()
+            gates = [(await client.guest(GUEST)).devices[0].gate for client in set_up.clients.values()]
+            assert gates == ["departed", "running"]
+            assert await set_up.registrants() == {"host-b": (KEY, True)}
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("after", ["leave", "register", "give", "preempt"])
+def test_an_interrupt_rolls_back(tmp_path: Path, after: str) -> None:
+    async def test() -> None:
+        async with san(tmp_path) as set_up:
+            await reserved(set_up)
+            orchestrator = set_up.orchestrator()
+            moving = asyncio.ensure_future(orchestrator.run(None))
+
+            def tell(progress: Progress) -> None:
+                if (progress.action, progress.state) == (after, "begins"):
+                    moving.cancel()
+
+            orchestrator.tell = tell
+            with pytest.raises(MigrateFailed, match="interrupted") as failed:
+                await moving
+            assert not failed.value.in_doubt
+            assert await set_up.registrants() == {"host-a": (KEY, True)}
+            await set_up.guest_on("host-a").must(WRITE)
+
+    asyncio.run(test())
+
+
 def test_a_destination_that_dies_after_preempt_does_not_keep_the_reservation(tmp_path: Path) -> None:
     async def test() -> None:
         async with san(tmp_path) as set_up:
@@ -224,6 +265,7 @@ def test_a_destination_that_dies_after_preempt_does_not_keep_the_reservation(tmp
             assert not failed.value.in_doubt
             assert await set_up.registrants() == {"host-a": (KEY, True)}
             await set_up.guest_on("host-a").must(WRITE)
+            assert "may be left on its nexus" in failed.value.now
 
     asyncio.run(test())
 

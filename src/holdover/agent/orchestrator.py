@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +21,7 @@ from holdover.agent.api import GuestState, Moved, Step
 from holdover.agent.client import AgentClient, AgentError, AgentRefused
 from holdover.qemu.migration import GuestPlace, Migration, MigrationFailed
 from holdover.qemu.monitor import Monitor, QemuError, RamProgress
+from holdover.scsi.opcodes import ReservationType
 
 __all__ = ["COPY", "SWITCH_OVER", "MigrateFailed", "Orchestrator", "Outcome", "Progress", "Qemus"]
 
@@ -104,6 +105,10 @@ class _Rehearsed(Exception):
     """The step after which a failure was asked for has been done."""
 
 
+_ENDS_A_MOVE = (AgentError, _Rehearsed, asyncio.CancelledError)
+"""What ends a handover half done, so that it is rolled back; cancelling is how an interrupt arrives."""
+
+
 @dataclass
 class Orchestrator:
     """One handover of one guest. ``source`` and ``destination`` are the agents' clients."""
@@ -116,6 +121,7 @@ class Orchestrator:
     handover: str = field(default_factory=lambda: secrets.token_hex(8))
     _started: float = field(default_factory=time.perf_counter)
     _names: dict[str, str] = field(default_factory=dict)
+    _left_behind: str = ""
 
     async def run(self, qemus: Qemus | None) -> Outcome:
         """Move the reservations; with ``qemus`` live-migrate the guest around it.
@@ -137,8 +143,41 @@ class Orchestrator:
         Raises:
             MigrateFailed: It could not be done; what is true is in doubt.
         """
+        await self._take_up()
+        await self._roll_back("asked for")
+
+    async def finish(self) -> None:
+        """End a handover that was left after the guest had moved: the guest runs on the destination.
+
+        Raises:
+            MigrateFailed: The reservations are not there, or the source cannot finish.
+        """
+        await self._take_up()
         try:
-            source, _ = await self._check_names()
+            destination = await self.destination.guest(self.guest)
+        except AgentError as error:
+            raise MigrateFailed(str(error), "Nothing was changed.") from error
+        for device in destination.devices:
+            if device.gate != "running":
+                raise MigrateFailed(
+                    f"on {destination.host} the gate of {device.id} is {device.gate}: "
+                    "the reservations have not moved",
+                    f"Bring them back: holdover rollback {self.guest} --from {self.source.api} "
+                    f"--to {self.destination.api}",
+                )
+        try:
+            told = await self._step("finish", Step.LEAVE, self.source, ())
+            await self._step("finish", Step.FINISH, self.source, told)
+        except AgentError as error:
+            raise MigrateFailed(
+                str(error),
+                f"The guest is on {destination.host}, its gate on {self._name(self.source)} is shut.",
+            ) from error
+
+    async def _take_up(self) -> None:
+        """Go on with the handover that is under way on the source."""
+        try:
+            source = await self.source.guest(self.guest)
         except AgentError as error:
             raise MigrateFailed(str(error), "Nothing was changed.") from error
         if source.handover is None:
@@ -146,7 +185,7 @@ class Orchestrator:
                 f"no handover of guest {self.guest} is under way on {source.host}", "Nothing was changed."
             )
         self.handover = source.handover
-        await self._roll_back("asked for")
+        self._names[self.source.api] = source.host
 
     # -- what is done -----------------------------------------------------------------------------
 
@@ -188,7 +227,7 @@ class Orchestrator:
         began = time.perf_counter()
         try:
             moved = await self._move()
-        except (AgentError, _Rehearsed) as error:
+        except _ENDS_A_MOVE as error:
             await self._roll_back(_reason(error))
             raise MigrateFailed(_reason(error), self._stays()) from error
         milliseconds = (time.perf_counter() - began) * 1000
@@ -221,7 +260,7 @@ class Orchestrator:
         began = time.perf_counter()
         try:
             moved = await self._move()
-        except (AgentError, _Rehearsed) as error:
+        except _ENDS_A_MOVE as error:
             # the guest has stopped and QEMU waits: first the reservations, then the guest
             await self._roll_back(_reason(error))
             await self._cancel(migration, _reason(error))
@@ -229,7 +268,10 @@ class Orchestrator:
         milliseconds = (time.perf_counter() - began) * 1000
         warnings: tuple[str, ...] = ()
         try:
-            await self._timed("migrate", SWITCH_OVER, "", self._switch_over(migration, timeout))
+            # no way back from here on, so an interrupt waits for the end
+            await self._timed(
+                "migrate", SWITCH_OVER, "", _uninterrupted(self._switch_over(migration, timeout))
+            )
         except MigrationFailed as error:
             warnings = await self._after_failed_switch_over(migration, error)
         except QemuError as error:
@@ -244,9 +286,9 @@ class Orchestrator:
 
         try:
             await self._timed("migrate", COPY, "", stopped())
-        except QemuError as error:
-            await self._cancel(migration, str(error))
-            raise MigrateFailed(str(error), self._stays()) from error
+        except (QemuError, asyncio.CancelledError) as error:
+            await self._cancel(migration, _reason(error))
+            raise MigrateFailed(_reason(error), self._stays()) from error
 
     async def _switch_over(self, migration: Migration, timeout: float) -> None:
         await migration.switch_over()
@@ -307,8 +349,12 @@ class Orchestrator:
                 await self._step("rollback", Step.CLOSE, self.destination, told)
             except AgentRefused:
                 raise
-            except AgentError:
+            except AgentError as error:
                 reachable = False
+                self._left_behind = (
+                    f" A registration of the guest may be left on its nexus at {self._name(self.destination)} "
+                    f"({error}): look with holdover pr status."
+                )
             told = await self._step("rollback", Step.RECLAIM, self.source, told)
             if reachable:
                 told = await self._step("rollback", Step.RETURN, self.destination, told)
@@ -334,7 +380,7 @@ class Orchestrator:
                 )
         return tuple(
             msgspec.structs.replace(moved, prey=moved.key)
-            if moved.key and moved.type is not None and not moved.shared and moved.type < 7
+            if moved.type is not None and not moved.shared and not ReservationType(moved.type).all_registrants
             else moved
             for moved in told
         )
@@ -380,8 +426,8 @@ class Orchestrator:
         tell("begins")
         try:
             result = await what
-        except Exception as error:
-            tell("failed", str(error))
+        except BaseException as error:
+            tell("failed", _reason(error))
             raise
         tell("done")
         return result
@@ -403,7 +449,8 @@ class Orchestrator:
         return self._names.get(agent.api, agent.api)
 
     def _stays(self) -> str:
-        return f"Guest {self.guest} goes on on {self._name(self.source)} with its reservations."
+        stays = f"Guest {self.guest} goes on on {self._name(self.source)} with its reservations."
+        return stays + self._left_behind
 
     def _outcome(
         self,
@@ -424,7 +471,20 @@ class Orchestrator:
         )
 
 
-def _reason(error: Exception) -> str:
+async def _uninterrupted(what: Coroutine[object, object, T]) -> T:
+    """Wait for the end of ``what``, however often this is cancelled meanwhile."""
+    task = asyncio.ensure_future(what)
+    while True:
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.done():
+                raise
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, asyncio.CancelledError):
+        return "interrupted"
     return str(error) or type(error).__name__
 
 

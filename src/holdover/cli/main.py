@@ -141,10 +141,26 @@ def rollback(
     destination: Annotated[str, typer.Option("--to", help="API of the agent that it was to go to.")],
     json: Json = False,
 ) -> None:
-    """Bring a guest's reservations back after a handover that was left half done."""
+    """Bring a guest's reservations back after a handover that was left half done.
+
+    For a guest that runs, or is to run, on the source. If it runs on the destination: holdover finish.
+    """
     from holdover.cli.migrate import roll_back
 
     roll_back(guest, source, destination, json)
+
+
+@app.command()
+def finish(
+    guest: Annotated[str, typer.Argument(help="The guest's name.")],
+    source: Annotated[str, typer.Option("--from", help="API of the agent that the guest has left.")],
+    destination: Annotated[str, typer.Option("--to", help="API of the agent where it runs.")],
+    json: Json = False,
+) -> None:
+    """End a handover that was left half done after the guest had moved."""
+    from holdover.cli.migrate import finish as end
+
+    end(guest, source, destination, json)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -71,15 +72,18 @@ def run(
 
 def roll_back(guest: str, source: str, destination: str, json: bool) -> None:
     """Bring the reservations back to the source; exit status 3 when that cannot be done."""
+    seen, _ = _with_orchestrator(guest, source, destination, json, Orchestrator.roll_back)
+    _show_end(seen, json, f"The commands of guest {guest} pass at {source} again, with its reservations.")
 
-    async def back(orchestrator: Orchestrator) -> None:
-        await orchestrator.roll_back()
 
-    seen, _ = _with_orchestrator(guest, source, destination, json, back)
-    if json:
-        print(msgspec.json.encode(seen).decode())
-    else:
-        print(f"Guest {guest} goes on at {source} with its reservations.")
+def finish(guest: str, source: str, destination: str, json: bool) -> None:
+    """Shut the source's gate for a guest that has moved; exit status 1 when it has not."""
+    seen, _ = _with_orchestrator(guest, source, destination, json, Orchestrator.finish)
+    _show_end(seen, json, f"Guest {guest} is at {destination}; at {source} it has departed.")
+
+
+def _show_end(seen: list[Progress], json: bool, text: str) -> None:
+    print(msgspec.json.encode(seen).decode() if json else text)
 
 
 def _qemus(qmp: tuple[Path | None, Path | None, str | None], timeout: float) -> Qemus | None:
@@ -105,6 +109,10 @@ def _with_orchestrator(
 
     async def go() -> T:
         clients = AgentClient(source), AgentClient(destination)
+        task = asyncio.current_task()
+        if task is not None:
+            # as an interrupt from the keyboard: what is half done is rolled back
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         try:
             return await what(Orchestrator(guest, *clients, tell))
         finally:
