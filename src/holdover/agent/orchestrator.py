@@ -352,7 +352,7 @@ class Orchestrator:
             except AgentError as error:
                 reachable = False
                 self._left_behind = (
-                    f" A registration of the guest may be left on its nexus at {self._name(self.destination)} "
+                    f" A registration of the guest may be left on {self._name(self.destination)}'s nexus "
                     f"({error}): look with holdover pr status."
                 )
             told = await self._step("rollback", Step.RECLAIM, self.source, told)
