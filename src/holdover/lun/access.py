@@ -22,13 +22,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import IntEnum
 
+from holdover.scsi.opcodes import CopyOutServiceAction as _Copy
+from holdover.scsi.opcodes import MaintenanceInServiceAction as _In
+from holdover.scsi.opcodes import MaintenanceOutServiceAction as _Out
 from holdover.scsi.opcodes import OperationCode as Op
 from holdover.scsi.opcodes import OutServiceAction, ReservationType, ServiceActionIn16
 
 __all__ = [
-    "CopyServiceAction",
-    "MaintenanceInServiceAction",
-    "MaintenanceOutServiceAction",
     "Standing",
     "allowed",
     "allowed_beside_reserve",
@@ -44,45 +44,9 @@ class Standing(IntEnum):
     HOLDER = 2
 
 
-class MaintenanceInServiceAction(IntEnum):
-    """Service actions of MAINTENANCE IN that table 65 names (SPC-4 annex E.3.5)."""
-
-    REPORT_IDENTIFYING_INFORMATION = 0x05
-    REPORT_TARGET_PORT_GROUPS = 0x0A
-    REPORT_ALIASES = 0x0B
-    REPORT_SUPPORTED_OPERATION_CODES = 0x0C
-    REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS = 0x0D
-    REPORT_PRIORITY = 0x0E
-    REPORT_TIMESTAMP = 0x0F
-    MANAGEMENT_PROTOCOL_IN = 0x10
-
-
-class MaintenanceOutServiceAction(IntEnum):
-    """Service actions of MAINTENANCE OUT that table 65 names (SPC-4 annex E.3.6)."""
-
-    SET_IDENTIFYING_INFORMATION = 0x06
-    SET_TARGET_PORT_GROUPS = 0x0A
-    CHANGE_ALIASES = 0x0B
-    REMOVE_I_T_NEXUS = 0x0C
-    SET_PRIORITY = 0x0E
-    SET_TIMESTAMP = 0x0F
-    MANAGEMENT_PROTOCOL_OUT = 0x10
-
-
-class CopyServiceAction(IntEnum):
-    """Service actions of THIRD-PARTY COPY OUT (operation code 83h) whose rows differ (SBC-4 table 13)."""
-
-    EXTENDED_COPY_LID1 = 0x00
-    EXTENDED_COPY_LID4 = 0x01
-    POPULATE_TOKEN = 0x10
-    WRITE_USING_TOKEN = 0x11
-    COPY_OPERATION_ABORT = 0x1C
-
-
 _ANY = None
 _START, _STOP = 1, 0
 _ALLOW, _PREVENT = 0, 1
-_In, _Out, _Copy = MaintenanceInServiceAction, MaintenanceOutServiceAction, CopyServiceAction
 
 # command, service action or variant            L  WE EA RR WE EA
 _TABLE: tuple[tuple[Op, int | None, str], ...] = (

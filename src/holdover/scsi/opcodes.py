@@ -5,12 +5,17 @@ from __future__ import annotations
 from enum import IntEnum
 
 __all__ = [
+    "CopyInServiceAction",
+    "CopyOutServiceAction",
     "InServiceAction",
     "MaintenanceInAction",
+    "MaintenanceInServiceAction",
+    "MaintenanceOutServiceAction",
     "OperationCode",
     "OutServiceAction",
     "ReservationScope",
     "ReservationType",
+    "SanitizeServiceAction",
     "ServiceActionIn16",
 ]
 
@@ -89,11 +94,64 @@ class ServiceActionIn16(IntEnum):
 
 
 class MaintenanceInAction(IntEnum):
-    """Service actions of MAINTENANCE IN (SPC-4 6.35 to 6.37)."""
+    """The service actions of MAINTENANCE IN that touch nothing but what the target is (SPC-4 6.35 to 6.37)."""
 
     REPORT_TARGET_PORT_GROUPS = 0x0A
     REPORT_SUPPORTED_OPERATION_CODES = 0x0C
     REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS = 0x0D
+
+
+class MaintenanceInServiceAction(IntEnum):
+    """Service actions of MAINTENANCE IN (SPC-4 annex E.3.5)."""
+
+    REPORT_IDENTIFYING_INFORMATION = 0x05
+    REPORT_TARGET_PORT_GROUPS = 0x0A
+    REPORT_ALIASES = 0x0B
+    REPORT_SUPPORTED_OPERATION_CODES = 0x0C
+    REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS = 0x0D
+    REPORT_PRIORITY = 0x0E
+    REPORT_TIMESTAMP = 0x0F
+    MANAGEMENT_PROTOCOL_IN = 0x10
+
+
+class MaintenanceOutServiceAction(IntEnum):
+    """Service actions of MAINTENANCE OUT (SPC-4 annex E.3.6)."""
+
+    SET_IDENTIFYING_INFORMATION = 0x06
+    SET_TARGET_PORT_GROUPS = 0x0A
+    CHANGE_ALIASES = 0x0B
+    REMOVE_I_T_NEXUS = 0x0C
+    SET_PRIORITY = 0x0E
+    SET_TIMESTAMP = 0x0F
+    MANAGEMENT_PROTOCOL_OUT = 0x10
+
+
+class CopyOutServiceAction(IntEnum):
+    """Service actions of THIRD-PARTY COPY OUT, operation code EXTENDED COPY (SPC-4 5.16.3)."""
+
+    EXTENDED_COPY_LID1 = 0x00
+    EXTENDED_COPY_LID4 = 0x01
+    POPULATE_TOKEN = 0x10
+    WRITE_USING_TOKEN = 0x11
+    COPY_OPERATION_ABORT = 0x1C
+
+
+class CopyInServiceAction(IntEnum):
+    """Service actions of THIRD-PARTY COPY IN, operation code RECEIVE COPY RESULTS (SPC-4 5.16.3)."""
+
+    COPY_STATUS_LID1 = 0x00
+    RECEIVE_DATA_LID1 = 0x01
+    OPERATING_PARAMETERS = 0x03
+    FAILED_SEGMENT_DETAILS_LID1 = 0x04
+
+
+class SanitizeServiceAction(IntEnum):
+    """Service actions of SANITIZE (SBC-3 5.21.2)."""
+
+    OVERWRITE = 0x01
+    BLOCK_ERASE = 0x02
+    CRYPTOGRAPHIC_ERASE = 0x03
+    EXIT_FAILURE_MODE = 0x1F
 
 
 class InServiceAction(IntEnum):
