@@ -11,39 +11,74 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from holdover.scsi import _block_cdb, _device_cdb
 from holdover.scsi._block_cdb import (
-    DPO,
-    FUA,
+    BlockCdb,
+    CompareAndWrite,
+    OrWrite,
+    PreFetch,
     Read,
     ReadCapacity10,
     ReadCapacity16,
     SynchronizeCache,
-    TransferSize,
     Verify,
     Write,
+    WriteAndVerify,
+    WriteSame,
+)
+from holdover.scsi._device_cdb import (
+    DeviceCdb,
+    ExtendedCopy,
+    GetLbaStatus,
+    ModeSelect,
+    PreventAllowMediumRemoval,
+    ReadDefectData,
+    ReceiveCopyResults,
+    ReportSupportedOperationCodes,
+    ReportSupportedTaskManagementFunctions,
+    Sanitize,
+    StartStopUnit,
+    Unmap,
+    decode_get_lba_status,
 )
 from holdover.scsi.errors import DecodeError
 from holdover.scsi.opcodes import OperationCode, ServiceActionIn16
 
 __all__ = [
     "Cdb",
+    "CompareAndWrite",
+    "ExtendedCopy",
+    "GetLbaStatus",
     "Inquiry",
+    "ModeSelect",
     "ModeSense6",
     "ModeSense10",
+    "OrWrite",
     "OtherCdb",
     "PersistentReserveIn",
     "PersistentReserveOut",
+    "PreFetch",
+    "PreventAllowMediumRemoval",
     "Read",
     "ReadCapacity10",
     "ReadCapacity16",
+    "ReadDefectData",
+    "ReceiveCopyResults",
     "Release",
     "ReportLuns",
+    "ReportSupportedOperationCodes",
+    "ReportSupportedTaskManagementFunctions",
     "RequestSense",
     "Reserve",
+    "Sanitize",
+    "StartStopUnit",
     "SynchronizeCache",
     "TestUnitReady",
+    "Unmap",
     "Verify",
     "Write",
+    "WriteAndVerify",
+    "WriteSame",
     "decode_cdb",
 ]
 
@@ -297,23 +332,21 @@ class OtherCdb:
 
 
 Cdb = (
-    Inquiry
+    BlockCdb
+    | DeviceCdb
+    | GetLbaStatus
+    | Inquiry
     | ModeSense6
     | ModeSense10
     | OtherCdb
     | PersistentReserveIn
     | PersistentReserveOut
-    | Read
-    | ReadCapacity10
     | ReadCapacity16
     | Release
     | ReportLuns
     | RequestSense
     | Reserve
-    | SynchronizeCache
     | TestUnitReady
-    | Verify
-    | Write
 )
 
 
@@ -335,7 +368,7 @@ def decode_cdb(cdb: bytes) -> Cdb:
     length, decode = entry
     if len(cdb) < length:
         _require(cdb, length, OperationCode(cdb[0]).name.replace("_", " ") + " CDB")
-    return decode(cdb)
+    return decode(cdb) or OtherCdb(cdb)
 
 
 def _require(cdb: bytes, length: int, structure: str) -> None:
@@ -345,43 +378,6 @@ def _require(cdb: bytes, length: int, structure: str) -> None:
 
 def _number(cdb: bytes, first: int, last: int) -> int:
     return int.from_bytes(cdb[first : last + 1], "big")
-
-
-def _transfer_6(kind: type[Read] | type[Write]) -> Callable[[bytes], Read | Write]:
-    return lambda cdb: kind(_number(cdb, 1, 3) & 0x1FFFFF, cdb[4] or 256, 6)
-
-
-def _transfer(
-    kind: type[Read] | type[Write], size: TransferSize, lba_end: int, blocks: int, blocks_end: int
-) -> Callable[[bytes], Read | Write]:
-    def decode(cdb: bytes) -> Read | Write:
-        flags = cdb[1]
-        return kind(
-            int.from_bytes(cdb[2:lba_end], "big"),
-            int.from_bytes(cdb[blocks:blocks_end], "big"),
-            size,
-            flags & FUA != 0,
-            flags & DPO != 0,
-            flags >> 5,
-        )
-
-    return decode
-
-
-def _verify(
-    size: Literal[10, 12, 16], lba_end: int, blocks: int, blocks_end: int
-) -> Callable[[bytes], Verify]:
-    def decode(cdb: bytes) -> Verify:
-        return Verify(
-            int.from_bytes(cdb[2:lba_end], "big"),
-            int.from_bytes(cdb[blocks:blocks_end], "big"),
-            size,
-            bytchk=cdb[1] >> 1 & 0x3,
-            dpo=cdb[1] & DPO != 0,
-            protect=cdb[1] >> 5,
-        )
-
-    return decode
 
 
 def _inquiry(cdb: bytes) -> Inquiry:
@@ -402,10 +398,13 @@ def _mode_sense_10(cdb: bytes) -> ModeSense10:
     )
 
 
-def _service_action_in_16(cdb: bytes) -> ReadCapacity16 | OtherCdb:
-    if cdb[1] & 0x1F != ServiceActionIn16.READ_CAPACITY_16:
-        return OtherCdb(cdb)
-    return ReadCapacity16(_number(cdb, 10, 13))
+def _service_action_in_16(cdb: bytes) -> ReadCapacity16 | GetLbaStatus | None:
+    match cdb[1] & 0x1F:
+        case ServiceActionIn16.READ_CAPACITY_16:
+            return ReadCapacity16(_number(cdb, 10, 13))
+        case ServiceActionIn16.GET_LBA_STATUS:
+            return decode_get_lba_status(cdb)
+    return None
 
 
 def _third_party(cdb: bytes) -> bool:
@@ -416,39 +415,22 @@ def _extent(cdb: bytes) -> bool:
     return cdb[1] & 0x01 != 0
 
 
-# The length that each operation code needs, and the function that takes it apart.
-_DECODERS: dict[int, tuple[int, Callable[[bytes], Cdb]]] = {
+# The length that each operation code needs, and the function that takes it apart; None for a service
+# action without a type.
+_DECODERS: dict[int, tuple[int, Callable[[bytes], Cdb | None]]] = {
+    **_block_cdb.DECODERS,
+    **_device_cdb.DECODERS,
     OperationCode.TEST_UNIT_READY: (6, lambda _: TestUnitReady()),
     OperationCode.REQUEST_SENSE: (6, lambda cdb: RequestSense(cdb[4], cdb[1] & 0x01 != 0)),
-    OperationCode.READ_6: (6, _transfer_6(Read)),
-    OperationCode.WRITE_6: (6, _transfer_6(Write)),
     OperationCode.INQUIRY: (6, _inquiry),
     OperationCode.RESERVE_6: (6, lambda cdb: Reserve(6, _third_party(cdb), _extent(cdb))),
     OperationCode.RELEASE_6: (6, lambda cdb: Release(6, _third_party(cdb), _extent(cdb))),
     OperationCode.MODE_SENSE_6: (6, _mode_sense_6),
-    OperationCode.READ_CAPACITY_10: (10, lambda _: ReadCapacity10()),
-    OperationCode.READ_10: (10, _transfer(Read, 10, 6, 7, 9)),
-    OperationCode.WRITE_10: (10, _transfer(Write, 10, 6, 7, 9)),
-    OperationCode.VERIFY_10: (10, _verify(10, 6, 7, 9)),
-    OperationCode.SYNCHRONIZE_CACHE_10: (
-        10,
-        lambda cdb: SynchronizeCache(_number(cdb, 2, 5), _number(cdb, 7, 8), 10, cdb[1] & 0x02 != 0),
-    ),
     OperationCode.RESERVE_10: (10, lambda cdb: Reserve(10, _third_party(cdb), _extent(cdb))),
     OperationCode.RELEASE_10: (10, lambda cdb: Release(10, _third_party(cdb), _extent(cdb))),
     OperationCode.MODE_SENSE_10: (10, _mode_sense_10),
     OperationCode.PERSISTENT_RESERVE_IN: (10, PersistentReserveIn.decode),
     OperationCode.PERSISTENT_RESERVE_OUT: (10, PersistentReserveOut.decode),
-    OperationCode.READ_16: (16, _transfer(Read, 16, 10, 10, 14)),
-    OperationCode.WRITE_16: (16, _transfer(Write, 16, 10, 10, 14)),
-    OperationCode.VERIFY_16: (16, _verify(16, 10, 10, 14)),
-    OperationCode.SYNCHRONIZE_CACHE_16: (
-        16,
-        lambda cdb: SynchronizeCache(_number(cdb, 2, 9), _number(cdb, 10, 13), 16, cdb[1] & 0x02 != 0),
-    ),
     OperationCode.SERVICE_ACTION_IN_16: (16, _service_action_in_16),
     OperationCode.REPORT_LUNS: (12, lambda cdb: ReportLuns(_number(cdb, 6, 9), cdb[2])),
-    OperationCode.READ_12: (12, _transfer(Read, 12, 6, 6, 10)),
-    OperationCode.WRITE_12: (12, _transfer(Write, 12, 6, 6, 10)),
-    OperationCode.VERIFY_12: (12, _verify(12, 6, 6, 10)),
 }

@@ -94,7 +94,7 @@ class ServiceActionIn16(IntEnum):
 
 
 class MaintenanceInAction(IntEnum):
-    """The service actions of MAINTENANCE IN that touch nothing but what the target is (SPC-4 6.35 to 6.37)."""
+    """Service actions of MAINTENANCE IN that tell of the target alone (SPC-4 6.35 to 6.37)."""
 
     REPORT_TARGET_PORT_GROUPS = 0x0A
     REPORT_SUPPORTED_OPERATION_CODES = 0x0C
