@@ -55,7 +55,9 @@ class Tracked:
     Attributes:
         key: Its reservation key; 0 when it is not registered.
         aptpl: Whether it wants registrations and reservation kept through a power loss.
-        type: The type of the reservation that it holds, or None.
+        type: The type of the reservation that it has taken and still holds, or None. Under an all
+            registrants reservation of somebody else it is a holder too, and None is still right: there
+            is nothing to carry but the registration.
         scope: The scope of that reservation, 4 bits; 0 is the logical unit.
     """
 
