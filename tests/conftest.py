@@ -19,12 +19,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show, beneath a test that failed, what the processes it started have written."""
+    """Show, beneath a test that failed, what the processes of its rig have written.
+
+    The rig is one of the test's fixtures, or that fixture's attribute `rig`.
+    """
     report = yield
-    rig = getattr(item, "funcargs", {}).get("rig")
-    if isinstance(rig, Rig) and report.failed:
-        for process in rig.processes:
-            report.sections.append((f"{process.name} (pid {process.popen.pid})", process.output()))
+    if report.failed:
+        used = getattr(item, "funcargs", {}).values()
+        for rig in (value if isinstance(value, Rig) else getattr(value, "rig", None) for value in used):
+            for process in rig.processes if isinstance(rig, Rig) else ():
+                report.sections.append((f"{process.name} (pid {process.popen.pid})", process.output()))
     return report
 
 

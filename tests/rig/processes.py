@@ -158,11 +158,13 @@ class Rig:
             check=False,
         )
 
-    def holdover_json(self, *arguments: str) -> object:
-        """Run one command that has to succeed, with `--json`, and give what it printed."""
+    def holdover_json(self, *arguments: str) -> dict[str, object]:
+        """Run one command that has to succeed, with `--json`, and give the object it printed."""
         done = self.holdover(*arguments, "--json")
         assert done.returncode == 0, f"holdover {' '.join(arguments)}: {done.stdout}{done.stderr}"
-        return json.loads(done.stdout)
+        printed = json.loads(done.stdout)
+        assert isinstance(printed, dict)
+        return printed
 
     def start(self, name: str, arguments: Sequence[str], *, ports: Sequence[int]) -> Process:
         """Start a command that stays, and wait until every one of `ports` takes connections."""
