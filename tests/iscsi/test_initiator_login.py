@@ -121,7 +121,7 @@ def test_answers_that_cannot_be(answer: LoginResponse) -> None:
 )
 def test_challenges_that_cannot_be_answered(challenge: dict[str, str]) -> None:
     login = begin(Credentials("anna", "secret"))
-    assert said(login.receive(response({"AuthMethod": "CHAP"}))) == {"CHAP_A": "7,5"}
+    assert said(login.receive(response({"AuthMethod": "CHAP"}))) == {"CHAP_A": "5,7"}
     with pytest.raises(LoginError, match="the target sent"):
         login.receive(response(challenge))
 

@@ -15,6 +15,10 @@ __all__ = ["InitiatorConfig", "InitiatorLogin", "LoginStep"]
 
 _MAX_RESPONSES = 64
 
+# MD5 first, against the order of strength: tgt and others that come from the iSCSI Enterprise Target
+# take 7 for SHA-1 and then refuse the right response. A target that has no MD5 passes over it.
+_CHAP_OFFER = ",".join(sorted(ALGORITHMS))
+
 _Pairs = list[tuple[str, str]]
 
 _REFUSALS = {
@@ -132,7 +136,7 @@ class InitiatorLogin:
             return self._enter(response.next_stage)
         if self._method == "CHAP" and not self._answered:
             if "CHAP_C" not in said:
-                return self._step([*answers, ("CHAP_A", ",".join(ALGORITHMS))], transit=False)
+                return self._step([*answers, ("CHAP_A", _CHAP_OFFER)], transit=False)
             answers += self._chap_answer(said)
         return self._step(answers, transit=True)
 
