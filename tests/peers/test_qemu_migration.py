@@ -6,13 +6,17 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import os
 import re
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from holdover.agent.client import AgentClient
+from holdover.agent.orchestrator import MigrateFailed, Orchestrator, Progress, Qemus
 from holdover.iscsi.initiator import IscsiInitiator
 from holdover.qemu.console import Console
 from holdover.qemu.image import READY, guest_image
@@ -132,23 +136,46 @@ class Site:
         """`holdover migrate` with a fresh QEMU on the other host; the guest is where it then says."""
         assert self.qemu is not None
         uri = f"tcp:127.0.0.1:{free_port()}"
-        destination = self._start(self.there, uri)
-        try:
+        async with self._destination(uri) as destination:
             arguments = ["migrate", GUEST, "--from", self.here.api, "--to", self.there.api]
             arguments += ["--source-qmp", str(self.qemu.qmp_path), "--migrate-uri", uri]
             arguments += ["--destination-qmp", str(destination.qmp_path), *options]
             done = await asyncio.to_thread(self.rig.holdover, *arguments, timeout=300)
-        except BaseException:
-            await destination.end()
-            raise
-        if done.returncode != 0:
-            await destination.end()
+            if done.returncode == 0:
+                await self._has_moved_to(destination)
             return done
+
+    async def migrate_with_a_dying_destination(self, after: str) -> None:
+        """What `holdover migrate` does, with the destination's QEMU killed the moment a step is done."""
+        assert self.qemu is not None
+        uri = f"tcp:127.0.0.1:{free_port()}"
+        async with self._destination(uri) as destination, contextlib.AsyncExitStack() as stack:
+
+            def kill(progress: Progress) -> None:
+                if progress.action == after and progress.state == "done":
+                    os.kill(destination.pid, signal.SIGKILL)
+
+            here, there = AgentClient(self.here.api), AgentClient(self.there.api)
+            stack.push_async_callback(here.close)
+            stack.push_async_callback(there.close)
+            qemus = Qemus(source=self.qemu.qmp_path, destination=destination.qmp_path, uri=uri, timeout=300)
+            await Orchestrator(GUEST, here, there, kill).run(qemus)
+
+    @contextlib.asynccontextmanager
+    async def _destination(self, uri: str) -> AsyncIterator[QemuProcess]:
+        """A QEMU that waits on the other host; ended unless the guest has come to live in it."""
+        destination = self._start(self.there, uri)
+        try:
+            yield destination
+        finally:
+            if self.qemu is not destination:
+                await destination.end()
+
+    async def _has_moved_to(self, destination: QemuProcess) -> None:
         await self.end()
         self.here, self.there = self.there, self.here
         self.qemu = destination
         self.console = await destination.console()
-        return done
 
     def _start(self, agent: Agent, incoming: str | None) -> QemuProcess:
         disk = IscsiDisk(
@@ -277,6 +304,27 @@ def test_a_failure_after_preempt_leaves_the_guest_writing_on_the_source(
             assert done.returncode != 0
             assert "preempt" in done.stdout + done.stderr
             assert site.here is source
+            await intruder.refused_again()
+            await site.assert_holds(kind)
+            await site.assert_goes_on_writing()
+            assert clean(await site.workload("stop"))
+        await site.unregister()
+
+    shared.run(scenario)
+
+
+@pytest.mark.parametrize("step", ["register", "preempt"])
+def test_a_destination_that_dies_in_the_handover_leaves_the_guest_writing_on_the_source(
+    step: str, shared: SharedSite
+) -> None:
+    async def scenario(site: Site) -> None:
+        kind = ReservationType.EXCLUSIVE_ACCESS_REGISTRANTS_ONLY
+        await site.reserve(kind)
+        await site.run("workload start /dev/sda")
+        async with Intruder.at_work(site.target) as intruder:
+            await intruder.refused_again()
+            with pytest.raises(MigrateFailed):
+                await site.migrate_with_a_dying_destination(after=step)
             await intruder.refused_again()
             await site.assert_holds(kind)
             await site.assert_goes_on_writing()
