@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from holdover.guest.gate import Gate
 from holdover.guest.machine import MachineType
@@ -66,6 +66,16 @@ def drive(block: ScsiBlock, command: Command, answer: Callable[[Command], Respon
     except StopIteration as done:
         response: Response = done.value
         return response
+
+
+def script(*responses: Response) -> Callable[[Command], Response]:
+    """A device that answers with these, in this order."""
+    answers: Iterator[Response] = iter(responses)
+    return lambda _: next(answers)
+
+
+def unreachable(command: Command) -> Response:
+    raise AssertionError(f"the logical unit sees {command}")
 
 
 def truth(lun: LogicalUnit, nexus: ITNexus = GUEST) -> Tracked:
