@@ -1,0 +1,166 @@
+"""``holdover pr-helper``: the persistent reservation helper alone, in place of ``qemu-pr-helper``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
+import sys
+import syslog
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvloop
+
+from holdover.cli.errors import refuse
+from holdover.helper.listener import Listener, ListenerError, activated, listen
+from holdover.helper.passthrough import Passthrough
+from holdover.helper.privileges import Identity, PrivilegeError, drop_privileges, resolve_identity
+from holdover.helper.server import HelperServer
+from holdover.paths.sgio import SgIo
+
+__all__ = ["DEFAULT_PIDFILE", "DEFAULT_SOCKET", "run"]
+
+DEFAULT_SOCKET = Path("/run/holdover/pr-helper.sock")
+DEFAULT_PIDFILE = Path("/run/holdover/pr-helper.pid")
+
+_LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
+
+
+def run(
+    path: Path | None,
+    pidfile: Path | None,
+    daemon: bool,
+    user: str | None,
+    group: str | None,
+    quiet: bool,
+    verbose: int,
+    trace: str | None,
+) -> None:
+    """Serve until SIGINT, SIGTERM or SIGHUP."""
+    if trace is not None:
+        refuse("-T: there are no trace events here; -v logs each command, -vv each connection as well")
+    try:
+        identity = None if user is None and group is None else resolve_identity(user, group)
+        listener = _listener(path)
+    except (ListenerError, ValueError) as error:
+        refuse(str(error))
+    _log(logging.ERROR if quiet else _LEVELS[min(verbose, len(_LEVELS) - 1)], daemon)
+    if pidfile is None and daemon:
+        pidfile = DEFAULT_PIDFILE
+    if pidfile is not None:
+        pidfile = pidfile.absolute()
+    if daemon:
+        _go_to_background()
+    try:
+        with _pidfile(pidfile):
+            _serve(listener, identity)
+    except (OSError, PrivilegeError) as error:
+        listener.close()
+        refuse(f"pr-helper: {error}", 1)
+
+
+def _listener(path: Path | None) -> Listener:
+    """The socket of systemd, or one at ``path``."""
+    listener = activated(os.environ)
+    if listener is None:
+        path = DEFAULT_SOCKET if path is None else path
+        if not path.is_absolute():
+            raise ListenerError(f"{path}: the path of the socket must be absolute")
+        return listen(path)
+    if path is not None:
+        raise ListenerError(f"-k {path}: systemd has opened the socket already")
+    return listener
+
+
+def _serve(listener: Listener, identity: Identity | None) -> None:
+    _raise_descriptor_limit()
+    if identity is not None:
+        drop_privileges(identity)
+    uvloop.run(_until_signalled(listener))
+
+
+async def _until_signalled(listener: Listener) -> None:
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(each, ended.set)
+    io = SgIo()
+    server = HelperServer(listener, Passthrough(io).handle)
+    server.start()
+    await ended.wait()
+    await server.close()
+    io.close()
+
+
+def _raise_descriptor_limit() -> None:
+    """Each connection is a descriptor, and each command up to two more."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+@contextlib.contextmanager
+def _pidfile(path: Path | None) -> Iterator[None]:
+    """The number of this process in ``path``, while it runs."""
+    if path is None:
+        yield
+        return
+    path.write_text(f"{os.getpid()}\n")
+    try:
+        yield
+    finally:
+        # without its privileges the process may not be allowed to
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _go_to_background() -> None:
+    """Become a daemon (daemon(3)): no terminal, no parent that waits, / as working directory."""
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(null, standard)
+    os.close(null)
+
+
+class _Syslog:
+    """Where a daemon's log goes."""
+
+    def __getattr__(self, level: str) -> Any:
+        return lambda message: syslog.syslog(_PRIORITIES.get(level, syslog.LOG_ERR), message)
+
+
+_PRIORITIES = {
+    "debug": syslog.LOG_DEBUG,
+    "info": syslog.LOG_INFO,
+    "warning": syslog.LOG_WARNING,
+}
+
+
+def _log(level: int, daemon: bool) -> None:
+    processors: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.format_exc_info,
+    ]
+    if daemon:
+        syslog.openlog("holdover-pr-helper", syslog.LOG_PID, syslog.LOG_DAEMON)
+        processors.append(structlog.processors.KeyValueRenderer(key_order=["event"]))
+    else:
+        processors[:0] = [structlog.processors.TimeStamper(fmt="iso")]
+        processors[-1] = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=(lambda *_: _Syslog()) if daemon else structlog.PrintLoggerFactory(sys.stderr),
+    )

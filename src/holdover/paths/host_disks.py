@@ -1,0 +1,143 @@
+"""The SCSI disks of this host by designator: which ones lead to a logical unit, and to which one does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdover.paths.path import PathError
+from holdover.paths.sgio import SgIo, SgioPath, check_scsi_device
+from holdover.scsi.cdb import Inquiry
+from holdover.scsi.command import Command
+from holdover.scsi.errors import DecodeError
+from holdover.scsi.inquiry import Designator, DeviceIdentification, VpdPage, best_designator
+from holdover.scsi.sense import describe_response
+
+__all__ = ["HostDisks"]
+
+_LENGTH = 4096
+_DIRECT_ACCESS = "0"
+_TIMEOUT = 10.0
+
+IDENTIFY = Command(Inquiry(_LENGTH, VpdPage.DEVICE_IDENTIFICATION).encode(), data_in_length=_LENGTH)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A device's designator, and which of the devices that have had this number it belongs to."""
+
+    incarnation: tuple[int, int]
+    designator: Designator
+
+
+class HostDisks:
+    """Finds disks and remembers designators, by device number.
+
+    A number is given to another device when the first one has gone. The device's folder in sysfs is then
+    a new one, so a designator is remembered together with that folder's inode.
+    """
+
+    def __init__(self, io: SgIo, sys: Path = Path("/sys"), dev: Path = Path("/dev")) -> None:
+        """``sys`` and ``dev``: where the kernel shows its devices, and their nodes."""
+        self._io = io
+        self._sys = sys
+        self._dev = dev
+        self._known: dict[tuple[str, int], _Known] = {}
+
+    async def designator_of(self, descriptor: int, name: str = "descriptor") -> Designator:
+        """The designator of the logical unit that an open device leads to; ``name`` is for errors.
+
+        Raises:
+            PathError: It is no SCSI device, does not answer, or has no designator.
+        """
+        found = check_scsi_device(descriptor, name)
+        kind = "block" if stat.S_ISBLK(found.st_mode) else "char"
+        device = found.st_rdev
+        incarnation = self._incarnation(kind, device)
+        known = self._known.get((kind, device))
+        if known is not None and known.incarnation == incarnation:
+            return known.designator
+        response = await self._io.execute(descriptor, IDENTIFY, name, _TIMEOUT)
+        if not response.good:
+            raise PathError(name, f"INQUIRY: {describe_response(response)}")
+        designator = _best(response.data_in, name)
+        if incarnation is not None:
+            self._known[kind, device] = _Known(incarnation, designator)
+        return designator
+
+    async def find(self, designator: Designator) -> tuple[Path, ...]:
+        """The host's disks that lead to a logical unit, one for each I_T nexus; none is an empty tuple.
+
+        What sysfs remembers of page 83h chooses whom to ask; what the disk says now decides.
+
+        Raises:
+            PathError: None was found, and one that might lead there does not answer.
+        """
+        candidates = await asyncio.to_thread(self._candidates, designator)
+        answers = await asyncio.gather(*(self._ask(each) for each in candidates), return_exceptions=True)
+        found = tuple(path for path, answer in zip(candidates, answers, strict=True) if answer == designator)
+        if not found:
+            for answer in answers:
+                if isinstance(answer, BaseException):
+                    raise answer
+        return found
+
+    def forget(self) -> None:
+        """Ask every device anew: arrays may show another logical unit under the same address."""
+        self._known.clear()
+
+    def _incarnation(self, kind: str, device: int) -> tuple[int, int] | None:
+        try:
+            folder = (self._sys / "dev" / kind / f"{os.major(device)}:{os.minor(device)}").stat()
+        except OSError:
+            return None
+        return folder.st_ino, folder.st_ctime_ns
+
+    def _candidates(self, designator: Designator) -> list[Path]:
+        """The nodes of all disks that may be the one: those that sysfs does not know count."""
+        found: list[Path] = []
+        for folder in sorted((self._sys / "class" / "scsi_device").glob("*/device")):
+            if _read(folder / "type").strip() != _DIRECT_ACCESS.encode():
+                continue
+            page = _read(folder / "vpd_pg83")
+            if page and _best_or_none(page) != designator:
+                continue
+            found.extend(self._dev / disk.name.replace("!", "/") for disk in (folder / "block").glob("*"))
+        return found
+
+    async def _ask(self, disk: Path) -> Designator:
+        path = SgioPath(disk, self._io, _TIMEOUT)
+        try:
+            response = await path.execute(IDENTIFY)
+        finally:
+            await path.close()
+        if not response.good:
+            raise PathError(path.name, f"INQUIRY: {describe_response(response)}")
+        return _best(response.data_in, path.name)
+
+
+def _best(page: bytes, name: str) -> Designator:
+    try:
+        designator = best_designator(DeviceIdentification.decode(page).designators)
+    except DecodeError as error:
+        raise PathError(name, str(error)) from error
+    if designator is None:
+        raise PathError(name, "the LUN has no NAA, EUI-64 or T10 designator")
+    return designator
+
+
+def _best_or_none(page: bytes) -> Designator | None:
+    try:
+        return best_designator(DeviceIdentification.decode(page).designators)
+    except DecodeError:
+        return None
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""

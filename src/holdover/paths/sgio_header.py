@@ -1,0 +1,273 @@
+"""SG_IO without the ioctl: a command laid out as the kernel wants it, and what its answer means.
+
+The layout is version 3 of the SCSI generic driver's interface, ``struct sg_io_hdr``.
+
+Three layers tell how a command ended, each in a field of its own: the logical unit (the SCSI status), the
+host adapter's driver (the host status), and the SCSI mid-layer (the driver status). Only when the upper
+two have nothing to say is the SCSI status an answer. Everything else is one question: was the command
+sent? By this table:
+
+=====================================  ================================================================
+what came back                         what it means
+=====================================  ================================================================
+an errno of `NOT_SENT`                 not sent: the kernel refused before it made a request
+any other errno                        in doubt: the same ones are used for requests under way
+host status of `ANSWERED`              answered: the mid-layer's remark on a SCSI status that did come
+any other host status                  in doubt: drivers end requests under way with every one of them,
+                                       DID_NO_CONNECT when a port vanishes, DID_BAD_TARGET as well
+driver status but "sense data"         in doubt
+a SCSI status that there is not        in doubt
+=====================================  ================================================================
+
+Calling it in doubt is always safe, as whoever is in doubt asks the logical unit. "Not sent" is said
+where it is certain.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from dataclasses import dataclass
+from enum import IntEnum
+
+from holdover.paths.path import AnswerLost, PathError
+from holdover.scsi.command import Command, Response
+from holdover.scsi.status import Status
+
+__all__ = [
+    "ANSWERED",
+    "MAX_CDB",
+    "NOT_SENT",
+    "SG_IO",
+    "Direction",
+    "HostStatus",
+    "Outcome",
+    "SgHeader",
+    "SgRequest",
+    "direction_of",
+    "judge",
+    "judge_errno",
+]
+
+SG_IO = 0x2285
+"""The ioctl's number."""
+
+MAX_CDB = 32
+"""Bytes of CDB that the kernel takes."""
+
+_SENSE_LENGTH = 252  # SPC-4 4.5.1: sense data are no longer
+_DRIVER_STATUS = 0x0F  # the upper half carried suggestions, long ago
+_DRIVER_SENSE = 0x08
+
+
+class Direction(IntEnum):
+    """``dxfer_direction``: which way the data go."""
+
+    NONE = -1
+    TO_DEVICE = -2
+    FROM_DEVICE = -3
+
+
+class HostStatus(IntEnum):
+    """``host_status``: what the host adapter's driver says."""
+
+    OK = 0x00
+    NO_CONNECT = 0x01
+    BUS_BUSY = 0x02
+    TIME_OUT = 0x03
+    BAD_TARGET = 0x04
+    ABORT = 0x05
+    PARITY = 0x06
+    ERROR = 0x07
+    RESET = 0x08
+    BAD_INTERRUPT = 0x09
+    PASSTHROUGH = 0x0A
+    SOFT_ERROR = 0x0B
+    IMMEDIATE_RETRY = 0x0C
+    REQUEUE = 0x0D
+    TRANSPORT_DISRUPTED = 0x0E
+    TRANSPORT_FAIL_FAST = 0x0F
+    TARGET_FAILURE = 0x10
+    NEXUS_FAILURE = 0x11
+    ALLOCATION_FAILURE = 0x12
+    MEDIUM_ERROR = 0x13
+    TRANSPORT_MARGINAL = 0x14
+
+
+# Linux before 6.0 set NEXUS_FAILURE beside RESERVATION CONFLICT, and its like beside CHECK CONDITION.
+ANSWERED = frozenset(
+    {
+        HostStatus.OK,
+        HostStatus.TARGET_FAILURE,
+        HostStatus.NEXUS_FAILURE,
+        HostStatus.ALLOCATION_FAILURE,
+        HostStatus.MEDIUM_ERROR,
+    }
+)
+"""Host statuses beside which the SCSI status is the logical unit's answer; GOOD is one beside OK alone."""
+
+NOT_SENT = frozenset(
+    {
+        errno.EPERM,
+        errno.EACCES,
+        errno.EBADF,
+        errno.ENOTTY,
+        errno.ENOSYS,
+        errno.EINVAL,
+        errno.EMSGSIZE,
+        errno.ENOMEM,
+        errno.EDOM,
+        errno.EAGAIN,
+    }
+)
+"""Errnos with which the kernel refuses before it makes a request. Not ENODEV, ENXIO, EIO, EFAULT and EINTR:
+they also end a request that was made. EDOM is the sg driver's queue being full."""
+
+
+class SgHeader(ctypes.Structure):
+    """``struct sg_io_hdr`` of ``<scsi/sg.h>``, with its names."""
+
+    _fields_ = (
+        ("interface_id", ctypes.c_int),
+        ("dxfer_direction", ctypes.c_int),
+        ("cmd_len", ctypes.c_ubyte),
+        ("mx_sb_len", ctypes.c_ubyte),
+        ("iovec_count", ctypes.c_ushort),
+        ("dxfer_len", ctypes.c_uint),
+        ("dxferp", ctypes.c_void_p),
+        ("cmdp", ctypes.c_void_p),
+        ("sbp", ctypes.c_void_p),
+        ("timeout", ctypes.c_uint),
+        ("flags", ctypes.c_uint),
+        ("pack_id", ctypes.c_int),
+        ("usr_ptr", ctypes.c_void_p),
+        ("status", ctypes.c_ubyte),
+        ("masked_status", ctypes.c_ubyte),
+        ("msg_status", ctypes.c_ubyte),
+        ("sb_len_wr", ctypes.c_ubyte),
+        ("host_status", ctypes.c_ushort),
+        ("driver_status", ctypes.c_ushort),
+        ("resid", ctypes.c_int),
+        ("duration", ctypes.c_uint),
+        ("info", ctypes.c_uint),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the ioctl left in header and buffers.
+
+    Attributes:
+        status: The SCSI status.
+        host_status: As in `HostStatus`, or a number of a newer kernel.
+        driver_status: 0, or 8 for sense data.
+        data: The Data-In buffer, as long as the transfer was; empty for any other direction.
+        sense: As much as was written of the sense data.
+    """
+
+    status: int
+    host_status: int = 0
+    driver_status: int = 0
+    data: bytes = b""
+    sense: bytes = b""
+
+
+def direction_of(command: Command) -> Direction:
+    """Which way the data of ``command`` go, by which of its buffers there is.
+
+    Raises:
+        ValueError: Both are there: version 3 of the interface has no commands of two directions.
+    """
+    if command.data_out and command.data_in_length:
+        raise ValueError("a command with data in both directions")
+    if command.data_out:
+        return Direction.TO_DEVICE
+    return Direction.FROM_DEVICE if command.data_in_length else Direction.NONE
+
+
+class SgRequest:
+    """One command laid out for SG_IO: `header`, and the buffers that it points to.
+
+    The object must live as long as the ioctl runs.
+    """
+
+    def __init__(self, command: Command, timeout: float) -> None:
+        """``timeout`` in seconds: after it the kernel aborts the command.
+
+        Raises:
+            ValueError: The command has data in both directions, or a CDB that the kernel does not take.
+        """
+        if not 1 <= len(command.cdb) <= MAX_CDB:
+            raise ValueError(f"a CDB of {len(command.cdb)} bytes; the kernel takes 1 to {MAX_CDB}")
+        direction = direction_of(command)
+        length = len(command.data_out) or command.data_in_length
+        self._cdb = ctypes.create_string_buffer(command.cdb, len(command.cdb))
+        self._data = ctypes.create_string_buffer(command.data_out, length) if length else None
+        self._sense = ctypes.create_string_buffer(_SENSE_LENGTH)
+        self.header = SgHeader(
+            interface_id=ord("S"),
+            dxfer_direction=direction,
+            cmd_len=len(command.cdb),
+            mx_sb_len=_SENSE_LENGTH,
+            dxfer_len=length,
+            dxferp=ctypes.addressof(self._data) if self._data is not None else None,
+            cmdp=ctypes.addressof(self._cdb),
+            sbp=ctypes.addressof(self._sense),
+            timeout=max(1, min(round(timeout * 1000), 0xFFFFFFFF)),
+        )
+
+    def outcome(self) -> Outcome:
+        """What header and buffers say after the ioctl."""
+        header = self.header
+        data = b""
+        if self._data is not None and header.dxfer_direction == Direction.FROM_DEVICE:
+            # a residual beyond the buffer's size is a driver's mistake, and a negative one an overrun
+            transferred = min(max(header.dxfer_len - header.resid, 0), header.dxfer_len)
+            data = self._data.raw[:transferred]
+        return Outcome(
+            status=header.status,
+            host_status=header.host_status,
+            driver_status=header.driver_status,
+            data=data,
+            sense=self._sense.raw[: header.sb_len_wr],
+        )
+
+
+def judge(path: str, outcome: Outcome) -> Response:
+    """The logical unit's answer.
+
+    Raises:
+        AnswerLost: There is none; the command may have been carried out, or not.
+    """
+    if outcome.host_status not in ANSWERED:
+        raise AnswerLost(path, f"host status {_host_status(outcome.host_status)}")
+    if outcome.driver_status & _DRIVER_STATUS not in (0, _DRIVER_SENSE):
+        raise AnswerLost(path, f"driver status {outcome.driver_status:02X}h")
+    try:
+        status = Status(outcome.status)
+    except ValueError:
+        raise AnswerLost(path, f"SCSI status {outcome.status:02X}h, which there is not") from None
+    if outcome.host_status != HostStatus.OK and status is Status.GOOD:
+        raise AnswerLost(path, f"host status {_host_status(outcome.host_status)}")
+    sense = outcome.sense if status is Status.CHECK_CONDITION else b""
+    return Response(status, outcome.data, sense)
+
+
+def judge_errno(path: str, number: int) -> PathError:
+    """The error for an ioctl that failed: `AnswerLost` unless nothing was sent for certain."""
+    kind = PathError if number in NOT_SENT else AnswerLost
+    return kind(path, f"SG_IO: {_EXPLAINED.get(number, os.strerror(number))}")
+
+
+_EXPLAINED = {
+    errno.EPERM: "Operation not permitted (CAP_SYS_RAWIO is needed)",
+    errno.ENOTTY: "the device takes no SCSI commands",
+}
+
+
+def _host_status(number: int) -> str:
+    try:
+        return f"{HostStatus(number).name.replace('_', ' ')} ({number:02X}h)"
+    except ValueError:
+        return f"{number:02X}h"

@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from holdover.paths import sgio
+from holdover.paths.path import AnswerLost, PathError
+from holdover.paths.sgio import SgIo, SgioPath, check_scsi_device
+from holdover.paths.sgio_header import SG_IO, SgHeader
+from holdover.scsi.command import Command
+from holdover.scsi.opcodes import InServiceAction
+from holdover.scsi.reservation_in import ReadKeys
+from holdover.scsi.reservation_out import in_command
+from holdover.scsi.status import Status
+
+READ_KEYS = in_command(InServiceAction.READ_KEYS, 64)
+ANSWER = ReadKeys(7, (0xABC,)).encode()
+
+
+class FakeDevices:
+    """Regular files that the kernel seems to take for SCSI devices, with an ioctl of the test's."""
+
+    def __init__(self) -> None:
+        self.answer: Callable[[int, SgHeader], None] = self.good
+        self.threads: set[int] = set()
+
+    def ioctl(self, descriptor: int, number: int, header: SgHeader) -> int:
+        assert number == SG_IO
+        self.threads.add(threading.get_ident())
+        self.answer(descriptor, header)
+        return 0
+
+    @staticmethod
+    def good(_: int, header: SgHeader) -> None:
+        ctypes.memmove(header.dxferp, ANSWER, len(ANSWER))
+        header.resid = header.dxfer_len - len(ANSWER)
+
+
+@pytest.fixture
+def devices(monkeypatch: pytest.MonkeyPatch) -> FakeDevices:
+    found = FakeDevices()
+    monkeypatch.setattr(fcntl, "ioctl", found.ioctl)
+    monkeypatch.setattr(sgio, "_check", lambda *_: None)
+    return found
+
+
+@pytest.fixture
+def io() -> Iterator[SgIo]:
+    threads = SgIo(4)
+    yield threads
+    threads.close()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    file = tmp_path / "disk"
+    file.touch()
+    return file
+
+
+def replace(disk: Path) -> None:
+    disk.rename(disk.with_name("old"))
+    disk.touch()
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_command_goes_there_and_its_answer_comes_back(devices: FakeDevices, io: SgIo, disk: Path) -> None:
+    async def main() -> None:
+        path = SgioPath(disk, io)
+        response = await path.execute(READ_KEYS)
+        assert response.status is Status.GOOD
+        assert response.data_in == ANSWER
+        assert path.name == str(disk)
+        await path.close()
+
+    asyncio.run(main())
+    assert threading.get_ident() not in devices.threads
+
+
+def test_commands_wait_side_by_side_and_the_loop_goes_on(devices: FakeDevices, io: SgIo, disk: Path) -> None:
+    all_there = threading.Barrier(4, timeout=10)
+
+    def wait(descriptor: int, header: SgHeader) -> None:
+        all_there.wait()
+        devices.good(descriptor, header)
+
+    async def main() -> None:
+        devices.answer = wait
+        path = SgioPath(disk, io)
+        responses = await asyncio.gather(*(path.execute(READ_KEYS) for _ in range(4)))
+        assert all(each.good for each in responses)
+        await path.close()
+
+    asyncio.run(main())
+
+
+def test_a_command_under_way_keeps_its_device_when_others_close_theirs(
+    devices: FakeDevices, io: SgIo, disk: Path, tmp_path: Path
+) -> None:
+    begun, closed = threading.Event(), threading.Event()
+    inodes = []
+
+    def wait(descriptor: int, header: SgHeader) -> None:
+        begun.set()
+        assert closed.wait(10)
+        inodes.append(os.fstat(descriptor).st_ino)
+        devices.good(descriptor, header)
+
+    async def main() -> None:
+        devices.answer = wait
+        descriptor = os.open(disk, os.O_RDWR)
+        command = asyncio.ensure_future(io.execute(descriptor, READ_KEYS, "disk"))
+        assert await asyncio.to_thread(begun.wait, 10)
+        os.close(descriptor)
+        other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
+        assert other == descriptor
+        closed.set()
+        assert (await command).good
+        os.close(other)
+
+    asyncio.run(main())
+    assert inodes == [disk.stat().st_ino]
+
+
+def test_no_descriptor_is_left_when_commands_fail_or_are_cancelled(
+    devices: FakeDevices, io: SgIo, disk: Path
+) -> None:
+    go_on = threading.Event()
+
+    def fail(_: int, _header: SgHeader) -> None:
+        go_on.wait(10)
+        raise OSError(errno.EIO, "Input/output error")
+
+    async def main() -> None:
+        devices.answer = fail
+        path = SgioPath(disk, io)
+        commands = [asyncio.ensure_future(path.execute(READ_KEYS)) for _ in range(12)]
+        await asyncio.sleep(0.05)  # some are under way, some wait for a thread
+        for command in commands[::2]:
+            command.cancel()
+        go_on.set()
+        ends = await asyncio.gather(*commands, return_exceptions=True)
+        assert all(isinstance(each, AnswerLost) for each in ends[1::2])
+        await path.close()
+        # a cancelled command's thread goes on: wait until all threads have been free
+        devices.answer = devices.good
+        descriptor = os.open(disk, os.O_RDWR)
+        await asyncio.gather(*(io.execute(descriptor, READ_KEYS, "disk") for _ in range(8)))
+        os.close(descriptor)
+
+    before = open_descriptors()
+    asyncio.run(main())
+    io._pool.shutdown(wait=True)
+    assert open_descriptors() == before
+
+
+def test_after_an_error_the_name_is_opened_anew(devices: FakeDevices, io: SgIo, disk: Path) -> None:
+    seen = []
+
+    def gone(descriptor: int, _: SgHeader) -> None:
+        seen.append(os.fstat(descriptor).st_ino)
+        raise OSError(errno.ENODEV, "No such device")
+
+    def found(descriptor: int, header: SgHeader) -> None:
+        seen.append(os.fstat(descriptor).st_ino)
+        devices.good(descriptor, header)
+
+    async def main() -> None:
+        path = SgioPath(disk, io)
+        devices.answer = gone
+        with pytest.raises(AnswerLost, match="No such device"):
+            await path.execute(READ_KEYS)
+        replace(disk)
+        devices.answer = found
+        assert (await path.execute(READ_KEYS)).good
+        await path.close()
+
+    asyncio.run(main())
+    assert seen == [disk.with_name("old").stat().st_ino, disk.stat().st_ino]
+
+
+def test_what_the_kernel_refuses_was_not_sent(devices: FakeDevices, io: SgIo, disk: Path) -> None:
+    def refuse(_: int, _header: SgHeader) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    async def main() -> None:
+        devices.answer = refuse
+        with pytest.raises(PathError, match="CAP_SYS_RAWIO") as caught:
+            await SgioPath(disk, io).execute(READ_KEYS)
+        assert not isinstance(caught.value, AnswerLost)
+
+    asyncio.run(main())
+
+
+def test_a_closed_pool_sends_nothing(devices: FakeDevices, disk: Path) -> None:
+    async def main() -> None:
+        io = SgIo(1)
+        io.close()
+        path = SgioPath(disk, io)
+        with pytest.raises(PathError, match="closed"):
+            await path.execute(READ_KEYS)
+
+    before = open_descriptors()
+    asyncio.run(main())
+    assert open_descriptors() == before
+
+
+def test_a_command_of_two_directions_is_not_sent(devices: FakeDevices, io: SgIo, disk: Path) -> None:
+    with pytest.raises(PathError, match="both directions"):
+        asyncio.run(SgioPath(disk, io).execute(Command(bytes(10), b"out", 8)))
+    assert not devices.threads
+
+
+@pytest.mark.parametrize("name", ["/dev/null", "/dev/tty", "/proc/self/mem", "/"])
+def test_what_is_no_scsi_device_is_never_asked(io: SgIo, name: str) -> None:
+    with pytest.raises(PathError, match=name):
+        asyncio.run(SgioPath(Path(name), io).execute(READ_KEYS))
+
+
+def test_a_regular_file_is_no_scsi_device(io: SgIo, disk: Path) -> None:
+    with disk.open("r+b") as file, pytest.raises(PathError, match="no SCSI device"):
+        check_scsi_device(file.fileno(), "file")
+    with pytest.raises(PathError, match="no SCSI device"):
+        asyncio.run(SgioPath(disk, io).execute(READ_KEYS))
+    with pytest.raises(PathError, match="No such file"):
+        asyncio.run(SgioPath(disk.with_name("missing"), io).execute(READ_KEYS))
