@@ -23,7 +23,6 @@ from holdover.iscsi.requests import (
     TextRequest,
 )
 from holdover.iscsi.responses import (
-    DataIn,
     LoginResponse,
     LogoutResponsePdu,
     NopIn,
@@ -31,13 +30,11 @@ from holdover.iscsi.responses import (
     Reject,
     ScsiResponse,
     TaskManagementResponsePdu,
-    TextResponse,
 )
 from holdover.iscsi.target_events import Closed, TaskManagementReceived
 from holdover.iscsi.target_login import TargetConfig
 from holdover.iscsi.target_session import TargetSession
-from holdover.iscsi.text import decode_text, encode_text
-from holdover.scsi.command import Command, Response
+from holdover.scsi.command import Response
 from holdover.scsi.status import Status
 from tests.iscsi.pair import INITIATOR, TARGET, RawInitiator, entropy
 
@@ -58,65 +55,6 @@ def test_login_gives_numbers() -> None:
     login = RawInitiator().login
     assert (login.status, login.tsih, login.transit, login.next_stage) == (0, 1, True, 3)
     assert (login.exp_cmd_sn, login.max_cmd_sn) == (1, 128)
-
-
-def test_data_in_carry_the_status() -> None:
-    peer = RawInitiator(offers={"MaxRecvDataSegmentLength": "4096", "MaxBurstLength": "6000"})
-    peer.send(READ)
-    assert peer.commands()[0].command == Command(bytes(16), b"", 8192)
-    peer.session.respond(10, Response(Status.GOOD, bytes(7000)))
-    first, second, third = peer.answers()
-    assert isinstance(first, DataIn)
-    assert isinstance(second, DataIn)
-    assert isinstance(third, DataIn)
-    assert [(pdu.data_sn, pdu.offset, len(pdu.data)) for pdu in (first, second, third)] == [
-        (0, 0, 4096),
-        (1, 4096, 1904),
-        (2, 6000, 1000),
-    ]
-    # A sequence ends at MaxBurstLength and at the end.
-    assert [pdu.final for pdu in (first, second, third)] == [False, True, True]
-    assert [pdu.has_status for pdu in (first, second, third)] == [False, False, True]
-    assert (third.underflow, third.overflow, third.residual) == (True, False, 1192)
-
-
-def test_more_data_than_there_is_room_for() -> None:
-    peer = RawInitiator()
-    peer.send(replace(READ, expected_length=100))
-    peer.session.respond(10, Response(Status.GOOD, bytes(128)))
-    (answer,) = peer.answers()
-    assert isinstance(answer, DataIn)
-    assert (len(answer.data), answer.overflow, answer.residual) == (100, True, 28)
-
-
-def test_a_status_with_sense_comes_after_the_data() -> None:
-    peer = RawInitiator()
-    peer.send(READ)
-    peer.session.respond(10, Response(Status.CHECK_CONDITION, b"abcd", b"sense"))
-    data, status = peer.answers()
-    assert isinstance(data, DataIn)
-    assert isinstance(status, ScsiResponse)
-    assert (data.has_status, data.final) == (False, True)
-    assert (status.status, status.sense, status.exp_data_sn) == (2, b"sense", 1)
-    assert (status.underflow, status.residual) == (True, 8188)
-
-
-def test_a_read_without_data_tells_what_is_missing() -> None:
-    peer = RawInitiator()
-    peer.send(READ)
-    peer.session.respond(10, Response(Status.RESERVATION_CONFLICT))
-    (answer,) = peer.answers()
-    assert isinstance(answer, ScsiResponse)
-    assert (answer.status, answer.underflow, answer.residual) == (0x18, True, 8192)
-
-
-def test_stat_sn_moves_with_each_status() -> None:
-    peer = RawInitiator()
-    peer.send(command(1), command(2))
-    peer.session.respond(2, GOOD)
-    peer.session.respond(1, GOOD)
-    numbers = [pdu.stat_sn for pdu in peer.answers() if isinstance(pdu, ScsiResponse)]
-    assert numbers == [peer.login.stat_sn + 1, peer.login.stat_sn + 2]
 
 
 def test_commands_take_effect_in_the_order_of_cmd_sn() -> None:
@@ -349,48 +287,3 @@ def test_nothing_may_come_before_the_login_is_answered() -> None:
     login = RawInitiator.login_request({"InitiatorName": INITIATOR, "TargetName": TARGET})
     session.receive_data(b"".join(login.encode()) * 2)
     assert isinstance(session.events_received()[-1], Closed)
-
-
-def test_text_in_a_normal_session() -> None:
-    peer = RawInitiator()
-    text = encode_text([("SendTargets", ""), ("X-a", "1")])
-    (answer,) = peer.send(TextRequest(1, NO_TAG, 1, text))
-    assert isinstance(answer, TextResponse)
-    assert (answer.final, answer.target_tag) == (True, NO_TAG)
-    assert decode_text(answer.data) == [
-        ("TargetName", TARGET),
-        ("TargetAddress", "127.0.0.1:3260,1"),
-        ("X-a", "NotUnderstood"),
-    ]
-    (answer,) = peer.send(TextRequest(2, NO_TAG, 2, encode_text([("SendTargets", "All")])))
-    assert isinstance(answer, TextResponse)
-    assert decode_text(answer.data) == [("SendTargets", "Reject")]
-
-
-def test_a_declared_length_holds_from_then_on() -> None:
-    peer = RawInitiator()
-    peer.send(TextRequest(1, NO_TAG, 1, encode_text([("MaxRecvDataSegmentLength", "512")])))
-    peer.send(replace(READ, cmd_sn=2))
-    peer.session.respond(10, Response(Status.GOOD, bytes(1024)))
-    assert len(peer.answers()) == 2
-
-
-def test_text_in_pieces() -> None:
-    peer = RawInitiator()
-    (first,) = peer.send(TextRequest(1, NO_TAG, 1, b"SendTar", final=False, more=True))
-    assert isinstance(first, TextResponse)
-    assert (first.final, first.data) == (False, b"")
-    (second,) = peer.send(TextRequest(1, first.target_tag, 2, b"gets=\0"))
-    assert isinstance(second, TextResponse)
-    assert second.data.startswith(b"TargetName=")
-    # That exchange is over.
-    (third,) = peer.send(TextRequest(1, first.target_tag, 3, b""))
-    assert isinstance(third, Reject)
-
-
-def test_text_without_end() -> None:
-    peer = RawInitiator()
-    (answer,) = peer.send(TextRequest(1, NO_TAG, 1, bytes(16384), final=False, more=True))
-    assert isinstance(answer, TextResponse)
-    (reject,) = peer.send(TextRequest(1, answer.target_tag, 2, b"x", final=False, more=True))
-    assert isinstance(reject, Reject)

@@ -24,6 +24,7 @@ from holdover.iscsi.initiator_events import (
     TaskManagementCompleted,
 )
 from holdover.iscsi.initiator_login import InitiatorConfig, InitiatorLogin, LoginStep
+from holdover.iscsi.initiator_task import InitiatorTask
 from holdover.iscsi.names import encode_lun
 from holdover.iscsi.negotiation import Parameters
 from holdover.iscsi.numbers import (
@@ -76,34 +77,6 @@ class _State(Enum):
     CLOSED = auto()
 
 
-class _Task:
-    """One command on its way: where it stands and what has come of its Data-In."""
-
-    __slots__ = ("cmd_sn", "command", "data_sn", "lun", "parts", "received", "sent", "tag")
-
-    def __init__(self, tag: int, lun: int, command: Command) -> None:
-        self.tag = tag
-        self.lun = lun
-        self.command = command
-        self.cmd_sn = 0
-        self.sent = False
-        self.parts: list[Buffer] = []
-        self.received = 0
-        self.data_sn = 0
-
-    def take(self, pdu: DataIn) -> None:
-        """The next piece of Data-In; pieces come in order: so it was negotiated."""
-        end = pdu.offset + len(pdu.data)
-        if pdu.data_sn != self.data_sn or pdu.offset != self.received:
-            raise ProtocolError(f"Data-In {pdu.data_sn} at {pdu.offset} out of order")
-        if end > self.command.data_in_length:
-            raise ProtocolError(f"Data-In up to {end} where {self.command.data_in_length} bytes may come")
-        self.data_sn += 1
-        self.received = end
-        if pdu.data:
-            self.parts.append(pdu.data)
-
-
 class InitiatorSession:
     """One session. Its first bytes to send are there at once.
 
@@ -123,8 +96,8 @@ class InitiatorSession:
         self._exp_stat_sn = 0
         self._max_cmd_sn = 1
         self._next_tag = 0
-        self._tasks: dict[int, _Task] = {}
-        self._waiting: deque[_Task] = deque()
+        self._tasks: dict[int, InitiatorTask] = {}
+        self._waiting: deque[InitiatorTask] = deque()
         self._aborts: dict[int, int] = {}
         self._functions: set[int] = set()
         self._text_tag = NO_TAG
@@ -172,7 +145,7 @@ class InitiatorSession:
         """
         if not 1 <= len(command.cdb) <= 260:
             raise ValueError(f"a CDB of {len(command.cdb)} bytes cannot be sent")
-        task = _Task(self._new_tag(), encode_lun(lun), command)
+        task = InitiatorTask(self._new_tag(), encode_lun(lun), command)
         self._tasks[task.tag] = task
         if self._waiting or not self._window_open:
             self._waiting.append(task)
@@ -313,7 +286,7 @@ class InitiatorSession:
         else:
             self._complete(task, pdu.status, pdu.sense)
 
-    def _complete(self, task: _Task, status: int, sense: bytes) -> None:
+    def _complete(self, task: InitiatorTask, status: int, sense: bytes) -> None:
         try:
             known = Status(status)
         except ValueError:
@@ -322,7 +295,7 @@ class InitiatorSession:
         self._events.append(CommandCompleted(task.tag, Response(known, b"".join(task.parts), sense)))
         return None
 
-    def _refuse(self, task: _Task, why: str, reason: RejectReason | None = None) -> None:
+    def _refuse(self, task: InitiatorTask, why: str, reason: RejectReason | None = None) -> None:
         del self._tasks[task.tag]
         self._events.append(CommandFailed(task.tag, CommandRefused(why, reason)))
 
@@ -424,7 +397,7 @@ class InitiatorSession:
         )
 
     def _send_function(
-        self, tag: int, function: TaskManagementFunction, lun: int, task: _Task | None
+        self, tag: int, function: TaskManagementFunction, lun: int, task: InitiatorTask | None
     ) -> None:
         self._send(
             TaskManagementRequest(
@@ -443,7 +416,7 @@ class InitiatorSession:
             TextRequest(self._text_tag, target_tag, self._cmd_sn, text, self._exp_stat_sn, immediate=True)
         )
 
-    def _send_command(self, task: _Task) -> None:
+    def _send_command(self, task: InitiatorTask) -> None:
         """The command, the immediate data and the unsolicited data that the negotiation allows."""
         command, parameters = task.command, self.parameters
         length = len(command.data_out)
@@ -472,7 +445,7 @@ class InitiatorSession:
         if unsolicited > immediate:
             self._send_data(task, immediate, unsolicited, NO_TAG)
 
-    def _send_data(self, task: _Task, start: int, end: int, target_tag: int) -> None:
+    def _send_data(self, task: InitiatorTask, start: int, end: int, target_tag: int) -> None:
         data = memoryview(task.command.data_out)
         segment = self.parameters.max_send_data_segment_length
         for data_sn, at in enumerate(range(start, end, segment)):

@@ -33,7 +33,6 @@ from holdover.iscsi.numbers import (
     RejectReason,
     TaskManagementFunction,
     TaskManagementResponse,
-    serial_add,
     serial_distance,
 )
 from holdover.iscsi.pdu import Pdu, PduReader, UnknownPdu
@@ -47,14 +46,12 @@ from holdover.iscsi.requests import (
     TextRequest,
 )
 from holdover.iscsi.responses import (
-    DataIn,
     LoginResponse,
     LogoutResponsePdu,
     NopIn,
     ReadyToTransfer,
     Reject,
     ResponsePdu,
-    ScsiResponse,
     TaskManagementResponsePdu,
     TextResponse,
 )
@@ -66,6 +63,8 @@ from holdover.iscsi.target_events import (
     TaskManagementReceived,
 )
 from holdover.iscsi.target_login import LoginAnswer, TargetConfig, TargetLogin
+from holdover.iscsi.target_numbers import TargetNumbers
+from holdover.iscsi.target_response import response_pdus
 from holdover.iscsi.target_task import TargetTask
 from holdover.iscsi.target_text import TargetText
 from holdover.scsi.command import Response
@@ -107,12 +106,10 @@ class TargetSession:
         self._text = TargetText(config, address, self._login)
         self._events: list[TargetEvent] = []
         self._out: list[Buffer] = []
-        self._stat_sn = 0
-        self._exp_cmd_sn = 0
+        self._numbers = TargetNumbers(config.max_commands)
         self._last_login: tuple[LoginRequest, LoginAnswer] | None = None
         self._tasks: dict[int, TargetTask] = {}
         self._held: dict[int, _Numbered | TargetTask | None] = {}
-        self._open_commands = 0
         self._open_immediate = 0
         self._functions: set[int] = set()
         self._buffered = 0
@@ -176,7 +173,8 @@ class TargetSession:
         if task is None or self._state is _State.CLOSED:
             return
         self._forget(task)
-        self._send_response(task, response)
+        for pdu in response_pdus(task, response, self.parameters, self._numbers):
+            self._send(pdu)
         if self._starved:
             self._serve_starved()
 
@@ -185,8 +183,12 @@ class TargetSession:
         if tag not in self._functions or self._state is _State.CLOSED:
             return
         self._functions.discard(tag)
-        stat_sn = self._next_stat_sn()
-        self._send(TaskManagementResponsePdu(tag, response, stat_sn, self._exp_cmd_sn, self._max_cmd_sn))
+        stat_sn = self._numbers.next_stat_sn()
+        self._send(
+            TaskManagementResponsePdu(
+                tag, response, stat_sn, self._numbers.exp_cmd_sn, self._numbers.max_cmd_sn
+            )
+        )
 
     def terminate_tasks(self, lun: int | None) -> tuple[int, ...]:
         """End commands because of another session's CLEAR TASK SET or reset: they are answered with
@@ -232,9 +234,10 @@ class TargetSession:
         """Requests with a CmdSN, in the order of that."""
         ahead = 0
         if not pdu.immediate:
-            ahead = serial_distance(self._exp_cmd_sn, pdu.cmd_sn)
-            if not 0 <= ahead < self._config.max_commands - self._open_commands or pdu.cmd_sn in self._held:
+            within = self._numbers.ahead(pdu.cmd_sn)
+            if within is None or pdu.cmd_sn in self._held:
                 return
+            ahead = within
         item: _Numbered | TargetTask | None = pdu
         if isinstance(pdu, ScsiCommand):
             # Opened at once even when it is held: its unsolicited data come right behind it.
@@ -244,15 +247,15 @@ class TargetSession:
         elif ahead:
             self._held[pdu.cmd_sn] = item
         else:
-            self._exp_cmd_sn = serial_add(self._exp_cmd_sn, 1)
+            self._numbers.advance()
             self._perform(item)
             if self._held:
                 self._release_held()
 
     def _release_held(self) -> None:
-        while self._exp_cmd_sn in self._held and self._state is _State.FULL_FEATURE:
-            item = self._held.pop(self._exp_cmd_sn)
-            self._exp_cmd_sn = serial_add(self._exp_cmd_sn, 1)
+        while self._numbers.exp_cmd_sn in self._held and self._state is _State.FULL_FEATURE:
+            item = self._held.pop(self._numbers.exp_cmd_sn)
+            self._numbers.advance()
             self._perform(item)
 
     def _perform(self, item: _Numbered | TargetTask | None) -> None:
@@ -261,7 +264,7 @@ class TargetSession:
             if item.immediate:
                 self._open_immediate += 1
             else:
-                self._open_commands += 1
+                self._numbers.open_commands += 1
             self._advance(item)
         elif isinstance(item, NopOut):
             self._nop_out(item)
@@ -277,8 +280,10 @@ class TargetSession:
             self._reject(pdu, RejectReason.PROTOCOL_ERROR)
         elif pdu.task_tag != NO_TAG:
             data = pdu.data[: self.parameters.max_send_data_segment_length]
-            stat_sn = self._next_stat_sn()
-            self._send(NopIn(pdu.task_tag, NO_TAG, stat_sn, self._exp_cmd_sn, self._max_cmd_sn, data))
+            stat_sn = self._numbers.next_stat_sn()
+            self._send(
+                NopIn(pdu.task_tag, NO_TAG, stat_sn, self._numbers.exp_cmd_sn, self._numbers.max_cmd_sn, data)
+            )
 
     def _task_management(self, pdu: TaskManagementRequest) -> None:
         if self._login.discovery:
@@ -317,9 +322,8 @@ class TargetSession:
 
     def _give_up(self, pdu: TaskManagementRequest) -> bool:
         """ABORT TASK for a command that never came: its CmdSN counts as received (11.5.5)."""
-        ahead = serial_distance(self._exp_cmd_sn, pdu.ref_cmd_sn)
         before = serial_distance(pdu.ref_cmd_sn, pdu.cmd_sn) > 0
-        if not before or not 0 <= ahead < self._config.max_commands - self._open_commands:
+        if not before or self._numbers.ahead(pdu.ref_cmd_sn) is None:
             return False
         self._held.setdefault(pdu.ref_cmd_sn, None)
         self._release_held()
@@ -331,18 +335,9 @@ class TargetSession:
         except TextError:
             return self._reject(pdu, RejectReason.PROTOCOL_ERROR)
         self.parameters = self._login.negotiator.parameters()
-        stat_sn, max_cmd_sn = self._next_stat_sn(), self._max_cmd_sn
+        numbers = self._numbers.next_status()
         self._send(
-            TextResponse(
-                pdu.task_tag,
-                answer.target_tag,
-                answer.data,
-                stat_sn,
-                self._exp_cmd_sn,
-                max_cmd_sn,
-                answer.final,
-                answer.more,
-            )
+            TextResponse(pdu.task_tag, answer.target_tag, answer.data, *numbers, answer.final, answer.more)
         )
         return None
 
@@ -354,8 +349,12 @@ class TargetSession:
             response = LogoutResponse.CID_NOT_FOUND
         elif pdu.reason not in (LogoutReason.CLOSE_SESSION, LogoutReason.CLOSE_CONNECTION):
             return self._reject(pdu, RejectReason.INVALID_PDU_FIELD)
-        stat_sn = self._next_stat_sn()
-        self._send(LogoutResponsePdu(pdu.task_tag, response, stat_sn, self._exp_cmd_sn, self._max_cmd_sn))
+        stat_sn = self._numbers.next_stat_sn()
+        self._send(
+            LogoutResponsePdu(
+                pdu.task_tag, response, stat_sn, self._numbers.exp_cmd_sn, self._numbers.max_cmd_sn
+            )
+        )
         if response is LogoutResponse.CLOSED:
             self._close("the initiator logged out")
         return None
@@ -364,7 +363,7 @@ class TargetSession:
 
     def _receive_login(self, pdu: LoginRequest) -> None:
         if self._last_login is None:
-            self._exp_cmd_sn = pdu.cmd_sn
+            self._numbers.exp_cmd_sn = pdu.cmd_sn
         answer = self._login.receive(pdu)
         self._last_login = (pdu, answer)
         if answer.complete:
@@ -384,7 +383,6 @@ class TargetSession:
         if self._last_login is None:
             return
         request, answer = self._last_login
-        stat_sn = self._next_stat_sn()
         self._send(
             LoginResponse(
                 request.task_tag,
@@ -395,29 +393,16 @@ class TargetSession:
                 answer.transit,
                 answer.text,
                 answer.status,
-                stat_sn,
-                self._exp_cmd_sn,
-                self._max_cmd_sn,
+                *self._numbers.next_status(),
             )
         )
 
     def _refuse_during_login(self, pdu: Pdu) -> None:
-        header = _header(pdu)
-        self._send(
-            LoginResponse(
-                task_tag=int.from_bytes(header[16:20]),
-                isid=self._login.isid or bytes(6),
-                tsih=0,
-                stage=LoginStage.SECURITY,
-                next_stage=LoginStage.SECURITY,
-                transit=False,
-                data=b"",
-                status=LoginStatus.INVALID_DURING_LOGIN,
-                stat_sn=self._next_stat_sn(),
-                exp_cmd_sn=self._exp_cmd_sn,
-                max_cmd_sn=self._max_cmd_sn,
-            )
-        )
+        header, stage = _header(pdu), LoginStage.SECURITY
+        tag, isid = int.from_bytes(header[16:20]), self._login.isid or bytes(6)
+        status = LoginStatus.INVALID_DURING_LOGIN
+        numbers = self._numbers.next_status()
+        self._send(LoginResponse(tag, isid, 0, stage, stage, False, b"", status, *numbers))
         self._close(f"PDU {header[0] & 0x3F:02X}h before the login was complete")
 
     # Commands and their data
@@ -469,18 +454,9 @@ class TargetSession:
             self._target_tag = (self._target_tag + 1) & 0x7FFF_FFFF
             length = min(parameters.max_burst_length, task.write_length - task.requested)
             offset = task.request(self._target_tag, length)
+            numbers = (self._numbers.stat_sn, self._numbers.exp_cmd_sn, self._numbers.max_cmd_sn)
             self._send(
-                ReadyToTransfer(
-                    task.tag,
-                    self._target_tag,
-                    task.lun,
-                    task.r2t_sn,
-                    offset,
-                    length,
-                    self._stat_sn,
-                    self._exp_cmd_sn,
-                    self._max_cmd_sn,
-                )
+                ReadyToTransfer(task.tag, self._target_tag, task.lun, task.r2t_sn, offset, length, *numbers)
             )
             task.r2t_sn += 1
 
@@ -490,88 +466,12 @@ class TargetSession:
         if task.immediate:
             self._open_immediate -= 1
         else:
-            self._open_commands -= 1
+            self._numbers.open_commands -= 1
         self._buffered -= task.reserved
         if self._starved and task in self._starved:
             self._starved.remove(task)
 
-    def _send_response(self, task: TargetTask, response: Response) -> None:
-        data = response.data_in
-        room, length = task.read_length, len(data)
-        taken = length if length <= room else room
-        alone = bool(response.sense) or task.bidirectional
-        count = 0
-        if taken:
-            count = self._send_data(task, response, taken, with_status=not alone)
-            if not alone:
-                return
-        missing, excess = room - taken, length - taken
-        read = task.bidirectional
-        stat_sn = self._next_stat_sn()
-        self._send(
-            ScsiResponse(
-                task.tag,
-                response.status,
-                stat_sn,
-                self._exp_cmd_sn,
-                self._max_cmd_sn,
-                overflow=not read and excess > 0,
-                underflow=not read and missing > 0,
-                residual=0 if read else excess or missing,
-                read_overflow=read and excess > 0,
-                read_underflow=read and missing > 0,
-                read_residual=(excess or missing) if read else 0,
-                exp_data_sn=count,
-                sense=response.sense,
-            )
-        )
-
-    def _send_data(self, task: TargetTask, response: Response, end: int, with_status: bool) -> int:
-        """Data-In PDUs for the first `end` bytes; the last of them has the status where it may. Return
-        their number."""
-        parameters = self.parameters
-        data: Buffer = response.data_in
-        segment, burst = parameters.max_send_data_segment_length, parameters.max_burst_length
-        if end > segment or end > burst or end != len(data):
-            data = memoryview(data)
-        at = count = 0
-        while at < end:
-            burst_end = min(end, at - at % burst + burst)
-            stop = min(at + segment, burst_end)
-            status = with_status and stop == end
-            residual = len(data) - end or task.read_length - end
-            self._send(
-                DataIn(
-                    task.tag,
-                    count,
-                    at,
-                    data if stop - at == len(data) else data[at:stop],
-                    self._exp_cmd_sn,
-                    self._max_cmd_sn,
-                    stop == burst_end,
-                    status,
-                    response.status if status else 0,
-                    self._next_stat_sn() if status else 0,
-                    status and len(data) > end,
-                    status and task.read_length > end,
-                    residual if status else 0,
-                )
-            )
-            at = stop
-            count += 1
-        return count
-
     # Responses
-
-    @property
-    def _max_cmd_sn(self) -> int:
-        room = self._config.max_commands - self._open_commands
-        return (self._exp_cmd_sn + room - 1) & 0xFFFF_FFFF
-
-    def _next_stat_sn(self) -> int:
-        stat_sn = self._stat_sn
-        self._stat_sn = (stat_sn + 1) & 0xFFFF_FFFF
-        return stat_sn
 
     def _send(self, pdu: ResponsePdu) -> None:
         buffers = pdu.encode()
@@ -580,8 +480,7 @@ class TargetSession:
         self._out += buffers
 
     def _reject(self, pdu: Pdu, reason: RejectReason) -> None:
-        stat_sn = self._next_stat_sn()
-        self._send(Reject(reason, _header(pdu), stat_sn, self._exp_cmd_sn, self._max_cmd_sn))
+        self._send(Reject(reason, _header(pdu), *self._numbers.next_status()))
 
     def _close(self, reason: str) -> None:
         if self._state is not _State.CLOSED:

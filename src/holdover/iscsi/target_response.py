@@ -1,0 +1,86 @@
+"""How a command's answer becomes PDUs: Data-In in sequences, residuals, the status (RFC 7143 11.4, 11.7)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from holdover.iscsi.header import Buffer
+from holdover.iscsi.negotiation import Parameters
+from holdover.iscsi.responses import DataIn, ScsiResponse
+from holdover.iscsi.target_numbers import TargetNumbers
+from holdover.iscsi.target_task import TargetTask
+from holdover.scsi.command import Response
+
+__all__ = ["response_pdus"]
+
+
+def response_pdus(
+    task: TargetTask, response: Response, parameters: Parameters, numbers: TargetNumbers
+) -> Iterator[DataIn | ScsiResponse]:
+    """The PDUs of an answer, in order. The last Data-In carries the status where it may, that is without
+    sense data and for a command in one direction."""
+    data, room = response.data_in, task.read_length
+    end = min(len(data), room)
+    alone = bool(response.sense) or task.bidirectional
+    count = 0
+    if end:
+        for pdu in _data_in(task, response, end, parameters, numbers, not alone):
+            count += 1
+            yield pdu
+        if not alone:
+            return
+    missing, excess = room - end, len(data) - end
+    read = task.bidirectional
+    yield ScsiResponse(
+        task.tag,
+        response.status,
+        numbers.next_stat_sn(),
+        numbers.exp_cmd_sn,
+        numbers.max_cmd_sn,
+        overflow=not read and excess > 0,
+        underflow=not read and missing > 0,
+        residual=0 if read else excess or missing,
+        read_overflow=read and excess > 0,
+        read_underflow=read and missing > 0,
+        read_residual=(excess or missing) if read else 0,
+        exp_data_sn=count,
+        sense=response.sense,
+    )
+
+
+def _data_in(
+    task: TargetTask,
+    response: Response,
+    end: int,
+    parameters: Parameters,
+    numbers: TargetNumbers,
+    with_status: bool,
+) -> Iterator[DataIn]:
+    """Data-In PDUs for the first `end` bytes, in sequences of MaxBurstLength."""
+    length, room = len(response.data_in), task.read_length
+    segment, burst = parameters.max_send_data_segment_length, parameters.max_burst_length
+    view: Buffer = response.data_in
+    if end > segment or end > burst or end != length:
+        view = memoryview(view)
+    at = data_sn = 0
+    while at < end:
+        burst_end = min(end, at - at % burst + burst)
+        stop = min(at + segment, burst_end)
+        status = with_status and stop == end
+        yield DataIn(
+            task.tag,
+            data_sn,
+            at,
+            view if stop - at == length else view[at:stop],
+            numbers.exp_cmd_sn,
+            numbers.max_cmd_sn,
+            stop == burst_end,
+            status,
+            response.status if status else 0,
+            numbers.next_stat_sn() if status else 0,
+            status and length > end,
+            status and room > end,
+            (length - end or room - end) if status else 0,
+        )
+        at = stop
+        data_sn += 1
