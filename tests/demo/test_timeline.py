@@ -59,7 +59,7 @@ def test_the_lanes_as_they_are_drawn() -> None:
     console = Console(width=60, record=True, color_system=None)
     console.print(draw("title", recording(), 8, 2.0))
     lines = console.export_text().splitlines()
-    assert lines[1].removeprefix("guest's writes").strip(" ") == "█      █"
+    assert lines[1].removeprefix("guest's writes").strip(" ") == "█      x"
     assert lines[2].removeprefix("intruder's writes").strip(" ") == "·"
     assert lines[3].removeprefix("guest is on host").strip(" ") == "aa▒▒bbbb"
 

@@ -324,6 +324,20 @@ def test_confirm_finds_a_reservation_that_was_acquired_unseen() -> None:
     assert found == Tracked(KEY, type=ReservationType.EXCLUSIVE_ACCESS)
 
 
+@pytest.mark.parametrize("seen", [None, ReservationType.WRITE_EXCLUSIVE])
+def test_confirm_of_a_stale_picture_does_not_say_whose_of_two_with_one_key_the_reservation_is(
+    seen: ReservationType | None,
+) -> None:
+    case = Case(ReservationType.WRITE_EXCLUSIVE, guest_holds=True, third_key=KEY, aptpl=False)
+    with pytest.raises(StepFailed, match="some time ago, .* 2 nexuses: whose it is cannot be told"):
+        case.set_up().run(SOURCE, confirm(Tracked(KEY, type=seen), stale=True))
+
+
+def test_confirm_of_a_stale_picture_believes_the_lun_where_the_key_stands_once() -> None:
+    case = holder_case()
+    assert case.set_up().run(SOURCE, confirm(Tracked(KEY), stale=True)) == case.tracked
+
+
 def test_confirm_refuses_a_registration_that_nobody_saw() -> None:
     rig = Rig()
     rig.must(SOURCE, out_command(OutServiceAction.REGISTER, 0, KEY))

@@ -192,7 +192,7 @@ class HostedGuest:
         designator = str(await device.learn_designator(self._limits.step))
         if not device.block.migrate_pr:
             return Moved(designator=designator, migrate_pr=False)
-        tracked = await device.run(confirm(device.tracked), self._limits.step)
+        tracked = await device.run(confirm(device.tracked, stale=device.block.stale), self._limits.step)
         device.block.adopt(tracked)
         self._confirmed[designator] = tracked
         self._spare_keys[designator] = secrets.randbits(63) + 1

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.live import Live
 
 from holdover.agent.orchestrator import MigrateFailed
+from holdover.cli.console import screen
 from holdover.cli.errors import refuse
 from holdover.demo.act import Act, Sums, perform
 from holdover.demo.page import page
@@ -58,7 +59,7 @@ def run(*, vm: bool, html: Path, json: bool) -> None:
     if json:
         print(msgspec.json.encode(_Answer(without=without.sums, with_=with_.sums, html=str(html))).decode())
     else:
-        console = Console()
+        console = screen()
         console.print(table(acts))
         console.print(f"\nTimeline: {html.resolve()}", highlight=False, soft_wrap=True)
     if _harm(with_.sums):
@@ -70,7 +71,7 @@ def _harm(sums: Sums) -> bool:
 
 
 async def _acts(play: Callable[[bool, Watch], Awaitable[Act]], vm: bool, json: bool) -> list[Act]:
-    console = Console(stderr=json)
+    console = Console(stderr=True) if json else screen()
     return [await _show(play, migrate_pr, console, _SPANS[vm], json) for migrate_pr in (False, True)]
 
 

@@ -44,13 +44,13 @@ def steps_of(recording: Recording) -> list[tuple[str, str, float, float]]:
 
 def _guest(bucket: Bucket) -> tuple[str, str]:
     if bucket.refused:
-        return "█", "red"
+        return "x", "red"
     return ("█", "green") if bucket.accepted else (" ", "")
 
 
 def _intruder(bucket: Bucket) -> tuple[str, str]:
     if bucket.accepted:
-        return "█", "red"
+        return "!", "bold red"
     return ("·", "dim") if bucket.refused else (" ", "")
 
 
@@ -77,8 +77,9 @@ def draw(title: str, recording: Recording, width: int, span: float) -> Group:
     lanes.add_row("intruder's writes", intruder)
     lanes.add_row("guest is on host", host)
     legend = Text("█ accepted", "green")
-    legend.append("   █ guest refused, or intruder accepted", "red")
+    legend.append("   x guest refused", "red")
     legend.append("   · intruder refused", "dim")
+    legend.append("   ! intruder accepted", "bold red")
     legend.append("   ▒ stands still", "yellow")
     return Group(Text(title, "bold"), lanes, legend, Text())
 

@@ -17,7 +17,7 @@ host that it goes to). While the guest stands still:
    ==========================================  ==========================================
 
 4. taker: `preempt` sends PREEMPT for the giver's key, which moves the reservation in one command, so
-   that it is held at every instant, and removes the giver's registration (SPC-4 5.12.11.2); then
+   that it is held at every instant, and removes the giver's registration (SPC-4 5.13.11.2); then
    it asks the LUN whether all is as it should be.
 5. giver: `settle` clears the unit attentions that the move has left on its nexus.
 
@@ -178,11 +178,13 @@ def identify() -> Steps[Designator]:
     return designator
 
 
-def confirm(tracked: Tracked) -> Steps[Tracked]:
+def confirm(tracked: Tracked, *, stale: bool = False) -> Steps[Tracked]:
     """What the guest holds now, asked of the LUN: others may have changed it unseen.
 
+    ``stale``: ``tracked`` may be wrong, and is no witness to whose a reservation is.
+
     Whether the registration on this nexus is the guest's shows by repeating it: REGISTER with the key
-    as both keys changes nothing where it stands and conflicts where it does not (SPC-4 5.12.7).
+    as both keys changes nothing where it stands and conflicts where it does not (SPC-4 5.13.7).
 
     Raises:
         StepFailed: The LUN's state and ``tracked`` do not fit in a way that has one explanation.
@@ -196,13 +198,15 @@ def confirm(tracked: Tracked) -> Steps[Tracked]:
     if held.type.all_registrants:
         return replace(tracked, type=held.type, scope=held.scope)
     count = keys.count(tracked.key)
-    if count == 1 or (tracked.type is held.type and tracked.scope == held.scope):
+    if count == 1 or (not stale and tracked.type is held.type and tracked.scope == held.scope):
         return replace(tracked, type=held.type, scope=held.scope)
-    if tracked.type is None:
+    if tracked.type is None and not stale:
         return tracked
+    seen = "nothing" if tracked.type is None else f"type {tracked.type.short_name}"
     raise StepFailed(
         "READ RESERVATION",
-        f"the guest was seen to hold type {tracked.type.short_name}, the LUN says {held.type.short_name} "
+        f"the guest was seen to hold {seen}{' some time ago' if stale else ''}, "
+        f"the LUN says {held.type.short_name} "
         f"for key {held.key:#x}, which stands on {count} nexuses: whose it is cannot be told",
     )
 

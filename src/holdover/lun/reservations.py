@@ -1,4 +1,4 @@
-"""The rules of persistent reservations, pure (SPC-4 5.13; earlier revisions number it 5.12).
+"""The rules of persistent reservations, pure (SPC-4 5.13).
 
 A logical unit's registrations and its reservation are one immutable, hashable `ReservationState`. A
 PERSISTENT RESERVE OUT command is a function from such a state and what the command says to an

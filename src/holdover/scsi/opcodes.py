@@ -194,7 +194,7 @@ class ReservationType(IntEnum):
 
     @property
     def all_registrants(self) -> bool:
-        """Whether every registrant is a reservation holder (SPC-4 5.12.10)."""
+        """Whether every registrant is a reservation holder (SPC-4 5.13.10)."""
         return self >= ReservationType.WRITE_EXCLUSIVE_ALL_REGISTRANTS
 
     @property
