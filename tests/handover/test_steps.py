@@ -329,7 +329,7 @@ def test_confirm_of_a_stale_picture_does_not_say_whose_of_two_with_one_key_the_r
     seen: ReservationType | None,
 ) -> None:
     case = Case(ReservationType.WRITE_EXCLUSIVE, guest_holds=True, third_key=KEY, aptpl=False)
-    with pytest.raises(StepFailed, match="some time ago, .* 2 nexuses: whose it is cannot be told"):
+    with pytest.raises(StepFailed, match=r"some time ago, .* 2 nexuses: whose it is cannot be told"):
         case.set_up().run(SOURCE, confirm(Tracked(KEY, type=seen), stale=True))
 
 
