@@ -10,7 +10,7 @@ import pytest
 from tests.rig.site import SharedSite, Site, clean
 
 pytestmark = [
-    pytest.mark.peer("qemu-system-x86", "busybox-static", "sg3-utils"),
+    pytest.mark.peer("qemu-system-x86", "qemu-block-extra", "busybox-static", "sg3-utils"),
     pytest.mark.xdist_group("qemu"),
 ]
 

@@ -13,7 +13,7 @@ from tests.rig.processes import Rig
 from tests.rig.site import KEY, RESERVATION_TYPES, Intruder, SharedSite, Site, clean
 
 pytestmark = [
-    pytest.mark.peer("qemu-system-x86", "busybox-static", "sg3-utils"),
+    pytest.mark.peer("qemu-system-x86", "qemu-block-extra", "busybox-static", "sg3-utils"),
     # one after another: each keeps a core busy
     pytest.mark.xdist_group("qemu"),
 ]

@@ -52,6 +52,25 @@ def test_without_a_qemu_the_packages_are_named(monkeypatch: pytest.MonkeyPatch) 
         QemuProcess.start(VirtualMachine(name="g"))
 
 
+@pytest.mark.parametrize(
+    ("said", "missing"),
+    [("QEMU: Unknown driver 'iscsi'", ["qemu-block-extra"]), ("QEMU: iSCSI: Failed to connect", [])],
+)
+def test_a_qemu_without_its_iscsi_driver_lacks_the_package_of_that(
+    said: str, missing: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    qemu = tmp_path / "qemu"
+    qemu.write_text(f'#!/bin/sh\necho "{said}" >&2\nexit 1\n')
+    qemu.chmod(0o755)
+    monkeypatch.setattr(process, "_PROGRAM", str(qemu))
+    assert missing_qemu_packages() == missing
+
+
+@pytest.mark.peer("qemu-system-x86", "qemu-block-extra")
+def test_the_driver_that_is_here_is_found() -> None:
+    assert missing_qemu_packages() == []
+
+
 @pytest.mark.peer("qemu-system-x86")
 @pytest.mark.xdist_group("qemu")
 def test_a_qemu_takes_connections_at_once_and_leaves_nothing_behind() -> None:

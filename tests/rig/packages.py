@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 
 import pytest
 
-__all__ = ["PROGRAMS", "needs"]
+from holdover.qemu.process import missing_qemu_packages
 
-PROGRAMS = {
-    "busybox-static": "busybox",
-    "libiscsi-bin": "iscsi-test-cu",
-    "qemu-system-x86": "qemu-system-x86_64",
-    "sg3-utils": "sg_persist",
+__all__ = ["PRESENT", "needs"]
+
+PRESENT: dict[str, Callable[[], bool]] = {
+    "busybox-static": lambda: shutil.which("busybox") is not None,
+    "libiscsi-bin": lambda: shutil.which("iscsi-test-cu") is not None,
+    "qemu-block-extra": lambda: "qemu-block-extra" not in missing_qemu_packages(),
+    "qemu-system-x86": lambda: "qemu-system-x86" not in missing_qemu_packages(),
+    "sg3-utils": lambda: shutil.which("sg_persist") is not None,
 }
-"""By package, a program whose presence shows that the package is installed."""
+"""Whether a package's programs are here, by the package's name."""
 
 
 def needs(*packages: str) -> None:
@@ -24,7 +28,7 @@ def needs(*packages: str) -> None:
     Under CI (the environment variable CI is "true") a missing package is a failure: there every peer was
     to be installed, and a test that nobody runs shows nothing.
     """
-    missing = [package for package in packages if shutil.which(PROGRAMS[package]) is None]
+    missing = [package for package in packages if not PRESENT[package]()]
     if not missing:
         return
     reason = f"needs the Debian package{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
