@@ -2,6 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import select
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,7 +53,7 @@ def test_a_guest_boots_what_it_is_given_or_waits() -> None:
 def test_without_a_qemu_the_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_PROGRAM", "no-such-qemu")
     assert missing_qemu_packages() == ["qemu-system-x86", "qemu-block-extra"]
-    with pytest.raises(QemuError, match="qemu-system-x86 qemu-block-extra"):
+    with pytest.raises(QemuError, match=r"no-such-qemu not found.*qemu-system-x86 qemu-block-extra"):
         QemuProcess.start(VirtualMachine(name="g"))
 
 
@@ -84,6 +89,28 @@ def test_a_qemu_takes_connections_at_once_and_leaves_nothing_behind() -> None:
         assert not folder.exists()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.peer("qemu-system-x86")
+@pytest.mark.xdist_group("qemu")
+def test_a_qemu_does_not_outlive_a_parent_that_was_killed() -> None:
+    parent = """
+import asyncio, time
+from holdover.qemu.process import QemuProcess, VirtualMachine
+qemu = QemuProcess.start(VirtualMachine(name="g", memory=64))
+asyncio.run(qemu.monitor())  # it runs
+print(qemu.pid, qemu.qmp_path.parent, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        pid, folder = started.stdout.readline().split()
+        watch = os.pidfd_open(int(pid))
+        started.kill()
+    # readable once the process has ended
+    assert select.select([watch], [], [], 20)[0]
+    os.close(watch)
+    shutil.rmtree(folder)
 
 
 @pytest.mark.peer("qemu-system-x86")

@@ -136,11 +136,17 @@ class QemuProcess:
 
     @classmethod
     def start(cls, machine: VirtualMachine) -> Self:
-        """Start QEMU. Its sockets take connections from this moment on. Raises QemuError without a QEMU."""
+        """Start QEMU. Its sockets take connections from this moment on. Raises QemuError without a QEMU.
+
+        It ends when the thread that called this ends, however that comes about.
+        """
+        if shutil.which(_PROGRAM) is None:
+            raise QemuError(f"{_PROGRAM} not found; install the Debian packages {' '.join(QEMU_PACKAGES)}")
         # A folder of its own with a short name: the path of a unix socket has 107 bytes at most.
         folder = Path(tempfile.mkdtemp(prefix="holdover-qemu-"))
         with contextlib.ExitStack() as stack:
-            arguments = [_PROGRAM, *machine.arguments()]
+            # setpriv (util-linux): so that a QEMU does not outlive a parent that was killed
+            arguments = ["setpriv", "--pdeathsig", "KILL", _PROGRAM, *machine.arguments()]
             listeners = []
             for name, log in (("qmp", ""), ("console", f",logfile={folder / 'console.log'}")):
                 listener = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -150,15 +156,9 @@ class QemuProcess:
                 arguments += ["-chardev", f"socket,id={name},fd={listener.fileno()},server=on,wait=off{log}"]
             arguments += ["-mon", "chardev=qmp,mode=control", "-serial", "chardev:console"]
             errors = stack.enter_context((folder / "stderr").open("wb"))
-            try:
-                process = subprocess.Popen(
-                    arguments, pass_fds=listeners, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors
-                )
-            except OSError as error:
-                shutil.rmtree(folder)
-                packages = " ".join(QEMU_PACKAGES)
-                problem = f"cannot start {_PROGRAM}: {error.strerror} (Debian packages: {packages})"
-                raise QemuError(problem) from error
+            process = subprocess.Popen(
+                arguments, pass_fds=listeners, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors
+            )
         return cls(machine, folder, process)
 
     @property
