@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Two cores: more workers than cores only make the real guests slower.
 WORKERS ?= 2
 
-.PHONY: demo demo-vm test check format requirements clean
+.PHONY: demo demo-vm test check format bench-target requirements clean
 
 demo: $(VENV)/run.stamp
 	$(BIN)/holdover demo
@@ -16,14 +16,18 @@ demo-vm: $(VENV)/run.stamp
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
+# The target beside tgt (packages tgt, libiscsi-bin, qemu-utils, qemu-block-extra).
+bench-target: $(VENV)/dev.stamp
+	$(BIN)/python -m bench.target
+
 check: $(VENV)/dev.stamp
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests bench
+	$(BIN)/ruff check src tests bench
 	$(BIN)/mypy
 
 format: $(VENV)/dev.stamp
-	$(BIN)/ruff format src tests
-	$(BIN)/ruff check --fix src tests
+	$(BIN)/ruff format src tests bench
+	$(BIN)/ruff check --fix src tests bench
 
 $(VENV)/run.stamp: requirements/run.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import socket
 import subprocess
 import sys
@@ -13,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from holdover.demo.processes import free_port
+
 __all__ = ["GUEST_IQN", "Agent", "Process", "Rig", "Target", "free_port"]
 
 GUEST_IQN = "iqn.2026-11.org.holdover:guest."
@@ -20,22 +21,6 @@ GUEST_IQN = "iqn.2026-11.org.holdover:guest."
 
 _START_TIMEOUT = 20.0
 _END_TIMEOUT = 10.0
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 on which nobody listens.
-
-    Below the range from which Linux takes ports for outgoing connections, so that none of those takes
-    it before whoever is to listen there does.
-    """
-    while True:
-        port = random.randint(20000, 32000)
-        with socket.socket() as attempt:
-            try:
-                attempt.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 @dataclass(frozen=True, slots=True)
