@@ -67,10 +67,16 @@ duplicates it.
 class HelperServer:
     """Serves every client of one listening socket."""
 
-    def __init__(self, listener: Listener, handle: Handler) -> None:
-        """``listener`` is the server's from now on."""
+    def __init__(self, listener: Listener, handle: Handler, silence: float = 30.0) -> None:
+        """``listener`` is the server's from now on.
+
+        ``silence``: seconds after which a client that has begun something and does not go on is
+        disconnected. It may be the client's own end of the connection that it has sent as a descriptor:
+        that connection never ends by itself.
+        """
         self._listener = listener
         self._handle = handle
+        self.silence = silence
         self._connections: set[_Connection] = set()
         self._commands: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
@@ -169,6 +175,7 @@ class _Connection:
         self._writing = False
         self._finishing = False
         self._open = True
+        self._silence: asyncio.TimerHandle | None = None
         self.peer = Peer(0, 0, 0)
 
     def start(self) -> None:
@@ -182,6 +189,7 @@ class _Connection:
         self.peer = Peer(*_CREDENTIALS.unpack(credentials))
         log.debug("client connected", pid=self.peer.pid, uid=self.peer.uid)
         self._listen(True)
+        self._watch()
         self._flush()
 
     def finish(self) -> None:
@@ -196,6 +204,8 @@ class _Connection:
             return
         self._open = False
         self._listen(False)
+        if self._silence is not None:
+            self._silence.cancel()
         if self._writing:
             self._loop.remove_writer(self._socket)
         self._socket.close()
@@ -239,16 +249,31 @@ class _Connection:
             if cut:
                 raise ProtocolError("more descriptors than one, or more than this process may open")
         except ProtocolError as error:
-            log.warning(
-                "client broke the protocol", pid=self.peer.pid, uid=self.peer.uid, problem=error.problem
-            )
-            self.drop()
+            self._blame(error.problem)
             return
         for request in self._protocol.events_received():
             self._server.carry_out(self, request)
         if self._protocol.state is State.CLOSED:
             log.debug("client disconnected", pid=self.peer.pid)
             self.drop()
+        else:
+            self._watch()
+
+    def _watch(self) -> None:
+        """Have the client go on where it has begun something."""
+        begun = self._protocol.state is not State.BUSY and not self._protocol.idle
+        if begun and self._silence is None:
+            self._silence = self._loop.call_later(self._server.silence, self._give_up)
+        elif self._silence is not None and not begun:
+            self._silence.cancel()
+            self._silence = None
+
+    def _give_up(self) -> None:
+        self._blame(f"half of {self._protocol.state.name.lower()} and then silence")
+
+    def _blame(self, problem: str) -> None:
+        log.warning("client broke the protocol", pid=self.peer.pid, uid=self.peer.uid, problem=problem)
+        self.drop()
 
     def _flush(self) -> None:
         """Send what is to be sent; what the socket does not take waits for it."""
