@@ -87,7 +87,6 @@ def test_a_declaration_has_no_answer() -> None:
     pairs = [("MaxRecvDataSegmentLength", "4096"), ("InitiatorAlias", "x")]
     assert negotiator.receive(pairs, Where.OPERATIONAL) == []
     assert negotiator.parameters().max_send_data_segment_length == 4096
-    assert negotiator.declared("InitiatorAlias") == "x"
 
 
 def test_a_length_may_be_declared_anew_in_full_feature_phase_and_nothing_else_negotiated() -> None:

@@ -490,6 +490,33 @@ def test_random_bytes_do_not_stop_the_target() -> None:
     run(test)
 
 
+@pytest.mark.peer("libiscsi-bin")
+def test_libiscsi_finds_the_target() -> None:
+    async def test() -> None:
+        async with setting() as here:
+            program = await asyncio.create_subprocess_exec(
+                "iscsi-ls", f"iscsi://127.0.0.1:{here.port}/", stdout=asyncio.subprocess.PIPE
+            )
+            output, _ = await program.communicate()
+            assert output.decode().strip() == f"Target:{TARGET} Portal:127.0.0.1:{here.port},1"
+
+    run(test)
+
+
+def test_ipv6() -> None:
+    async def test() -> None:
+        target = IscsiTarget(TARGET, {0: RamDisk()})
+        try:
+            port = await target.start("::1", 0)
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        (found,) = await send_targets("::1", port, initiator_name=INITIATOR, isid=ISID)
+        assert found.addresses == (f"[::1]:{port},1",)
+        await target.close()
+
+    run(test)
+
+
 def test_names_and_numbers_are_checked() -> None:
     with pytest.raises(IscsiNameError):
         IscsiTarget("disk", {})

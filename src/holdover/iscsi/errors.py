@@ -56,8 +56,7 @@ class LoginError(IscsiError):
     def __init__(self, message: str, code: int | None = None) -> None:
         super().__init__(message)
         self.code = code
-        known = {int(status): status for status in LoginStatus}
-        self.status = None if code is None else known.get(code)
+        self.status = next((status for status in LoginStatus if status == code), None)
 
 
 class ConnectError(IscsiError):

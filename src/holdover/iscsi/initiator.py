@@ -198,11 +198,6 @@ class IscsiInitiator:
         """
         await self._manage(TaskManagementFunction.LOGICAL_UNIT_RESET, lun)
 
-    async def abort_task_set(self, lun: int) -> None:
-        """ABORT TASK SET: ends this session's commands for a logical unit, for which `execute` then
-        never returns: cancel them first. Raises as `reset_logical_unit` does."""
-        await self._manage(TaskManagementFunction.ABORT_TASK_SET, lun)
-
     async def close(self) -> None:
         """Log out and close. Commands in flight fail with ConnectionLost."""
         if self.lost is None:

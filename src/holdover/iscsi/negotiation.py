@@ -132,10 +132,6 @@ class Negotiator:
                 answers.append((name, answer))
         return answers
 
-    def declared(self, name: str) -> str | None:
-        """What the peer declared for a key, or None."""
-        return self._declared.get(name)
-
     def parameters(self) -> Parameters:
         """What has been agreed; the defaults of RFC 7143 where nobody spoke."""
 

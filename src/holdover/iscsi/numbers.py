@@ -17,7 +17,6 @@ __all__ = [
     "TaskAttribute",
     "TaskManagementFunction",
     "TaskManagementResponse",
-    "serial_add",
     "serial_distance",
 ]
 
@@ -167,11 +166,7 @@ class RejectReason(IntEnum):
     WAITING_FOR_LOGOUT = 0x0C
 
 
-def serial_add(serial: int, increment: int) -> int:
-    """A 32-bit serial number moved on (RFC 7143 4.2.2.1)."""
-    return (serial + increment) & 0xFFFF_FFFF
-
-
 def serial_distance(start: int, end: int) -> int:
-    """How far `end` lies after `start`: -2**31 to 2**31 - 1, negative where it lies before."""
+    """How far the serial number `end` lies after `start` (RFC 7143 4.2.2.1): -2**31 to
+    2**31 - 1, negative where it lies before."""
     return ((end - start + 0x8000_0000) & 0xFFFF_FFFF) - 0x8000_0000

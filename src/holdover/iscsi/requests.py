@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from holdover.iscsi.errors import PduError
 from holdover.iscsi.header import CONTINUE, FINAL, HEADER, IMMEDIATE, PADDING, Buffer, Words, segments
-from holdover.iscsi.numbers import Opcode
+from holdover.iscsi.numbers import Opcode, TaskAttribute
 
 __all__ = [
     "REQUEST_DECODERS",
@@ -52,7 +52,7 @@ class ScsiCommand:
     read: bool = False
     write: bool = False
     final: bool = True
-    attribute: int = 1
+    attribute: int = TaskAttribute.SIMPLE
     immediate: bool = False
     data: Buffer = b""
     read_length: int | None = None
