@@ -96,6 +96,36 @@ def agent(
     run(config, single, device or [], incoming)
 
 
+@app.command(name="pr-helper")
+def pr_helper(
+    socket: Annotated[
+        Path | None,
+        typer.Option("--socket", "-k", help="The Unix socket. [default: /run/holdover/pr-helper.sock]"),
+    ] = None,
+    pidfile: Annotated[
+        Path | None,
+        typer.Option("--pidfile", "-f", help="Write the process's number there; always done with -d."),
+    ] = None,
+    daemon: Annotated[bool, typer.Option("--daemon", "-d", help="Run in the background.")] = False,
+    user: Annotated[
+        str | None, typer.Option("--user", "-u", help="Become this user, with CAP_SYS_RAWIO alone.")
+    ] = None,
+    group: Annotated[str | None, typer.Option("--group", "-g", help="Become this group, likewise.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log errors alone.")] = False,
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Log each command; -vv: and each connection.")
+    ] = 0,
+    trace: Annotated[
+        str | None,
+        typer.Option("--trace", "-T", help="qemu-pr-helper's; refused: there are no trace events."),
+    ] = None,
+) -> None:
+    """Run the persistent reservation helper alone, in place of qemu-pr-helper."""
+    from holdover.cli.pr_helper import run
+
+    run(socket, pidfile, daemon, user, group, quiet, verbose, trace)
+
+
 @app.command()
 def status(
     api: Annotated[list[str], typer.Option(help="HOST:PORT of an agent's API; repeatable.")],

@@ -1,0 +1,103 @@
+"""A Linux kernel of our own, as an ordinary process: real SCSI disks without privilege.
+
+Debian's user-mode Linux boots on this machine's file system, sets up the kernel's SCSI target (LIO) with its
+loopback fabric, and runs one command, in about two seconds. Inside, the disks are the same LUNs through one
+nexus after the other: with one LUN and three nexuses, /dev/sda, /dev/sdb and /dev/sdc.
+
+The file system is shared and writable, with the rights of whoever runs the test; so the command leaves its
+results in a file, and whatever else it writes is written here. /proc, /sys, /dev, /run and the network
+(loopback alone) are the kernel's own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["KernelRun", "run_in_kernel"]
+
+_ROOT = Path(__file__).resolve().parents[2]
+_INIT = Path(__file__).with_name("kernel_init.py")
+_MODULES = Path("/usr/lib/uml/modules")
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRun:
+    """How a command in a kernel ended.
+
+    Attributes:
+        status: Its exit status; 254 when the kernel could not be set up for it.
+        output: What it has written to standard output and standard error.
+    """
+
+    status: int
+    output: str
+
+
+def run_in_kernel(
+    command: Sequence[str],
+    folder: Path,
+    *,
+    nexuses: int = 2,
+    luns: int = 1,
+    megabytes: int = 16,
+    memory: str = "768M",
+    timeout: float = 240.0,
+) -> KernelRun:
+    """Boot, run `command`, and switch off. `folder` takes the rig's own files; it is the working directory.
+
+    `megabytes` is the size of each LUN. The command finds the project's packages, `tests` included.
+    """
+    kernel = shutil.which("linux.uml")
+    assert kernel is not None, "linux.uml: install the package user-mode-linux"
+    settings, status, init = folder / "kernel.json", folder / "kernel.status", folder / "kernel.init"
+    status.unlink(missing_ok=True)
+    settings.write_text(
+        json.dumps(
+            {
+                "command": list(command),
+                "folder": str(folder),
+                "status": str(status),
+                "modules": str(next(_MODULES.glob("*/kernel"))),
+                "nexuses": nexuses,
+                "luns": luns,
+                "megabytes": megabytes,
+                "environment": _environment(folder),
+            }
+        )
+    )
+    init.write_text(f"#!/bin/sh\nexec {sys.executable} -S {_INIT} {settings}\n")
+    init.chmod(0o755)
+    done = subprocess.run(
+        [kernel, f"mem={memory}", "rootfstype=hostfs", "rootflags=/", "rw", f"init={init}"]
+        + ["quiet", "loglevel=1", "con=null", "con0=fd:0,fd:1"],
+        cwd=folder,
+        env={**os.environ, "TMPDIR": str(folder)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=timeout,
+        check=False,
+    )
+    output = done.stdout.decode(errors="replace").replace("\r\n", "\n")
+    if not status.exists():
+        log = done.stderr.decode(errors="replace")
+        raise AssertionError(f"the kernel stopped before the command ended:\n{output}\n{log}")
+    return KernelRun(int(status.read_text()), output)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    sbin = "/usr/local/sbin:/usr/sbin:/sbin"
+    return {
+        **kept,
+        "PATH": f"{kept.get('PATH', os.defpath)}:{sbin}",
+        "PYTHONPATH": f"{_ROOT / 'src'}:{_ROOT}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "TMPDIR": str(folder),
+    }
