@@ -14,13 +14,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-__all__ = ["KernelRun", "run_in_kernel"]
+__all__ = ["KernelRun", "observe", "run_in_kernel"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 _INIT = Path(__file__).with_name("kernel_init.py")
@@ -74,21 +76,40 @@ def run_in_kernel(
     )
     init.write_text(f"#!/bin/sh\nexec {sys.executable} -S {_INIT} {settings}\n")
     init.chmod(0o755)
-    done = subprocess.run(
-        [kernel, f"mem={memory}", "rootfstype=hostfs", "rootflags=/", "rw", f"init={init}"]
-        + ["quiet", "loglevel=1", "con=null", "con0=fd:0,fd:1"],
+    options = [f"mem={memory}", "rootfstype=hostfs", "rootflags=/", "rw", f"init={init}"]
+    options += ["quiet", "loglevel=1", "con=null", "con0=fd:0,fd:1"]
+    output, log = _run([kernel, *options], folder, timeout)
+    if not status.exists():
+        raise AssertionError(f"the kernel stopped before the command ended:\n{output}\n{log}")
+    return KernelRun(int(status.read_text()), output)
+
+
+def observe(module: str, folder: Path, *, nexuses: int = 2, luns: int = 1) -> Any:
+    """Boot, run a module of ours there, and give what it has put into the JSON file of its one argument."""
+    result = folder / "observed.json"
+    done = run_in_kernel([sys.executable, "-m", module, str(result)], folder, nexuses=nexuses, luns=luns)
+    assert done.status == 0, f"{module} ended with {done.status}:\n{done.output}"
+    return json.loads(result.read_text())
+
+
+def _run(command: Sequence[str], folder: Path, timeout: float) -> tuple[str, str]:
+    """What a command has written; all its processes are ended when it takes longer than `timeout`."""
+    popen = subprocess.Popen(
+        command,
         cwd=folder,
         env={**os.environ, "TMPDIR": str(folder)},
         stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=timeout,
-        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
-    output = done.stdout.decode(errors="replace").replace("\r\n", "\n")
-    if not status.exists():
-        log = done.stderr.decode(errors="replace")
-        raise AssertionError(f"the kernel stopped before the command ended:\n{output}\n{log}")
-    return KernelRun(int(status.read_text()), output)
+    try:
+        output, log = popen.communicate(timeout=timeout)
+    except BaseException:
+        os.killpg(popen.pid, signal.SIGKILL)
+        popen.wait()
+        raise
+    return output.decode(errors="replace").replace("\r\n", "\n"), log.decode(errors="replace")
 
 
 def _environment(folder: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The first process of the user-mode kernel that `kernel` boots: disks on the kernel's own target, then a command.
+"""The first process of the kernel that `kernel` boots: disks on the kernel's own target, then a command.
 
 Everything is done by system calls, as each program that is started costs a user-mode kernel dear. Runs with
 the standard library alone. Its one argument is the file with the settings that `kernel` has written.

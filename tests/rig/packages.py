@@ -16,8 +16,10 @@ PRESENT: dict[str, Callable[[], bool]] = {
     "busybox-static": lambda: shutil.which("busybox") is not None,
     "libiscsi-bin": lambda: shutil.which("iscsi-test-cu") is not None,
     "qemu-block-extra": lambda: "qemu-block-extra" not in missing_qemu_packages(),
+    "qemu-system-common": lambda: shutil.which("qemu-pr-helper") is not None,
     "qemu-system-x86": lambda: "qemu-system-x86" not in missing_qemu_packages(),
     "sg3-utils": lambda: shutil.which("sg_persist") is not None,
+    "user-mode-linux": lambda: shutil.which("linux.uml") is not None,
 }
 """Whether a package's programs are here, by the package's name."""
 
