@@ -208,6 +208,12 @@ def test_any_bytes_behind_any_operation_code(opcode: int, rest: bytes) -> None:
     decodes_or_says_why(decode_cdb, bytes([opcode]) + rest)
 
 
+@pytest.mark.parametrize("wire", ["48420000000000000000", "48020100000000000000", "48020000000001000000"])
+def test_sanitize_heeds_reserved_bits(wire: str) -> None:
+    with pytest.raises(DecodeError, match="SANITIZE CDB: reserved bits"):
+        decode_cdb(bytes.fromhex(wire))
+
+
 def test_a_page_code_needs_evpd() -> None:
     with pytest.raises(DecodeError, match="83h without EVPD"):
         decode_cdb(bytes.fromhex("120083002400"))

@@ -53,6 +53,7 @@ standard = st.builds(
     _flags,
     _flags,
     _flags,
+    _flags,
     st.lists(st.integers(1, 0xFFFF), max_size=8).map(tuple),
 )
 block_limits = st.builds(
@@ -80,7 +81,7 @@ pages: st.SearchStrategy[Page] = st.one_of(
     st.builds(UnitSerialNumber, _texts(64)),
     st.builds(DeviceIdentification, st.lists(designators, max_size=5).map(tuple)),
     block_limits,
-    st.builds(BlockDeviceCharacteristics, bits(16), bits(4)),
+    st.builds(BlockDeviceCharacteristics, bits(16), bits(4), bits(2), bits(2)),
     st.builds(LogicalBlockProvisioning, *([_flags] * 5), bits(8), bits(3)),
 )
 KINDS = (
@@ -140,6 +141,7 @@ def test_page_layouts() -> None:
         0x80,
     )
     assert BlockDeviceCharacteristics(rotation_rate=1).encode()[:8].hex() == "00b1003c00010000"
+    assert BlockDeviceCharacteristics(0, 3, 1, 2).encode()[:8].hex() == "00b1003c00000063"
     provisioning = LogicalBlockProvisioning(unmap=True, reads_zeros=True, provisioning_type=2)
     assert provisioning.encode().hex() == "00b2000400840200"
 

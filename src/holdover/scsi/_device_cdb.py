@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from holdover.scsi.errors import DecodeError
 from holdover.scsi.opcodes import (
     CopyOutServiceAction,
     MaintenanceInServiceAction,
@@ -305,6 +306,8 @@ def decode_get_lba_status(cdb: bytes) -> GetLbaStatus:
 
 def _sanitize(cdb: bytes) -> Sanitize:
     flags = cdb[1]
+    if flags & 0x40 or any(cdb[2:7]):
+        raise DecodeError("SANITIZE CDB", "reserved bits are set, in a command that leaves nothing")
     return Sanitize(flags & 0x1F, _number(cdb, 7, 8), flags & 0x80 != 0, flags & 0x20 != 0)
 
 

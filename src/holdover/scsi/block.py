@@ -1,4 +1,5 @@
-"""Parameter data of block devices: READ CAPACITY, REPORT LUNS (SBC-3 5.15, 5.16, SPC-4 6.33).
+"""Parameter data of block devices: READ CAPACITY, REPORT LUNS, UNMAP, GET LBA STATUS, READ DEFECT DATA,
+SANITIZE (SBC-3 5.4, 5.15 to 5.18, 5.21, 5.25, SPC-4 6.33).
 
 `encode` gives the data whole; whoever answers a command cuts them to its allocation length.
 """
@@ -6,10 +7,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 from holdover.scsi.errors import DecodeError
 
-__all__ = ["Capacity", "LunList"]
+__all__ = [
+    "Capacity",
+    "DefectList",
+    "LbaStatus",
+    "LbaStatusDescriptor",
+    "LunList",
+    "OverwriteParameters",
+    "Provisioning",
+    "UnmapList",
+]
 
 _MAX_10 = 0xFFFFFFFF
 _CAPACITY_10, _CAPACITY_16 = 8, 32
@@ -108,6 +119,163 @@ class LunList:
         body = data[8 : 8 + length]
         luns = tuple(body[at : at + 8] for at in range(0, len(body) - 7, 8))
         return cls(luns, complete=8 * len(luns) == length)
+
+
+@dataclass(frozen=True, slots=True)
+class UnmapList:
+    """UNMAP parameter list (SBC-3 5.25.2).
+
+    Attributes:
+        ranges: The first block and the count of each block descriptor: 64 and 32 bits.
+    """
+
+    ranges: tuple[tuple[int, int], ...]
+
+    def encode(self) -> bytes:
+        """The list, whole."""
+        body = b"".join(lba.to_bytes(8, "big") + n.to_bytes(4, "big") + bytes(4) for lba, n in self.ranges)
+        return (len(body) + 6).to_bytes(2, "big") + len(body).to_bytes(2, "big") + bytes(4) + body
+
+    @classmethod
+    def decode(cls, data: bytes) -> UnmapList:
+        """The block descriptors that are there whole; one that a length cuts off is left out, as the
+        standard has it.
+
+        Raises:
+            DecodeError: Fewer than 8 bytes.
+        """
+        _require("UNMAP parameter list", data, 8)
+        end = min(len(data), 8 + int.from_bytes(data[2:4], "big"))
+        return cls(
+            tuple(
+                (int.from_bytes(data[at : at + 8], "big"), int.from_bytes(data[at + 8 : at + 12], "big"))
+                for at in range(8, end - 15, 16)
+            )
+        )
+
+
+class Provisioning(IntEnum):
+    """What a range of blocks is to the medium (SBC-3 5.4.2.2)."""
+
+    MAPPED = 0x0
+    DEALLOCATED = 0x1
+    ANCHORED = 0x2
+
+
+@dataclass(frozen=True, slots=True)
+class LbaStatusDescriptor:
+    """One range in GET LBA STATUS data.
+
+    Attributes:
+        lba: The first block, 64 bits.
+        blocks: How many, 32 bits.
+        status: What they are.
+    """
+
+    lba: int
+    blocks: int
+    status: Provisioning
+
+
+@dataclass(frozen=True, slots=True)
+class LbaStatus:
+    """GET LBA STATUS parameter data (SBC-3 5.4.2).
+
+    Attributes:
+        descriptors: Ascending, without gaps.
+    """
+
+    descriptors: tuple[LbaStatusDescriptor, ...]
+
+    def encode(self) -> bytes:
+        """The data, whole."""
+        body = b"".join(
+            each.lba.to_bytes(8, "big") + each.blocks.to_bytes(4, "big") + bytes([each.status, 0, 0, 0])
+            for each in self.descriptors
+        )
+        return (len(body) + 4).to_bytes(4, "big") + bytes(4) + body
+
+    @classmethod
+    def decode(cls, data: bytes) -> LbaStatus:
+        """The descriptors that are there whole.
+
+        Raises:
+            DecodeError: Fewer than 8 bytes, or a provisioning status that is reserved.
+        """
+        _require("GET LBA STATUS data", data, 8)
+        end = min(len(data), 4 + int.from_bytes(data[0:4], "big"))
+        return cls(tuple(_decode_lba_status(data[at : at + 16], at) for at in range(8, end - 15, 16)))
+
+
+def _decode_lba_status(data: bytes, at: int) -> LbaStatusDescriptor:
+    try:
+        status = Provisioning(data[12] & 0x0F)
+    except ValueError:
+        problem = f"provisioning status {data[12] & 0x0F:X}h is reserved"
+        raise DecodeError("GET LBA STATUS data", problem, at + 12) from None
+    return LbaStatusDescriptor(int.from_bytes(data[0:8], "big"), int.from_bytes(data[8:12], "big"), status)
+
+
+@dataclass(frozen=True, slots=True)
+class DefectList:
+    """READ DEFECT DATA parameter data of a medium without defects (SBC-3 5.17.2, 5.18.2).
+
+    Attributes:
+        format: DEFECT LIST FORMAT, 3 bits.
+        primary: The primary list is in it.
+        grown: The grown list is in it.
+    """
+
+    format: int
+    primary: bool
+    grown: bool
+
+    def encode_10(self) -> bytes:
+        """READ DEFECT DATA(10) data: 4 bytes."""
+        return bytes([0, self._flags(), 0, 0])
+
+    def encode_12(self) -> bytes:
+        """READ DEFECT DATA(12) data: 8 bytes."""
+        return bytes([0, self._flags()]) + bytes(6)
+
+    def _flags(self) -> int:
+        return self.primary << 4 | self.grown << 3 | self.format
+
+
+@dataclass(frozen=True, slots=True)
+class OverwriteParameters:
+    """Parameter list of SANITIZE with OVERWRITE (SBC-3 5.21.2.2).
+
+    Attributes:
+        pattern: The initialization pattern.
+        count: How often the medium is overwritten, 5 bits.
+        test: 2 bits; vendor specific but for 0.
+        invert: Every second pass writes the pattern inverted.
+    """
+
+    pattern: bytes
+    count: int = 1
+    test: int = 0
+    invert: bool = False
+
+    def encode(self) -> bytes:
+        """The list, whole."""
+        flags = self.invert << 7 | self.test << 5 | self.count
+        return bytes([flags, 0]) + len(self.pattern).to_bytes(2, "big") + self.pattern
+
+    @classmethod
+    def decode(cls, data: bytes) -> OverwriteParameters:
+        """The list.
+
+        Raises:
+            DecodeError: Fewer than 4 bytes, or fewer than the pattern's length says.
+        """
+        structure = "SANITIZE parameter list"
+        _require(structure, data, 4)
+        length = int.from_bytes(data[2:4], "big")
+        _require(structure, data, 4 + length)
+        flags = data[0]
+        return cls(data[4 : 4 + length], flags & 0x1F, flags >> 5 & 0x3, flags & 0x80 != 0)
 
 
 def _require(structure: str, data: bytes, length: int) -> None:

@@ -40,11 +40,14 @@ class Response:
         status: The status code.
         data_in: The Data-In buffer, already cut to the CDB's allocation length, never padded.
         sense: Sense data as it stands on the wire (fixed or descriptor format); empty without any.
+        data_out_length: Bytes of Data-Out that the CDB asks for, from which the transport tells what was too
+            many or too few; None for as many as the initiator has.
     """
 
     status: Status
     data_in: bytes = b""
     sense: bytes = b""
+    data_out_length: int | None = None
 
     @property
     def good(self) -> bool:

@@ -58,6 +58,7 @@ class StandardInquiry:
         removable: The medium can be taken out (RMB).
         version: 6 is SPC-4.
         tpgs: Asymmetric access, 2 bits.
+        third_party_copy: Copy commands are supported (3PC).
         protection: Protection information is supported (PROTECT).
         multi_port: More than one target port (MULTIP).
         command_queuing: CMDQUE.
@@ -72,6 +73,7 @@ class StandardInquiry:
     removable: bool = False
     version: int = 6
     tpgs: int = 0
+    third_party_copy: bool = False
     protection: bool = False
     multi_port: bool = False
     command_queuing: bool = True
@@ -88,7 +90,7 @@ class StandardInquiry:
         data[2] = self.version
         data[3] = 0x12  # HISUP, and response data format 2: the only one that is not obsolete
         data[4] = length - 5
-        data[5] = self.tpgs << 4 | self.protection
+        data[5] = self.tpgs << 4 | self.third_party_copy << 3 | self.protection
         data[6] = self.multi_port << 4
         data[7] = self.command_queuing << 1
         data[8:16] = _padded(self.vendor, 8)
@@ -121,6 +123,7 @@ class StandardInquiry:
             removable=bool(data[1] & 0x80),
             version=data[2],
             tpgs=data[5] >> 4 & 0x3,
+            third_party_copy=bool(data[5] & 0x08),
             protection=bool(data[5] & 0x01),
             multi_port=bool(data[6] & 0x10),
             command_queuing=bool(data[7] & 0x02),
@@ -305,14 +308,20 @@ class BlockDeviceCharacteristics:
     Attributes:
         rotation_rate: Revolutions per minute; 0 not reported, 1 does not rotate.
         form_factor: 4 bits; 0 not reported.
+        after_block_erase: What a READ does after SANITIZE with BLOCK ERASE (WABEREQ), 2 bits: 0 not
+            reported, 1 it succeeds, 2 and 3 it fails until the block is written.
+        after_cryptographic_erase: The same after CRYPTOGRAPHIC ERASE (WACEREQ).
     """
 
     rotation_rate: int = 0
     form_factor: int = 0
+    after_block_erase: int = 0
+    after_cryptographic_erase: int = 0
 
     def encode(self) -> bytes:
         """The page, whole."""
-        body = self.rotation_rate.to_bytes(2, "big") + bytes([0, self.form_factor])
+        reads = self.after_block_erase << 6 | self.after_cryptographic_erase << 4
+        body = self.rotation_rate.to_bytes(2, "big") + bytes([0, reads | self.form_factor])
         return _vpd(VpdPage.BLOCK_DEVICE_CHARACTERISTICS, body.ljust(60, b"\0"))
 
     @classmethod
@@ -323,7 +332,7 @@ class BlockDeviceCharacteristics:
             DecodeError: It is not this page, or shorter than its header.
         """
         body = _vpd_body(VpdPage.BLOCK_DEVICE_CHARACTERISTICS, data).ljust(60, b"\0")
-        return cls(int.from_bytes(body[0:2], "big"), body[3] & 0x0F)
+        return cls(int.from_bytes(body[0:2], "big"), body[3] & 0x0F, body[3] >> 6, body[3] >> 4 & 0x3)
 
 
 @dataclass(frozen=True, slots=True)
