@@ -7,6 +7,7 @@ import errno
 from holdover.lun.inquiry import Identity
 from holdover.lun.logical_unit import LogicalUnit
 from holdover.lun.reservations import ReservationState, TargetLimits
+from holdover.scsi.cdb import ModeSelect
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.opcodes import OutServiceAction, ReservationType
@@ -39,6 +40,8 @@ class MemoryMedium:
         self.data = bytearray(size)
         self.flushed = bytes(size)
         self.failure: OSError | None = None
+        self.unmapped: list[tuple[int, int]] = []
+        self.prefetched: list[tuple[int, int]] = []
 
     @property
     def size(self) -> int:
@@ -60,6 +63,21 @@ class MemoryMedium:
         self._fail()
         self.flushed = bytes(self.data)
 
+    def unmap(self, offset: int, length: int) -> None:
+        self.write(offset, bytes(length))
+        self.unmapped.append((offset, length))
+
+    def extent(self, offset: int) -> tuple[bool, int]:
+        """Storage there is for whatever is not zeros, in units of 4096 bytes."""
+        self._fail()
+        units = [any(self.data[at : at + 4096]) for at in range(0, len(self.data), 4096)]
+        first = offset // 4096
+        ends = (at for at in range(first, len(units)) if units[at] != units[first])
+        return units[first], min(next(ends, len(units)) * 4096, len(self.data))
+
+    def prefetch(self, offset: int, length: int) -> None:
+        self.prefetched.append((offset, length))
+
     def _fail(self) -> None:
         if self.failure is not None:
             raise self.failure
@@ -76,6 +94,7 @@ def make_unit(
     greet: bool = False,
     limits: TargetLimits | None = None,
     medium: MemoryMedium | None = None,
+    read_only: bool = False,
 ) -> LogicalUnit:
     """A logical unit of 64 blocks whose nexuses owe it nothing."""
     return LogicalUnit(
@@ -84,6 +103,7 @@ def make_unit(
         state=state or ReservationState(),
         limits=limits or TargetLimits(),
         greet=greet,
+        read_only=read_only,
     )
 
 
@@ -98,6 +118,16 @@ def out(
 ) -> Response:
     """Send a PERSISTENT RESERVE OUT."""
     return unit.execute(nexus, out_command(service_action, key, service_action_key, type=type, aptpl=aptpl))
+
+
+def mode_select(
+    *, write_cache: bool = True, write_protect: bool = False, descriptor_sense: bool = False
+) -> Command:
+    """A MODE SELECT(6) that sets all that can be changed."""
+    caching = bytes([0x08, 0x12, 0x04 * write_cache]) + bytes(17)
+    control = bytes([0x0A, 0x0A, 0x04 * descriptor_sense, 0x10, 0x08 * write_protect, 0x40]) + bytes(6)
+    data = bytes(4) + caching + control
+    return Command(ModeSelect(len(data), 6).encode(), data)
 
 
 def sense_of(response: Response) -> tuple[SenseKey, int]:

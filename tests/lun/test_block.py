@@ -5,10 +5,11 @@ import errno
 import pytest
 
 from holdover.lun import block
-from holdover.lun.block import Flush, Geometry, MediumWork, ReadBlocks, VerifyBlocks, WriteBlocks
-from holdover.scsi.cdb import Read, SynchronizeCache, Verify, Write
+from holdover.lun.block import Flush, Geometry, Prefetch, ReadBlocks, VerifyBlocks, WriteBlocks
+from holdover.lun.work import MediumWork
+from holdover.scsi.cdb import PreFetch, Read, SynchronizeCache, Verify, Write
 from holdover.scsi.command import Response
-from holdover.scsi.sense import AdditionalSense, SenseKey
+from holdover.scsi.sense import AdditionalSense, SenseKey, decode_sense
 from holdover.scsi.status import Status
 from tests.lun.support import MemoryMedium, disk_full, illegal, sense_of
 
@@ -18,8 +19,10 @@ BAD_CDB = illegal(AdditionalSense.INVALID_FIELD_IN_CDB)
 TOO_LITTLE = illegal(AdditionalSense.INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT)
 
 
-def ask(cdb: Read | Write | Verify | SynchronizeCache, data: bytes = b"") -> Response | MediumWork:
+def ask(cdb: Read | Write | Verify | SynchronizeCache | PreFetch, data: bytes = b"") -> Response | MediumWork:
     match cdb:
+        case PreFetch():
+            return block.pre_fetch(cdb, GEOMETRY)
         case Read():
             return block.read(cdb, GEOMETRY)
         case Write():
@@ -81,9 +84,41 @@ def test_more_data_than_the_cdb_names() -> None:
     assert ask(Verify(0, 1, 10, bytchk=1), b"a" * 513) == VerifyBlocks(0, 512, b"a" * 512)
 
 
-@pytest.mark.parametrize("bytchk", [2, 3])
-def test_a_bytchk_that_there_is_not(bytchk: int) -> None:
-    assert refusal(ask(Verify(0, 1, 10, bytchk=bytchk), bytes(512))) == BAD_CDB
+def test_a_bytchk_that_there_is_not() -> None:
+    assert refusal(ask(Verify(0, 1, 10, bytchk=2), bytes(512))) == BAD_CDB
+
+
+def test_every_block_is_compared_with_one() -> None:
+    assert ask(Verify(3, 2, 10, bytchk=3), b"d" * 1024) == VerifyBlocks(1536, 1024, b"d" * 512)
+    assert refusal(ask(Verify(3, 2, 10, bytchk=3), b"d" * 511)) == TOO_LITTLE
+    medium = MemoryMedium()
+    WriteBlocks(1536, b"d" * 1024).run(medium)
+    assert VerifyBlocks(1536, 1024, b"d" * 512).run(medium).good
+    wrong = VerifyBlocks(1536, 1536, b"d" * 512).run(medium)
+    assert sense_of(wrong)[0] is SenseKey.MISCOMPARE
+    assert decode_sense(wrong.sense).information == 1024
+
+
+def test_a_disabled_write_cache_writes_through() -> None:
+    assert block.write(Write(3, 1, 10), bytes(512), GEOMETRY, through=True) == WriteBlocks(
+        1536, bytes(512), fua=True
+    )
+
+
+def test_pre_fetch() -> None:
+    assert ask(PreFetch(3, 2)) == Prefetch(1536, 1024)
+    assert ask(PreFetch(60, 0)) == Prefetch(60 * 512, 4 * 512)
+    assert refusal(ask(PreFetch(64, 0))) == OUT_OF_RANGE
+    assert refusal(ask(PreFetch(63, 2, 16))) == OUT_OF_RANGE
+    medium = MemoryMedium()
+    assert Prefetch(1536, 1024).run(medium).good
+    assert medium.prefetched == [(1536, 1024)]
+
+
+def test_spans() -> None:
+    assert ReadBlocks(512, 1024).span == WriteBlocks(512, bytes(1024)).span == (512, 1536)
+    assert VerifyBlocks(512, 1024).span == Prefetch(512, 1024).span == (512, 1536)
+    assert Flush().span == (0, 0)
 
 
 class TestWork:

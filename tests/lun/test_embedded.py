@@ -11,23 +11,39 @@ import pytest
 
 from holdover.lun.embedded import EmbeddedLun
 from holdover.lun.errors import LunError, MediumError, StoreError
+from holdover.lun.logical_unit import LogicalUnit
 from holdover.lun.medium import FileMedium
 from holdover.lun.options import LunOptions
 from holdover.lun.reservations import ReservationState
+from holdover.lun.sanitize import SanitizeWork
 from holdover.lun.store import ReservationStore
-from holdover.scsi.cdb import Read, SynchronizeCache, Write
+from holdover.scsi.block import OverwriteParameters
+from holdover.scsi.cdb import CompareAndWrite, Read, Sanitize, StartStopUnit, SynchronizeCache, Write
 from holdover.scsi.command import Command, DeviceServer, Response
 from holdover.scsi.inquiry import DesignatorType
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.opcodes import OutServiceAction as Out
 from holdover.scsi.opcodes import ReservationType as Type
+from holdover.scsi.opcodes import SanitizeServiceAction
 from holdover.scsi.reservation_out import out_command
 from holdover.scsi.sense import AdditionalSense, SenseKey, is_unit_attention
 from holdover.scsi.status import Status
-from tests.lun.support import READ_10, TEST_UNIT_READY, WRITE_10, A, B, attention, sense_of
+from tests.lun.support import (
+    READ_10,
+    TEST_UNIT_READY,
+    WRITE_10,
+    A,
+    B,
+    attention,
+    mode_select,
+    sense_of,
+)
 
 SIZE = 4 << 20
 LARGE_WRITE = Command(Write(0, 2048, 10).encode(), b"L" * (1 << 20))
+COMPARE_AND_WRITE = Command(CompareAndWrite(0, 1).encode(), b"L" * 512 + b"N" * 512)
+BLOCK_ERASE = Command(Sanitize(SanitizeServiceAction.BLOCK_ERASE).encode())
+IN_PROGRESS = (SenseKey.NOT_READY, AdditionalSense.LOGICAL_UNIT_NOT_READY_SANITIZE_IN_PROGRESS)
 
 
 def options(folder: Path) -> LunOptions:
@@ -300,20 +316,225 @@ class TestAborting:
 
         run(tmp_path, session)
 
-    def test_a_cancelled_write_is_over_when_the_lun_is_closed(
+    def test_a_cancelled_write_is_over_when_the_cancelling_is(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def session(lun: EmbeddedLun) -> None:
             gate = Gate(monkeypatch, FileMedium, "write")
             write = asyncio.create_task(lun.execute(A, LARGE_WRITE))
             await gate.wait_entered()
-            write.cancel()
+            for _ in range(3):  # whoever is impatient waits all the same
+                write.cancel()
+                await asyncio.sleep(0)
+            assert not write.done()
+            gate.open()
             with pytest.raises(asyncio.CancelledError):
                 await write
-            gate.open()
+            assert (tmp_path / "lun").read_bytes()[: 1 << 20] == b"L" * (1 << 20)
 
         run(tmp_path, session)
-        assert (tmp_path / "lun").read_bytes()[: 1 << 20] == b"L" * (1 << 20)
+
+
+class TestExclusiveWork:
+    """COMPARE AND WRITE beside work in threads: all of it before, or all of it after."""
+
+    def test_it_waits_for_a_write_to_its_blocks(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def session(lun: EmbeddedLun) -> None:
+            gate = Gate(monkeypatch, FileMedium, "write")
+            write = asyncio.create_task(lun.execute(A, LARGE_WRITE))
+            await gate.wait_entered()
+            swap = asyncio.create_task(lun.execute(B, COMPARE_AND_WRITE))
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert not swap.done()
+            assert lun.execute_now(B, COMPARE_AND_WRITE) is None
+            gate.open()
+            assert (await write).good
+            assert (await swap).good
+            assert (await lun.execute(A, READ_10)).data_in == b"N" * 512
+
+        run(tmp_path, session)
+
+    def test_others_wait_for_it_on_its_blocks_alone(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def session(lun: EmbeddedLun) -> None:
+            gate = Gate(monkeypatch, FileMedium, "flush")
+            through = Command(CompareAndWrite(0, 1, fua=True).encode(), bytes(512) + b"N" * 512)
+            swap = asyncio.create_task(lun.execute(A, through))
+            await gate.wait_entered()
+            same = asyncio.create_task(lun.execute(B, WRITE_10))
+            elsewhere = await lun.execute(B, Command(Write(1, 1, 10).encode(), b"e" * 512))
+            assert elsewhere.good
+            assert lun.execute_now(B, READ_10) is None
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert not same.done()
+            gate.open()
+            assert (await swap).good
+            assert (await same).good
+            assert (await lun.execute(A, READ_10)).data_in == b"w" * 512
+
+        run(tmp_path, session)
+
+    def test_a_race_has_one_winner(self, tmp_path: Path) -> None:
+        async def session(lun: EmbeddedLun) -> None:
+            def attempt(number: int) -> Command:
+                data = bytes(512) + bytes([number]) * 512
+                return Command(CompareAndWrite(0, 1, fua=number % 2 == 0).encode(), data)
+
+            found = await asyncio.gather(*(lun.execute(A, attempt(number)) for number in range(1, 21)))
+            winners = [number for number, each in enumerate(found, 1) if each.good]
+            assert len(winners) == 1
+            assert (await lun.execute(A, READ_10)).data_in == bytes(winners) * 512
+
+        run(tmp_path, session)
+
+
+class TestAnswersAtOnce:
+    def test_what_need_not_wait(self, tmp_path: Path) -> None:
+        async def session(lun: EmbeddedLun) -> None:
+            written = lun.execute_now(A, WRITE_10)
+            found = lun.execute_now(B, READ_10)
+            assert written is not None
+            assert found is not None
+            assert found.data_in == b"w" * 512
+
+        run(tmp_path, session)
+
+    def test_what_has_to_wait_is_not_begun(self, tmp_path: Path) -> None:
+        async def session(lun: EmbeddedLun) -> None:
+            for command in (
+                LARGE_WRITE,
+                Command(SynchronizeCache(0, 0).encode()),
+                out_command(Out.REGISTER, 0, 1),
+                Command(Sanitize(SanitizeServiceAction.BLOCK_ERASE).encode()),
+                Command(StartStopUnit(start=False).encode()),
+                mode_select(write_cache=False),
+            ):
+                assert lun.execute_now(A, command) is None
+            assert lun.state == ReservationState()
+            assert (await lun.execute(A, TEST_UNIT_READY)).good
+            assert (await lun.execute(A, READ_10)).data_in == bytes(512)
+
+        run(tmp_path, session)
+
+    def test_a_unit_attention_is_told_once(self, tmp_path: Path) -> None:
+        async def session(lun: EmbeddedLun) -> None:
+            await lun.reset()
+            told = lun.execute_now(A, LARGE_WRITE)
+            assert told is not None
+            assert is_unit_attention(told)
+            assert (await lun.execute(A, LARGE_WRITE)).good
+
+        run(tmp_path, session)
+
+
+class TestWriteCache:
+    def test_a_write_without_a_write_cache_is_flushed_before_its_status(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        flushes = []
+        inner = FileMedium.flush
+
+        def counted(medium: FileMedium) -> None:
+            flushes.append(medium)
+            inner(medium)
+
+        async def session(lun: EmbeddedLun) -> None:
+            monkeypatch.setattr(FileMedium, "flush", counted)
+            assert (await lun.execute(A, WRITE_10)).good
+            assert len(flushes) == 0
+            assert (await lun.execute(A, mode_select(write_cache=False))).good
+            assert len(flushes) == 1  # what was in the cache
+            await lun.execute(B, TEST_UNIT_READY)  # told that the mode parameters have changed
+            for number, command in enumerate((WRITE_10, LARGE_WRITE, COMPARE_AND_WRITE), 2):
+                assert (await lun.execute(B, command)).good
+                assert len(flushes) == number
+
+        run(tmp_path, session)
+
+
+class TestSanitize:
+    def test_it_goes_on_whatever_happens_to_its_command(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def session(lun: EmbeddedLun) -> None:
+            await lun.execute(A, LARGE_WRITE)
+            gate = Gate(monkeypatch, FileMedium, "unmap")
+            ended, inner = asyncio.Event(), LogicalUnit.sanitized
+
+            def sanitized(unit: LogicalUnit, work: SanitizeWork, response: Response) -> None:
+                inner(unit, work, response)
+                ended.set()
+
+            monkeypatch.setattr(LogicalUnit, "sanitized", sanitized)
+            command = asyncio.create_task(lun.execute(A, BLOCK_ERASE))
+            await gate.wait_entered()
+            assert sense_of(await lun.execute(B, READ_10)) == IN_PROGRESS
+            command.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await command
+            await lun.nexus_lost(A)
+            await lun.reset()
+            for nexus in (A, B):
+                assert is_unit_attention(await lun.execute(nexus, TEST_UNIT_READY))
+                assert sense_of(await lun.execute(nexus, TEST_UNIT_READY)) == IN_PROGRESS
+            gate.open()
+            await ended.wait()
+            assert (await lun.execute(B, READ_10)).data_in == bytes(512)
+
+        run(tmp_path, session)
+
+    def test_it_waits_for_what_was_begun(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def session(lun: EmbeddedLun) -> None:
+            gate = Gate(monkeypatch, FileMedium, "write")
+            write = asyncio.create_task(lun.execute(B, LARGE_WRITE))
+            await gate.wait_entered()
+            erase = asyncio.create_task(lun.execute(A, BLOCK_ERASE))
+            await asyncio.sleep(0)
+            gate.open()
+            assert (await write).good
+            assert (await erase).good
+            assert (tmp_path / "lun").read_bytes() == bytes(SIZE)
+
+        run(tmp_path, session)
+
+    def test_an_overwrite_lasts_long_enough_to_be_seen(self, tmp_path: Path) -> None:
+        async def body() -> None:
+            lun = EmbeddedLun.open(options(tmp_path), overwrite_seconds=3600)
+            await lun.execute(A, TEST_UNIT_READY)
+            data = OverwriteParameters(b"abcd").encode()
+            cdb = Sanitize(SanitizeServiceAction.OVERWRITE, len(data), immed=True).encode()
+            assert (await lun.execute(A, Command(cdb, data))).good
+            assert sense_of(await lun.execute(A, TEST_UNIT_READY)) == IN_PROGRESS
+            await lun.close()  # waits for the medium, not for the rest of the hour
+            assert (tmp_path / "lun").read_bytes() == b"abcd" * (SIZE // 4)
+
+        asyncio.run(body())
+
+
+def test_a_read_only_lun(tmp_path: Path) -> None:
+    async def body() -> None:
+        with pytest.raises(MediumError, match="does not exist"):
+            EmbeddedLun.open(LunOptions(tmp_path / "lun", SIZE, read_only=True))
+        (tmp_path / "lun").write_bytes(b"r" * SIZE)
+        lun = EmbeddedLun.open(LunOptions(tmp_path / "lun", None, read_only=True))
+        await lun.execute(A, TEST_UNIT_READY)
+        assert (await lun.execute(A, READ_10)).data_in == b"r" * 512
+        for command in (WRITE_10, LARGE_WRITE, COMPARE_AND_WRITE, BLOCK_ERASE):
+            assert sense_of(await lun.execute(A, command)) == (
+                SenseKey.DATA_PROTECT,
+                AdditionalSense.WRITE_PROTECTED,
+            )
+        assert (await lun.execute(A, Command(SynchronizeCache(0, 0).encode()))).good
+        assert (await lun.execute(A, out_command(Out.REGISTER, 0, 1, aptpl=True))).good
+        await lun.close()
+        assert (tmp_path / "lun").read_bytes() == b"r" * SIZE
+
+    asyncio.run(body())
 
 
 class TestOpening:

@@ -80,7 +80,14 @@ def test_any_serial_number_fits(serial: str) -> None:
 def test_block_pages() -> None:
     limits = BlockLimits.decode(page(0xB0))
     assert limits.maximum_transfer == 2048
-    assert limits.maximum_unmap_blocks == 0
-    assert limits.maximum_compare_and_write == 0
-    assert BlockDeviceCharacteristics.decode(page(0xB1)).rotation_rate == 1
-    assert LogicalBlockProvisioning.decode(page(0xB2)) == LogicalBlockProvisioning()
+    assert limits.maximum_unmap_blocks == 1 << 20
+    assert limits.maximum_unmap_descriptors == 4095
+    assert (limits.optimal_unmap_granularity, limits.unmap_alignment) == (8, 0)
+    assert limits.maximum_compare_and_write == 255
+    assert (limits.maximum_write_same, limits.write_same_non_zero) == (0xFFFF, True)
+    assert BlockDeviceCharacteristics.decode(page(0xB1)) == BlockDeviceCharacteristics(
+        rotation_rate=1, after_block_erase=1, after_cryptographic_erase=1
+    )
+    assert LogicalBlockProvisioning.decode(page(0xB2)) == LogicalBlockProvisioning(
+        unmap=True, write_same_16=True, write_same_10=True, reads_zeros=True, provisioning_type=2
+    )

@@ -83,6 +83,9 @@ def check(unit: LogicalUnit, medium: MemoryMedium, nexus: ITNexus, command: Comm
             SenseKey.ILLEGAL_REQUEST,
             SenseKey.UNIT_ATTENTION,
             SenseKey.MISCOMPARE,
+            SenseKey.COPY_ABORTED,
+            SenseKey.NOT_READY,
+            SenseKey.DATA_PROTECT,
         )
     if not response.good:
         assert unit.state is before

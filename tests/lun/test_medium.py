@@ -82,6 +82,54 @@ def test_a_file_cut_short_behind_our_back(tmp_path: Path) -> None:
     medium.close()
 
 
+def test_holes(tmp_path: Path) -> None:
+    medium = FileMedium(tmp_path / "lun", 1 << 20)
+    assert medium.extent(0) == (False, 1 << 20)
+    medium.write(65536, b"x" * 65536)
+    medium.flush()
+    assert medium.extent(0) == (False, 65536)
+    assert medium.extent(65536 + 512) == (True, 131072)
+    assert medium.extent(131072) == (False, 1 << 20)
+    before = (tmp_path / "lun").stat().st_blocks
+    medium.unmap(65536 + 512, 65536 - 512)
+    assert medium.read(65536, 65536) == b"x" * 512 + bytes(65536 - 512)
+    assert (tmp_path / "lun").stat().st_blocks < before
+    assert (tmp_path / "lun").stat().st_size == 1 << 20
+    medium.prefetch(0, 1 << 20)
+    medium.close()
+    medium.prefetch(0, 512)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        medium.unmap(0, 512)
+
+
+def test_a_file_system_without_holes_gets_zeros(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, offset: int, length: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr("holdover.lun.medium.punch_hole", refuse)
+    medium = FileMedium(tmp_path / "lun", 4 << 20)
+    medium.write(0, b"x" * (4 << 20))
+    medium.unmap(512, (2 << 20) + 512)
+    assert medium.read(0, 4 << 20) == b"x" * 512 + bytes((2 << 20) + 512) + b"x" * ((2 << 20) - 1024)
+    medium.close()
+
+
+def test_a_file_that_is_only_read(tmp_path: Path) -> None:
+    with pytest.raises(MediumError, match="is not created to be read alone"):
+        FileMedium(tmp_path / "lun", 1024, read_only=True)
+    assert not (tmp_path / "lun").exists()
+    (tmp_path / "lun").write_bytes(b"r" * 1024)
+    (tmp_path / "lun").chmod(0o400)
+    medium = FileMedium(tmp_path / "lun", None, read_only=True)
+    assert medium.read(0, 1024) == b"r" * 1024
+    medium.flush()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        medium.write(0, b"w" * 512)
+    with pytest.raises(MediumError, match="in use"):
+        FileMedium(tmp_path / "lun", None)
+    medium.close()
+
+
 def test_a_closed_medium_touches_no_other_file(tmp_path: Path) -> None:
     medium = FileMedium(tmp_path / "lun", 1024)
     medium.close()

@@ -65,3 +65,13 @@ def test_only_so_many_are_remembered() -> None:
         assert attentions.take(nexus) is POWER_ON
     assert attentions.first(B) is None
     assert attentions.first(A) is POWER_ON
+
+
+def test_a_condition_for_all_others() -> None:
+    attentions = UnitAttentions(greet=False)
+    for nexus in (A, B):
+        attentions.first(nexus)
+    attentions.establish_for_others(A, AdditionalSense.MODE_PARAMETERS_CHANGED)
+    assert attentions.take(A) is None
+    assert attentions.take(B) is AdditionalSense.MODE_PARAMETERS_CHANGED
+    assert attentions.take(B) is None

@@ -1,36 +1,39 @@
 """Block commands: checked here, carried out by whoever has the medium (SBC-3).
 
-Each command becomes a refusal or a piece of work on the medium. The work decides nothing: it may run in
-the event loop or in a thread, and its `run` turns the medium's errors into sense data.
+Each command becomes a refusal or a piece of work on the medium.
 """
 
 from __future__ import annotations
 
-import errno
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
+from holdover.lun.answers import GOOD, illegal, miscompare, read_failure, write_failure
 from holdover.lun.medium import Medium
-from holdover.scsi.cdb import Read, SynchronizeCache, Verify, Write
+from holdover.lun.work import INLINE_LIMIT, MediumWork, Span
+from holdover.scsi.cdb import PreFetch, Read, SynchronizeCache, Verify, Write
 from holdover.scsi.command import Response
-from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
+from holdover.scsi.sense import AdditionalSense
 from holdover.scsi.status import Status
 
 __all__ = [
     "Flush",
     "Geometry",
-    "MediumWork",
+    "Prefetch",
     "ReadBlocks",
     "VerifyBlocks",
     "WriteBlocks",
+    "pre_fetch",
     "read",
+    "refuse_range",
+    "refuse_transfer",
     "synchronize_cache",
     "verify",
     "write",
 ]
 
-_GOOD = Response(Status.GOOD)
-_INLINE_LIMIT = 256 * 1024  # bytes that a page cache copies in less time than a thread needs to wake up
+
+_BYTCHK_RESERVED, _BYTCHK_ONE_BLOCK = 2, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +45,17 @@ class Geometry:
         block_length: Bytes of one.
         maximum_transfer: Blocks that one command may transfer or verify (VPD page B0h); it bounds the
             memory of one command.
+        maximum_write_same: Blocks that one WRITE SAME may write; it bounds the time of one command.
+        maximum_unmap: Blocks that one UNMAP may unmap.
+        maximum_compare_and_write: Blocks that one COMPARE AND WRITE may compare, at most 255.
     """
 
     blocks: int
     block_length: int = 512
     maximum_transfer: int = 16384
-
-
-class MediumWork(Protocol):
-    """What is left to do on the medium when a command has been found right."""
-
-    @property
-    def slow(self) -> bool:
-        """Whether it may wait for a disk or copy a lot, and so belongs in a thread."""
-        ...
-
-    def run(self, medium: Medium) -> Response:
-        """Do it. Never raises for what a medium does."""
-        ...
+    maximum_write_same: int = 0xFFFF
+    maximum_unmap: int = 1 << 20
+    maximum_compare_and_write: int = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +65,17 @@ class ReadBlocks:
     offset: int
     length: int
     fua: bool = False
+    exclusive: ClassVar[bool] = False
+
+    @property
+    def span(self) -> Span:
+        """Its blocks."""
+        return self.offset, self.offset + self.length
 
     @property
     def slow(self) -> bool:
         """Whether it belongs in a thread."""
-        return self.fua or self.length > _INLINE_LIMIT
+        return self.fua or self.length > INLINE_LIMIT
 
     def run(self, medium: Medium) -> Response:
         """The blocks, or MEDIUM ERROR."""
@@ -82,7 +84,7 @@ class ReadBlocks:
                 medium.flush()
             return Response(Status.GOOD, medium.read(self.offset, self.length))
         except OSError:
-            return check_condition(SenseKey.MEDIUM_ERROR, AdditionalSense.UNRECOVERED_READ_ERROR)
+            return read_failure()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +94,17 @@ class WriteBlocks:
     offset: int
     data: bytes
     fua: bool = False
+    exclusive: ClassVar[bool] = False
+
+    @property
+    def span(self) -> Span:
+        """Its blocks."""
+        return self.offset, self.offset + len(self.data)
 
     @property
     def slow(self) -> bool:
         """Whether it belongs in a thread."""
-        return self.fua or len(self.data) > _INLINE_LIMIT
+        return self.fua or len(self.data) > INLINE_LIMIT
 
     def run(self, medium: Medium) -> Response:
         """GOOD, or why not."""
@@ -105,37 +113,52 @@ class WriteBlocks:
             if self.fua:
                 medium.flush()
         except OSError as error:
-            return _write_failure(error)
-        return _GOOD
+            return write_failure(error)
+        return GOOD
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyBlocks:
-    """Read a range back, and compare it with `data` unless that is None. Offset and length in bytes."""
+    """Read a range back, and compare it with `data` unless that is None: with all of it, or each block with
+    a `data` of one block. Offset and length in bytes."""
 
     offset: int
     length: int
     data: bytes | None = None
+    exclusive: ClassVar[bool] = False
+
+    @property
+    def span(self) -> Span:
+        """Its blocks."""
+        return self.offset, self.offset + self.length
 
     @property
     def slow(self) -> bool:
         """Whether it belongs in a thread."""
-        return self.length > _INLINE_LIMIT
+        return self.length > INLINE_LIMIT
 
     def run(self, medium: Medium) -> Response:
         """GOOD, MISCOMPARE or MEDIUM ERROR."""
         try:
             found = medium.read(self.offset, self.length)
         except OSError:
-            return check_condition(SenseKey.MEDIUM_ERROR, AdditionalSense.UNRECOVERED_READ_ERROR)
-        if self.data is not None and found != self.data:
-            return check_condition(SenseKey.MISCOMPARE, AdditionalSense.MISCOMPARE_DURING_VERIFY_OPERATION)
-        return _GOOD
+            return read_failure()
+        if self.data is None:
+            return GOOD
+        expected = self.data * (self.length // len(self.data))
+        return GOOD if found == expected else miscompare(found, expected)
 
 
 @dataclass(frozen=True, slots=True)
 class Flush:
     """Put everything on stable storage."""
+
+    exclusive: ClassVar[bool] = False
+
+    @property
+    def span(self) -> Span:
+        """No blocks: it does not matter what it runs beside."""
+        return 0, 0
 
     @property
     def slow(self) -> bool:
@@ -147,76 +170,108 @@ class Flush:
         try:
             medium.flush()
         except OSError as error:
-            return _write_failure(error)
-        return _GOOD
+            return write_failure(error)
+        return GOOD
+
+
+@dataclass(frozen=True, slots=True)
+class Prefetch:
+    """Ask for a range to be read into the cache. Offset and length in bytes."""
+
+    offset: int
+    length: int
+    exclusive: ClassVar[bool] = False
+
+    @property
+    def span(self) -> Span:
+        """Its blocks."""
+        return self.offset, self.offset + self.length
+
+    @property
+    def slow(self) -> bool:
+        """It does not wait for what it asks for."""
+        return False
+
+    def run(self, medium: Medium) -> Response:
+        """GOOD: nobody says whether all of it is or stays in the cache (SBC-3 5.10)."""
+        medium.prefetch(self.offset, self.length)
+        return GOOD
 
 
 def read(cdb: Read, geometry: Geometry) -> Response | MediumWork:
     """READ(6), (10), (12), (16) (SBC-3 5.11 to 5.14)."""
-    refusal = _refuse_range(cdb.lba, cdb.blocks, geometry) or _refuse_transfer(cdb, geometry)
+    refusal = refuse_range(cdb.lba, cdb.blocks, geometry) or refuse_transfer(
+        cdb.protect, cdb.blocks, geometry
+    )
     if refusal is not None:
         return refusal
     length = geometry.block_length
-    return ReadBlocks(cdb.lba * length, cdb.blocks * length, cdb.fua) if cdb.blocks else _GOOD
+    return ReadBlocks(cdb.lba * length, cdb.blocks * length, cdb.fua) if cdb.blocks else GOOD
 
 
-def write(cdb: Write, data_out: bytes, geometry: Geometry) -> Response | MediumWork:
-    """WRITE(6), (10), (12), (16) (SBC-3 5.32 to 5.35). With less data than the CDB names nothing is
-    written; what is more is left aside."""
-    refusal = _refuse_range(cdb.lba, cdb.blocks, geometry) or _refuse_transfer(cdb, geometry)
+def write(cdb: Write, data_out: bytes, geometry: Geometry, through: bool = False) -> Response | MediumWork:
+    """WRITE(6), (10), (12), (16) (SBC-3 5.32 to 5.35); every one to stable storage with `through`. With less
+    data than the CDB names nothing is written; what is more is left aside."""
+    refusal = refuse_range(cdb.lba, cdb.blocks, geometry) or refuse_transfer(
+        cdb.protect, cdb.blocks, geometry
+    )
     if refusal is not None:
         return refusal
     if not cdb.blocks:
-        return _GOOD
+        return GOOD
     length = cdb.blocks * geometry.block_length
     if len(data_out) < length:
-        return _illegal(AdditionalSense.INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT)
+        return illegal(AdditionalSense.INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT)
     data = data_out if len(data_out) == length else data_out[:length]
-    return WriteBlocks(cdb.lba * geometry.block_length, data, cdb.fua)
+    return WriteBlocks(cdb.lba * geometry.block_length, data, cdb.fua or through)
 
 
 def verify(cdb: Verify, data_out: bytes, geometry: Geometry) -> Response | MediumWork:
-    """VERIFY(10), (12), (16) (SBC-3 5.27 to 5.29) with BYTCHK 00b and 01b."""
-    if cdb.bytchk > 1:
-        return _illegal(AdditionalSense.INVALID_FIELD_IN_CDB)
-    refusal = _refuse_range(cdb.lba, cdb.blocks, geometry) or _refuse_transfer(cdb, geometry)
+    """VERIFY(10), (12), (16) (SBC-3 5.27 to 5.29) with BYTCHK 00b, 01b and 11b."""
+    if cdb.bytchk == _BYTCHK_RESERVED:
+        return illegal(AdditionalSense.INVALID_FIELD_IN_CDB)
+    refusal = refuse_range(cdb.lba, cdb.blocks, geometry) or refuse_transfer(
+        cdb.protect, cdb.blocks, geometry
+    )
     if refusal is not None:
         return refusal
     if not cdb.blocks:
-        return _GOOD
+        return GOOD
     offset, length = cdb.lba * geometry.block_length, cdb.blocks * geometry.block_length
     if not cdb.bytchk:
         return VerifyBlocks(offset, length)
-    if len(data_out) < length:
-        return _illegal(AdditionalSense.INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT)
-    return VerifyBlocks(offset, length, data_out[:length])
+    needed = geometry.block_length if cdb.bytchk == _BYTCHK_ONE_BLOCK else length
+    if len(data_out) < needed:
+        return illegal(AdditionalSense.INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT)
+    return VerifyBlocks(offset, length, data_out[:needed])
 
 
 def synchronize_cache(cdb: SynchronizeCache, geometry: Geometry) -> Response | MediumWork:
     """SYNCHRONIZE CACHE(10), (16) (SBC-3 5.24, 5.25). Zero blocks mean all up to the last. The whole cache
     is flushed whatever the range, and before the status even with IMMED: then there is no error left to
     report later."""
-    return _refuse_range(cdb.lba, cdb.blocks, geometry) or Flush()
+    return refuse_range(cdb.lba, cdb.blocks, geometry) or Flush()
 
 
-def _refuse_range(lba: int, blocks: int, geometry: Geometry) -> Response | None:
+def pre_fetch(cdb: PreFetch, geometry: Geometry) -> Response | MediumWork:
+    """PRE-FETCH(10), (16) (SBC-3 5.10, 5.11). Zero blocks mean all up to the last."""
+    refusal = refuse_range(cdb.lba, cdb.blocks, geometry)
+    if refusal is not None:
+        return refusal
+    blocks = cdb.blocks or geometry.blocks - cdb.lba
+    return Prefetch(cdb.lba * geometry.block_length, blocks * geometry.block_length)
+
+
+def refuse_range(lba: int, blocks: int, geometry: Geometry) -> Response | None:
+    """An ILLEGAL REQUEST for a range that is not on the medium."""
     if lba >= geometry.blocks or lba + blocks > geometry.blocks:
-        return _illegal(AdditionalSense.LOGICAL_BLOCK_ADDRESS_OUT_OF_RANGE)
+        return illegal(AdditionalSense.LOGICAL_BLOCK_ADDRESS_OUT_OF_RANGE)
     return None
 
 
-def _refuse_transfer(cdb: Read | Write | Verify, geometry: Geometry) -> Response | None:
-    """There is no protection information, so RDPROTECT, WRPROTECT and VRPROTECT must be 0."""
-    if cdb.protect or cdb.blocks > geometry.maximum_transfer:
-        return _illegal(AdditionalSense.INVALID_FIELD_IN_CDB)
+def refuse_transfer(protect: int, blocks: int, geometry: Geometry) -> Response | None:
+    """An ILLEGAL REQUEST for more blocks than one command may transfer, or for RDPROTECT, WRPROTECT,
+    VRPROTECT or ORPROTECT: there is no protection information."""
+    if protect or blocks > geometry.maximum_transfer:
+        return illegal(AdditionalSense.INVALID_FIELD_IN_CDB)
     return None
-
-
-def _illegal(additional: AdditionalSense) -> Response:
-    return check_condition(SenseKey.ILLEGAL_REQUEST, additional)
-
-
-def _write_failure(error: OSError) -> Response:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return check_condition(SenseKey.DATA_PROTECT, AdditionalSense.SPACE_ALLOCATION_FAILED_WRITE_PROTECT)
-    return check_condition(SenseKey.MEDIUM_ERROR, AdditionalSense.WRITE_ERROR)

@@ -4,21 +4,35 @@ All decisions are taken in the event loop, in the order in which commands come. 
 runs in a thread: large transfers, flushes, and keeping the reservations when APTPL asks for it. A
 reservation command is decided, kept and put into force one at a time, under a lock; its status is sent
 when what it did would be found after a crash.
+
+Work in threads runs beside other work, but for what reads and writes as one: that waits for all before it
+on a part of its span, and all after it on a part of its span wait for it.
+
+A thread cannot be stopped. Whoever ends a command whose work is in one waits until that work is done and
+can touch the medium no more (SAM-5 5.6).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from holdover.lun.block import MediumWork
 from holdover.lun.inquiry import Identity
-from holdover.lun.logical_unit import RESERVATION_COMMANDS, Answer, LogicalUnit, ReservationChange
+from holdover.lun.logical_unit import (
+    RESERVATION_COMMANDS,
+    STATE_COMMANDS,
+    Answer,
+    LogicalUnit,
+    ReservationChange,
+)
 from holdover.lun.medium import FileMedium
 from holdover.lun.options import LunOptions
 from holdover.lun.reservations import ReservationState, TargetLimits
+from holdover.lun.sanitize import SanitizeWork
 from holdover.lun.store import ReservationStore, kept_serial
+from holdover.lun.work import MediumWork
 from holdover.scsi.command import Command, Response
 from holdover.scsi.inquiry import Designator
 from holdover.scsi.nexus import ITNexus
@@ -28,28 +42,45 @@ from holdover.scsi.status import Status
 __all__ = ["EmbeddedLun"]
 
 _ABORTED = Response(Status.TASK_ABORTED)
+_GOOD = Response(Status.GOOD)
+_ONCE = RESERVATION_COMMANDS | STATE_COMMANDS
 _NOT_KEPT = check_condition(SenseKey.HARDWARE_ERROR, AdditionalSense.INTERNAL_TARGET_FAILURE)
 
 
 class _Flight:
-    """A command whose work is in a thread."""
+    """A command whose work is in a thread; `nexus` is None for a sanitize operation, which no I_T nexus can
+    abort."""
 
-    def __init__(self, nexus: ITNexus, work: asyncio.Future[Response]) -> None:
+    def __init__(self, nexus: ITNexus | None, work: MediumWork, done: asyncio.Future[Response]) -> None:
         self.nexus = nexus
         self.work = work
+        self.done = done
         self.aborted = False
+
+    def holds_up(self, work: MediumWork) -> bool:
+        """Whether other work must wait for this to be done."""
+        if not (self.work.exclusive or work.exclusive):
+            return False
+        (start, end), (other_start, other_end) = self.work.span, work.span
+        return start < other_end and other_start < end
 
 
 class EmbeddedLun:
     """A DeviceServer over a file. Made by `open`; used from one event loop."""
 
-    def __init__(self, medium: FileMedium, store: ReservationStore, unit: LogicalUnit) -> None:
+    def __init__(
+        self, medium: FileMedium, store: ReservationStore, unit: LogicalUnit, overwrite_seconds: float
+    ) -> None:
         self._medium = medium
         self._store = store
         self._unit = unit
+        self._overwrite_seconds = overwrite_seconds
         self._changing = asyncio.Lock()
         self._flights: set[_Flight] = set()
+        self._exclusive = 0
+        self._sanitizing: asyncio.Task[Response] | None = None
         self._changes: set[asyncio.Task[Response]] = set()
+        self._closed = asyncio.Event()
 
     @classmethod
     def open(
@@ -58,6 +89,7 @@ class EmbeddedLun:
         *,
         ports: tuple[int, ...] = (1,),
         luns: Callable[[], tuple[bytes, ...]] = lambda: (bytes(8),),
+        overwrite_seconds: float = 8.0,
     ) -> EmbeddedLun:
         """Open the file, lock it, and take up what was kept beside it.
 
@@ -65,11 +97,14 @@ class EmbeddedLun:
             options: Which file, which size, which serial number.
             ports: Relative target port identifiers of all ports of the target.
             luns: What REPORT LUNS answers where no target answers it.
+            overwrite_seconds: How long SANITIZE with OVERWRITE lasts at least. A file is overwritten sooner
+                than anybody can look; a disk, for which this one stands in, is not, and software that waits
+                for SANITIZE IN PROGRESS to appear and to go must find it here.
 
         Raises:
             LunError: The file cannot be the medium, is in use, or what was kept beside it is damaged.
         """
-        medium = FileMedium(options.file, options.size)
+        medium = FileMedium(options.file, options.size, read_only=options.read_only)
         try:
             store = ReservationStore(options.file)
             state = store.load().after_power_loss()
@@ -78,8 +113,10 @@ class EmbeddedLun:
             medium.close()
             raise
         limits = TargetLimits(ports)
-        unit = LogicalUnit(medium, Identity(serial), state=state, limits=limits, luns=luns)
-        return cls(medium, store, unit)
+        unit = LogicalUnit(
+            medium, Identity(serial), state=state, limits=limits, luns=luns, read_only=options.read_only
+        )
+        return cls(medium, store, unit, overwrite_seconds)
 
     @property
     def state(self) -> ReservationState:
@@ -96,9 +133,21 @@ class EmbeddedLun:
         """Bytes."""
         return self._medium.size
 
+    def execute_now(self, nexus: ITNexus, command: Command) -> Response | None:
+        """As `execute`, or None for a command that has to wait and for which nothing was done yet."""
+        if command.opcode in _ONCE:
+            return None
+        answer = self._unit.begin(nexus, command)
+        if isinstance(answer, Response):
+            return answer
+        if isinstance(answer, ReservationChange) or answer.slow or self._must_wait(answer):
+            return None
+        return self._unit.present(answer.run(self._medium))
+
     async def execute(self, nexus: ITNexus, command: Command) -> Response:
-        """Carry out one command. Cancelling aborts it, but for a reservation command, which is finished
-        all the same once begun, so that file and memory agree."""
+        """Carry out one command. Cancelling aborts it, and returns when its work can touch the medium no
+        more; a reservation command is finished all the same once begun, so that file and memory agree, and
+        so is a sanitize operation."""
         if command.opcode in RESERVATION_COMMANDS:
             return await self._finish(self._execute_alone(nexus, command))
         return await self._answer(nexus, self._unit.begin(nexus, command))
@@ -123,7 +172,10 @@ class EmbeddedLun:
             OSError: The last flush failed; the file is closed all the same.
         """
         async with self._changing:
+            self._closed.set()
             await self._abort(set(self._flights))
+            if self._sanitizing is not None:
+                await asyncio.wait([self._sanitizing])
             try:
                 await asyncio.to_thread(self._medium.flush)
             finally:
@@ -138,9 +190,24 @@ class EmbeddedLun:
             return answer
         if isinstance(answer, ReservationChange):
             return await self._apply(answer)
+        if isinstance(answer, SanitizeWork):
+            return await self._start_sanitize(answer)
+        if self._must_wait(answer):
+            await self._wait_turn(answer)
         if answer.slow:
-            return await self._run_in_thread(nexus, answer)
-        return answer.run(self._medium)
+            return self._unit.present(await self._run_in_thread(nexus, answer))
+        return self._unit.present(answer.run(self._medium))
+
+    def _must_wait(self, work: MediumWork) -> bool:
+        """Whether work in a thread holds this up: only where one of the two is exclusive."""
+        return (self._exclusive > 0 or (work.exclusive and bool(self._flights))) and any(
+            flight.holds_up(work) for flight in self._flights
+        )
+
+    async def _wait_turn(self, work: MediumWork) -> None:
+        """Return when no work in a thread holds this up; it must then be begun before anything is awaited."""
+        while before := [flight.done for flight in self._flights if flight.holds_up(work)]:
+            await asyncio.wait(before)
 
     async def _apply(self, change: ReservationChange) -> Response:
         before, after = self._unit.state, change.state
@@ -159,18 +226,57 @@ class EmbeddedLun:
         task.add_done_callback(self._changes.discard)
         return await asyncio.shield(task)
 
+    async def _start_sanitize(self, work: SanitizeWork) -> Response:
+        """SANITIZE: GOOD at once with IMMED, else when it is done; it goes on whoever is cancelled."""
+        task = asyncio.create_task(self._sanitize(work))
+        self._sanitizing = task
+        return _GOOD if work.immed else await asyncio.shield(task)
+
+    async def _sanitize(self, work: SanitizeWork) -> Response:
+        least = self._overwrite_seconds if work.pattern is not None else 0.0
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + least
+        await self._wait_turn(work)
+        flight = self._fly(None, work)
+        response = await flight.done
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._closed.wait(), ends - loop.time())
+        self._unit.sanitized(work, response)
+        return self._unit.present(response)
+
     async def _run_in_thread(self, nexus: ITNexus, work: MediumWork) -> Response:
-        future = asyncio.ensure_future(asyncio.to_thread(work.run, self._medium))
-        flight = _Flight(nexus, future)
-        self._flights.add(flight)
-        future.add_done_callback(lambda _: self._flights.discard(flight))
-        # A thread cannot be stopped: whoever aborts the command leaves its work to end by itself.
-        response = await asyncio.shield(future)
+        flight = self._fly(nexus, work)
+        try:
+            response = await asyncio.shield(flight.done)
+        except asyncio.CancelledError:
+            await self._abort({flight})
+            raise
         return _ABORTED if flight.aborted else response
 
+    def _fly(self, nexus: ITNexus | None, work: MediumWork) -> _Flight:
+        done = asyncio.ensure_future(asyncio.to_thread(work.run, self._medium))
+        flight = _Flight(nexus, work, done)
+        self._flights.add(flight)
+        self._exclusive += work.exclusive
+        done.add_done_callback(lambda _: self._land(flight))
+        return flight
+
+    def _land(self, flight: _Flight) -> None:
+        self._flights.discard(flight)
+        self._exclusive -= flight.work.exclusive
+
     async def _abort(self, flights: set[_Flight]) -> None:
-        """Wait until the work of these commands can touch the medium no more (SAM-5 5.6)."""
+        """Wait until the work of these commands can touch the medium no more, however often the waiting is
+        cancelled; but for a sanitize operation, which goes on."""
+        waiting = {flight.done for flight in flights if flight.nexus is not None}
         for flight in flights:
             flight.aborted = True
-        if flights:
-            await asyncio.wait([flight.work for flight in flights])
+        cancelled = False
+        while waiting:
+            try:
+                _, waiting = await asyncio.wait(waiting)
+            except asyncio.CancelledError:
+                cancelled = True
+                waiting = {each for each in waiting if not each.done()}
+        if cancelled:
+            raise asyncio.CancelledError

@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass
 
 from holdover.lun.block import Geometry
+from holdover.lun.provisioning import MAXIMUM_UNMAP_DESCRIPTORS
 from holdover.scsi.inquiry import (
     Association,
     BlockDeviceCharacteristics,
@@ -31,6 +32,9 @@ __all__ = ["Identity"]
 _STANDARDS = (0x00A0, 0x0460, 0x04C0, 0x0960)
 _NAA_LOCALLY_ASSIGNED = 0x3 << 60
 _NO_ROTATION = 1
+_READS_SUCCEED = 1
+_THIN = 2
+_FILE_SYSTEM_BLOCK = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,7 @@ class Identity:
             self.vendor,
             self.product,
             self.revision,
+            third_party_copy=True,
             multi_port=ports > 1,
             version_descriptors=_STANDARDS,
         ).encode()
@@ -94,13 +99,35 @@ class Identity:
             case VpdPage.DEVICE_IDENTIFICATION:
                 return DeviceIdentification(self.designators(target_port)).encode()
             case VpdPage.BLOCK_LIMITS:
-                return BlockLimits(
-                    optimal_granularity=4096 // geometry.block_length,
-                    maximum_transfer=geometry.maximum_transfer,
-                    optimal_transfer=geometry.maximum_transfer // 8,
-                ).encode()
+                return _block_limits(geometry).encode()
             case VpdPage.BLOCK_DEVICE_CHARACTERISTICS:
-                return BlockDeviceCharacteristics(rotation_rate=_NO_ROTATION).encode()
+                return BlockDeviceCharacteristics(
+                    rotation_rate=_NO_ROTATION,
+                    after_block_erase=_READS_SUCCEED,
+                    after_cryptographic_erase=_READS_SUCCEED,
+                ).encode()
             case VpdPage.LOGICAL_BLOCK_PROVISIONING:
-                return LogicalBlockProvisioning().encode()
+                return LogicalBlockProvisioning(
+                    unmap=True,
+                    write_same_16=True,
+                    write_same_10=True,
+                    reads_zeros=True,
+                    provisioning_type=_THIN,
+                ).encode()
         return None
+
+
+def _block_limits(geometry: Geometry) -> BlockLimits:
+    grain = _FILE_SYSTEM_BLOCK // geometry.block_length
+    return BlockLimits(
+        maximum_compare_and_write=geometry.maximum_compare_and_write,
+        optimal_granularity=grain,
+        maximum_transfer=geometry.maximum_transfer,
+        optimal_transfer=geometry.maximum_transfer // 8,
+        maximum_unmap_blocks=geometry.maximum_unmap,
+        maximum_unmap_descriptors=MAXIMUM_UNMAP_DESCRIPTORS,
+        optimal_unmap_granularity=grain,
+        unmap_alignment=0,
+        maximum_write_same=geometry.maximum_write_same,
+        write_same_non_zero=True,
+    )

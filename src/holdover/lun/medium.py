@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 from pathlib import Path
 from typing import Protocol
 
+from holdover.lun._holes import punch_hole
 from holdover.lun.errors import MediumError
 
 __all__ = ["FileMedium", "Medium"]
+
+_ZEROS = 1 << 20
 
 
 class Medium(Protocol):
@@ -34,6 +38,19 @@ class Medium(Protocol):
         """Return when everything written is on stable storage."""
         ...
 
+    def unmap(self, offset: int, length: int) -> None:
+        """Make a range read as zeros, and give up storage for it; as for `write`, until `flush` that may
+        stay in a cache."""
+        ...
+
+    def extent(self, offset: int) -> tuple[bool, int]:
+        """Whether a byte has storage, and the first byte after it of which the opposite holds, or `size`."""
+        ...
+
+    def prefetch(self, offset: int, length: int) -> None:
+        """A range will be read soon. Never raises."""
+        ...
+
 
 class FileMedium:
     """A sparse file, locked against every other opener of this kind, in this process or another.
@@ -41,23 +58,27 @@ class FileMedium:
     Its methods may run in several threads at once: each names its offset.
     """
 
-    def __init__(self, path: Path, size: int | None) -> None:
+    def __init__(self, path: Path, size: int | None, *, read_only: bool = False) -> None:
         """Open the file, or create it with the size given.
 
         Args:
             path: The file.
             size: Bytes; None takes the size that the file has.
+            read_only: Whether to open it for reading alone; it is not created then.
 
         Raises:
             MediumError: There is no such file and no size, the size is another or no multiple of 512, it
                 is in use, or the system refuses to open or create it.
         """
+        if read_only and not path.exists():
+            raise MediumError(f"{path} does not exist, and is not created to be read alone")
         if size is None and not path.exists():
             raise MediumError(f"{path} does not exist: give its size to create it")
         if path.exists() and not path.is_file():
             raise MediumError(f"{path} is not a regular file")
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            flags = os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT
+            self._descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise MediumError(f"{path} cannot be opened: {error.strerror}") from error
         try:
@@ -124,6 +145,41 @@ class FileMedium:
             OSError: It cannot be put there.
         """
         os.fdatasync(self._descriptor)
+
+    def unmap(self, offset: int, length: int) -> None:
+        """Make a range read as zeros, and give up storage for it where the file system can.
+
+        Raises:
+            OSError: The system refuses; a part may read as zeros.
+        """
+        try:
+            punch_hole(self._descriptor, offset, length)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            for at in range(offset, offset + length, _ZEROS):
+                self.write(at, bytes(min(_ZEROS, offset + length - at)))
+
+    def extent(self, offset: int) -> tuple[bool, int]:
+        """Whether a byte has storage, and the first byte after it of which the opposite holds, or `size`.
+
+        Raises:
+            OSError: The system does not say.
+        """
+        try:
+            data = os.lseek(self._descriptor, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return False, self._size
+        if data > offset:
+            return False, min(data, self._size)
+        return True, min(os.lseek(self._descriptor, offset, os.SEEK_HOLE), self._size)
+
+    def prefetch(self, offset: int, length: int) -> None:
+        """Tell the system that a range will be read soon."""
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
         """Close the file, which gives up the lock. Whatever is asked afterwards fails with EBADF."""

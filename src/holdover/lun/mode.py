@@ -1,17 +1,20 @@
-"""Mode pages: MODE SENSE(6) and MODE SENSE(10) (SPC-4 6.13, 6.14, 7.5; SBC-3 6.5).
+"""Mode pages: MODE SENSE and MODE SELECT (SPC-4 6.11 to 6.14, 7.5; SBC-3 6.5).
 
-No value can be changed or saved: changeable masks are zero, and saved values are refused.
+One set of parameters is shared by all I_T nexuses. Four bits of it can be changed; the rest of what MODE
+SELECT sends must be as it is. Nothing can be saved: saved values are refused, and a reset brings back the
+defaults.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum
 
 from holdover.lun.block import Geometry
-from holdover.scsi.cdb import ModeSense6, ModeSense10
+from holdover.scsi.cdb import ModeSelect, ModeSense6, ModeSense10
 from holdover.scsi.sense import AdditionalSense
 
-__all__ = ["ModePage", "mode_sense"]
+__all__ = ["ModePage", "ModeParameters", "mode_select", "mode_sense"]
 
 
 class ModePage(IntEnum):
@@ -21,37 +24,63 @@ class ModePage(IntEnum):
     CONTROL = 0x0A
 
 
+@dataclass(frozen=True, slots=True)
+class ModeParameters:
+    """What MODE SELECT can change.
+
+    Attributes:
+        write_cache: Writes may end in GOOD before they are on stable storage (WCE).
+        write_protect: The medium is write-protected by software (SWP).
+        descriptor_sense: Sense data come in descriptor format (D_SENSE).
+    """
+
+    write_cache: bool = True
+    write_protect: bool = False
+    descriptor_sense: bool = False
+
+
 _ALL_PAGES = 0x3F
 _ALL_SUBPAGES = 0xFF
-_CHANGEABLE, _SAVED = 1, 3
-_DPOFUA = 0x10  # DEVICE-SPECIFIC PARAMETER: DPO and FUA are heeded, the medium can be written
+_CURRENT, _CHANGEABLE, _DEFAULT, _SAVED = range(4)
+_WP, _DPOFUA = 0x80, 0x10  # DEVICE-SPECIFIC PARAMETER: write-protected; DPO and FUA are heeded
+_LONGLBA = 0x01
+_SUBPAGE_FORMAT = 0x40
 
 _WCE = 0x04
+_D_SENSE = 0x04
 _UNRESTRICTED_REORDERING = 0x10
+_SWP = 0x08
 _TAS = 0x40
 
-# What follows the page code and the page length.
-_PAGES: dict[ModePage, bytes] = {
-    ModePage.CACHING: bytes([_WCE]).ljust(18, b"\0"),
-    # TAS: a command that another nexus aborts ends in TASK ABORTED, so that no initiator is left waiting.
-    ModePage.CONTROL: bytes([0, _UNRESTRICTED_REORDERING, 0, _TAS]).ljust(10, b"\0"),
-}
+_LENGTHS: dict[ModePage, int] = {ModePage.CACHING: 18, ModePage.CONTROL: 10}
 
 
-def mode_sense(cdb: ModeSense6 | ModeSense10, geometry: Geometry) -> bytes | AdditionalSense:
-    """The mode parameters that are asked for, whole, or the sense of an ILLEGAL REQUEST."""
+def mode_sense(
+    cdb: ModeSense6 | ModeSense10, geometry: Geometry, current: ModeParameters, read_only: bool = False
+) -> bytes | AdditionalSense:
+    """The mode parameters that are asked for, whole, or the sense of an ILLEGAL REQUEST.
+
+    Args:
+        cdb: What is asked for.
+        geometry: For the block descriptor.
+        current: The parameters in force.
+        read_only: Whether the medium cannot be written whatever they say.
+    """
     if cdb.page_control == _SAVED:
         return AdditionalSense.SAVING_PARAMETERS_NOT_SUPPORTED
     pages = _selected(cdb.page_code, cdb.subpage_code)
     if not pages:
         return AdditionalSense.INVALID_FIELD_IN_CDB
-    body = b"".join(_encode(page, changeable=cdb.page_control == _CHANGEABLE) for page in pages)
+    shown = {_CURRENT: _pages(current), _CHANGEABLE: _MASKS, _DEFAULT: _pages(ModeParameters())}
+    values = shown[cdb.page_control]
+    body = b"".join(bytes([page, len(values[page])]) + values[page] for page in pages)
     descriptor = b"" if cdb.dbd else _block_descriptor(geometry)
+    specific = _DPOFUA | _WP * (read_only or current.write_protect)
     if isinstance(cdb, ModeSense6):
         length = 3 + len(descriptor) + len(body)
-        return bytes([length, 0, _DPOFUA, len(descriptor)]) + descriptor + body
+        return bytes([length, 0, specific, len(descriptor)]) + descriptor + body
     length = 6 + len(descriptor) + len(body)
-    header = length.to_bytes(2, "big") + bytes([0, _DPOFUA, 0, 0]) + len(descriptor).to_bytes(2, "big")
+    header = length.to_bytes(2, "big") + bytes([0, specific, 0, 0]) + len(descriptor).to_bytes(2, "big")
     return header + descriptor + body
 
 
@@ -59,15 +88,93 @@ def _selected(page_code: int, subpage_code: int) -> tuple[ModePage, ...]:
     if subpage_code not in (0, _ALL_SUBPAGES):
         return ()
     if page_code == _ALL_PAGES:
-        return tuple(_PAGES)
-    return tuple(page for page in _PAGES if page == page_code)
+        return tuple(ModePage)
+    return tuple(page for page in ModePage if page == page_code)
 
 
-def _encode(page: ModePage, changeable: bool) -> bytes:
-    values = _PAGES[page]
-    return bytes([page, len(values)]) + (bytes(len(values)) if changeable else values)
+def _pages(parameters: ModeParameters) -> dict[ModePage, bytes]:
+    """What follows the page code and the page length of each page."""
+    return {
+        ModePage.CACHING: bytes([_WCE * parameters.write_cache]).ljust(18, b"\0"),
+        # TAS: a command that another nexus aborts ends in TASK ABORTED, so that no initiator is left waiting.
+        ModePage.CONTROL: bytes(
+            [
+                _D_SENSE * parameters.descriptor_sense,
+                _UNRESTRICTED_REORDERING,
+                _SWP * parameters.write_protect,
+                _TAS,
+            ]
+        ).ljust(10, b"\0"),
+    }
+
+
+_MASKS: dict[ModePage, bytes] = {
+    ModePage.CACHING: bytes([_WCE]).ljust(18, b"\0"),
+    ModePage.CONTROL: bytes([_D_SENSE, 0, _SWP]).ljust(10, b"\0"),
+}
 
 
 def _block_descriptor(geometry: Geometry) -> bytes:
     """The short form (SBC-3 6.5.2.2), which says FFFFFFFFh for a count that it cannot hold."""
     return min(geometry.blocks, 0xFFFFFFFF).to_bytes(4, "big") + geometry.block_length.to_bytes(4, "big")
+
+
+def mode_select(
+    cdb: ModeSelect, data_out: bytes, geometry: Geometry, current: ModeParameters
+) -> ModeParameters | AdditionalSense:
+    """The mode parameters afterwards, or the sense of an ILLEGAL REQUEST; then none of them has changed."""
+    if cdb.save or not cdb.page_format:
+        return AdditionalSense.INVALID_FIELD_IN_CDB
+    if not cdb.parameter_list_length:
+        return current
+    if len(data_out) < cdb.parameter_list_length:
+        return AdditionalSense.PARAMETER_LIST_LENGTH_ERROR
+    data = data_out[: cdb.parameter_list_length]
+    header = 4 if cdb.size == 6 else 8
+    if len(data) < header:
+        return AdditionalSense.PARAMETER_LIST_LENGTH_ERROR
+    descriptor = data[3] if cdb.size == 6 else int.from_bytes(data[6:8], "big")
+    pages_at = header + descriptor
+    if len(data) < pages_at:
+        return AdditionalSense.PARAMETER_LIST_LENGTH_ERROR
+    long = cdb.size == 10 and bool(data[4] & _LONGLBA)
+    if long or not _describes(data[header:pages_at], geometry):
+        return AdditionalSense.INVALID_FIELD_IN_PARAMETER_LIST
+    return _apply_pages(data[pages_at:], current)
+
+
+def _describes(descriptor: bytes, geometry: Geometry) -> bool:
+    """Whether a block descriptor, or none, says what is so; a count of 0 says nothing (SBC-3 6.5.2.2)."""
+    if not descriptor:
+        return True
+    if len(descriptor) != 8:
+        return False
+    same = _block_descriptor(geometry)
+    return descriptor[5:] == same[5:] and descriptor[:4] in (same[:4], bytes(4), b"\xff" * 4)
+
+
+def _apply_pages(data: bytes, current: ModeParameters) -> ModeParameters | AdditionalSense:
+    values = _pages(current)
+    at = 0
+    while at < len(data):
+        if at + 2 > len(data):
+            return AdditionalSense.PARAMETER_LIST_LENGTH_ERROR
+        code, length = data[at], data[at + 1]
+        if code & _SUBPAGE_FORMAT or code & 0x3F not in _LENGTHS:
+            return AdditionalSense.INVALID_FIELD_IN_PARAMETER_LIST
+        page = ModePage(code & 0x3F)
+        if length != _LENGTHS[page]:
+            return AdditionalSense.INVALID_FIELD_IN_PARAMETER_LIST
+        body = data[at + 2 : at + 2 + length]
+        if len(body) < length:
+            return AdditionalSense.PARAMETER_LIST_LENGTH_ERROR
+        if any((new ^ old) & ~mask for new, old, mask in zip(body, values[page], _MASKS[page], strict=True)):
+            return AdditionalSense.INVALID_FIELD_IN_PARAMETER_LIST
+        values[page] = body
+        at += 2 + length
+    caching, control = values[ModePage.CACHING], values[ModePage.CONTROL]
+    return ModeParameters(
+        write_cache=caching[0] & _WCE != 0,
+        write_protect=control[2] & _SWP != 0,
+        descriptor_sense=control[0] & _D_SENSE != 0,
+    )

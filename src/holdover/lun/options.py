@@ -1,4 +1,4 @@
-"""What a user says of an embedded LUN: file=PATH,size=64M,serial=TEXT."""
+"""What a user says of an embedded LUN: file=PATH,size=64M,serial=TEXT,readonly=on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ __all__ = ["LunOptions", "parse_lun_options"]
 _BLOCK = 512
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE = re.compile(r"([0-9]{1,18})([KMGT]?)", re.IGNORECASE)
-_KEYS = ("file", "size", "serial")
+_KEYS = ("file", "size", "serial", "readonly")
+_SWITCH = {"on": True, "off": False}
 _LARGEST = 1 << 62  # beyond it no file offset goes
 
 
@@ -26,11 +27,13 @@ class LunOptions:
         file: Its medium.
         size: Bytes, a multiple of 512; None takes the size of the file, which must be there then.
         serial: Its unit serial number; None keeps one beside the file (see `holdover.lun.store`).
+        read_only: Whether it is write-protected; the file is then opened for reading alone.
     """
 
     file: Path
     size: int | None = None
     serial: str | None = None
+    read_only: bool = False
 
 
 def parse_lun_options(text: str) -> LunOptions:
@@ -57,7 +60,10 @@ def parse_lun_options(text: str) -> LunOptions:
     serial = values.get("serial")
     if serial is not None and not SERIAL.fullmatch(serial):
         raise OptionError(f"{text!r}: serial must be 1 to 64 printable ASCII characters without spaces")
-    return LunOptions(Path(values["file"]), size, serial)
+    switch = values.get("readonly", "off")
+    if switch not in _SWITCH:
+        raise OptionError(f"{text!r}: readonly={switch} is neither on nor off")
+    return LunOptions(Path(values["file"]), size, serial, _SWITCH[switch])
 
 
 def _split(text: str) -> list[str]:

@@ -62,6 +62,12 @@ class UnitAttentions:
         if condition not in queue:
             queue.append(condition)
 
+    def establish_for_others(self, nexus: ITNexus, condition: AdditionalSense) -> None:
+        """Make a condition pending for every I_T nexus that was met, but for one."""
+        for each in self._queues:
+            if each != nexus:
+                self.establish(each, condition)
+
     def reset(self, condition: AdditionalSense) -> None:
         """Make a reset condition the only one pending, for every I_T nexus that was met (SAM-5 6.3)."""
         for queue in self._queues.values():

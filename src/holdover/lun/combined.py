@@ -1,0 +1,181 @@
+"""Block commands that read and write as one: COMPARE AND WRITE, ORWRITE, WRITE AND VERIFY (SBC-3).
+
+Their work is exclusive: to every other command it has happened as a whole, or not yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from holdover.lun.answers import GOOD, illegal, miscompare, read_failure, write_failure
+from holdover.lun.block import Geometry, refuse_range, refuse_transfer
+from holdover.lun.medium import Medium
+from holdover.lun.work import INLINE_LIMIT, MediumWork, Span
+from holdover.scsi.cdb import CompareAndWrite, OrWrite, WriteAndVerify
+from holdover.scsi.command import Response
+from holdover.scsi.sense import AdditionalSense
+
+__all__ = [
+    "CompareAndWriteBlocks",
+    "OrBlocks",
+    "WriteAndVerifyBlocks",
+    "compare_and_write",
+    "or_write",
+    "write_and_verify",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class CompareAndWriteBlocks:
+    """Write `data` if the medium holds `expected` there, of the same length. Offset in bytes."""
+
+    offset: int
+    expected: bytes
+    data: bytes
+    fua: bool = False
+    exclusive: ClassVar[bool] = True
+
+    @property
+    def span(self) -> Span:
+        """Its blocks."""
+        return self.offset, self.offset + len(self.data)
+
+    @property
+    def slow(self) -> bool:
+        """Whether it belongs in a thread."""
+        return self.fua
+
+    def run(self, medium: Medium) -> Response:
+        """GOOD, MISCOMPARE or why not."""
+        try:
+            found = medium.read(self.offset, len(self.expected))
+        except OSError:
+            return read_failure()
+        if found != self.expected:
+            return miscompare(found, self.expected)
+        return _write(medium, self.offset, self.data, self.fua)
+
+
+@dataclass(frozen=True, slots=True)
+class OrBlocks:
+    """Write what the medium holds, with the bits of `data` set. Offset in bytes."""
+
+    offset: int
+    data: bytes
+    fua: bool = False
+    exclusive: ClassVar[bool] = True
+
+    @property
+    def span(self) -> Span:
+        """Its blocks."""
+        return self.offset, self.offset + len(self.data)
+
+    @property
+    def slow(self) -> bool:
+        """Whether it belongs in a thread."""
+        return self.fua or len(self.data) > INLINE_LIMIT
+
+    def run(self, medium: Medium) -> Response:
+        """GOOD, or why not."""
+        length = len(self.data)
+        try:
+            found = medium.read(self.offset, length)
+        except OSError:
+            return read_failure()
+        bits = int.from_bytes(found, "big") | int.from_bytes(self.data, "big")
+        return _write(medium, self.offset, bits.to_bytes(length, "big"), self.fua)
+
+
+@dataclass(frozen=True, slots=True)
+class WriteAndVerifyBlocks:
+    """Write to stable storage and read back, with `compare` to see that it is the same. Offset in bytes."""
+
+    offset: int
+    data: bytes
+    compare: bool = False
+    exclusive: ClassVar[bool] = True
+
+    @property
+    def span(self) -> Span:
+        """Its blocks."""
+        return self.offset, self.offset + len(self.data)
+
+    @property
+    def slow(self) -> bool:
+        """It belongs in a thread."""
+        return True
+
+    def run(self, medium: Medium) -> Response:
+        """GOOD, MISCOMPARE or why not."""
+        written = _write(medium, self.offset, self.data, fua=True)
+        if not written.good:
+            return written
+        try:
+            found = medium.read(self.offset, len(self.data))
+        except OSError:
+            return read_failure()
+        return miscompare(found, self.data) if self.compare and found != self.data else GOOD
+
+
+def _write(medium: Medium, offset: int, data: bytes, fua: bool) -> Response:
+    try:
+        medium.write(offset, data)
+        if fua:
+            medium.flush()
+    except OSError as error:
+        return write_failure(error)
+    return GOOD
+
+
+def compare_and_write(
+    cdb: CompareAndWrite, data_out: bytes, geometry: Geometry, through: bool = False
+) -> Response | MediumWork:
+    """COMPARE AND WRITE (SBC-3 5.2). Its Data-Out buffer has what to compare and then what to write. Where it
+    has another length than the CDB says the CDB is refused: nobody can tell which half is which, and 256
+    blocks stand in the CDB as 0."""
+    if cdb.protect or cdb.blocks > geometry.maximum_compare_and_write:
+        return illegal(AdditionalSense.INVALID_FIELD_IN_CDB)
+    refusal = refuse_range(cdb.lba, cdb.blocks, geometry)
+    if refusal is not None:
+        return refusal
+    length = cdb.blocks * geometry.block_length
+    if len(data_out) != 2 * length:
+        return illegal(AdditionalSense.INVALID_FIELD_IN_CDB)
+    if not length:
+        return GOOD
+    offset = cdb.lba * geometry.block_length
+    return CompareAndWriteBlocks(offset, data_out[:length], data_out[length:], cdb.fua or through)
+
+
+def or_write(
+    cdb: OrWrite, data_out: bytes, geometry: Geometry, through: bool = False
+) -> Response | MediumWork:
+    """ORWRITE(16) (SBC-3 5.9)."""
+    data = _data(cdb, data_out, geometry)
+    if isinstance(data, Response):
+        return data
+    return OrBlocks(cdb.lba * geometry.block_length, data, cdb.fua or through)
+
+
+def write_and_verify(cdb: WriteAndVerify, data_out: bytes, geometry: Geometry) -> Response | MediumWork:
+    """WRITE AND VERIFY(10), (12), (16) (SBC-3 5.36 to 5.38) with BYTCHK 00b and 01b."""
+    if cdb.bytchk > 1:
+        return illegal(AdditionalSense.INVALID_FIELD_IN_CDB)
+    data = _data(cdb, data_out, geometry)
+    if isinstance(data, Response):
+        return data
+    return WriteAndVerifyBlocks(cdb.lba * geometry.block_length, data, cdb.bytchk == 1)
+
+
+def _data(cdb: OrWrite | WriteAndVerify, data_out: bytes, geometry: Geometry) -> Response | bytes:
+    """What is to be written, or how the command ends without writing."""
+    refusal = refuse_range(cdb.lba, cdb.blocks, geometry) or refuse_transfer(
+        cdb.protect, cdb.blocks, geometry
+    )
+    if refusal is not None:
+        return refusal
+    length = cdb.blocks * geometry.block_length
+    if len(data_out) < length:
+        return illegal(AdditionalSense.INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT)
+    return data_out[:length] if length else GOOD
