@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from holdover.iscsi.requests import ScsiCommand
 from holdover.iscsi.responses import DataIn, ScsiResponse
 from holdover.scsi.command import Command, Response
@@ -87,3 +89,35 @@ def test_the_residual_of_a_command_in_both_directions_is_that_of_its_reads() -> 
         False,
         0,
     )
+
+
+@pytest.mark.parametrize(
+    ("expected", "asked", "overflow", "underflow", "residual"),
+    [
+        (512, None, False, False, 0),
+        (512, 512, False, False, 0),
+        (0, 512, True, False, 512),
+        (200, 512, True, False, 312),
+        (1024, 512, False, True, 512),
+        (1024, 0, False, True, 1024),
+    ],
+)
+def test_a_write_tells_what_the_cdb_asked_for(
+    expected: int, asked: int | None, overflow: bool, underflow: bool, residual: int
+) -> None:
+    peer = RawInitiator()
+    peer.send(replace(READ, read=False, write=True, expected_length=expected, data=bytes(expected)))
+    peer.session.respond(10, Response(Status.GOOD, data_out_length=asked))
+    (answer,) = peer.answers()
+    assert isinstance(answer, ScsiResponse)
+    assert (answer.overflow, answer.underflow, answer.residual) == (overflow, underflow, residual)
+
+
+def test_a_command_in_both_directions_has_a_residual_for_each() -> None:
+    peer = RawInitiator()
+    peer.send(replace(READ, expected_length=3, data=b"abc", write=True, read_length=10))
+    peer.session.respond(10, Response(Status.GOOD, b"123456789012", data_out_length=5))
+    _, status = peer.answers()
+    assert isinstance(status, ScsiResponse)
+    assert (status.overflow, status.underflow, status.residual) == (True, False, 2)
+    assert (status.read_overflow, status.read_underflow, status.read_residual) == (True, False, 2)

@@ -29,23 +29,35 @@ def response_pdus(
             yield pdu
         if not alone:
             return
-    missing, excess = room - end, len(data) - end
-    read = task.bidirectional
+    read_residual = residual = len(data) - room
+    if task.bidirectional:
+        residual = _write_residual(task, response)
+    else:
+        read_residual = 0
+        if not data and not room:
+            residual = _write_residual(task, response)
     yield ScsiResponse(
         task.tag,
         response.status,
         numbers.next_stat_sn(),
         numbers.exp_cmd_sn,
         numbers.max_cmd_sn,
-        overflow=not read and excess > 0,
-        underflow=not read and missing > 0,
-        residual=0 if read else excess or missing,
-        read_overflow=read and excess > 0,
-        read_underflow=read and missing > 0,
-        read_residual=(excess or missing) if read else 0,
+        overflow=residual > 0,
+        underflow=residual < 0,
+        residual=abs(residual),
+        read_overflow=read_residual > 0,
+        read_underflow=read_residual < 0,
+        read_residual=abs(read_residual),
         exp_data_sn=count,
         sense=response.sense,
     )
+
+
+def _write_residual(task: TargetTask, response: Response) -> int:
+    """Bytes of Data-Out that the CDB asks for beyond what the initiator has (11.4.5.1): positive for an
+    overflow, negative for an underflow."""
+    asked = response.data_out_length
+    return 0 if asked is None else asked - task.write_length
 
 
 def _data_in(
