@@ -101,12 +101,12 @@ def _target(nexuses: int, luns: int, megabytes: int) -> None:
     # registrations with APTPL are kept in files here; without the folder they fail
     (_STORE / "pr").mkdir(parents=True)
     _mount("configfs", "/sys/kernel/config")
-    (_TARGET / "dbroot").write_text(str(_STORE))
+    _set(_TARGET / "dbroot", str(_STORE))
     backs = [_backstore(number, megabytes) for number in range(luns)]
     for nexus in range(1, nexuses + 1):
         group = _TARGET / "loopback" / f"naa.50014050000000{nexus:02x}" / "tpgt_1"
         group.mkdir(parents=True)
-        (group / "nexus").write_text(f"naa.60014050000000{nexus:02x}")
+        _set(group / "nexus", f"naa.60014050000000{nexus:02x}")
         for number, back in enumerate(backs):
             lun = group / "lun" / f"lun_{number}"
             lun.mkdir()
@@ -120,10 +120,15 @@ def _backstore(number: int, megabytes: int) -> Path:
         store.truncate(megabytes << 20)
     back = _TARGET / "core" / f"fileio_{number}" / f"lun{number}"
     back.mkdir(parents=True)
-    (back / "control").write_text(f"fd_dev_name={file},fd_dev_size={megabytes << 20}")
-    (back / "wwn" / "vpd_unit_serial").write_text(f"{number + 1:08x}f00d{0:020d}")
-    (back / "enable").write_text("1")
+    _set(back / "control", f"fd_dev_name={file},fd_dev_size={megabytes << 20}")
+    _set(back / "wwn" / "vpd_unit_serial", f"{number + 1:08x}f00d{0:020d}")
+    _set(back / "enable", "1")
     return back
+
+
+def _set(attribute: Path, value: str) -> None:
+    # the kernel takes a value to its newline: without one, what was there before shines through
+    attribute.write_text(f"{value}\n")
 
 
 def _await_disks(count: int) -> None:

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 from dataclasses import dataclass
 from enum import IntEnum
@@ -203,7 +204,7 @@ class SgRequest:
         direction = direction_of(command)
         length = len(command.data_out) or command.data_in_length
         self._cdb = ctypes.create_string_buffer(command.cdb, len(command.cdb))
-        self._data = ctypes.create_string_buffer(command.data_out, length) if length else None
+        self._data = _shared_buffer(command.data_out, length) if length else None
         self._sense = ctypes.create_string_buffer(_SENSE_LENGTH)
         self.header = SgHeader(
             interface_id=ord("S"),
@@ -234,6 +235,17 @@ class SgRequest:
         )
 
 
+def _shared_buffer(data: bytes, length: int) -> ctypes.Array[ctypes.c_char]:
+    """Memory for the transfer, which the kernel lets the device write to without a copy.
+
+    Shared memory, as any other would be copied on write should this process fork meanwhile: the device
+    would go on writing to a page that is not ours any more.
+    """
+    memory = mmap.mmap(-1, length)
+    memory[: len(data)] = data
+    return (ctypes.c_char * length).from_buffer(memory)
+
+
 def judge(path: str, outcome: Outcome) -> Response:
     """The logical unit's answer.
 
@@ -250,8 +262,10 @@ def judge(path: str, outcome: Outcome) -> Response:
         raise AnswerLost(path, f"SCSI status {outcome.status:02X}h, which there is not") from None
     if outcome.host_status != HostStatus.OK and status is Status.GOOD:
         raise AnswerLost(path, f"host status {_host_status(outcome.host_status)}")
+    # beside an error the residual is often 0, and the buffer as it was
+    data = outcome.data if status in (Status.GOOD, Status.CONDITION_MET) else b""
     sense = outcome.sense if status is Status.CHECK_CONDITION else b""
-    return Response(status, outcome.data, sense)
+    return Response(status, data, sense)
 
 
 def judge_errno(path: str, number: int) -> PathError:
