@@ -9,9 +9,9 @@ import msgspec
 
 from holdover.guest.machine import MachineType
 from holdover.guest.options import DeviceOptions, OptionError, parse_device
-from holdover.iscsi.errors import IscsiNameError, IscsiUrlError
+from holdover.iscsi.errors import IscsiNameError
 from holdover.iscsi.names import check_iscsi_name
-from holdover.iscsi.url import parse_iscsi_url
+from holdover.paths.place import PlaceError, parse_place
 
 __all__ = [
     "AgentConfig",
@@ -187,7 +187,7 @@ def parse_guest(guest: GuestConfig, where: str) -> tuple[MachineType, list[Devic
             raise ConfigError(f"{label}: device id {name!r} is there twice")
     for device in devices:
         try:
-            parse_iscsi_url(device.drive)
-        except IscsiUrlError as error:
+            parse_place(device.drive)
+        except PlaceError as error:
             raise ConfigError(f"{label}: drive: {error}") from error
     return machine, devices, export

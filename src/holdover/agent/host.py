@@ -16,9 +16,10 @@ from holdover.guest.gate import Gate
 from holdover.guest.options import DeviceOptions
 from holdover.guest.scsi_block import ScsiBlock
 from holdover.iscsi.target import IscsiTarget
-from holdover.iscsi.url import parse_iscsi_url
 from holdover.paths.iscsi import Identity, IscsiSessions, isid_of
 from holdover.paths.path import Path, PathError
+from holdover.paths.place import open_path, parse_place
+from holdover.paths.sgio import SgIo
 
 __all__ = ["Host"]
 
@@ -32,6 +33,7 @@ class Host:
         self.config = config
         self.guests: dict[str, HostedGuest] = {}
         self._sessions = IscsiSessions(config.limits.connect)
+        self._io = SgIo()
 
     async def start(self) -> None:
         """Export every guest.
@@ -59,14 +61,14 @@ class Host:
         await asyncio.gather(*(self._try_to_identify(config.name, device) for device in devices))
 
     def _device(self, guest: str, block: ScsiBlock, options: DeviceOptions) -> GuestDevice:
-        url = parse_iscsi_url(options.drive)
+        place = parse_place(options.drive)
 
-        def open_path(initiator: str) -> Path:
+        def path_of(initiator: str) -> Path:
             # the nexus must be the same after a restart, and no other guest's
             identity = Identity(self.config.initiator, isid_of(f"{guest}\0{initiator}"))
-            return self._sessions.path(url, identity)
+            return open_path(place, identity, self._sessions, self._io)
 
-        return GuestDevice(block, str(url), open_path)
+        return GuestDevice(block, str(place), path_of)
 
     async def _try_to_identify(self, guest: str, device: GuestDevice) -> None:
         """Learn the designator for the display; a LUN that is away now is asked again in a handover."""
@@ -88,3 +90,4 @@ class Host:
         """End all exports, then let go of the LUNs; registrations stay as they are."""
         for guest in self.guests.values():
             await guest.close()
+        self._io.close()

@@ -11,11 +11,12 @@ from rich.table import Table
 
 from holdover.cli.console import plain_table, screen
 from holdover.cli.errors import refuse
-from holdover.iscsi.errors import IscsiNameError, IscsiUrlError
+from holdover.iscsi.errors import IscsiNameError
 from holdover.iscsi.names import check_iscsi_name
-from holdover.iscsi.url import parse_iscsi_url
 from holdover.paths.iscsi import Identity, IscsiSessions, isid_of
 from holdover.paths.path import PathError
+from holdover.paths.place import PlaceError, open_path, parse_place
+from holdover.paths.sgio import SgIo
 from holdover.scsi.command import Command, Response
 from holdover.scsi.errors import DecodeError
 from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
@@ -156,14 +157,14 @@ def _key(option: str, text: str) -> int:
 def _send(url: str, command: Command, initiator: str) -> Response:
     """Log in and send ``command``, again where a unit attention is reported instead."""
     try:
-        where = parse_iscsi_url(url)
+        where = parse_place(url)
         name = check_iscsi_name(initiator)
-    except (IscsiUrlError, IscsiNameError) as error:
+    except (PlaceError, IscsiNameError) as error:
         refuse(str(error))
 
     async def send() -> Response:
         # one name, one nexus: what registers now must be who reserves in the next command
-        path = IscsiSessions().path(where, Identity(name, isid_of("holdover pr")))
+        path = open_path(where, Identity(name, isid_of("holdover pr")), IscsiSessions(), SgIo(1))
         try:
             response = await path.execute(command)
             for _ in range(_ATTEMPTS):

@@ -12,7 +12,13 @@ DEFAULT_INITIATOR = "iqn.2026-11.org.holdover:pr"
 
 app = typer.Typer(help="Ask or change the persistent reservations of a LUN.", no_args_is_help=True)
 
-Url = Annotated[str, typer.Argument(help="iscsi://[user%password@]HOST[:PORT]/IQN/LUN", metavar="URL")]
+Url = Annotated[
+    str,
+    typer.Argument(
+        help="iscsi://[user%password@]HOST[:PORT]/IQN/LUN, or a device of this host: /dev/disk/by-id/...",
+        metavar="LUN",
+    ),
+]
 Initiator = Annotated[
     str, typer.Option(help="Initiator name to log in with; each name is an I_T nexus of its own.")
 ]
