@@ -9,7 +9,7 @@ from holdover.iscsi.initiator_login import InitiatorConfig
 from holdover.iscsi.initiator_session import InitiatorSession
 from holdover.iscsi.negotiation import Limits
 from holdover.iscsi.numbers import TaskManagementResponse
-from holdover.iscsi.pdu import Pdu, PduReader
+from holdover.iscsi.pdu import DamagedPdu, Pdu, PduReader
 from holdover.iscsi.requests import LoginRequest
 from holdover.iscsi.responses import LoginResponse
 from holdover.iscsi.target_events import (
@@ -127,6 +127,7 @@ class RawInitiator:
         self.reader.feed(b"".join(self.session.data_to_send()))
         found = []
         while (pdu := self.reader.next()) is not None:
+            assert not isinstance(pdu, DamagedPdu)
             found.append(pdu)
         return found
 

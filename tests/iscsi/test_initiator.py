@@ -18,7 +18,7 @@ from holdover.iscsi.errors import (
 )
 from holdover.iscsi.initiator import IscsiInitiator
 from holdover.iscsi.numbers import NO_TAG, AsyncEvent
-from holdover.iscsi.pdu import Pdu, PduReader
+from holdover.iscsi.pdu import DamagedPdu, Pdu, PduReader
 from holdover.iscsi.requests import (
     LoginRequest,
     LogoutRequest,
@@ -60,6 +60,7 @@ class Actor:
             if not data:
                 raise EOFError
             self._pdus.feed(data)
+        assert not isinstance(pdu, DamagedPdu)
         return pdu
 
     async def command(self) -> ScsiCommand:

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from holdover.iscsi.digest import Digest
 from holdover.iscsi.errors import TextError
 from holdover.iscsi.negotiation import Limits, Negotiator
 from holdover.iscsi.text import KEYS, Where
 
+digests = st.permutations(list(Digest)).map(tuple) | st.sampled_from(Digest).map(lambda only: (only,))
 limits = st.builds(
     Limits,
     initial_r2t=st.booleans(),
@@ -20,6 +22,8 @@ limits = st.builds(
     max_burst_length=st.integers(512, 0xFFFFFF),
     first_burst_length=st.integers(512, 0xFFFFFF),
     max_outstanding_r2t=st.integers(1, 65535),
+    header_digests=digests,
+    data_digests=digests,
 )
 
 
@@ -27,6 +31,15 @@ limits = st.builds(
 def test_both_sides_come_to_the_same(initiator: Limits, target: Limits) -> None:
     one, other = Negotiator(initiator.values()), Negotiator(target.values())
     answers = other.receive(one.offers(), Where.OPERATIONAL) + other.declaration()
+    for ours, theirs in (
+        (initiator.header_digests, target.header_digests),
+        (initiator.data_digests, target.data_digests),
+    ):
+        if not set(ours) & set(theirs):
+            if Digest.NONE not in ours:
+                with pytest.raises(TextError, match="Digest: the peer answers CRC32C with Reject"):
+                    one.receive(answers, Where.OPERATIONAL)
+            return
     assert one.receive(answers, Where.OPERATIONAL) == []
     mine, yours = one.parameters(), other.parameters()
     for name in (
@@ -37,6 +50,11 @@ def test_both_sides_come_to_the_same(initiator: Limits, target: Limits) -> None:
         "max_outstanding_r2t",
     ):
         assert getattr(mine, name) == getattr(yours, name)
+    assert mine.header_digest is yours.header_digest
+    assert mine.data_digest is yours.data_digest
+    assert mine.header_digest is next(
+        each for each in initiator.header_digests if each in target.header_digests
+    )
     assert mine.initial_r2t == (initiator.initial_r2t or target.initial_r2t)
     assert mine.immediate_data == (initiator.immediate_data and target.immediate_data)
     assert mine.max_burst_length == min(initiator.max_burst_length, target.max_burst_length)
@@ -59,8 +77,9 @@ def test_the_defaults_hold_where_nobody_speaks() -> None:
 @pytest.mark.parametrize(
     ("name", "offer", "answer"),
     [
-        ("HeaderDigest", "CRC32C,None", "None"),
-        ("HeaderDigest", "CRC32C", "Reject"),
+        ("HeaderDigest", "CRC32C,None", "CRC32C"),
+        ("DataDigest", "None,CRC32C", "None"),
+        ("HeaderDigest", "MD5", "Reject"),
         ("MaxConnections", "8", "1"),
         ("MaxConnections", "0", "Reject"),
         ("InitialR2T", "maybe", "Reject"),
@@ -123,7 +142,7 @@ def test_what_discovery_has_no_use_for_is_irrelevant() -> None:
         ("MaxBurstLength", "x"),
         ("InitialR2T", "maybe"),
         ("ImmediateData", "perhaps"),
-        ("HeaderDigest", "CRC32C"),
+        ("HeaderDigest", "MD5"),
         ("DefaultTime2Wait", "1"),
     ],
 )

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from holdover.iscsi.digest import Digest, add_digests
 from holdover.iscsi.errors import PduError
-from holdover.iscsi.pdu import Pdu, PduReader, UnknownPdu, decode_pdu
+from holdover.iscsi.pdu import DamagedPdu, Pdu, PduReader, UnknownPdu, decode_pdu
 from holdover.iscsi.requests import NopOut
 from tests.iscsi.strategies import pdus
 
@@ -22,6 +23,7 @@ def encode(*some: Pdu) -> bytes:
 def drain(reader: PduReader) -> list[Pdu]:
     found = []
     while (pdu := reader.next()) is not None:
+        assert not isinstance(pdu, DamagedPdu)
         found.append(pdu)
     return found
 
@@ -99,3 +101,58 @@ def test_a_cdb_of_more_than_260_bytes_is_refused() -> None:
     additional = (246).to_bytes(2) + bytes([1]) + bytes(249)
     with pytest.raises(PduError, match="CDB of 261 bytes"):
         decode_pdu(bytes([0x01]) + bytes(47), additional, b"")
+
+
+digests = st.sampled_from(Digest)
+
+
+def with_digests(pdu: Pdu, header: Digest, data: Digest) -> bytes:
+    return b"".join(add_digests(pdu.encode(), header, data))
+
+
+def reader_with(header: Digest, data: Digest) -> PduReader:
+    reader = PduReader(1000)
+    reader.header_digest, reader.data_digest = header, data
+    return reader
+
+
+@given(st.lists(pdus, max_size=5), digests, digests, st.lists(st.integers(0, 2000), max_size=10))
+def test_digests_are_taken_out_wherever_the_stream_is_cut(
+    some: list[Pdu], header: Digest, data: Digest, cuts: list[int]
+) -> None:
+    stream = b"".join(with_digests(pdu, header, data) for pdu in some)
+    reader, found = reader_with(header, data), []
+    for start, end in pairwise([0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]):
+        reader.feed(stream[start:end])
+        found += drain(reader)
+    assert found == some
+
+
+@given(pdus, digests, st.data())
+def test_a_damaged_header_is_known_before_its_length_is_believed(
+    pdu: Pdu, data: Digest, source: st.DataObject
+) -> None:
+    head = len(pdu.encode()[0])
+    stream = bytearray(with_digests(pdu, Digest.CRC32C, data))
+    stream[source.draw(st.integers(0, head + 3))] ^= 1 << source.draw(st.integers(0, 7))
+    reader = reader_with(Digest.CRC32C, data)
+    # What the length of the additional headers says must be there before they can be checked.
+    reader.feed(stream + bytes(1020))
+    with pytest.raises(PduError):
+        drain(reader)
+
+
+@pytest.mark.parametrize("header", Digest)
+@given(st.binary(min_size=1, max_size=20), st.data())
+def test_damaged_data_leave_the_stream_whole(header: Digest, payload: bytes, source: st.DataObject) -> None:
+    ping = NopOut(1, 2, 3, data=payload)
+    stream = bytearray(with_digests(ping, header, Digest.CRC32C))
+    behind = 48 + (4 if header is Digest.CRC32C else 0)
+    stream[source.draw(st.integers(behind, len(stream) - 1))] ^= 1 << source.draw(st.integers(0, 7))
+    reader = reader_with(header, Digest.CRC32C)
+    reader.feed(stream + with_digests(ping, header, Digest.CRC32C))
+    damaged = reader.next()
+    assert isinstance(damaged, DamagedPdu)
+    assert isinstance(damaged.pdu, NopOut)
+    assert damaged.pdu.task_tag == 1
+    assert drain(reader) == [ping]

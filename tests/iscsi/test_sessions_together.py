@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdover.iscsi.chap import Credentials
+from holdover.iscsi.digest import Digest
 from holdover.iscsi.initiator_events import (
     CommandCompleted,
     LoggedIn,
@@ -32,6 +33,7 @@ from tests.iscsi.pair import INITIATOR, ISID, TARGET, Cut, Pair, discovery, entr
 from tests.iscsi.ram import BLOCK, HOLD, TEST_UNIT_READY, read, write
 
 _lengths = st.sampled_from([512, 516, 1000, 4096, 8192, 65536])
+_digests = st.permutations(list(Digest)).map(tuple)
 _limits = st.builds(
     Limits,
     initial_r2t=st.booleans(),
@@ -40,6 +42,8 @@ _limits = st.builds(
     max_burst_length=_lengths,
     first_burst_length=_lengths,
     max_outstanding_r2t=st.integers(1, 4),
+    header_digests=_digests,
+    data_digests=_digests,
 )
 
 

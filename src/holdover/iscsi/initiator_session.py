@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from enum import Enum, auto
 
+from holdover.iscsi.digest import add_digests
 from holdover.iscsi.errors import CommandRefused, LoginError, PduError, ProtocolError
 from holdover.iscsi.header import HEADER_LENGTH, Buffer
 from holdover.iscsi.initiator_events import (
@@ -38,14 +39,12 @@ from holdover.iscsi.numbers import (
     TaskManagementResponse,
     serial_distance,
 )
-from holdover.iscsi.pdu import Pdu, PduReader, UnknownPdu
+from holdover.iscsi.pdu import DamagedPdu, Pdu, PduReader, UnknownPdu
 from holdover.iscsi.requests import (
-    DataOut,
     LoginRequest,
     LogoutRequest,
     NopOut,
     RequestPdu,
-    ScsiCommand,
     TaskManagementRequest,
     TextRequest,
 )
@@ -69,6 +68,8 @@ from holdover.scsi.status import Status
 __all__ = ["InitiatorSession"]
 
 _LOGIN_DATA_LENGTH = 8192
+_MAX_ATTEMPTS = 4
+"""How often a command is sent whose immediate data arrive damaged."""
 
 
 class _State(Enum):
@@ -201,7 +202,9 @@ class InitiatorSession:
 
     # Responses
 
-    def _receive(self, pdu: Pdu) -> None:
+    def _receive(self, pdu: Pdu | DamagedPdu) -> None:
+        if isinstance(pdu, DamagedPdu):
+            raise ProtocolError("data that are not what their digest says")
         if self._state is _State.LOGIN:
             if not isinstance(pdu, LoginResponse):
                 raise LoginError(f"the target answers the login with PDU {_opcode(pdu):02X}h")
@@ -263,6 +266,8 @@ class InitiatorSession:
         self._max_cmd_sn = pdu.max_cmd_sn
         self.parameters = self._login.negotiator.parameters()
         self._reader.max_data_length = self.parameters.max_recv_data_segment_length
+        self._reader.header_digest = self.parameters.header_digest
+        self._reader.data_digest = self.parameters.data_digest
         self._events.append(LoggedIn(self.parameters))
 
     def _data_in(self, pdu: DataIn) -> None:
@@ -306,7 +311,8 @@ class InitiatorSession:
         end = pdu.offset + pdu.length
         if not pdu.length or end > len(task.command.data_out):
             raise ProtocolError(f"R2T for {pdu.offset} to {end} of {len(task.command.data_out)} bytes")
-        self._send_data(task, pdu.offset, end, pdu.target_tag)
+        for data in task.data_pdus(pdu.offset, end, pdu.target_tag, self.parameters, self._exp_stat_sn):
+            self._send(data)
 
     def _nop_in(self, pdu: NopIn) -> None:
         if pdu.task_tag != NO_TAG:
@@ -362,7 +368,12 @@ class InitiatorSession:
         opcode = pdu.data[0] & 0x3F if len(pdu.data) >= HEADER_LENGTH else -1
         tag = int.from_bytes(pdu.data[16:20])
         task = self._tasks.get(tag)
-        if opcode in (Opcode.SCSI_COMMAND, Opcode.DATA_OUT) and task is not None:
+        if reason is RejectReason.DATA_DIGEST_ERROR and opcode == Opcode.DATA_OUT:
+            # The target ends the command with a status of its own (RFC 7143 7.8).
+            return
+        if reason is RejectReason.DATA_DIGEST_ERROR and opcode == Opcode.SCSI_COMMAND and task is not None:
+            self._send_again(task)
+        elif opcode in (Opcode.SCSI_COMMAND, Opcode.DATA_OUT) and task is not None:
             self._refuse(task, f"the target rejects the command: {words}", reason)
         elif opcode == Opcode.TASK_MANAGEMENT_REQUEST and (tag in self._aborts or tag in self._functions):
             self._function_completed(tag, TaskManagementResponse.FUNCTION_REJECTED)
@@ -379,7 +390,10 @@ class InitiatorSession:
         return tag
 
     def _send(self, pdu: RequestPdu) -> None:
-        self._out += pdu.encode()
+        buffers = pdu.encode()
+        if self.parameters.digests:
+            buffers = add_digests(buffers, self.parameters.header_digest, self.parameters.data_digest)
+        self._out += buffers
 
     def _send_login(self, step: LoginStep) -> None:
         self._send(
@@ -417,51 +431,21 @@ class InitiatorSession:
         )
 
     def _send_command(self, task: InitiatorTask) -> None:
-        """The command, the immediate data and the unsolicited data that the negotiation allows."""
-        command, parameters = task.command, self.parameters
-        length = len(command.data_out)
-        immediate = min(length, parameters.immediate_length)
-        unsolicited = immediate if parameters.initial_r2t else min(length, parameters.first_burst_length)
-        both = length > 0 and command.data_in_length > 0
-        task.sent = True
+        """A command as the next in the order of CmdSN."""
         task.cmd_sn = self._cmd_sn
-        data: Buffer = command.data_out
-        self._send(
-            ScsiCommand(
-                task.tag,
-                task.lun,
-                command.cdb,
-                length or command.data_in_length,
-                self._cmd_sn,
-                self._exp_stat_sn,
-                read=command.data_in_length > 0,
-                write=length > 0,
-                final=unsolicited == immediate,
-                data=data if immediate == length else memoryview(data)[:immediate],
-                read_length=command.data_in_length if both else None,
-            )
-        )
         self._cmd_sn = (self._cmd_sn + 1) & 0xFFFF_FFFF
-        if unsolicited > immediate:
-            self._send_data(task, immediate, unsolicited, NO_TAG)
+        self._transmit(task)
 
-    def _send_data(self, task: InitiatorTask, start: int, end: int, target_tag: int) -> None:
-        data = memoryview(task.command.data_out)
-        segment = self.parameters.max_send_data_segment_length
-        for data_sn, at in enumerate(range(start, end, segment)):
-            stop = min(at + segment, end)
-            self._send(
-                DataOut(
-                    task.tag,
-                    target_tag,
-                    task.lun,
-                    data_sn,
-                    at,
-                    data[at:stop],
-                    stop == end,
-                    self._exp_stat_sn,
-                )
-            )
+    def _send_again(self, task: InitiatorTask) -> None:
+        """A command that arrived damaged, in its old place: those after it wait at the target."""
+        if task.attempts == _MAX_ATTEMPTS:
+            raise ProtocolError(f"a command arrives damaged {_MAX_ATTEMPTS} times")
+        self._transmit(task)
+
+    def _transmit(self, task: InitiatorTask) -> None:
+        task.attempts += 1
+        for pdu in task.pdus(self.parameters, self._exp_stat_sn):
+            self._send(pdu)
 
     def _fail(self, reason: str) -> None:
         if self._state is _State.LOGIN:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from holdover.iscsi.digest import Digest
 from holdover.iscsi.errors import TextError
 from holdover.iscsi.text import KEYS, Key, Rule, Where, parse_boolean, parse_number
 
@@ -33,6 +34,7 @@ class Limits:
         max_burst_length: Longest sequence of Data-In, or of solicited Data-Out PDUs.
         first_burst_length: Most unsolicited data of one command, immediate data included.
         max_outstanding_r2t: R2Ts that one command may have open.
+        header_digests, data_digests: Those that this side has, the one it likes best first.
     """
 
     initial_r2t: bool = False
@@ -41,12 +43,14 @@ class Limits:
     max_burst_length: int = 1048576
     first_burst_length: int = 262144
     max_outstanding_r2t: int = 1
+    header_digests: tuple[Digest, ...] = (Digest.NONE, Digest.CRC32C)
+    data_digests: tuple[Digest, ...] = (Digest.NONE, Digest.CRC32C)
 
     def values(self) -> dict[str, str]:
         """The same as key=value text, with what this implementation has but one choice for."""
         return {
-            "HeaderDigest": "None",
-            "DataDigest": "None",
+            "HeaderDigest": ",".join(self.header_digests),
+            "DataDigest": ",".join(self.data_digests),
             "MaxConnections": "1",
             "InitialR2T": "Yes" if self.initial_r2t else "No",
             "ImmediateData": "Yes" if self.immediate_data else "No",
@@ -78,6 +82,13 @@ class Parameters:
     max_burst_length: int = 262144
     first_burst_length: int = 65536
     max_outstanding_r2t: int = 1
+    header_digest: Digest = Digest.NONE
+    data_digest: Digest = Digest.NONE
+
+    @property
+    def digests(self) -> bool:
+        """Whether any digest was agreed upon."""
+        return self.header_digest is not Digest.NONE or self.data_digest is not Digest.NONE
 
     @property
     def immediate_length(self) -> int:
@@ -148,6 +159,8 @@ class Negotiator:
             max_burst_length=max_burst,
             first_burst_length=min(int(value("FirstBurstLength")), max_burst),
             max_outstanding_r2t=int(value("MaxOutstandingR2T")),
+            header_digest=Digest(value("HeaderDigest")),
+            data_digest=Digest(value("DataDigest")),
         )
 
     def _answer(self, name: str, value: str, where: Where) -> str | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from struct import Struct
 
+from holdover.iscsi.digest import DIGEST_LENGTH, Digest, digest_of
 from holdover.iscsi.errors import PduError
 from holdover.iscsi.header import HEADER, HEADER_LENGTH, Buffer, Words, segments
 from holdover.iscsi.numbers import Opcode
 from holdover.iscsi.requests import REQUEST_DECODERS, RequestPdu, decode_scsi_command
 from holdover.iscsi.responses import RESPONSE_DECODERS, ResponsePdu
 
-__all__ = ["Pdu", "PduReader", "UnknownPdu", "decode_pdu"]
+__all__ = ["DamagedPdu", "Pdu", "PduReader", "UnknownPdu", "decode_pdu"]
 
 _LENGTHS = Struct(">4xI")
 
@@ -29,6 +30,14 @@ class UnknownPdu:
 
 
 Pdu = RequestPdu | ResponsePdu | UnknownPdu
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedPdu:
+    """A PDU whose data segment is not what the sender's data digest says; the header holds."""
+
+    pdu: Pdu
+
 
 _DECODERS = {**REQUEST_DECODERS, **RESPONSE_DECODERS}
 
@@ -57,28 +66,31 @@ class PduReader:
     Each byte of a data segment is copied once. Never holds more than one PDU and what `feed` brought.
 
     Attributes:
-        max_data_length: Longest data segment that is taken. Change it as the negotiation goes on.
+        max_data_length: Longest data segment that is taken.
+        header_digest, data_digest: What the sender adds. Change all of these as the negotiation goes on.
     """
 
     def __init__(self, max_data_length: int) -> None:
         self.max_data_length = max_data_length
+        self.header_digest = self.data_digest = Digest.NONE
         self._kept: list[bytes] = []
         self._kept_length = 0
         self._view = memoryview(b"")
         self._at = 0
         self._header = b""
+        self._additional: bytes | None = None
 
     def feed(self, data: Buffer | bytearray) -> None:
         """Bring more bytes. Call `next` until it gives None before the buffer is used again."""
         self._view = memoryview(data)
         self._at = 0
 
-    def next(self) -> Pdu | None:
+    def next(self) -> Pdu | DamagedPdu | None:
         """The next whole PDU, or None until more bytes come.
 
         Raises:
-            PduError: for a data segment beyond `max_data_length` and parts that contradict one
-                another; the stream is lost then.
+            PduError: for a data segment beyond `max_data_length`, parts that contradict one another and a
+                header that is not what its digest says; the stream is lost then.
         """
         if not self._header:
             header = self._take(HEADER_LENGTH)
@@ -89,9 +101,11 @@ class PduReader:
                 raise PduError(
                     f"data segment of {lengths & 0xFF_FFFF} bytes where {self.max_data_length} may come"
                 )
-            if not lengths:
+            if not lengths and self.header_digest is Digest.NONE:
                 return decode_pdu(header, b"", b"")
             self._header = header
+        if self.header_digest is Digest.CRC32C or self.data_digest is Digest.CRC32C:
+            return self._next_with_digests()
         header = self._header
         (lengths,) = _LENGTHS.unpack_from(header)
         additional_length, data_length = lengths >> 24 << 2, lengths & 0xFF_FFFF
@@ -103,6 +117,36 @@ class PduReader:
             end = additional_length + data_length
             return decode_pdu(header, body[:additional_length], body[additional_length:end])
         return decode_pdu(header, b"", body)
+
+    def _next_with_digests(self) -> Pdu | DamagedPdu | None:
+        """What follows a header. Its digest is looked at before the length in it is believed."""
+        header = self._header
+        (lengths,) = _LENGTHS.unpack_from(header)
+        additional_length, data_length = lengths >> 24 << 2, lengths & 0xFF_FFFF
+        if self._additional is None:
+            self._additional = self._take_additional(header, additional_length)
+            if self._additional is None:
+                return None
+        body_length = data_length + 3 & ~3
+        digested = self.data_digest is Digest.CRC32C and data_length > 0
+        body = self._take(body_length + DIGEST_LENGTH if digested else body_length)
+        if body is None:
+            return None
+        additional, self._header, self._additional = self._additional, b"", None
+        pdu = decode_pdu(header, additional, body[:data_length])
+        if digested and digest_of(memoryview(body)[:body_length]) != body[body_length:]:
+            return DamagedPdu(pdu)
+        return pdu
+
+    def _take_additional(self, header: bytes, length: int) -> bytes | None:
+        if self.header_digest is Digest.NONE:
+            return self._take(length)
+        part = self._take(length + DIGEST_LENGTH)
+        if part is None:
+            return None
+        if digest_of(header, part[:length]) != part[length:]:
+            raise PduError("a header that is not what its digest says")
+        return part[:length]
 
     def _take(self, length: int) -> bytes | None:
         """That many bytes, or None; what there is of them is then kept."""

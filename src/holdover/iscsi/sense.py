@@ -6,7 +6,7 @@ from holdover.scsi.command import Response
 from holdover.scsi.sense import Sense, SenseKey
 from holdover.scsi.status import Status
 
-__all__ = ["INCORRECT_AMOUNT_OF_DATA", "UNEXPECTED_UNSOLICITED_DATA"]
+__all__ = ["INCORRECT_AMOUNT_OF_DATA", "PROTOCOL_SERVICE_CRC_ERROR", "UNEXPECTED_UNSOLICITED_DATA"]
 
 
 def _aborted_command(additional: int) -> Response:
@@ -18,3 +18,6 @@ UNEXPECTED_UNSOLICITED_DATA = _aborted_command(0x0C0C)
 
 INCORRECT_AMOUNT_OF_DATA = _aborted_command(0x0C0D)
 """More or fewer data than were asked for, or data out of order."""
+
+PROTOCOL_SERVICE_CRC_ERROR = _aborted_command(0x4705)
+"""Data that are not what their digest says."""

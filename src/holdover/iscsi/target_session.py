@@ -15,10 +15,10 @@ sent only when the whole rest of its command fits.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
 
+from holdover.iscsi.digest import add_digests
 from holdover.iscsi.errors import PduError, TextError
 from holdover.iscsi.header import HEADER_LENGTH, Buffer
 from holdover.iscsi.names import decode_lun
@@ -35,7 +35,7 @@ from holdover.iscsi.numbers import (
     TaskManagementResponse,
     serial_distance,
 )
-from holdover.iscsi.pdu import Pdu, PduReader, UnknownPdu
+from holdover.iscsi.pdu import DamagedPdu, Pdu, PduReader, UnknownPdu
 from holdover.iscsi.requests import (
     DataOut,
     LoginRequest,
@@ -49,7 +49,6 @@ from holdover.iscsi.responses import (
     LoginResponse,
     LogoutResponsePdu,
     NopIn,
-    ReadyToTransfer,
     Reject,
     ResponsePdu,
     TaskManagementResponsePdu,
@@ -67,6 +66,7 @@ from holdover.iscsi.target_numbers import TargetNumbers
 from holdover.iscsi.target_response import response_pdus
 from holdover.iscsi.target_task import TargetTask
 from holdover.iscsi.target_text import TargetText
+from holdover.iscsi.target_transfers import TargetTransfers
 from holdover.scsi.command import Response
 from holdover.scsi.status import Status
 
@@ -107,14 +107,12 @@ class TargetSession:
         self._events: list[TargetEvent] = []
         self._out: list[Buffer] = []
         self._numbers = TargetNumbers(config.max_commands)
+        self._transfers = TargetTransfers(self._numbers, config.max_buffered)
         self._last_login: tuple[LoginRequest, LoginAnswer] | None = None
         self._tasks: dict[int, TargetTask] = {}
         self._held: dict[int, _Numbered | TargetTask | None] = {}
         self._open_immediate = 0
         self._functions: set[int] = set()
-        self._buffered = 0
-        self._starved: deque[TargetTask] = deque()
-        self._target_tag = 0
 
     @property
     def closed(self) -> bool:
@@ -154,10 +152,13 @@ class TargetSession:
 
     def admit(self, tsih: int) -> None:
         """Let the initiator in, as the session of that number, 1 to 65535."""
-        self.parameters = self._login.negotiator.parameters()
-        self._reader.max_data_length = self.parameters.max_recv_data_segment_length
         self._state = _State.FULL_FEATURE
         self._send_login(tsih=tsih)
+        # The login's last response has no digests yet.
+        self.parameters = self._login.negotiator.parameters()
+        self._reader.max_data_length = self.parameters.max_recv_data_segment_length
+        self._reader.header_digest = self.parameters.header_digest
+        self._reader.data_digest = self.parameters.data_digest
 
     def refuse(self, status: LoginStatus, problem: str) -> None:
         """Send the initiator away at the end of its login."""
@@ -175,8 +176,8 @@ class TargetSession:
         self._forget(task)
         for pdu in response_pdus(task, response, self.parameters, self._numbers):
             self._send(pdu)
-        if self._starved:
-            self._serve_starved()
+        if self._transfers.waiting:
+            self._serve_waiting()
 
     def answer_task_management(self, tag: int, response: TaskManagementResponse) -> None:
         """Answer a task management function."""
@@ -205,9 +206,11 @@ class TargetSession:
 
     # Requests
 
-    def _receive(self, pdu: Pdu) -> None:
+    def _receive(self, pdu: Pdu | DamagedPdu) -> None:
         if self._state is _State.FULL_FEATURE:
             self._receive_full_feature(pdu)
+        elif isinstance(pdu, DamagedPdu):
+            raise PduError("digests before they were agreed upon")
         elif isinstance(pdu, LoginRequest) and self._state is _State.LOGIN:
             self._receive_login(pdu)
         elif isinstance(pdu, LoginRequest):
@@ -215,7 +218,7 @@ class TargetSession:
         else:
             self._refuse_during_login(pdu)
 
-    def _receive_full_feature(self, pdu: Pdu) -> None:
+    def _receive_full_feature(self, pdu: Pdu | DamagedPdu) -> None:
         if isinstance(pdu, DataOut):
             if (task := self._tasks.get(pdu.task_tag)) is not None:
                 # Data of a command that is over or unknown are dropped: they may have been on
@@ -224,11 +227,20 @@ class TargetSession:
                 self._advance(task)
         elif isinstance(pdu, ScsiCommand | TaskManagementRequest | TextRequest | LogoutRequest | NopOut):
             self._receive_numbered(pdu)
+        elif isinstance(pdu, DamagedPdu):
+            self._receive_damaged(pdu.pdu)
         elif isinstance(pdu, UnknownPdu):
             snack = pdu.code == Opcode.SNACK_REQUEST
             self._reject(pdu, RejectReason.SNACK_REJECT if snack else RejectReason.COMMAND_NOT_SUPPORTED)
         else:
             self._reject(pdu, RejectReason.PROTOCOL_ERROR)
+
+    def _receive_damaged(self, pdu: Pdu) -> None:
+        """What the initiator is to send again, but for data: without recovery R2Ts their command fails."""
+        self._reject(pdu, RejectReason.DATA_DIGEST_ERROR)
+        if isinstance(pdu, DataOut) and (task := self._tasks.get(pdu.task_tag)) is not None:
+            task.receive_damaged(pdu)
+            self._advance(task)
 
     def _receive_numbered(self, pdu: _Numbered) -> None:
         """Requests with a CmdSN, in the order of that."""
@@ -314,7 +326,7 @@ class TargetSession:
         self._events.append(TaskManagementReceived(pdu.task_tag, pdu.function, lun, tags, found))
         for task in tasks:
             self._forget(task)
-        self._serve_starved()
+        self._serve_waiting()
         return None
 
     def _tasks_of(self, chosen: Callable[[TargetTask], bool]) -> list[TargetTask]:
@@ -430,35 +442,13 @@ class TargetSession:
             self.respond(task.tag, task.failure)
         elif task.complete:
             self._events.append(CommandReceived(task.tag, decode_lun(task.lun), task.command()))
-        elif not task.awaits_unsolicited and task not in self._starved:
-            if task.reserved or self._reserve(task):
-                self._request_data(task)
-            else:
-                self._starved.append(task)
+        elif not task.awaits_unsolicited:
+            for pdu in self._transfers.ask(task, self.parameters):
+                self._send(pdu)
 
-    def _reserve(self, task: TargetTask) -> bool:
-        missing = task.write_length - task.received
-        if self._buffered and self._buffered + missing > self._config.max_buffered:
-            return False
-        task.reserved = missing
-        self._buffered += missing
-        return True
-
-    def _serve_starved(self) -> None:
-        while self._starved and self._reserve(self._starved[0]):
-            self._request_data(self._starved.popleft())
-
-    def _request_data(self, task: TargetTask) -> None:
-        parameters = self.parameters
-        while task.requested < task.write_length and task.open_sequences < parameters.max_outstanding_r2t:
-            self._target_tag = (self._target_tag + 1) & 0x7FFF_FFFF
-            length = min(parameters.max_burst_length, task.write_length - task.requested)
-            offset = task.request(self._target_tag, length)
-            numbers = (self._numbers.stat_sn, self._numbers.exp_cmd_sn, self._numbers.max_cmd_sn)
-            self._send(
-                ReadyToTransfer(task.tag, self._target_tag, task.lun, task.r2t_sn, offset, length, *numbers)
-            )
-            task.r2t_sn += 1
+    def _serve_waiting(self) -> None:
+        for pdu in self._transfers.serve_waiting(self.parameters):
+            self._send(pdu)
 
     def _forget(self, task: TargetTask) -> None:
         """A command is over."""
@@ -467,14 +457,14 @@ class TargetSession:
             self._open_immediate -= 1
         else:
             self._numbers.open_commands -= 1
-        self._buffered -= task.reserved
-        if self._starved and task in self._starved:
-            self._starved.remove(task)
+        self._transfers.release(task)
 
     # Responses
 
     def _send(self, pdu: ResponsePdu) -> None:
         buffers = pdu.encode()
+        if self.parameters.digests:
+            buffers = add_digests(buffers, self.parameters.header_digest, self.parameters.data_digest)
         for buffer in buffers:
             self.unsent += len(buffer)
         self._out += buffers
@@ -487,7 +477,7 @@ class TargetSession:
             self._state = _State.CLOSED
             self._tasks.clear()
             self._held.clear()
-            self._starved.clear()
+            self._transfers.clear()
             self._events.append(Closed(reason))
 
 

@@ -10,7 +10,11 @@ from holdover.iscsi.header import Buffer
 from holdover.iscsi.negotiation import Parameters
 from holdover.iscsi.numbers import NO_TAG
 from holdover.iscsi.requests import DataOut, ScsiCommand
-from holdover.iscsi.sense import INCORRECT_AMOUNT_OF_DATA, UNEXPECTED_UNSOLICITED_DATA
+from holdover.iscsi.sense import (
+    INCORRECT_AMOUNT_OF_DATA,
+    PROTOCOL_SERVICE_CRC_ERROR,
+    UNEXPECTED_UNSOLICITED_DATA,
+)
 from holdover.scsi.command import Command, Response
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 
@@ -39,6 +43,7 @@ class TargetTask:
         r2t_sn: R2Ts sent so far.
         reserved: Bytes that the session set aside for this command.
         started: Whether its turn by CmdSN has come.
+        damaged: Whether data came that are not what their digest says.
         failure: How the command ends without having been carried out, or None.
     """
 
@@ -47,6 +52,7 @@ class TargetTask:
         "_parts",
         "_sequences",
         "bidirectional",
+        "damaged",
         "delivered",
         "failure",
         "immediate",
@@ -73,6 +79,7 @@ class TargetTask:
         self.r2t_sn = 0
         self.reserved = 0
         self.started = False
+        self.damaged = False
         self.delivered = False
         self._cdb = pdu.cdb
         self._parts: list[Buffer] = [pdu.data] if pdu.data else []
@@ -117,6 +124,14 @@ class TargetTask:
             self._receive(pdu, self._sequences[0])
         except ProtocolError:
             self.fail(INCORRECT_AMOUNT_OF_DATA)
+        if self.damaged and not self._sequences:
+            self.fail(PROTOCOL_SERVICE_CRC_ERROR)
+
+    def receive_damaged(self, pdu: DataOut) -> None:
+        """Take in a Data-Out PDU whose data are not what their digest says. The command fails, but not before
+        all is there that the initiator is sending (RFC 7143 7.8)."""
+        self.damaged = True
+        self.receive(pdu)
 
     def _receive(self, pdu: DataOut, sequence: _Sequence) -> None:
         end = pdu.offset + len(pdu.data)
