@@ -16,7 +16,7 @@ from holdover.lun.medium import FileMedium
 from holdover.lun.options import LunOptions
 from holdover.lun.reservations import ReservationState
 from holdover.lun.sanitize import SanitizeWork
-from holdover.lun.store import ReservationStore
+from holdover.lun.store import ReservationStore, SanitizeStore
 from holdover.scsi.block import OverwriteParameters
 from holdover.scsi.cdb import CompareAndWrite, Read, Sanitize, StartStopUnit, SynchronizeCache, Write
 from holdover.scsi.command import Command, DeviceServer, Response
@@ -514,6 +514,59 @@ class TestSanitize:
             assert (tmp_path / "lun").read_bytes() == b"abcd" * (SIZE // 4)
 
         asyncio.run(body())
+
+    @pytest.mark.parametrize("overwrites", [False, True])
+    def test_it_is_begun_anew_after_a_loss_of_power(self, tmp_path: Path, overwrites: bool) -> None:
+        (tmp_path / "lun").write_bytes(b"secret.." * (SIZE // 8))
+        work = SanitizeWork(SIZE, b"z" * 512) if overwrites else SanitizeWork(SIZE)
+        SanitizeStore(tmp_path / "lun").save(work)
+
+        async def body() -> None:
+            lun = EmbeddedLun.open(options(tmp_path), overwrite_seconds=0)
+            assert is_unit_attention(await lun.execute(A, TEST_UNIT_READY))
+            assert sense_of(await lun.execute(A, READ_10)) == IN_PROGRESS
+            await lun.close()
+
+        asyncio.run(body())
+        assert (tmp_path / "lun").read_bytes() == (b"z" if overwrites else b"\0") * SIZE
+        assert SanitizeStore(tmp_path / "lun").load(SIZE) is None
+
+    def test_it_is_kept_while_it_runs_and_when_it_fails(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        kept: list[SanitizeWork | None] = []
+
+        def refuse(medium: FileMedium, offset: int, length: int) -> None:
+            kept.append(SanitizeStore(tmp_path / "lun").load(SIZE))
+            raise OSError(5, "Input/output error")
+
+        async def session(lun: EmbeddedLun) -> None:
+            monkeypatch.setattr(FileMedium, "unmap", refuse)
+            erase = Sanitize(SanitizeServiceAction.BLOCK_ERASE, ause=True).encode()
+            assert sense_of(await lun.execute(A, Command(erase)))[0] is SenseKey.MEDIUM_ERROR
+            work = SanitizeWork(SIZE, ause=True)
+            assert kept == [work]
+            assert SanitizeStore(tmp_path / "lun").load(SIZE) == work
+            leave = Sanitize(SanitizeServiceAction.EXIT_FAILURE_MODE).encode()
+            assert (await lun.execute(A, Command(leave))).good
+            assert SanitizeStore(tmp_path / "lun").load(SIZE) is None
+            assert (await lun.execute(A, READ_10)).good
+
+        run(tmp_path, session)
+
+    def test_what_cannot_be_kept_is_not_done(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(store: SanitizeStore, work: SanitizeWork | None) -> None:
+            raise OSError(28, "No space left on device")
+
+        async def session(lun: EmbeddedLun) -> None:
+            await lun.execute(A, WRITE_10)
+            monkeypatch.setattr(SanitizeStore, "save", refuse)
+            assert sense_of(await lun.execute(A, BLOCK_ERASE))[0] is SenseKey.HARDWARE_ERROR
+            failed = (SenseKey.MEDIUM_ERROR, AdditionalSense.SANITIZE_COMMAND_FAILED)
+            assert sense_of(await lun.execute(A, READ_10)) == failed
+
+        run(tmp_path, session)
+        assert (tmp_path / "lun").read_bytes()[:512] == b"w" * 512
 
 
 def test_a_read_only_lun(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from holdover.lun.errors import StoreError
 from holdover.lun.reservations import PersistentReservation, Registration, ReservationState
-from holdover.lun.store import SERIAL, ReservationStore, kept_serial
+from holdover.lun.sanitize import SanitizeWork
+from holdover.lun.store import SERIAL, ReservationStore, SanitizeStore, kept_serial
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.opcodes import ReservationType
 from holdover.scsi.transport_id import FcTransportID, IscsiTransportID, SasTransportID
@@ -166,3 +167,36 @@ class TestSerial:
     def test_where_nothing_can_be_written(self, tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="cannot be written"):
             kept_serial(tmp_path / "missing" / "lun")
+
+
+class TestSanitizeStore:
+    @pytest.mark.parametrize(
+        "work",
+        [SanitizeWork(1024), SanitizeWork(1024, bytes(range(256)) * 2, 3, invert=True, ause=True)],
+    )
+    def test_it_is_found_again_until_it_has_ended(self, tmp_path: Path, work: SanitizeWork) -> None:
+        store = SanitizeStore(tmp_path / "lun")
+        assert store.load(1024) is None
+        store.save(work)
+        assert SanitizeStore(tmp_path / "lun").load(1024) == work
+        store.save(None)
+        assert store.load(1024) is None
+
+    def test_every_damaged_byte_is_noticed(self, tmp_path: Path) -> None:
+        store = SanitizeStore(tmp_path / "lun")
+        store.save(SanitizeWork(1024, ause=True))
+        path = tmp_path / "lun.sanitize"
+        whole = path.read_bytes()
+        for at in range(len(whole) - 1):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x01]) + whole[at + 1 :])
+            with pytest.raises(StoreError, match=r"lun\.sanitize is damaged"):
+                store.load(1024)
+        path.write_bytes(b"")
+        with pytest.raises(StoreError, match=r"lun\.sanitize is damaged"):
+            store.load(1024)
+
+    def test_a_pattern_of_another_length(self, tmp_path: Path) -> None:
+        store = SanitizeStore(tmp_path / "lun")
+        store.save(SanitizeWork(1024, b"short"))
+        with pytest.raises(StoreError, match="not one block long"):
+            store.load(1024)

@@ -30,12 +30,13 @@ from holdover.lun.logical_unit import (
 from holdover.lun.medium import FileMedium
 from holdover.lun.options import LunOptions
 from holdover.lun.reservations import ReservationState, TargetLimits
-from holdover.lun.sanitize import SanitizeWork
-from holdover.lun.store import ReservationStore, kept_serial
+from holdover.lun.sanitize import SanitizeState, SanitizeWork
+from holdover.lun.store import ReservationStore, SanitizeStore, kept_serial
 from holdover.lun.work import MediumWork
 from holdover.scsi.command import Command, Response
 from holdover.scsi.inquiry import Designator
 from holdover.scsi.nexus import ITNexus
+from holdover.scsi.opcodes import OperationCode
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 from holdover.scsi.status import Status
 
@@ -69,10 +70,16 @@ class EmbeddedLun:
     """A DeviceServer over a file. Made by `open`; used from one event loop."""
 
     def __init__(
-        self, medium: FileMedium, store: ReservationStore, unit: LogicalUnit, overwrite_seconds: float
+        self,
+        medium: FileMedium,
+        store: ReservationStore,
+        sanitize_store: SanitizeStore,
+        unit: LogicalUnit,
+        overwrite_seconds: float,
     ) -> None:
         self._medium = medium
         self._store = store
+        self._sanitize_store = sanitize_store
         self._unit = unit
         self._overwrite_seconds = overwrite_seconds
         self._changing = asyncio.Lock()
@@ -91,7 +98,8 @@ class EmbeddedLun:
         luns: Callable[[], tuple[bytes, ...]] = lambda: (bytes(8),),
         overwrite_seconds: float = 8.0,
     ) -> EmbeddedLun:
-        """Open the file, lock it, and take up what was kept beside it.
+        """Open the file, lock it, and take up what was kept beside it: a sanitize operation that was under
+        way is begun anew, for which an event loop must be running.
 
         Args:
             options: Which file, which size, which serial number.
@@ -106,17 +114,27 @@ class EmbeddedLun:
         """
         medium = FileMedium(options.file, options.size, read_only=options.read_only)
         try:
-            store = ReservationStore(options.file)
+            store, sanitize_store = ReservationStore(options.file), SanitizeStore(options.file)
             state = store.load().after_power_loss()
+            sanitizing = sanitize_store.load(medium.size)
             serial = options.serial or kept_serial(options.file)
         except BaseException:
             medium.close()
             raise
         limits = TargetLimits(ports)
         unit = LogicalUnit(
-            medium, Identity(serial), state=state, limits=limits, luns=luns, read_only=options.read_only
+            medium,
+            Identity(serial),
+            state=state,
+            limits=limits,
+            luns=luns,
+            read_only=options.read_only,
+            sanitizing=sanitizing,
         )
-        return cls(medium, store, unit, overwrite_seconds)
+        lun = cls(medium, store, sanitize_store, unit, overwrite_seconds)
+        if sanitizing is not None:
+            lun._sanitizing = asyncio.get_running_loop().create_task(lun._sanitize(sanitizing))
+        return lun
 
     @property
     def state(self) -> ReservationState:
@@ -150,6 +168,8 @@ class EmbeddedLun:
         so is a sanitize operation."""
         if command.opcode in RESERVATION_COMMANDS:
             return await self._finish(self._execute_alone(nexus, command))
+        if command.opcode == OperationCode.SANITIZE:
+            return await self._finish(self._execute_sanitize(nexus, command))
         return await self._answer(nexus, self._unit.begin(nexus, command))
 
     async def reset(self) -> None:
@@ -184,6 +204,14 @@ class EmbeddedLun:
     async def _execute_alone(self, nexus: ITNexus, command: Command) -> Response:
         async with self._changing:
             return await self._answer(nexus, self._unit.begin(nexus, command))
+
+    async def _execute_sanitize(self, nexus: ITNexus, command: Command) -> Response:
+        failed = self._unit.sanitize.failed
+        response = await self._answer(nexus, self._unit.begin(nexus, command))
+        if failed and self._unit.sanitize == SanitizeState():
+            # EXIT FAILURE MODE: what failed need not be done any more.
+            await asyncio.to_thread(self._sanitize_store.save, None)
+        return response
 
     async def _answer(self, nexus: ITNexus, answer: Answer) -> Response:
         if isinstance(answer, Response):
@@ -237,12 +265,22 @@ class EmbeddedLun:
         loop = asyncio.get_running_loop()
         ends = loop.time() + least
         await self._wait_turn(work)
-        flight = self._fly(None, work)
-        response = await flight.done
+        response = await self._sanitize_durably(work)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._closed.wait(), ends - loop.time())
         self._unit.sanitized(work, response)
         return self._unit.present(response)
+
+    async def _sanitize_durably(self, work: SanitizeWork) -> Response:
+        """The work, which is begun anew after a crash until it has ended well."""
+        try:
+            await asyncio.to_thread(self._sanitize_store.save, work)
+            response = await self._fly(None, work).done
+            if response.good:
+                await asyncio.to_thread(self._sanitize_store.save, None)
+        except OSError:
+            return _NOT_KEPT
+        return response
 
     async def _run_in_thread(self, nexus: ITNexus, work: MediumWork) -> Response:
         flight = self._fly(nexus, work)

@@ -139,6 +139,7 @@ class LogicalUnit:
         greet: Whether an I_T nexus met for the first time has the unit attention for power on.
         maximum_transfer: Blocks that one command may transfer.
         read_only: Whether the medium cannot be written.
+        sanitizing: A sanitize operation that is under way already.
     """
 
     def __init__(
@@ -152,6 +153,7 @@ class LogicalUnit:
         greet: bool = True,
         maximum_transfer: int = 16384,
         read_only: bool = False,
+        sanitizing: SanitizeWork | None = None,
     ) -> None:
         self.identity = identity
         self.geometry = Geometry(medium.size // 512, maximum_transfer=maximum_transfer)
@@ -161,7 +163,7 @@ class LogicalUnit:
         self._read_only = read_only
         self._mode = ModeParameters()
         self._stopped = False
-        self._sanitize = SanitizeState()
+        self._sanitize = SanitizeState(running=sanitizing)
         self._copies = CopyResults()
         self._attentions = UnitAttentions(greet)
         self._legacy_holder: ITNexus | None = None
@@ -177,6 +179,11 @@ class LogicalUnit:
     def legacy_holder(self) -> ITNexus | None:
         """The I_T nexus that holds a RESERVE(6) or RESERVE(10), or None."""
         return self._legacy_holder
+
+    @property
+    def sanitize(self) -> SanitizeState:
+        """Whether it is being sanitized, or that has failed."""
+        return self._sanitize
 
     def execute(self, nexus: ITNexus, command: Command) -> Response:
         """Carry out one command at once. Never raises for what a command or the medium holds."""

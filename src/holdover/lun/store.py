@@ -1,10 +1,14 @@
-"""What a logical unit keeps through a loss of power: its reservations (APTPL) and its serial number.
+"""What a logical unit keeps through a loss of power: its reservations (APTPL), its serial number, and that
+it is being sanitized.
 
 Beside FILE, the medium:
 
 FILE.pr
     Registrations and reservation, while the most recent APTPL is one; no such file while it is zero.
     A JSON document, {"format": 1, "sha256": "...", "state": {...}}, with the digest of the state's bytes.
+FILE.sanitize
+    A sanitize operation that has begun and has not ended well: it is begun anew when the logical unit is
+    opened (SBC-3 4.11.2). A JSON document of the same form.
 FILE.serial
     The serial number that was drawn for the logical unit when it was first opened without one of its own.
     Whoever moves FILE moves this with it, and hosts go on recognising the logical unit; whoever copies
@@ -23,12 +27,13 @@ import msgspec
 from holdover.lun.durable import remove_file, replace_file
 from holdover.lun.errors import StoreError
 from holdover.lun.reservations import PersistentReservation, Registration, ReservationState
+from holdover.lun.sanitize import SanitizeWork
 from holdover.scsi.errors import DecodeError
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.opcodes import ReservationType
 from holdover.scsi.transport_id import decode_transport_id
 
-__all__ = ["SERIAL", "ReservationStore", "kept_serial"]
+__all__ = ["SERIAL", "ReservationStore", "SanitizeStore", "kept_serial"]
 
 SERIAL = re.compile(r"[!-~]{1,64}")
 """What a serial number may be: printable ASCII without spaces."""
@@ -55,6 +60,13 @@ class _Reservation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     registrations: tuple[_Registration, ...]
     reservation: _Reservation | None
+
+
+class _Sanitize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pattern: str | None  # in hexadecimal; none erases
+    passes: int
+    invert: bool
+    ause: bool
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,14 +114,70 @@ class ReservationStore:
             remove_file(self._path)
 
 
+class SanitizeStore:
+    """The file that keeps a sanitize operation until it has ended well.
+
+    Args:
+        medium: The file that the logical unit has as its medium; the store is beside it.
+    """
+
+    def __init__(self, medium: Path) -> None:
+        self._path = medium.with_name(medium.name + ".sanitize")
+
+    def load(self, size: int, block_length: int = 512) -> SanitizeWork | None:
+        """The operation to begin anew on a medium of this size, or None.
+
+        Raises:
+            StoreError: The file is there but cannot be read, is damaged or of another format.
+        """
+        try:
+            kept = msgspec.json.decode(_unseal(self._path.read_bytes()), type=_Sanitize)
+            pattern = None if kept.pattern is None else bytes.fromhex(kept.pattern)
+            if kept.passes < 1 or (pattern is not None and len(pattern) != block_length):
+                raise ValueError("a pattern that is not one block long, or no pass")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"{self._path} cannot be read: {error.strerror}") from error
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise StoreError(f"{self._path} is damaged, and is left as it is: {error}") from error
+        return SanitizeWork(size, pattern, kept.passes, kept.invert, ause=kept.ause)
+
+    def save(self, work: SanitizeWork | None) -> None:
+        """Keep an operation, or nothing; on stable storage when this returns.
+
+        Raises:
+            OSError: The system refuses.
+        """
+        if work is None:
+            remove_file(self._path)
+            return
+        pattern = None if work.pattern is None else work.pattern.hex()
+        replace_file(self._path, _seal(_Sanitize(pattern, work.passes, work.invert, work.ause)))
+
+
 def _encode(state: ReservationState) -> bytes:
     registrations = tuple(
         _Registration(_encode_nexus(each.nexus), f"{each.key:016x}", each.all_target_ports)
         for each in state.registrations
     )
-    body = msgspec.json.encode(_State(registrations, _encode_reservation(state.reservation)))
+    return _seal(_State(registrations, _encode_reservation(state.reservation)))
+
+
+def _seal(content: _State | _Sanitize) -> bytes:
+    body = msgspec.json.encode(content)
     document = _Document(_FORMAT, hashlib.sha256(body).hexdigest(), msgspec.Raw(body))
     return msgspec.json.encode(document) + b"\n"
+
+
+def _unseal(data: bytes) -> bytes:
+    document = msgspec.json.decode(data, type=_Document)
+    if document.format != _FORMAT:
+        raise ValueError(f"format {document.format}, this program reads {_FORMAT}")
+    body = bytes(document.state)
+    if hashlib.sha256(body).hexdigest() != document.sha256:
+        raise ValueError("the checksum is wrong")
+    return body
 
 
 def _encode_reservation(held: PersistentReservation | None) -> _Reservation | None:
@@ -123,13 +191,7 @@ def _encode_nexus(nexus: ITNexus) -> _Nexus:
 
 
 def _decode(data: bytes) -> ReservationState:
-    document = msgspec.json.decode(data, type=_Document)
-    if document.format != _FORMAT:
-        raise ValueError(f"format {document.format}, this program reads {_FORMAT}")
-    body = bytes(document.state)
-    if hashlib.sha256(body).hexdigest() != document.sha256:
-        raise ValueError("the checksum is wrong")
-    kept = msgspec.json.decode(body, type=_State)
+    kept = msgspec.json.decode(_unseal(data), type=_State)
     registrations = tuple(
         Registration(_decode_nexus(each.nexus), int(each.key, 16), each.all_target_ports)
         for each in kept.registrations
