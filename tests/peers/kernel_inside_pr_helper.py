@@ -1,0 +1,218 @@
+"""Run inside a kernel of the rig: our helper and qemu-pr-helper, asked the same things by one client.
+
+Writes what it sees to the file that is its argument; what it should see is `test_kernel_pr_helper`'s to say.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import Popen
+from typing import Any
+
+from holdover.scsi.cdb import PersistentReserveIn, PersistentReserveOut
+from holdover.scsi.command import Command
+from holdover.scsi.opcodes import OutServiceAction, ReservationType
+from holdover.scsi.reservation_out import out_command
+from tests.helper.client import HelperClient, Reply
+from tests.rig.kernel_programs import start_program
+
+OURS, QEMU = Path("/run/ours.sock"), Path("/run/qemu.sock")
+_PIDFILE = Path("/run/ours.pid")
+_DISKS = ["/dev/sda", "/dev/sdb", "/dev/sdc"]
+_NOBODY = 65534
+_A, _B, _C = 0xA, 0xB, 0xC
+_READS = 300
+_TIMEOUT = 5.0
+
+Answer = list[Any]
+
+
+class Bench:
+    """Both helpers, a connection to each, and the disks open for writing."""
+
+    def __init__(self) -> None:
+        options = ["-k", str(OURS), "-f", str(_PIDFILE), "-u", str(_NOBODY), "-g", str(_NOBODY), "-q"]
+        self.helpers: list[Popen[bytes]] = [
+            start_program([sys.executable, "-m", "holdover", "pr-helper", *options]),
+            start_program(["qemu-pr-helper", "-k", str(QEMU)]),
+        ]
+        self.clients = {"ours": _connect(OURS), "qemu": _connect(QEMU)}
+        self.disks = [os.open(each, os.O_RDWR | os.O_NONBLOCK) for each in _DISKS]
+
+    def ask(self, helper: str, nexus: int, command: Command) -> Answer:
+        """One command through one helper; a connection that it ends is an answer as well."""
+        client = self.clients[helper]
+        try:
+            reply = client.run(self.disks[nexus], command.cdb, command.data_out)
+        except OSError as error:
+            client.close()
+            self.clients[helper] = _connect(OURS if helper == "ours" else QEMU)
+            return ["no answer" if isinstance(error, TimeoutError) else "disconnected", "", ""]
+        return _shown(reply)
+
+    def both(self, nexus: int, command: Command) -> dict[str, Answer]:
+        """One command that changes nothing, through both."""
+        return {helper: self.ask(helper, nexus, command) for helper in self.clients}
+
+    def close(self) -> list[int]:
+        """End everything; the exit statuses of the helpers."""
+        for client in self.clients.values():
+            client.close()
+        for helper in self.helpers:
+            helper.terminate()
+        return [helper.wait(20) for helper in self.helpers]
+
+
+def _connect(path: Path) -> HelperClient:
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return HelperClient(path, timeout=_TIMEOUT)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def _shown(reply: Reply) -> Answer:
+    return [reply.status, reply.payload.hex(), reply.sense.hex()]
+
+
+def _read(action: int, length: int) -> Command:
+    return Command(PersistentReserveIn(action, length).encode())
+
+
+def _out(
+    action: OutServiceAction, key: int, new: int = 0, kind: int | None = None, aptpl: bool = False
+) -> Command:
+    reservation = None if kind is None else ReservationType(kind)
+    return out_command(action, key, new, type=reservation, aptpl=aptpl)
+
+
+def failing() -> dict[str, Command]:
+    """PERSISTENT RESERVE OUT commands that must fail, whatever is registered, and change nothing."""
+    register, reserve = OutServiceAction.REGISTER, OutServiceAction.RESERVE
+    right = _out(register, 0xBAD, 1).data_out
+    found = {
+        "wrong key": _out(register, 0xBAD, 1),
+        "reserve with a wrong key": _out(reserve, 0xBAD, kind=1),
+        "clear with a wrong key": _out(OutServiceAction.CLEAR, 0xBAD),
+        "preempt with a wrong key": _out(OutServiceAction.PREEMPT, 0xBAD, _B, 1),
+        "type 0": Command(PersistentReserveOut(reserve, 24, 0).encode(), _out(reserve, _A).data_out),
+        "type 15": Command(PersistentReserveOut(reserve, 24, 15).encode(), _out(reserve, _A).data_out),
+        "scope 1": Command(PersistentReserveOut(reserve, 24, 1, 1).encode(), _out(reserve, _A).data_out),
+        "service action 8": Command(PersistentReserveOut(8, 24).encode(), right),
+        "service action 31": Command(PersistentReserveOut(31, 24).encode(), right),
+        "more than 8 KiB": Command(PersistentReserveOut(register, 8193).encode(), bytes(8193)),
+    }
+    for length in (0, 1, 8, 23, 25, 28, 200, 8192):
+        data = right.ljust(length, b"\0")[:length]
+        found[f"{length} bytes"] = Command(PersistentReserveOut(register, length).encode(), data)
+    return found
+
+
+def reads(bench: Bench, state: str) -> list[dict[str, Any]]:
+    """Every PERSISTENT RESERVE IN service action, with every kind of length, and what must fail."""
+    found = []
+    for action in (0, 1, 2, 3, 4, 31):
+        for length in (0, 4, 8, 24, 255, 8192, 8193):
+            name = f"{state}: IN {action}, {length} bytes"
+            found.append({"name": name, **bench.both(0, _read(action, length))})
+    for name, command in failing().items():
+        found.append({"name": f"{state}: OUT, {name}", **bench.both(0, command)})
+    return found
+
+
+def story(bench: Bench, helper: str) -> list[Answer]:
+    """Commands that change much, from three nexuses, and what each leads to. Leaves nothing behind."""
+    act = OutServiceAction
+    steps: list[tuple[int, Command]] = [
+        (0, _out(act.REGISTER, 0, _A, aptpl=True)),
+        (1, _out(act.REGISTER, 0, _B)),
+        (2, _out(act.REGISTER_AND_IGNORE_EXISTING_KEY, 0, _C)),
+        (0, _out(act.RESERVE, _A, kind=5)),
+        (1, _out(act.RESERVE, _B, kind=5)),
+        (1, _out(act.PREEMPT, _B, _A, 5)),
+        (0, _out(act.REGISTER, 0, _A)),
+        (0, _out(act.REGISTER, 0, _A)),
+        (2, _out(act.RELEASE, _C, kind=5)),
+        (1, _out(act.RELEASE, _B, kind=1)),
+        (1, _out(act.RELEASE, _B, kind=5)),
+        (2, _out(act.RESERVE, _C, kind=8)),
+        (2, _out(act.RESERVE, _C, kind=8)),
+        (0, _out(act.PREEMPT, _A, _B, 8)),
+        (1, _out(act.REGISTER, _B, 0)),
+        (0, _out(act.CLEAR, _A)),
+        (1, _read(2, 8)),
+        (2, _read(2, 8)),
+        (2, _read(2, 8)),
+    ]
+    answers = []
+    for nexus, command in steps:
+        answers.append(bench.ask(helper, nexus, command))
+        for action in (0, 1, 3):
+            status, payload, sense = bench.ask(helper, 0, _read(action, 8192))
+            # PRgeneration counts on from one telling to the next
+            answers.append([status, payload[8:], sense])
+    return answers
+
+
+def identity(pid: int) -> dict[str, str]:
+    """Whom a process is, and what it may."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    fields = dict(line.split(":", 1) for line in lines)
+    names = ("Uid", "Gid", "Groups", "CapEff", "CapPrm", "CapBnd", "NoNewPrivs")
+    return {name: " ".join(fields[name].split()) for name in names}
+
+
+def read_only(bench: Bench) -> dict[str, Answer]:
+    """A disk that the client may only read: reading passes, reserving does not."""
+    writable = bench.disks[0]
+    bench.disks[0] = os.open(_DISKS[0], os.O_RDONLY | os.O_NONBLOCK)
+    answers = {f"IN {helper}": answer for helper, answer in bench.both(0, _read(0, 8)).items()}
+    clear = _out(OutServiceAction.CLEAR, _A)
+    answers |= {f"OUT {helper}": answer for helper, answer in bench.both(0, clear).items()}
+    os.close(bench.disks[0])
+    bench.disks[0] = writable
+    return answers
+
+
+def latency(run: Callable[[], object]) -> list[float]:
+    """Median and 99th percentile, in microseconds."""
+    took = []
+    for _ in range(_READS):
+        start = time.perf_counter()
+        run()
+        took.append(time.perf_counter() - start)
+    took.sort()
+    return [round(took[_READS // 2] * 1e6), round(took[_READS * 99 // 100] * 1e6)]
+
+
+def main() -> dict[str, Any]:
+    bench = Bench()
+    observed: dict[str, Any] = {"identity": identity(int(_PIDFILE.read_text()))}
+    observed["reads"] = reads(bench, "nobody is registered")
+    bench.ask("ours", 0, _out(OutServiceAction.REGISTER, 0, _A, aptpl=True))
+    bench.ask("ours", 1, _out(OutServiceAction.REGISTER, 0, _B))
+    bench.ask("ours", 0, _out(OutServiceAction.RESERVE, _A, kind=6))
+    observed["reads"] += reads(bench, "reserved")
+    observed["read only"] = read_only(bench)
+    bench.ask("ours", 0, _out(OutServiceAction.CLEAR, _A))
+    bench.ask("ours", 1, _read(0, 8))
+    observed["story"] = {helper: story(bench, helper) for helper in ("ours", "qemu")}
+    observed["latency"] = {
+        helper: latency(functools.partial(bench.ask, helper, 0, _read(0, 8192)))
+        for helper in ("ours", "qemu")
+    }
+    observed["ends"] = bench.close()
+    return observed
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(json.dumps(main()))
