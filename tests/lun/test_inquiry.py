@@ -36,7 +36,7 @@ def test_standard_data() -> None:
 
 
 def test_every_page_that_is_said_to_be_there_is_there() -> None:
-    assert SupportedPages.decode(page(0)).pages == (0x00, 0x80, 0x83, 0xB0, 0xB1, 0xB2)
+    assert SupportedPages.decode(page(0)).pages == (0x00, 0x80, 0x83, 0x8F, 0xB0, 0xB1, 0xB2)
     for code in range(256):
         data = IDENTITY.vital_product_data(code, 1, GEOMETRY)
         assert (data is not None) == (code in SupportedPages.decode(page(0)).pages)
@@ -78,6 +78,7 @@ def test_any_serial_number_fits(serial: str) -> None:
 
 
 def test_block_pages() -> None:
+    assert page(0x8F)[:12].hex() == "008f00580001000807830100"
     limits = BlockLimits.decode(page(0xB0))
     assert limits.maximum_transfer == 2048
     assert limits.maximum_unmap_blocks == 1 << 20

@@ -20,6 +20,7 @@ from holdover.scsi.inquiry import (
     LogicalBlockProvisioning,
     StandardInquiry,
     SupportedPages,
+    ThirdPartyCopy,
     UnitSerialNumber,
     best_designator,
 )
@@ -242,3 +243,15 @@ class TestBestDesignator:
     def test_of_two_alike_the_lowest(self) -> None:
         low, high = _named(b"\x50" + bytes(7)), _named(b"\x51" + bytes(7))
         assert best_designator((high, low)) == best_designator((low, high)) == low
+
+
+def test_third_party_copy() -> None:
+    page = ThirdPartyCopy(
+        ((0x83, (0,)), (0x84, (0, 3))), 0x0102, 0x0304, 0x05060708, (0x02, 0xE4), 0x090A0B0C, 0x0D0E0F10, 9
+    ).encode()
+    assert page.hex() == (
+        "008f0058"
+        "00010008" + "07830100" + "84020003"
+        "0004001c" + "00000000" + "01020304" + "05060708" + "00" * 16 + "00080004" + "0202e400"
+        "80010020" + "090a0b0c" * 2 + "0d0e0f10" + "09" + "00" * 19
+    )

@@ -27,20 +27,40 @@ from holdover.scsi.extended_copy import (
     OtherDescriptor,
     SegmentDescriptor,
 )
-from holdover.scsi.inquiry import Designator
+from holdover.scsi.inquiry import Designator, ThirdPartyCopy
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import CopyInServiceAction
+from holdover.scsi.opcodes import CopyInServiceAction, CopyOutServiceAction, OperationCode
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 
-__all__ = ["CopyResults", "CopyWork", "extended_copy"]
+__all__ = ["THIRD_PARTY_COPY", "CopyResults", "CopyWork", "extended_copy"]
 
 _MOST_CSCDS = _MOST_SEGMENTS = 16
 _CSCD_LENGTH, _SEGMENT_LENGTH = 32, 28
 _MOST_BYTES = _MOST_CSCDS * _CSCD_LENGTH + _MOST_SEGMENTS * _SEGMENT_LENGTH
 _HEADER = 16
-_MOST_BLOCKS = 0xFFFF
+_MOST_SEGMENT_BYTES = 0xFFFF * 512
+_GRANULARITY = 9
 _KEPT = 64
 _CHUNK = 1 << 20
+
+THIRD_PARTY_COPY = ThirdPartyCopy(
+    commands=(
+        (OperationCode.EXTENDED_COPY, (CopyOutServiceAction.EXTENDED_COPY_LID1,)),
+        (
+            OperationCode.RECEIVE_COPY_RESULTS,
+            (CopyInServiceAction.COPY_STATUS_LID1, CopyInServiceAction.OPERATING_PARAMETERS),
+        ),
+    ),
+    cscds=_MOST_CSCDS,
+    segments=_MOST_SEGMENTS,
+    list_length=_MOST_BYTES,
+    types=tuple(DescriptorType),
+    concurrent=_KEPT,
+    segment_length=_MOST_SEGMENT_BYTES,
+    granularity=_GRANULARITY,
+)
+"""The page of vital product data that tells of all this."""
+
 _IN_PROGRESS, _DONE, _FAILED = range(3)
 
 
@@ -129,7 +149,7 @@ class CopyResults:
                     cscds=_MOST_CSCDS,
                     segments=_MOST_SEGMENTS,
                     list_length=_MOST_BYTES,
-                    segment_length=_MOST_BLOCKS * 512,
+                    segment_length=_MOST_SEGMENT_BYTES,
                     concurrent=_KEPT,
                     types=tuple(DescriptorType),
                 ).encode()

@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass
 
 from holdover.lun.block import Geometry
+from holdover.lun.copy import THIRD_PARTY_COPY
 from holdover.lun.provisioning import MAXIMUM_UNMAP_DESCRIPTORS
 from holdover.scsi.inquiry import (
     Association,
@@ -98,6 +99,8 @@ class Identity:
                 return UnitSerialNumber(self.serial).encode()
             case VpdPage.DEVICE_IDENTIFICATION:
                 return DeviceIdentification(self.designators(target_port)).encode()
+            case VpdPage.THIRD_PARTY_COPY:
+                return THIRD_PARTY_COPY.encode()
             case VpdPage.BLOCK_LIMITS:
                 return _block_limits(geometry).encode()
             case VpdPage.BLOCK_DEVICE_CHARACTERISTICS:

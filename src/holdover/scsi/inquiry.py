@@ -23,6 +23,7 @@ __all__ = [
     "LogicalBlockProvisioning",
     "StandardInquiry",
     "SupportedPages",
+    "ThirdPartyCopy",
     "UnitSerialNumber",
     "VpdPage",
     "best_designator",
@@ -40,6 +41,7 @@ class VpdPage(IntEnum):
     SUPPORTED_PAGES = 0x00
     UNIT_SERIAL_NUMBER = 0x80
     DEVICE_IDENTIFICATION = 0x83
+    THIRD_PARTY_COPY = 0x8F
     BLOCK_LIMITS = 0xB0
     BLOCK_DEVICE_CHARACTERISTICS = 0xB1
     LOGICAL_BLOCK_PROVISIONING = 0xB2
@@ -386,6 +388,50 @@ class LogicalBlockProvisioning:
             threshold_exponent=body[0],
             provisioning_type=body[2] & 0x07,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ThirdPartyCopy:
+    """Page 8Fh (SPC-4 7.8.17), with the descriptors that a copy manager for EXTENDED COPY(LID1) has.
+
+    Attributes:
+        commands: Each operation code and its service actions.
+        cscds: Most CSCD descriptors in one list.
+        segments: Most segment descriptors in one list.
+        list_length: Most bytes of all descriptors.
+        types: Descriptor type codes, ascending.
+        concurrent: Most copies at once.
+        segment_length: Most bytes of one segment.
+        granularity: Segments are multiples of 2 to this power bytes.
+    """
+
+    commands: tuple[tuple[int, tuple[int, ...]], ...]
+    cscds: int
+    segments: int
+    list_length: int
+    types: tuple[int, ...]
+    concurrent: int
+    segment_length: int
+    granularity: int
+
+    def encode(self) -> bytes:
+        """The page, whole."""
+        commands = b"".join(bytes([op, len(actions), *actions]) for op, actions in self.commands)
+        parameters = self.cscds.to_bytes(2, "big") + self.segments.to_bytes(2, "big")
+        parameters += self.list_length.to_bytes(4, "big") + bytes(16)
+        general = self.concurrent.to_bytes(4, "big") * 2 + self.segment_length.to_bytes(4, "big")
+        return _vpd(
+            VpdPage.THIRD_PARTY_COPY,
+            _copy_descriptor(0x0001, bytes([len(commands)]) + commands)
+            + _copy_descriptor(0x0004, bytes(4) + parameters)
+            + _copy_descriptor(0x0008, bytes([len(self.types), *self.types]))
+            + _copy_descriptor(0x8001, general + bytes([self.granularity]) + bytes(19)),
+        )
+
+
+def _copy_descriptor(kind: int, body: bytes) -> bytes:
+    body = body.ljust(-(-len(body) // 4) * 4, b"\0")
+    return kind.to_bytes(2, "big") + len(body).to_bytes(2, "big") + body
 
 
 def _vpd(page: VpdPage, body: bytes) -> bytes:
