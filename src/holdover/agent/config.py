@@ -18,6 +18,7 @@ __all__ = [
     "ApiConfig",
     "ConfigError",
     "GuestConfig",
+    "HelperConfig",
     "HostPort",
     "Limits",
     "check_config",
@@ -75,14 +76,33 @@ class GuestConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """One guest: its devices in QEMU's syntax and where they are exported by iSCSI.
 
     ``machine`` is the machine type of its QEMU, from which the default of ``migrate-pr`` comes.
-    ``incoming`` marks a guest that is to arrive from another host.
+    ``incoming`` marks a guest that is to arrive from another host. A guest without ``export`` comes through
+    the helper's socket alone; its devices are then disks of this host.
     """
 
     name: str
     machine: str
-    export: str
     devices: tuple[str, ...]
+    export: str | None = None
     incoming: bool = False
+
+
+class HelperConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The socket for QEMU's ``pr-manager-helper``: its path, permission bits and group."""
+
+    socket: str
+    mode: str = "0660"
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        if not Path(self.socket).is_absolute():
+            raise ValueError(f"helper.socket: {self.socket!r}: the path of the socket must be absolute")
+        try:
+            bits = int(self.mode, 8)
+        except ValueError:
+            bits = -1
+        if not 0 <= bits <= 0o777:
+            raise ValueError(f"helper.mode: {self.mode!r} is not of the form 0660")
 
 
 class ApiConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,6 +118,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     initiator: str
     api: ApiConfig
     guest: tuple[GuestConfig, ...] = ()
+    helper: HelperConfig | None = None
     limits: Limits = Limits()
 
 
@@ -163,16 +184,20 @@ def check_config(config: AgentConfig, where: str) -> None:
             raise ConfigError(f"{where}: guest name {name!r} {problem}")
     for guest in config.guest:
         parse_guest(guest, where)
+        if guest.export is None and config.helper is None:
+            raise ConfigError(
+                f"{where}: guest {guest.name}: has no export, and there is no [helper] socket either"
+            )
 
 
-def parse_guest(guest: GuestConfig, where: str) -> tuple[MachineType, list[DeviceOptions], HostPort]:
+def parse_guest(guest: GuestConfig, where: str) -> tuple[MachineType, list[DeviceOptions], HostPort | None]:
     """The parts of a guest's settings, each parsed.
 
     Raises:
         ConfigError: Names ``where``, the guest and the setting.
     """
     label = f"{where}: guest {guest.name}"
-    export = parse_host_port(guest.export, f"{label}: export")
+    export = None if guest.export is None else parse_host_port(guest.export, f"{label}: export")
     try:
         check_iscsi_name(export_iqn(guest.name))
         machine = MachineType.parse(guest.machine)

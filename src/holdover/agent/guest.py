@@ -54,7 +54,7 @@ class StepProblem(Exception):
 
 
 class HostedGuest:
-    """One guest: devices in the order of their LUN numbers, and the target that exports them."""
+    """One guest: devices in the order of their LUN numbers, and the target that exports them, if one does."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class HostedGuest:
         host: str,
         machine: MachineType,
         devices: list[GuestDevice],
-        target: IscsiTarget,
+        target: IscsiTarget | None,
         limits: Limits,
     ) -> None:
         self.name = name
@@ -71,7 +71,7 @@ class HostedGuest:
         self.target = target
         self._host = host
         self._machine = machine
-        self._limits = limits
+        self.limits = limits
         self._one_step = asyncio.Lock()
         self._handover: str | None = None
         """The handover under way; None when none is."""
@@ -100,9 +100,14 @@ class HostedGuest:
             machine=str(self._machine),
             export=self.export,
             devices=tuple(self._device_state(lun, device) for lun, device in enumerate(self.devices)),
-            sessions=tuple(SessionState(initiator=session.initiator) for session in self.target.sessions()),
+            sessions=self._sessions(),
             handover=self._handover,
         )
+
+    def _sessions(self) -> tuple[SessionState, ...]:
+        if self.target is None:
+            return ()
+        return tuple(SessionState(initiator=session.initiator) for session in self.target.sessions())
 
     def _device_state(self, lun: int, device: GuestDevice) -> DeviceState:
         tracked = device.tracked
@@ -185,14 +190,14 @@ class HostedGuest:
 
     async def _drain(self, step: Step) -> None:
         for device in self.devices:
-            if not await device.drain(self._limits.drain):
+            if not await device.drain(self.limits.drain):
                 raise StepProblem(step, f"{device.in_flight} commands are still in flight", _label(device))
 
     async def _confirm(self, device: GuestDevice) -> Moved:
-        designator = str(await device.learn_designator(self._limits.step))
+        designator = str(await device.learn_designator(self.limits.step))
         if not device.block.migrate_pr:
             return Moved(designator=designator, migrate_pr=False)
-        tracked = await device.run(confirm(device.tracked, stale=device.block.stale), self._limits.step)
+        tracked = await device.run(confirm(device.tracked, stale=device.block.stale), self.limits.step)
         device.block.adopt(tracked)
         self._confirmed[designator] = tracked
         self._spare_keys[designator] = secrets.randbits(63) + 1
@@ -206,7 +211,7 @@ class HostedGuest:
             tracked = self._confirmed[moved.designator]
             prey = await device.run(
                 give(tracked, shared=moved.shared, spare_key=self._spare_keys[moved.designator]),
-                self._limits.step,
+                self.limits.step,
             )
             return _moved(moved.designator, tracked, prey=prey)
 
@@ -218,7 +223,7 @@ class HostedGuest:
             moved = self._told(Step.FINISH, told, device)
             if moved.migrate_pr:
                 device.block.adopt(Tracked())
-                await device.run(settle(), self._limits.step)
+                await device.run(settle(), self.limits.step)
             return moved
 
         self._require_gate(Step.FINISH, Gate.LEAVING, Gate.DEPARTED)
@@ -235,7 +240,7 @@ class HostedGuest:
             if not moved.migrate_pr or tracked.key == 0:
                 return moved
             found = await device.run(
-                take_back_registration(tracked, self._spare_keys[moved.designator]), self._limits.step
+                take_back_registration(tracked, self._spare_keys[moved.designator]), self.limits.step
             )
             return _moved(moved.designator, tracked, shared=found.shared, lost=not found.was_registered)
 
@@ -261,14 +266,14 @@ class HostedGuest:
             tracked = _tracked(moved)
             if not moved.migrate_pr or tracked.key == 0:
                 return moved
-            found = await device.run(register(tracked), self._limits.step)
+            found = await device.run(register(tracked), self.limits.step)
             return _moved(moved.designator, tracked, shared=found.shared)
 
         self._move_gates(Gate.INCOMING)
         return await self._each(step, one)
 
     async def _identify(self, device: GuestDevice) -> Moved:
-        return Moved(designator=str(await device.learn_designator(self._limits.step)))
+        return Moved(designator=str(await device.learn_designator(self.limits.step)))
 
     def _compare(self, step: Step, told: dict[str, Moved]) -> None:
         """Both hosts give the guest the same LUNs with the same ``migrate-pr``, or nothing is done."""
@@ -299,8 +304,8 @@ class HostedGuest:
         moved = self._told(step, told, device)
         if moved.migrate_pr:
             tracked = _tracked(moved)
-            await device.run(preempt(tracked, moved.prey), self._limits.step)
-            await device.run(settle(), self._limits.step)
+            await device.run(preempt(tracked, moved.prey), self.limits.step)
+            await device.run(settle(), self.limits.step)
             device.block.adopt(tracked)
         return moved
 
@@ -322,10 +327,10 @@ class HostedGuest:
             if moved.lost:
                 spare_key = secrets.randbits(63) + 1
                 prey = await device.run(
-                    give(tracked, shared=moved.shared, spare_key=spare_key), self._limits.step
+                    give(tracked, shared=moved.shared, spare_key=spare_key), self.limits.step
                 )
             else:
-                await device.run(withdraw(tracked), self._limits.step)
+                await device.run(withdraw(tracked), self.limits.step)
             device.block.adopt(Tracked())
             return _moved(moved.designator, tracked, prey=prey)
 
@@ -356,7 +361,8 @@ class HostedGuest:
 
     async def close(self) -> None:
         """End the export and let go of the LUNs."""
-        await self.target.close()
+        if self.target is not None:
+            await self.target.close()
         for device in self.devices:
             await device.close()
 

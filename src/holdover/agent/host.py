@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+from pathlib import Path as FilePath
 
 import structlog
 
 from holdover import __version__
 from holdover.agent.api import HostState
-from holdover.agent.config import AgentConfig, GuestConfig, export_iqn, parse_guest
+from holdover.agent.config import AgentConfig, GuestConfig, HelperConfig, HostPort, export_iqn, parse_guest
 from holdover.agent.device import GuestDevice
+from holdover.agent.door import HelperDoor
 from holdover.agent.guest import HostedGuest
 from holdover.guest.gate import Gate
 from holdover.guest.options import DeviceOptions
 from holdover.guest.scsi_block import ScsiBlock
+from holdover.helper.listener import activated, listen, resolve_group
+from holdover.helper.server import HelperServer
 from holdover.iscsi.target import IscsiTarget
+from holdover.paths.host_disks import HostDisks
 from holdover.paths.iscsi import Identity, IscsiSessions, isid_of
 from holdover.paths.path import Path, PathError
 from holdover.paths.place import open_path, parse_place
@@ -34,30 +40,41 @@ class Host:
         self.guests: dict[str, HostedGuest] = {}
         self._sessions = IscsiSessions(config.limits.connect)
         self._io = SgIo()
+        self._helper: HelperServer | None = None
 
     async def start(self) -> None:
-        """Export every guest.
+        """Export every guest, and open the helper's socket.
 
         Raises:
             OSError: An export cannot listen at its address; what was started is ended again.
+            ListenerError: The helper's socket cannot be opened; as above.
         """
         try:
             for guest in self.config.guest:
                 await self._start_guest(guest)
+            if self.config.helper is not None:
+                self._helper = self._start_helper(self.config.helper)
         except BaseException:
             await self.close()
             raise
+
+    def _start_helper(self, config: HelperConfig) -> HelperServer:
+        group = None if config.group is None else resolve_group(config.group)
+        listener = activated(os.environ) or listen(FilePath(config.socket), int(config.mode, 8), group)
+        server = HelperServer(listener, HelperDoor(self.guests, HostDisks(self._io)).handle)
+        server.start()
+        return server
 
     async def _start_guest(self, config: GuestConfig) -> None:
         machine, options, address = parse_guest(config, "configuration")
         gate = Gate.INCOMING if config.incoming else Gate.RUNNING
         devices = [self._device(config.name, ScsiBlock(each, machine, gate), each) for each in options]
-        target = IscsiTarget(export_iqn(config.name), dict(enumerate(devices)))
+        target = None if address is None else IscsiTarget(export_iqn(config.name), dict(enumerate(devices)))
         guest = HostedGuest(config.name, self.config.name, machine, devices, target, self.config.limits)
         self.guests[config.name] = guest
-        port = await target.start(address.host, address.port)
-        host = f"[{address.host}]" if ":" in address.host else address.host
-        guest.export = f"iscsi://{host}:{port}/{target.iqn}"
+        if target is not None and address is not None:
+            bound = HostPort(address.host, await target.start(address.host, address.port))
+            guest.export = f"iscsi://{bound}/{target.iqn}"
         await asyncio.gather(*(self._try_to_identify(config.name, device) for device in devices))
 
     def _device(self, guest: str, block: ScsiBlock, options: DeviceOptions) -> GuestDevice:
@@ -88,6 +105,8 @@ class Host:
 
     async def close(self) -> None:
         """End all exports, then let go of the LUNs; registrations stay as they are."""
+        if self._helper is not None:
+            await self._helper.close()
         for guest in self.guests.values():
             await guest.close()
         self._io.close()

@@ -14,6 +14,7 @@ from holdover.agent.config import AgentConfig, ApiConfig, ConfigError, GuestConf
 from holdover.agent.host import Host
 from holdover.agent.server import serve
 from holdover.cli.errors import refuse
+from holdover.helper.listener import ListenerError
 
 __all__ = ["run"]
 
@@ -35,7 +36,7 @@ def run(config: Path | None, single: Mapping[str, str | None], devices: list[str
     )
     try:
         uvloop.run(serve(settings, _ready))
-    except OSError as error:
+    except (OSError, ListenerError, ValueError) as error:
         refuse(f"agent {settings.name}: {error}", 1)
 
 
@@ -79,4 +80,8 @@ def _ready(host: Host) -> None:
     print(f"{host.config.name}: API at {host.config.api.listen}", flush=True)
     for guest in host.guests.values():
         gate = guest.devices[0].block.gate.value
-        print(f"{host.config.name}: guest {guest.name} ({gate}) at {guest.export}", flush=True)
+        print(
+            f"{host.config.name}: guest {guest.name} ({gate}) at {guest.export or 'the helper'}", flush=True
+        )
+    if host.config.helper is not None:
+        print(f"{host.config.name}: helper at {host.config.helper.socket}", flush=True)

@@ -18,7 +18,7 @@ from typing import Self
 from holdover.qemu.console import Console
 from holdover.qemu.monitor import Monitor, QemuError
 
-__all__ = ["QEMU_PACKAGES", "IscsiDisk", "QemuProcess", "VirtualMachine", "missing_qemu_packages"]
+__all__ = ["QEMU_PACKAGES", "HostDisk", "IscsiDisk", "QemuProcess", "VirtualMachine", "missing_qemu_packages"]
 
 _PROGRAM = "qemu-system-x86_64"
 QEMU_PACKAGES = ("qemu-system-x86", "qemu-block-extra")
@@ -68,6 +68,33 @@ class IscsiDisk:
         options = f"transport=tcp,portal={self.portal},target={self.target},lun={self.lun}"
         return f"driver=iscsi,{options},initiator-name={self.initiator},node-name={node}"
 
+    def objects(self, node: str) -> list[str]:  # noqa: ARG002 - the same for every kind of disk
+        """What QEMU needs beside it: nothing."""
+        return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostDisk:
+    """A SCSI disk of this host that QEMU passes through by `scsi-block`, its reservations by a helper.
+
+    Attributes:
+        device: Its name, /dev/sdX.
+        helper: The socket of the persistent reservation helper.
+    """
+
+    device: Path
+    helper: Path
+
+    def blockdev(self, node: str) -> str:
+        """The argument of QEMU's `-blockdev` that opens it and calls it `node`."""
+        return (
+            f"driver=host_device,filename={self.device},cache.direct=on,pr-manager={node}-pr,node-name={node}"
+        )
+
+    def objects(self, node: str) -> list[str]:
+        """The arguments that make the helper's client for `node`."""
+        return ["-object", f"pr-manager-helper,id={node}-pr,path={self.helper}"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VirtualMachine:
@@ -85,7 +112,7 @@ class VirtualMachine:
     name: str
     kernel: Path | None = None
     initrd: Path | None = None
-    disks: tuple[IscsiDisk, ...] = ()
+    disks: tuple[IscsiDisk | HostDisk, ...] = ()
     machine: str = "pc"
     memory: int = 96
     incoming: str | None = None
@@ -110,6 +137,7 @@ class VirtualMachine:
         if self.disks:
             arguments += ["-device", "virtio-scsi-pci,id=scsi0"]
         for number, disk in enumerate(self.disks):
+            arguments += disk.objects(f"drive{number}")
             arguments += ["-blockdev", disk.blockdev(f"drive{number}")]
             arguments += ["-device", f"scsi-block,id=disk{number},drive=drive{number},scsi-id={number}"]
         if self.incoming is not None:

@@ -1,0 +1,75 @@
+"""The helper's door in an agent: who is let in. What then happens is seen on real disks, in `tests/peers`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from holdover.agent.config import AgentConfig, ApiConfig, ConfigError, HelperConfig, load_config
+from holdover.agent.door import HelperDoor
+from holdover.agent.host import Host
+from holdover.helper.listener import ListenerError
+from holdover.helper.server import Peer
+from holdover.paths.host_disks import HostDisks
+from holdover.paths.sgio import SgIo
+from holdover.scsi.opcodes import InServiceAction
+from holdover.scsi.reservation_out import in_command
+from holdover.scsi.sense import AdditionalSense, decode_sense
+
+
+def agent(socket: Path, **more: str) -> AgentConfig:
+    return AgentConfig(
+        name="h",
+        initiator="iqn.2026-11.org.example:h",
+        api=ApiConfig(listen="127.0.0.1:7101"),
+        helper=HelperConfig(socket=str(socket), **more),
+    )
+
+
+def test_the_socket_has_the_mode_that_was_asked_for_and_goes_with_the_agent(tmp_path: Path) -> None:
+    async def test() -> None:
+        socket = tmp_path / "helper.sock"
+        host = Host(agent(socket, mode="0600"))
+        await host.start()
+        assert stat.S_IMODE(socket.stat().st_mode) == 0o600
+        with pytest.raises(ListenerError, match="somebody listens there already"):
+            await Host(agent(socket)).start()
+        await host.close()
+        assert not socket.exists()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("pid", [os.getpid(), 0])
+def test_a_process_that_is_no_guest_is_refused(pid: int) -> None:
+    async def test() -> None:
+        io = SgIo(1)
+        door = HelperDoor({}, HostDisks(io))
+        response = await door.handle(Peer(pid, 0, 0), 0, in_command(InServiceAction.READ_KEYS))
+        assert decode_sense(response.sense).additional == AdditionalSense.LOGICAL_UNIT_NOT_SUPPORTED
+        io.close()
+
+    asyncio.run(test())
+
+
+def test_a_guest_without_any_door_is_refused(tmp_path: Path) -> None:
+    text = (
+        'name = "h"\ninitiator = "iqn.2026-11.org.example:h"\n[api]\nlisten = "127.0.0.1:7101"\n'
+        '{helper}[[guest]]\nname = "db1"\nmachine = "pc"\ndevices = ["scsi-block,drive=/dev/sda"]\n'
+    )
+    file = tmp_path / "agent.toml"
+    file.write_text(text.format(helper='[helper]\nsocket = "/run/x.sock"\n'), encoding="utf-8")
+    assert load_config(file).guest[0].export is None
+    file.write_text(text.format(helper=""), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"guest db1: has no export, and there is no \[helper\] socket"):
+        load_config(file)
+
+
+@pytest.mark.parametrize(("key", "value"), [("socket", "relative"), ("mode", "rw"), ("mode", "01777")])
+def test_a_socket_that_cannot_be_is_refused_by_name(key: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"helper.{key}"):
+        HelperConfig(**{"socket": "/run/x.sock", key: value})

@@ -1,0 +1,263 @@
+"""Run inside a kernel of the rig: a real guest on a real host disk, its reservations by the agents' helpers.
+
+/dev/sda is the source host's nexus, /dev/sdb the destination's, /dev/sdc a third that never registers.
+Writes what it sees to the file that is its argument; what it should see is `test_kernel_helper`'s to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from holdover.agent.api import Step
+from holdover.agent.client import AgentClient
+from holdover.agent.orchestrator import MigrateFailed, Orchestrator, Qemus
+from holdover.paths.sgio import SgIo, SgioPath
+from holdover.qemu.console import Console
+from holdover.qemu.image import READY, GuestImage
+from holdover.qemu.migration import Migration
+from holdover.qemu.process import HostDisk, QemuProcess, VirtualMachine
+from holdover.scsi.cdb import Write
+from holdover.scsi.command import Command
+from holdover.scsi.opcodes import InServiceAction, OutServiceAction
+from holdover.scsi.reservation_in import Capabilities, FullStatus
+from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.sense import describe_response, is_unit_attention
+
+HOSTS = ("host-a", "host-b")
+GUEST = "db1"
+KEY = "0x600d"
+DISKS = (Path("/dev/sda"), Path("/dev/sdb"), Path("/dev/sdc"))
+PORTS = (7101, 7102, 7103)
+_BOOT = 240.0
+
+
+class Site:
+    """Both agents, the guest where it is now, and a look at the LUN from outside."""
+
+    def __init__(self, folder: Path, image: GuestImage) -> None:
+        self.folder = folder
+        self.image = image
+        self.io = SgIo(4)
+        self.paths = [SgioPath(disk, self.io) for disk in DISKS]
+        self.here = 0
+        self.port = 7200
+        self.qemu: QemuProcess
+        self.console: Console
+
+    def helper(self, host: int) -> Path:
+        return self.folder / f"{HOSTS[host]}.sock"
+
+    def start_qemu(self, host: int, helper: Path, incoming: str | None = None) -> QemuProcess:
+        disk = HostDisk(device=DISKS[host], helper=helper)
+        machine = VirtualMachine(
+            name=GUEST,
+            kernel=self.image.kernel,
+            initrd=self.image.initrd,
+            disks=(disk,),
+            memory=80,
+            incoming=incoming,
+        )
+        return QemuProcess.start(machine)
+
+    async def boot(self, helper: Path) -> None:
+        self.qemu = self.start_qemu(self.here, helper)
+        self.console = await self.qemu.console()
+        await self.console.wait_for(READY, _BOOT)
+
+    async def shell(self, command: str) -> str:
+        result = await self.console.run(command, timeout=120)
+        return result.output if result.status == 0 else f"status {result.status}: {result.output}"
+
+    async def reserve(self, kind: int) -> None:
+        persist = "sg_persist -n --out"
+        await self.shell(f"{persist} --register --param-sark={KEY} --param-aptpl /dev/sda")
+        await self.shell(f"{persist} --reserve --param-rk={KEY} --prout-type={kind} /dev/sda")
+
+    async def leave(self) -> None:
+        await self.shell(f"sg_persist -n --out --register --param-rk={KEY} --param-sark=0 /dev/sda")
+
+    async def seen(self) -> dict[str, Any]:
+        """What the guest sees, what the LUN says, and what becomes of a third nexus's write."""
+        status = await self.ask(2, in_command(InServiceAction.READ_FULL_STATUS))
+        return {
+            "reservation": await self.shell("sg_persist -n -i -r /dev/sda"),
+            "keys": await self.shell("sg_persist -n -i -k /dev/sda"),
+            "guest_capabilities": await self.shell("sg_persist -n -i -c /dev/sda"),
+            "write": await self.shell("dd if=/dev/zero of=/dev/sda bs=4096 count=1 oflag=direct 2>&1"),
+            "registrants": [
+                {
+                    "key": each.key,
+                    "holder": each.holder,
+                    "type": each.type,
+                    "port": each.relative_target_port,
+                    "initiator": str(each.transport_id),
+                }
+                for each in FullStatus.decode(status).descriptors
+            ],
+            "aptpl": Capabilities.decode(
+                await self.ask(2, in_command(InServiceAction.REPORT_CAPABILITIES))
+            ).ptpl_a,
+            "third": await self.third_writes(),
+        }
+
+    async def ask(self, nexus: int, command: Command) -> bytes:
+        response = await self.paths[nexus].execute(command)
+        while is_unit_attention(response):
+            response = await self.paths[nexus].execute(command)
+        return response.data_in
+
+    async def third_writes(self) -> str:
+        write = Command(Write(8, 1, 10).encode(), bytes(512))
+        response = await self.paths[2].execute(write)
+        while is_unit_attention(response):
+            response = await self.paths[2].execute(write)
+        return describe_response(response)
+
+    async def migrate(self, helper: Path | None = None, fail_after: Step | None = None) -> str:
+        """To the other host; the outcome in a word or what went wrong."""
+        there = 1 - self.here
+        self.port += 1
+        uri = f"tcp:127.0.0.1:{self.port}"
+        qemu = self.start_qemu(there, helper or self.helper(there), uri)
+        clients = [AgentClient(f"127.0.0.1:{PORTS[host]}", timeout=120) for host in (self.here, there)]
+        orchestrator = Orchestrator(GUEST, clients[0], clients[1], lambda _: None, fail_after)
+        try:
+            outcome = await orchestrator.run(
+                Qemus(source=self.qemu.qmp_path, destination=qemu.qmp_path, uri=uri, timeout=300)
+            )
+        except MigrateFailed as error:
+            await qemu.end()
+            return f"failed: {error.reason} | {error.now}"
+        finally:
+            for client in clients:
+                await client.close()
+        await self.moved(qemu)
+        return "moved" if not outcome.warnings else f"moved: {outcome.warnings}"
+
+    async def migrate_without_agents(self, helper: Path) -> None:
+        """To the other host as any operator would who knows nothing of reservations."""
+        self.port += 1
+        uri = f"tcp:127.0.0.1:{self.port}"
+        qemu = self.start_qemu(1 - self.here, helper, uri)
+        async with await self.qemu.monitor() as source, await qemu.monitor() as destination:
+            migration = Migration(source, destination, uri)
+            await migration.start()
+            await migration.wait_stopped(300)
+            await migration.switch_over()
+            await migration.wait_resumed(300)
+        await self.moved(qemu)
+
+    async def forget(self) -> None:
+        """Nobody is registered any more, and the guest runs on the first host again."""
+        await self.qemu.end()
+        await self.ask(2, out_command(OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY, 0, 1))
+        await self.ask(2, out_command(OutServiceAction.CLEAR, 1))
+        self.here = 0
+
+    async def moved(self, qemu: QemuProcess) -> None:
+        await self.console.close()
+        await self.qemu.end()
+        self.qemu, self.here = qemu, 1 - self.here
+        self.console = await qemu.console()
+
+
+@contextmanager
+def agents(site: Site) -> Iterator[None]:
+    """An agent for each host, with the guest's disk and a helper's socket."""
+    processes = []
+    with contextlib.ExitStack() as stack:
+        for host, name in enumerate(HOSTS):
+            config = site.folder / f"{name}.toml"
+            config.write_text(
+                f'name = "{name}"\ninitiator = "iqn.2026-11.org.example:{name}"\n'
+                f'[api]\nlisten = "127.0.0.1:{PORTS[host]}"\n[helper]\nsocket = "{site.helper(host)}"\n'
+                f'[[guest]]\nname = "{GUEST}"\nmachine = "pc-i440fx-7.2"\n'
+                f"incoming = {'true' if host else 'false'}\n"
+                f'devices = ["scsi-block,id=disk0,drive={DISKS[host]},migrate-pr=on"]\n'
+                "[limits]\nstep = 60\n"
+            )
+            log = stack.enter_context((site.folder / f"{name}.log").open("wb"))
+            command = [sys.executable, "-m", "holdover", "agent", "--config", str(config)]
+            processes.append(subprocess.Popen(command, stdout=log, stderr=log))
+        try:
+            for host in (0, 1):
+                appears(site.helper(host))
+            yield
+        finally:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.wait(30)
+
+
+@contextmanager
+def qemu_pr_helper(socket: Path) -> Iterator[Path]:
+    """QEMU's own helper."""
+    process = subprocess.Popen(["qemu-pr-helper", "-k", str(socket), "-f", f"{socket}.pid"])
+    try:
+        appears(socket)
+        yield socket
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def appears(socket: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not socket.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{socket} did not appear")
+        time.sleep(0.2)
+
+
+async def main(image: GuestImage) -> dict[str, Any]:
+    observed: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(dir="/run") as name:
+        site = Site(Path(name), image)
+        try:
+            with agents(site):
+                await site.boot(site.helper(0))
+                for kind in (1, 5, 8):
+                    await site.reserve(kind)
+                    before = await site.seen()
+                    outcome = await site.migrate()
+                    observed[f"type {kind}"] = {
+                        "before": before,
+                        "outcome": outcome,
+                        "after": await site.seen(),
+                        "here": site.here,
+                    }
+                    await site.leave()
+                await site.reserve(1)
+                outcome = await site.migrate(fail_after=Step.PREEMPT)
+                observed["failed"] = {"outcome": outcome, "after": await site.seen(), "here": site.here}
+                await site.forget()
+            with qemu_pr_helper(site.folder / "c-helper.sock") as helper:
+                await site.boot(helper)
+                await site.reserve(1)
+                before = await site.seen()
+                await site.migrate_without_agents(helper)
+                observed["without"] = {"before": before, "after": await site.seen(), "here": site.here}
+                await site.qemu.end()
+        except BaseException:
+            for host in HOSTS:
+                log = site.folder / f"{host}.log"
+                sys.stdout.write(f"--- {host}\n{log.read_text() if log.exists() else ''}\n")
+            raise
+    return observed
+
+
+if __name__ == "__main__":
+    arguments = [Path(argument) for argument in sys.argv[1:]]
+    found = asyncio.run(main(GuestImage(arguments[1], arguments[2])))
+    arguments[0].write_text(json.dumps(found))
