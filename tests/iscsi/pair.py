@@ -52,10 +52,13 @@ class Pair:
         target: TargetConfig | None = None,
         *,
         cut: Cut = whole,
+        initiator_entropy: Callable[[int], bytes] = entropy,
         order: Callable[[list[CommandReceived]], None] = lambda _: None,
     ) -> None:
         self.disk = RamDisk()
-        self.initiator = InitiatorSession(initiator or InitiatorConfig(INITIATOR, ISID, TARGET))
+        self.initiator = InitiatorSession(
+            initiator or InitiatorConfig(INITIATOR, ISID, TARGET), initiator_entropy
+        )
         self.target = TargetSession(target or TargetConfig(TARGET), "127.0.0.1:3260", entropy)
         self.target_events: list[TargetEvent] = []
         self.initiator_events: list[InitiatorEvent] = []

@@ -10,7 +10,7 @@ from holdover.iscsi.initiator_login import InitiatorConfig, InitiatorLogin, Logi
 from holdover.iscsi.numbers import LoginStage, LoginStatus
 from holdover.iscsi.responses import LoginResponse
 from holdover.iscsi.text import decode_text, encode_text
-from tests.iscsi.pair import INITIATOR, ISID, TARGET
+from tests.iscsi.pair import INITIATOR, ISID, TARGET, entropy
 
 
 def response(
@@ -26,7 +26,7 @@ def response(
 
 
 def begin(credentials: Credentials | None = None) -> InitiatorLogin:
-    login = InitiatorLogin(InitiatorConfig(INITIATOR, ISID, TARGET, credentials))
+    login = InitiatorLogin(InitiatorConfig(INITIATOR, ISID, TARGET, credentials), entropy)
     login.first()
     return login
 
@@ -37,7 +37,7 @@ def said(step: LoginStep | None) -> dict[str, str]:
 
 
 def test_the_first_request_says_who_and_where() -> None:
-    step = InitiatorLogin(InitiatorConfig(INITIATOR, ISID, TARGET)).first()
+    step = InitiatorLogin(InitiatorConfig(INITIATOR, ISID, TARGET), entropy).first()
     assert said(step) == {
         "InitiatorName": INITIATOR,
         "SessionType": "Normal",
@@ -111,7 +111,7 @@ def test_answers_that_cannot_be(answer: LoginResponse) -> None:
 @pytest.mark.parametrize(
     "challenge",
     [
-        {"CHAP_A": "6", "CHAP_I": "1", "CHAP_C": "0x01"},
+        {"CHAP_A": "9", "CHAP_I": "1", "CHAP_C": "0x01"},
         {"CHAP_A": "5", "CHAP_I": "256", "CHAP_C": "0x01"},
         {"CHAP_A": "5", "CHAP_I": "x", "CHAP_C": "0x01"},
         {"CHAP_A": "5", "CHAP_C": "0x01"},
@@ -121,7 +121,7 @@ def test_answers_that_cannot_be(answer: LoginResponse) -> None:
 )
 def test_challenges_that_cannot_be_answered(challenge: dict[str, str]) -> None:
     login = begin(Credentials("anna", "secret"))
-    assert said(login.receive(response({"AuthMethod": "CHAP"}))) == {"CHAP_A": "5,7"}
+    assert said(login.receive(response({"AuthMethod": "CHAP"}))) == {"CHAP_A": "5,8,7,6"}
     with pytest.raises(LoginError, match="the target sent"):
         login.receive(response(challenge))
 

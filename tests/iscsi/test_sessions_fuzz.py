@@ -109,7 +109,7 @@ def test_an_initiator_survives_damaged_conversations(kind: int) -> None:
     source = random.Random(kind)
     config = InitiatorConfig(INITIATOR, ISID, TARGET, Credentials("anna", "secret"))
     for _ in range(_ROUNDS):
-        session = InitiatorSession(source.choice([config, discovery()]))
+        session = InitiatorSession(source.choice([config, discovery()]), entropy)
         session.receive_data(damage(source, said))
         if not session.closed:
             session.execute(0, write(0, bytes(20 * BLOCK)))
@@ -155,7 +155,7 @@ def test_a_session_survives_any_requests_and_keeps_its_bounds(
     "make",
     [
         lambda: TargetSession(_CONFIG, "host:3260", entropy),
-        lambda: InitiatorSession(InitiatorConfig(INITIATOR, ISID, TARGET)),
+        lambda: InitiatorSession(InitiatorConfig(INITIATOR, ISID, TARGET), entropy),
         lambda: RawInitiator(_CONFIG).session,
     ],
 )

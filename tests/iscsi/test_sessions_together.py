@@ -213,7 +213,7 @@ def test_discovery() -> None:
 def test_discovery_answers_that_do_not_fit_one_pdu() -> None:
     name = "iqn.2001-04.com.example:" + "t" * 199
     session = TargetSession(TargetConfig(name), "[" + "f" * 300 + "]:3260", entropy)
-    initiator = InitiatorSession(discovery(Limits(max_recv_data_segment_length=512)))
+    initiator = InitiatorSession(discovery(Limits(max_recv_data_segment_length=512)), entropy)
     for _ in range(8):
         session.receive_data(b"".join(initiator.data_to_send()))
         if any(isinstance(event, LoginCompleted) for event in session.events_received()):

@@ -155,7 +155,9 @@ def answer_to(challenge: dict[str, str], known: Credentials = CREDENTIALS) -> di
     return {"CHAP_N": known.user, "CHAP_R": "0x" + response.hex()}
 
 
-@pytest.mark.parametrize(("offer", "chosen"), [("5", "5"), ("5,7", "7"), ("6,8,5", "5")])
+@pytest.mark.parametrize(
+    ("offer", "chosen"), [("5", "5"), ("5,7", "7"), ("6,9,5", "6"), ("5,6,7,8", "8"), ("1,5", "5")]
+)
 def test_chap(offer: str, chosen: str) -> None:
     target, challenge = challenged(offer)
     assert challenge["CHAP_A"] == chosen
@@ -194,7 +196,7 @@ def test_wrong_answers_to_the_challenge(wrong: object) -> None:
     "first",
     [
         request({**SAID, "AuthMethod": "None"}, 0, 1),
-        request({**SAID, "AuthMethod": "CHAP", "CHAP_A": "6"}, 0, 1),
+        request({**SAID, "AuthMethod": "CHAP", "CHAP_A": "9"}, 0, 1),
         request({**SAID, "CHAP_A": "5"}, 0, 1),
         request({**SAID, "AuthMethod": "CHAP", "CHAP_N": "anna", "CHAP_R": "0x00"}, 0, 1),
         request(SAID, 1, 3),

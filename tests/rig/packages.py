@@ -18,7 +18,9 @@ PRESENT: dict[str, Callable[[], bool]] = {
     "qemu-block-extra": lambda: "qemu-block-extra" not in missing_qemu_packages(),
     "qemu-system-common": lambda: shutil.which("qemu-pr-helper") is not None,
     "qemu-system-x86": lambda: "qemu-system-x86" not in missing_qemu_packages(),
+    "qemu-utils": lambda: shutil.which("qemu-img") is not None,
     "sg3-utils": lambda: shutil.which("sg_persist") is not None,
+    "tgt": lambda: shutil.which("tgtd") is not None,
     "user-mode-linux": lambda: shutil.which("linux.uml") is not None,
 }
 """Whether a package's programs are here, by the package's name."""

@@ -1,4 +1,7 @@
-"""CHAP, one way: the initiator shows the target that it knows the secret (RFC 1994, RFC 7143 12.1.3)."""
+"""CHAP: one side shows the other that it knows a secret, without sending it (RFC 1994, RFC 7143 12.1.3).
+
+The initiator shows itself to the target; an initiator that asks for it is shown the target too.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,19 @@ from dataclasses import dataclass
 
 from holdover.iscsi.errors import TextError
 
-__all__ = ["ALGORITHMS", "CHALLENGE_LENGTH", "Credentials", "chap_response", "choose_algorithm", "verify"]
+__all__ = [
+    "ALGORITHMS",
+    "CHALLENGE_LENGTH",
+    "Credentials",
+    "chap_response",
+    "check_distinct",
+    "choose_algorithm",
+    "parse_identifier",
+    "verify",
+]
 
-ALGORITHMS = {"7": "sha256", "5": "md5"}
-"""CHAP_A numbers and their names in hashlib, the strongest first."""
+ALGORITHMS = {"8": "sha3_256", "7": "sha256", "6": "sha1", "5": "md5"}
+"""CHAP_A numbers (IANA's PPP Authentication Algorithms) and their names in hashlib, the strongest first."""
 
 CHALLENGE_LENGTH = 32
 
@@ -29,10 +41,34 @@ class Credentials:
         return f"Credentials(user={self.user!r})"
 
 
+def check_distinct(one: Credentials | None, other: Credentials | None) -> None:
+    """Check what the two directions of mutual CHAP have (RFC 7143 9.2.1): whoever may use one secret for both
+    can have his own challenge answered by the one who set it.
+
+    Raises:
+        ValueError: `other` without `one`, or both with one secret.
+    """
+    if other is not None and one is None:
+        raise ValueError("mutual CHAP: the target shows itself only to initiators that show themselves")
+    if one is not None and other is not None and one.secret == other.secret:
+        raise ValueError("mutual CHAP: the secret of the target must differ from that of the initiator")
+
+
 def choose_algorithm(offer: str) -> str | None:
     """The strongest algorithm of a CHAP_A list that is known here, or None."""
     offered = offer.split(",")
     return next((number for number in ALGORITHMS if number in offered), None)
+
+
+def parse_identifier(text: str) -> int:
+    """CHAP_I, 0 to 255.
+
+    Raises:
+        TextError: for anything else.
+    """
+    if not text.isascii() or not text.isdecimal() or len(text) > 3 or int(text) > 255:
+        raise TextError(f"CHAP_I={text[:40]}: not within 0 to 255")
+    return int(text)
 
 
 def chap_response(algorithm: str, identifier: int, secret: str, challenge: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar, cast
 
@@ -96,6 +97,8 @@ class IscsiInitiator:
         *,
         user: str | None = None,
         password: str | None = None,
+        target_user: str | None = None,
+        target_password: str | None = None,
         limits: Limits | None = None,
         timeout: float = 10.0,
         ping_interval: float | None = 5.0,
@@ -109,6 +112,7 @@ class IscsiInitiator:
             initiator_name, isid: The initiator port; the ISID is 6 bytes. A session of the same port
                 with the same target is ended by this one.
             user, password: For CHAP, both or neither.
+            target_user, target_password: What the target has to show in return, both or neither.
             limits: What is wanted in the negotiation.
             timeout: Seconds that connecting and logging in may take.
             ping_interval: Seconds without a word from the target after which it is asked for one;
@@ -119,9 +123,12 @@ class IscsiInitiator:
             LoginError: The target refused.
             ConnectError: There is no connection, or no answer in time.
             IscsiNameError: A name is none.
-            ValueError: The ISID is not 6 bytes, or one of user and password is missing.
+            ValueError: The ISID is not 6 bytes, or the credentials cannot serve together.
         """
-        config = _config(initiator_name, isid, check_iscsi_name(target), user, password, limits)
+        credentials = _credentials(user, password)
+        mutual = _credentials(target_user, target_password)
+        name = check_iscsi_name(target)
+        config = _config(initiator_name, isid, name, credentials, mutual, limits)
         ping = None if ping_interval is None else (ping_interval, ping_timeout)
         return await cls._open(host, port, config, timeout, ping)
 
@@ -130,7 +137,7 @@ class IscsiInitiator:
         cls, host: str, port: int, config: InitiatorConfig, timeout: float, ping: tuple[float, float] | None
     ) -> Self:
         where = f"{host}:{port}"
-        self = cls(InitiatorSession(config), where, ping)
+        self = cls(InitiatorSession(config, secrets.token_bytes), where, ping)
         try:
             async with asyncio.timeout(timeout):
                 await self._loop.create_connection(lambda: _Connection(self), host, port)
@@ -367,15 +374,24 @@ def _resolve(future: asyncio.Future[_T] | None, value: _T) -> None:
         future.set_result(value)
 
 
+def _credentials(user: str | None, password: str | None) -> Credentials | None:
+    if (user is None) != (password is None):
+        raise ValueError("user and password belong together")
+    return None if user is None or password is None else Credentials(user, password)
+
+
 def _config(
-    name: str, isid: bytes, target: str | None, user: str | None, password: str | None, limits: Limits | None
+    name: str,
+    isid: bytes,
+    target: str | None,
+    credentials: Credentials | None,
+    target_credentials: Credentials | None,
+    limits: Limits | None,
 ) -> InitiatorConfig:
     if len(isid) != 6:
         raise ValueError(f"an ISID has 6 bytes, not {len(isid)}")
-    if (user is None) != (password is None):
-        raise ValueError("user and password belong together")
-    credentials = None if user is None or password is None else Credentials(user, password)
-    return InitiatorConfig(check_iscsi_name(name), isid, target, credentials, limits or Limits())
+    name = check_iscsi_name(name)
+    return InitiatorConfig(name, isid, target, credentials, target_credentials, limits or Limits())
 
 
 async def send_targets(
@@ -391,7 +407,7 @@ async def send_targets(
 ) -> list[DiscoveredTarget]:
     """Ask a portal which targets it has, in a discovery session. Raises as `IscsiInitiator.connect`,
     and ConnectionLost."""
-    config = _config(initiator_name, isid, None, user, password, None)
+    config = _config(initiator_name, isid, None, _credentials(user, password), None, None)
     initiator = await IscsiInitiator._open(host, port, config, timeout, None)
     try:
         async with asyncio.timeout(timeout):

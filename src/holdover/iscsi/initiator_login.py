@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from holdover.iscsi.chap import ALGORITHMS, Credentials, chap_response
+from holdover.iscsi.chap import (
+    ALGORITHMS,
+    CHALLENGE_LENGTH,
+    Credentials,
+    chap_response,
+    check_distinct,
+    parse_identifier,
+    verify,
+)
 from holdover.iscsi.errors import LoginError, TextError
 from holdover.iscsi.negotiation import Limits, Negotiator
 from holdover.iscsi.numbers import LoginStage, LoginStatus
@@ -15,9 +24,9 @@ __all__ = ["InitiatorConfig", "InitiatorLogin", "LoginStep"]
 
 _MAX_RESPONSES = 64
 
-# MD5 first, against the order of strength: tgt and others that come from the iSCSI Enterprise Target
-# take 7 for SHA-1 and then refuse the right response. A target that has no MD5 passes over it.
-_CHAP_OFFER = ",".join(sorted(ALGORITHMS))
+# MD5 before those that are stronger: tgt and others that come from the iSCSI Enterprise Target take 7 for
+# SHA-1 and then refuse the right response. A target that has no MD5 passes over it.
+_CHAP_OFFER = ",".join(sorted(ALGORITHMS, key=lambda number: (number != "5", -int(number))))
 
 _Pairs = list[tuple[str, str]]
 
@@ -50,14 +59,22 @@ class InitiatorConfig:
         isid: 6 bytes; name and ISID are the initiator port (the I_T nexus's half).
         target: iSCSI name of the target, None for a discovery session.
         credentials: CHAP user and secret, or None.
+        target_credentials: What the target has to show in return, or None.
         limits: What is wanted in the negotiation.
+
+    Raises:
+        ValueError: for credentials that cannot serve together.
     """
 
     name: str
     isid: bytes
     target: str | None
     credentials: Credentials | None = None
+    target_credentials: Credentials | None = None
     limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        check_distinct(self.credentials, self.target_credentials)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +94,20 @@ class InitiatorLogin:
         negotiator: The negotiation; its `parameters` hold once the login is complete.
     """
 
-    def __init__(self, config: InitiatorConfig) -> None:
+    def __init__(self, config: InitiatorConfig, entropy: Callable[[int], bytes]) -> None:
         discovery = config.target is None
         self.negotiator = Negotiator(config.limits.values(), discovery=discovery)
         self._config = config
+        self._entropy = entropy
         self._stage = LoginStage.SECURITY
         self._text = b""
         self._responses = 0
         self._method = ""
+        self._algorithm = ""
         self._answered = False
+        self._identifier = 0
+        self._challenge = b""
+        self._target_shown = config.target_credentials is None
 
     def first(self) -> LoginStep:
         """How the login begins: who this is, what it wants, how it can authenticate itself."""
@@ -95,7 +117,7 @@ class InitiatorLogin:
             pairs.append(("SessionType", "Discovery"))
         else:
             pairs += [("SessionType", "Normal"), ("TargetName", config.target)]
-        pairs.append(("AuthMethod", "None" if config.credentials is None else "CHAP,None"))
+        pairs.append(("AuthMethod", ",".join(self._methods())))
         return self._step(pairs, transit=config.credentials is None)
 
     def receive(self, response: LoginResponse) -> LoginStep | None:
@@ -132,6 +154,8 @@ class InitiatorLogin:
         )
         if "AuthMethod" in said:
             self._method = self._check_method(said["AuthMethod"])
+        if "CHAP_R" in said:
+            self._check_target(said)
         if response.transit:
             return self._enter(response.next_stage)
         if self._method == "CHAP" and not self._answered:
@@ -140,23 +164,44 @@ class InitiatorLogin:
             answers += self._chap_answer(said)
         return self._step(answers, transit=True)
 
+    def _methods(self) -> tuple[str, ...]:
+        """What this side can do and bears: a target that is to show itself cannot go without CHAP."""
+        if self._config.credentials is None:
+            return ("None",)
+        return ("CHAP", "None") if self._config.target_credentials is None else ("CHAP",)
+
     def _check_method(self, method: str) -> str:
-        allowed = ("None",) if self._config.credentials is None else ("CHAP", "None")
-        if method not in allowed:
+        if method not in self._methods():
             raise LoginError(f"the target wants to authenticate by {method[:40]}, which was not offered")
         return method
 
     def _chap_answer(self, said: dict[str, str]) -> _Pairs:
         credentials = self._config.credentials
-        identifier = said.get("CHAP_I", "")
-        if credentials is None or not identifier.isascii() or not identifier.isdecimal():
+        if credentials is None:
             raise LoginError("the target sent a CHAP challenge that cannot be answered")
-        if len(identifier) > 3 or int(identifier) > 255:
-            raise LoginError(f"the target sent CHAP_I={identifier[:40]}")
         challenge = decode_binary("CHAP_C", said["CHAP_C"])
-        response = chap_response(said.get("CHAP_A", ""), int(identifier), credentials.secret, challenge)
+        self._algorithm = said.get("CHAP_A", "")
+        identifier = parse_identifier(said.get("CHAP_I", ""))
+        response = chap_response(self._algorithm, identifier, credentials.secret, challenge)
         self._answered = True
-        return [("CHAP_N", credentials.user), ("CHAP_R", encode_binary(response))]
+        answers = [("CHAP_N", credentials.user), ("CHAP_R", encode_binary(response))]
+        if not self._target_shown:
+            self._identifier = self._entropy(1)[0]
+            self._challenge = self._entropy(CHALLENGE_LENGTH)
+            answers += [("CHAP_I", str(self._identifier)), ("CHAP_C", encode_binary(self._challenge))]
+        return answers
+
+    def _check_target(self, said: dict[str, str]) -> None:
+        """Whether the target knows its own secret."""
+        credentials, challenge = self._config.target_credentials, self._challenge
+        # A challenge serves once; a second response would be a second guess.
+        self._challenge = b""
+        if credentials is None or not challenge:
+            raise LoginError("the target sent a CHAP response that was not asked for")
+        expected = chap_response(self._algorithm, self._identifier, credentials.secret, challenge)
+        if not verify(credentials, said.get("CHAP_N", ""), decode_binary("CHAP_R", said["CHAP_R"]), expected):
+            raise LoginError("the target does not know its own CHAP user or secret: it may be another")
+        self._target_shown = True
 
     def _operational(self, response: LoginResponse, pairs: _Pairs) -> LoginStep | None:
         answers = self.negotiator.receive(pairs, Where.OPERATIONAL)
@@ -166,6 +211,8 @@ class InitiatorLogin:
 
     def _enter(self, stage: int) -> LoginStep | None:
         """The stage that the target granted."""
+        if not self._target_shown:
+            raise LoginError("the target did not show that it knows its own CHAP secret")
         if self._stage is LoginStage.SECURITY and stage == LoginStage.OPERATIONAL:
             self._stage = LoginStage.OPERATIONAL
             return self._step(self.negotiator.offers(), transit=True)

@@ -8,6 +8,7 @@ room for wait here and go out as it opens.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from enum import Enum, auto
 
 from holdover.iscsi.digest import add_digests
@@ -81,14 +82,18 @@ class _State(Enum):
 class InitiatorSession:
     """One session. Its first bytes to send are there at once.
 
+    Args:
+        config: Who logs in, and where.
+        entropy: Gives that many random bytes, for CHAP.
+
     Attributes:
         parameters: What was negotiated.
     """
 
-    def __init__(self, config: InitiatorConfig) -> None:
+    def __init__(self, config: InitiatorConfig, entropy: Callable[[int], bytes]) -> None:
         self.parameters = Parameters()
         self._config = config
-        self._login = InitiatorLogin(config)
+        self._login = InitiatorLogin(config, entropy)
         self._reader = PduReader(_LOGIN_DATA_LENGTH)
         self._state = _State.LOGIN
         self._events: list[InitiatorEvent] = []

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from holdover.iscsi.chap import Credentials
 from holdover.iscsi.names import MAX_LUN, check_iscsi_name
-from holdover.iscsi.negotiation import Limits
+from holdover.iscsi.negotiation import Limits, Parameters
 from holdover.iscsi.numbers import LoginStatus
 from holdover.iscsi.target_connection import TargetConnection
 from holdover.iscsi.target_events import LoginCompleted
@@ -37,6 +37,7 @@ class SessionInfo:
         peer, portal: Addresses of both ends, "host:port".
         nexus: The I_T nexus.
         open_commands: Commands received and not answered.
+        parameters: What was negotiated.
     """
 
     initiator: str
@@ -47,6 +48,7 @@ class SessionInfo:
     portal: str
     nexus: ITNexus
     open_commands: int
+    parameters: Parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class IscsiTarget:
         iqn: Its iSCSI name.
         luns: Logical units by number, 0 to 16383; read anew for each command, so it may change.
         credentials: What every initiator must show by CHAP, or None.
+        mutual_credentials: What the target shows in return to an initiator that asks, or None.
         alias: Words for people.
         limits: What is wanted in the negotiation.
         max_sessions: Sessions at once, and beside them as many connections that have not logged in.
@@ -73,7 +76,7 @@ class IscsiTarget:
 
     Raises:
         IscsiNameError: for a name that is none.
-        ValueError: for a logical unit number out of range.
+        ValueError: for a logical unit number out of range and credentials that cannot serve together.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class IscsiTarget:
         luns: Mapping[int, DeviceServer],
         *,
         credentials: Credentials | None = None,
+        mutual_credentials: Credentials | None = None,
         alias: str | None = None,
         limits: Limits | None = None,
         max_sessions: int = 64,
@@ -94,7 +98,12 @@ class IscsiTarget:
                 raise ValueError(f"logical unit number {number} is not within 0 to {MAX_LUN}")
         self._luns = luns
         self._config = TargetConfig(
-            check_iscsi_name(iqn), alias, credentials, limits=limits or Limits(), max_commands=max_commands
+            check_iscsi_name(iqn),
+            alias,
+            credentials,
+            mutual_credentials,
+            limits=limits or Limits(),
+            max_commands=max_commands,
         )
         self._max_sessions = max_sessions
         self._login_timeout = login_timeout
@@ -220,4 +229,5 @@ def _describe(connection: TargetConnection) -> SessionInfo | None:
         connection.portal,
         nexus,
         connection.session.open_commands,
+        connection.session.parameters,
     )

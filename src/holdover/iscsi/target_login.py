@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from holdover.iscsi.chap import CHALLENGE_LENGTH, Credentials, chap_response, choose_algorithm, verify
+from holdover.iscsi.chap import (
+    CHALLENGE_LENGTH,
+    Credentials,
+    chap_response,
+    check_distinct,
+    choose_algorithm,
+    parse_identifier,
+    verify,
+)
 from holdover.iscsi.errors import IscsiNameError, TextError
 from holdover.iscsi.names import check_iscsi_name
 from holdover.iscsi.negotiation import Limits, Negotiator
@@ -33,23 +41,31 @@ class TargetConfig:
         name: iSCSI name of the target, as `check_iscsi_name` gives it.
         alias: Words for people, or None.
         credentials: User and secret that every session must show by CHAP, or None.
+        mutual_credentials: User and secret by which the target shows itself to those that ask, or None.
         portal_group_tag: Tag of the one portal group.
         limits: What is wanted in the negotiation.
         max_commands: Commands of one session that may be open at once.
         max_immediate: The same for those marked for immediate delivery.
         max_data_out: Longest Data-Out buffer of one command, bytes.
         max_buffered: Solicited Data-Out of all commands of one session together, bytes.
+
+    Raises:
+        ValueError: for credentials that cannot serve together.
     """
 
     name: str
     alias: str | None = None
     credentials: Credentials | None = None
+    mutual_credentials: Credentials | None = None
     portal_group_tag: int = 1
     limits: Limits = field(default_factory=Limits)
     max_commands: int = 128
     max_immediate: int = 16
     max_data_out: int = 32 << 20
     max_buffered: int = 64 << 20
+
+    def __post_init__(self) -> None:
+        check_distinct(self.credentials, self.mutual_credentials)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +222,7 @@ class TargetLogin:
         if "CHAP_A" in said:
             answers += self._challenge_initiator(said["CHAP_A"])
         if "CHAP_N" in said or "CHAP_R" in said:
-            self._check_response(said)
+            answers += self._check_response(said)
         return answers
 
     def _choose_method(self, offer: str) -> str:
@@ -231,21 +247,34 @@ class TargetLogin:
             ("CHAP_C", encode_binary(self._challenge)),
         ]
 
-    def _check_response(self, said: dict[str, str]) -> None:
+    def _check_response(self, said: dict[str, str]) -> _Pairs:
+        """Let the initiator in if it knows the secret, and only then answer its challenge."""
         credentials, challenge = self._config.credentials, self._challenge
         # A challenge serves once; a second response would be a second guess.
         self._challenge = b""
         if credentials is None or not challenge:
             raise _RefusedError(LoginStatus.AUTHENTICATION_FAILURE, "a CHAP response without a challenge")
-        if "CHAP_C" in said or "CHAP_I" in said:
-            raise _RefusedError(
-                LoginStatus.AUTHENTICATION_FAILURE, "this target does not authenticate itself"
-            )
         response = decode_binary("CHAP_R", said.get("CHAP_R", ""))
         expected = chap_response(self._algorithm, self._identifier, credentials.secret, challenge)
         if not verify(credentials, said.get("CHAP_N", ""), response, expected):
             raise _RefusedError(LoginStatus.AUTHENTICATION_FAILURE, "CHAP user or secret is wrong")
+        answers = self._show_itself(said, challenge) if "CHAP_C" in said or "CHAP_I" in said else []
         self._authenticated = True
+        return answers
+
+    def _show_itself(self, said: dict[str, str], sent: bytes) -> _Pairs:
+        credentials = self._config.mutual_credentials
+        if credentials is None:
+            raise _RefusedError(
+                LoginStatus.AUTHENTICATION_FAILURE, "this target does not authenticate itself"
+            )
+        challenge = decode_binary("CHAP_C", said.get("CHAP_C", ""))
+        if challenge == sent:
+            # RFC 7143 12.1.3: it may be after the answer to our own challenge.
+            raise _RefusedError(LoginStatus.AUTHENTICATION_FAILURE, "the initiator reflects the challenge")
+        identifier = parse_identifier(said.get("CHAP_I", ""))
+        response = chap_response(self._algorithm, identifier, credentials.secret, challenge)
+        return [("CHAP_N", credentials.user), ("CHAP_R", encode_binary(response))]
 
 
 def _of_authentication(name: str) -> bool:
