@@ -54,11 +54,65 @@ def target(
     listen: Annotated[
         str, typer.Option(help="HOST:PORT to listen at; port 0 takes a free one.")
     ] = "127.0.0.1:3260",
+    chap: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HOLDOVER_CHAP", help="USER%PASSWORD that initiators must show; others can see it here."
+        ),
+    ] = None,
+    chap_file: Annotated[Path | None, typer.Option(help="A file with USER%PASSWORD in it instead.")] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What is to go wrong, as in latency=20ms,opcode=WRITE_10,probability=0.1; repeatable. "
+            "latency=TIME, lose-response, status=busy|reservation-conflict|task-set-full, drop-connection, "
+            "power-loss; when=before|after; opcode=, action= (of PERSISTENT RESERVE OUT), lun=, "
+            "initiator=PATTERN; probability=, count=, after=."
+        ),
+    ] = None,
+    fault_seed: Annotated[
+        int | None, typer.Option(help="Makes probabilities strike alike each time.")
+    ] = None,
+    control: Annotated[
+        Path | None, typer.Option(help="A Unix socket for holdover target-ctl; for this user alone.")
+    ] = None,
+    json_events: Annotated[
+        bool,
+        typer.Option(
+            "--json-events", help="Print a JSON line for each PERSISTENT RESERVE OUT, session and fault."
+        ),
+    ] = False,
 ) -> None:
-    """Serve embedded LUNs, which enforce persistent reservations, by iSCSI."""
+    """Serve embedded LUNs, which enforce persistent reservations, by iSCSI.
+
+    On a terminal it shows who is logged in, who is registered and who holds the reservation.
+    """
     from holdover.cli.target import run
 
-    run(listen, iqn, lun)
+    run(
+        listen,
+        iqn,
+        lun,
+        faults=fault or [],
+        fault_seed=fault_seed,
+        control=control,
+        json_events=json_events,
+        chap=chap,
+        chap_file=chap_file,
+    )
+
+
+@app.command(name="target-ctl")
+def target_ctl(
+    path: Annotated[Path, typer.Argument(help="The socket of holdover target --control.")],
+    action: Annotated[str, typer.Argument(help="list, add FAULT, remove ID, clear or status.")],
+    value: Annotated[str | None, typer.Argument(metavar="[FAULT|ID]", help="For add and remove.")] = None,
+    json: Json = False,
+) -> None:
+    """Look into a running target, and change its faults."""
+    from holdover.cli.target_ctl import run
+
+    run(path, action, value, json)
 
 
 @app.command()

@@ -1,53 +1,261 @@
-"""``holdover target``: embedded LUNs behind iSCSI, until a signal ends it."""
+"""``holdover target``: embedded LUNs behind iSCSI, until a signal ends it.
+
+What its operator has beside that (faults, events, the control socket) costs nothing where it is not asked
+for: the LUNs then stand behind iSCSI alone.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
+import msgspec
 import uvloop
+from rich.console import Console
+from rich.live import Live
 
-from holdover.agent.config import ConfigError, parse_host_port
+from holdover.agent.config import ConfigError, HostPort, parse_host_port
 from holdover.cli.errors import refuse
+from holdover.cli.target_control import Control
+from holdover.cli.target_events import Event, fault_struck, listening, session_event
+from holdover.cli.target_lun import ServedLun
+from holdover.cli.target_state import TargetState, fault_states, lun_state, session_state, tables
+from holdover.faults.armed import ArmedFaults
+from holdover.faults.device import FaultyDevice, Means
+from holdover.faults.fault import Fault, FaultError, parse_fault
+from holdover.helper.listener import ListenerError
+from holdover.iscsi.chap import Credentials
 from holdover.iscsi.errors import IscsiNameError
 from holdover.iscsi.names import check_iscsi_name
-from holdover.iscsi.target import IscsiTarget
+from holdover.iscsi.target import IscsiTarget, SessionChange
+from holdover.iscsi.target_connection import TargetConnection
 from holdover.lun.embedded import EmbeddedLun
 from holdover.lun.errors import LunError, OptionError
 from holdover.lun.options import LunOptions, parse_lun_options
+from holdover.scsi.command import DeviceServer
+from holdover.scsi.nexus import ITNexus
 
 __all__ = ["run"]
 
+_REFRESH = 0.25  # seconds between two looks for what the live table shows
 
-def run(listen: str, iqn: str, luns: list[str]) -> None:
+
+class _ChapError(ValueError):
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Options:
+    address: HostPort
+    iqn: str
+    luns: list[LunOptions]
+    faults: list[Fault]
+    seed: int | None
+    control: Path | None
+    json_events: bool
+    credentials: Credentials | None
+
+
+def run(
+    listen: str,
+    iqn: str,
+    luns: list[str],
+    *,
+    faults: list[str],
+    fault_seed: int | None,
+    control: Path | None,
+    json_events: bool,
+    chap: str | None,
+    chap_file: Path | None,
+) -> None:
     """Serve until SIGINT or SIGTERM."""
     try:
-        address = parse_host_port(listen, "--listen")
-        check_iscsi_name(iqn)
-        options = [parse_lun_options(text) for text in luns]
-    except (ConfigError, IscsiNameError, OptionError) as error:
+        options = _Options(
+            address=parse_host_port(listen, "--listen"),
+            iqn=check_iscsi_name(iqn),
+            luns=[parse_lun_options(text) for text in luns],
+            faults=[parse_fault(text) for text in faults],
+            seed=fault_seed,
+            control=control,
+            json_events=json_events,
+            credentials=_credentials(chap, chap_file),
+        )
+    except (ConfigError, IscsiNameError, OptionError, FaultError, _ChapError) as error:
         refuse(str(error))
     try:
-        uvloop.run(_serve(address.host, address.port, iqn, options))
-    except (OSError, LunError) as error:
+        uvloop.run(_Serving(options).until_signalled())
+    except (OSError, LunError, ListenerError) as error:
         refuse(str(error), 1)
 
 
-async def _serve(host: str, port: int, iqn: str, options: list[LunOptions]) -> None:
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for each in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(each, ended.set)
-    luns: list[EmbeddedLun] = []
-    try:
-        luns.extend(EmbeddedLun.open(each) for each in options)
-        target = IscsiTarget(iqn, dict(enumerate(luns)))
-        bound = await target.start(host, port)
-        shown = f"[{host}]" if ":" in host else host
-        for number, option in enumerate(options):
-            print(f"LUN {number}: {option.file} at iscsi://{shown}:{bound}/{iqn}/{number}", flush=True)
-        await ended.wait()
-        await target.close()
-    finally:
-        for lun in luns:
-            await lun.close()
+def _credentials(chap: str | None, file: Path | None) -> Credentials | None:
+    """Who may log in; no message repeats the secret."""
+    if file is not None and chap is not None:
+        raise _ChapError("--chap and --chap-file: give one of them (HOLDOVER_CHAP counts as --chap)")
+    where = "--chap" if file is None else f"--chap-file {file}"
+    if file is not None:
+        try:
+            chap = file.read_text(encoding="utf-8").removesuffix("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
+            raise _ChapError(f"{where}: {reason}") from error
+    if chap is None:
+        return None
+    user, percent, secret = chap.partition("%")
+    if not percent or not user or not secret or "\n" in chap:
+        raise _ChapError(f"{where}: is not USER%PASSWORD")
+    return Credentials(user, secret)
+
+
+class _Target(IscsiTarget):
+    """A target whose connections can be cut."""
+
+    def __init__(
+        self,
+        iqn: str,
+        luns: Mapping[int, DeviceServer],
+        credentials: Credentials | None,
+        on_session: Callable[[SessionChange], None],
+    ) -> None:
+        super().__init__(iqn, luns, credentials=credentials, on_session=on_session)
+        self._cuttable: set[TargetConnection] = set()
+        self._cutting: set[asyncio.Task[None]] = set()
+
+    def connection_opened(self, connection: TargetConnection) -> bool:
+        opened = super().connection_opened(connection)
+        if opened:
+            self._cuttable.add(connection)
+        return opened
+
+    def connection_ended(self, connection: TargetConnection, reason: str) -> None:
+        self._cuttable.discard(connection)
+        super().connection_ended(connection, reason)
+
+    def cut(self, nexus: ITNexus) -> None:
+        """Cut the connection of an I_T nexus."""
+        for connection in [each for each in self._cuttable if each.nexus == nexus]:
+            task = asyncio.create_task(connection.shut("a fault cut the connection"))
+            self._cutting.add(task)
+            task.add_done_callback(self._cutting.discard)
+
+
+class _Serving:
+    """One run of the command."""
+
+    def __init__(self, options: _Options) -> None:
+        self._options = options
+        self._tell: Callable[[Event], None] = _JsonLines() if options.json_events else _tell_nobody
+        self._faults = ArmedFaults(random.Random(options.seed).random)
+        for fault in options.faults:
+            self._faults.add(fault)
+        self._faulty = bool(options.faults) or options.control is not None
+        self._luns: list[EmbeddedLun | ServedLun] = []
+        self._devices: dict[int, DeviceServer] = {}
+        self._target = _Target(
+            options.iqn,
+            self._devices,
+            options.credentials,
+            lambda change: self._tell(session_event(change)),
+        )
+        self._control = Control(self._faults, self._state)
+
+    async def until_signalled(self) -> None:
+        """Open, serve, close.
+
+        Raises:
+            OSError: The address cannot be listened on.
+            LunError: A LUN cannot be opened.
+            ListenerError: There is no control socket to listen at.
+        """
+        ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for each in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(each, ended.set)
+        try:
+            for number, options in enumerate(self._options.luns):
+                self._open(number, options)
+            if self._options.control is not None:
+                await self._control.start(self._options.control)
+            address = self._options.address
+            bound = await self._target.start(address.host, address.port)
+            self._say_where(HostPort(address.host, bound))
+            await self._watch(ended)
+        finally:
+            await self._control.close()
+            await self._target.close()
+            for lun in self._luns:
+                await lun.close()
+
+    def _open(self, number: int, options: LunOptions) -> None:
+        lun: EmbeddedLun | ServedLun
+        if not self._faulty and not self._options.json_events:
+            lun = self._devices[number] = EmbeddedLun.open(options)
+        else:
+            lun = self._devices[number] = ServedLun(number, options, self._tell)
+            if self._faulty:
+                means = Means(self._target.cut, lambda *struck: self._tell(fault_struck(*struck)))
+                self._devices[number] = FaultyDevice(number, lun, self._faults, means)
+        self._luns.append(lun)
+
+    def _say_where(self, address: HostPort) -> None:
+        for number, options in enumerate(self._options.luns):
+            url = f"iscsi://{address}/{self._options.iqn}/{number}"
+            self._tell(listening(number, str(options.file), url))
+            if not self._options.json_events:
+                print(f"LUN {number}: {options.file} at {url}", flush=True)
+
+    async def _watch(self, ended: asyncio.Event) -> None:
+        """Wait for the end; where somebody looks, show them what goes on."""
+        console = Console()
+        if self._options.json_events or not console.is_terminal:
+            await ended.wait()
+            return
+        shown = None
+        with Live(console=console, auto_refresh=False) as live:
+            while not ended.is_set():
+                state = self._state()
+                if state != shown:
+                    live.update(tables(state), refresh=True)
+                    shown = state
+                try:
+                    await asyncio.wait_for(ended.wait(), _REFRESH)
+                except TimeoutError:
+                    continue
+
+    def _state(self) -> TargetState:
+        numbered = enumerate(zip(self._options.luns, self._luns, strict=True))
+        return TargetState(
+            iqn=self._target.iqn,
+            luns=tuple(lun_state(number, options, lun) for number, (options, lun) in numbered),
+            sessions=tuple(session_state(each) for each in self._target.sessions()),
+            faults=fault_states(self._faults.armed),
+        )
+
+
+class _JsonLines:
+    """Events on standard output, until nobody reads them any more. None is lost: the target waits for whoever
+    reads slowly."""
+
+    def __init__(self) -> None:
+        self._read = True
+
+    def __call__(self, event: Event) -> None:
+        if not self._read:
+            return
+        rest = memoryview(msgspec.json.encode(event) + b"\n")
+        try:
+            while rest:
+                rest = rest[os.write(1, rest) :]
+        except OSError as error:
+            self._read = False
+            print(f"holdover: --json-events: {error.strerror}; no more events", file=sys.stderr)
+
+
+def _tell_nobody(_: Event) -> None:
+    pass
