@@ -45,6 +45,7 @@ __all__ = ["EmbeddedLun"]
 _ABORTED = Response(Status.TASK_ABORTED)
 _GOOD = Response(Status.GOOD)
 _ONCE = RESERVATION_COMMANDS | STATE_COMMANDS
+_FINISHED = RESERVATION_COMMANDS | {OperationCode.SANITIZE}
 _NOT_KEPT = check_condition(SenseKey.HARDWARE_ERROR, AdditionalSense.INTERNAL_TARGET_FAILURE)
 
 
@@ -158,18 +159,23 @@ class EmbeddedLun:
         answer = self._unit.begin(nexus, command)
         if isinstance(answer, Response):
             return answer
-        if isinstance(answer, ReservationChange) or answer.slow or self._must_wait(answer):
+        if (
+            isinstance(answer, ReservationChange)
+            or answer.slow
+            or (self._flights and self._must_wait(answer))
+        ):
             return None
-        return self._unit.present(answer.run(self._medium))
+        response = answer.run(self._medium)
+        return self._unit.present(response) if response.sense else response
 
     async def execute(self, nexus: ITNexus, command: Command) -> Response:
         """Carry out one command. Cancelling aborts it, and returns when its work can touch the medium no
         more; a reservation command is finished all the same once begun, so that file and memory agree, and
         so is a sanitize operation."""
-        if command.opcode in RESERVATION_COMMANDS:
-            return await self._finish(self._execute_alone(nexus, command))
-        if command.opcode == OperationCode.SANITIZE:
-            return await self._finish(self._execute_sanitize(nexus, command))
+        if command.opcode in _FINISHED:
+            alone = command.opcode in RESERVATION_COMMANDS
+            execute = self._execute_alone if alone else self._execute_sanitize
+            return await self._finish(execute(nexus, command))
         return await self._answer(nexus, self._unit.begin(nexus, command))
 
     async def reset(self) -> None:
@@ -220,15 +226,14 @@ class EmbeddedLun:
             return await self._apply(answer)
         if isinstance(answer, SanitizeWork):
             return await self._start_sanitize(answer)
-        if self._must_wait(answer):
+        if self._flights and self._must_wait(answer):
             await self._wait_turn(answer)
-        if answer.slow:
-            return self._unit.present(await self._run_in_thread(nexus, answer))
-        return self._unit.present(answer.run(self._medium))
+        response = await self._run_in_thread(nexus, answer) if answer.slow else answer.run(self._medium)
+        return self._unit.present(response) if response.sense else response
 
     def _must_wait(self, work: MediumWork) -> bool:
         """Whether work in a thread holds this up: only where one of the two is exclusive."""
-        return (self._exclusive > 0 or (work.exclusive and bool(self._flights))) and any(
+        return (self._exclusive > 0 or work.exclusive) and any(
             flight.holds_up(work) for flight in self._flights
         )
 

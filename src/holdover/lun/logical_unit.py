@@ -192,10 +192,10 @@ class LogicalUnit:
             return answer
         if isinstance(answer, ReservationChange):
             return self.commit(answer)
-        response = self.present(answer.run(self._medium))
+        response = answer.run(self._medium)
         if isinstance(answer, SanitizeWork):
             self.sanitized(answer, response)
-        return response
+        return self.present(response) if response.sense else response
 
     def begin(self, nexus: ITNexus, command: Command) -> Answer:
         """Decide on a command. Nothing has changed after it but the unit attention that it reported, and
@@ -208,11 +208,13 @@ class LogicalUnit:
             self._attentions.take(nexus)
             return self.present(check_condition(SenseKey.UNIT_ATTENTION, attention))
         answer = self._decide(nexus, command)
-        return self.present(answer) if isinstance(answer, Response) else answer
+        return (
+            self.present(answer) if self._mode.descriptor_sense and isinstance(answer, Response) else answer
+        )
 
     def present(self, response: Response) -> Response:
         """A response with its sense data in the format that the Control mode page asks for."""
-        if not response.sense or not self._mode.descriptor_sense:
+        if not response.sense or not self._by_descriptors:
             return response
         sense = decode_sense(response.sense).encode(descriptor_format=True)
         return Response(response.status, response.data_in, sense)
@@ -253,13 +255,16 @@ class LogicalUnit:
         self._attentions.lose(nexus)
 
     def _settle(self) -> None:
-        """Look up once, not with every command, what each nexus is to the reservation."""
+        """Look up once, not with every command, what each nexus is to the reservation, and what else every
+        command must know."""
         held = self._state.reservation
         self._standings = {
             each.nexus: self._state.standing(each.nexus)
             for each in (self._state.registrations if held is not None else ())
         }
         self._reserved = held is not None or self._legacy_holder is not None
+        self._through = not self._mode.write_cache
+        self._by_descriptors = self._mode.descriptor_sense
         self._protected = self._read_only or self._mode.write_protect
         unready = self._stopped or self._sanitize != SanitizeState()
         self._guarded = self._reserved or self._protected or unready
@@ -329,7 +334,7 @@ class LogicalUnit:
         return not allowed(cdb, held.type, self._standings.get(nexus, Standing.NOT_REGISTERED))
 
     def _perform(self, nexus: ITNexus, cdb: Cdb, data_out: bytes) -> Answer:
-        through = not self._mode.write_cache
+        through = self._through
         match cdb:
             case Read():
                 return block.read(cdb, self.geometry)
