@@ -59,7 +59,7 @@ class Pair:
         self.initiator = InitiatorSession(
             initiator or InitiatorConfig(INITIATOR, ISID, TARGET), initiator_entropy
         )
-        self.target = TargetSession(target or TargetConfig(TARGET), "127.0.0.1:3260", entropy)
+        self.target = TargetSession(target or TargetConfig(TARGET), ("127.0.0.1:3260",), entropy)
         self.target_events: list[TargetEvent] = []
         self.initiator_events: list[InitiatorEvent] = []
         self.to_target = b""
@@ -105,7 +105,7 @@ class RawInitiator:
     """A target session, logged in, that is sent PDUs made by hand."""
 
     def __init__(self, config: TargetConfig | None = None, *, offers: dict[str, str] | None = None) -> None:
-        self.session = TargetSession(config or TargetConfig(TARGET), "127.0.0.1:3260", entropy)
+        self.session = TargetSession(config or TargetConfig(TARGET), ("127.0.0.1:3260",), entropy)
         self.reader = PduReader(1 << 24)
         said = {"InitiatorName": INITIATOR, "TargetName": TARGET, **(offers or {})}
         (answer,) = self.send(self.login_request(said))

@@ -94,7 +94,7 @@ def test_a_target_survives_damaged_conversations(kind: int) -> None:
     configs = [_CONFIG, TargetConfig(TARGET, credentials=Credentials("anna", "secret"))]
     source = random.Random(kind)
     for _ in range(_ROUNDS):
-        session = TargetSession(source.choice(configs), "host:3260", entropy)
+        session = TargetSession(source.choice(configs), ("host:3260",), entropy)
         data, at = damage(source, said), 0
         while at < len(data) and not session.closed:
             length = source.choice([100, 1000, 100000])
@@ -154,7 +154,7 @@ def test_a_session_survives_any_requests_and_keeps_its_bounds(
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: TargetSession(_CONFIG, "host:3260", entropy),
+        lambda: TargetSession(_CONFIG, ("host:3260",), entropy),
         lambda: InitiatorSession(InitiatorConfig(INITIATOR, ISID, TARGET), entropy),
         lambda: RawInitiator(_CONFIG).session,
     ],

@@ -212,7 +212,8 @@ def test_discovery() -> None:
 
 def test_discovery_answers_that_do_not_fit_one_pdu() -> None:
     name = "iqn.2001-04.com.example:" + "t" * 199
-    session = TargetSession(TargetConfig(name), "[" + "f" * 300 + "]:3260", entropy)
+    portals = tuple(f"portal-{number}.example:3260" for number in range(40))
+    session = TargetSession(TargetConfig(name), portals, entropy)
     initiator = InitiatorSession(discovery(Limits(max_recv_data_segment_length=512)), entropy)
     for _ in range(8):
         session.receive_data(b"".join(initiator.data_to_send()))
@@ -227,7 +228,8 @@ def test_discovery_answers_that_do_not_fit_one_pdu() -> None:
     (event,) = initiator.events_received()
     assert isinstance(event, TargetsReceived)
     assert event.tag == tag
-    assert dict(event.pairs)["TargetAddress"] == "[" + "f" * 300 + "]:3260,1"
+    assert event.pairs[0] == ("TargetName", name)
+    assert event.pairs[1:] == tuple(("TargetAddress", f"{portal},1") for portal in portals)
 
 
 def test_a_discovery_session_takes_no_commands() -> None:

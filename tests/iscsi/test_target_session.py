@@ -93,7 +93,7 @@ def test_the_window_has_room_for_as_many_commands_as_may_be_open() -> None:
 
 
 def test_cmd_sn_wraps() -> None:
-    session = TargetSession(TargetConfig(TARGET), "host:3260", entropy)
+    session = TargetSession(TargetConfig(TARGET), ("host:3260",), entropy)
     peer = RawInitiator()
     peer.session = session
     said = {"InitiatorName": INITIATOR, "TargetName": TARGET}
@@ -275,7 +275,7 @@ def test_a_data_segment_that_is_too_long_ends_the_session() -> None:
 
 def test_only_a_login_may_come_first() -> None:
     peer = RawInitiator()
-    peer.session = TargetSession(TargetConfig(TARGET), "host:3260", entropy)
+    peer.session = TargetSession(TargetConfig(TARGET), ("host:3260",), entropy)
     (answer,) = peer.send(NopOut(5, NO_TAG, 1))
     assert isinstance(answer, LoginResponse)
     assert (answer.status, answer.task_tag) == (0x020B, 5)
@@ -283,7 +283,7 @@ def test_only_a_login_may_come_first() -> None:
 
 
 def test_nothing_may_come_before_the_login_is_answered() -> None:
-    session = TargetSession(TargetConfig(TARGET), "host:3260", entropy)
+    session = TargetSession(TargetConfig(TARGET), ("host:3260",), entropy)
     login = RawInitiator.login_request({"InitiatorName": INITIATOR, "TargetName": TARGET})
     session.receive_data(b"".join(login.encode()) * 2)
     assert isinstance(session.events_received()[-1], Closed)

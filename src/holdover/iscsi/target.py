@@ -1,4 +1,5 @@
-"""An iSCSI target on asyncio: one target name, one portal, any number of logical units and sessions."""
+"""An iSCSI target on asyncio: one target name, one portal group, any number of portals, logical units and
+sessions."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from holdover.iscsi.chap import Credentials
 from holdover.iscsi.names import MAX_LUN, check_iscsi_name
 from holdover.iscsi.negotiation import Limits, Parameters
 from holdover.iscsi.numbers import LoginStatus
+from holdover.iscsi.portals import SocketAddress, portal_addresses
 from holdover.iscsi.target_connection import TargetConnection
 from holdover.iscsi.target_events import LoginCompleted
 from holdover.iscsi.target_login import TargetConfig
@@ -108,7 +110,7 @@ class IscsiTarget:
         self._max_sessions = max_sessions
         self._login_timeout = login_timeout
         self._on_session = on_session
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._connections: set[TargetConnection] = set()
         self._sessions: dict[int, TargetConnection] = {}
         self._ports: dict[tuple[str, bytes], TargetConnection] = {}
@@ -125,24 +127,25 @@ class IscsiTarget:
         return self._luns
 
     async def start(self, host: str, port: int) -> int:
-        """Listen; return the port, which is a free one where `port` is 0.
+        """Listen; return the port, which is a free one where `port` is 0. Each call adds a portal.
 
         Raises:
             OSError: The address cannot be listened on.
         """
         loop = asyncio.get_running_loop()
         buffer = memoryview(bytearray(_RECEIVE_BUFFER))
-        self._server = await loop.create_server(
+        server = await loop.create_server(
             lambda: TargetConnection(self, buffer, self._login_timeout, loop), host, port
         )
-        bound: int = self._server.sockets[0].getsockname()[1]
+        self._servers.append(server)
+        bound: int = server.sockets[0].getsockname()[1]
         return bound
 
     async def close(self) -> None:
         """Stop listening, end all sessions; return when their last command has stopped."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
         await asyncio.gather(
             *(connection.shut("the target closes", flush=True) for connection in list(self._connections))
         )
@@ -154,13 +157,14 @@ class IscsiTarget:
 
     # What connections ask of the target
 
-    def new_session(self, address: str) -> TargetSession:
-        """The session for a new connection to that portal."""
-        return TargetSession(self._config, address, secrets.token_bytes)
+    def new_session(self, local: SocketAddress) -> TargetSession:
+        """The session for a new connection, with its address at this end."""
+        listening = [socket.getsockname() for server in self._servers for socket in server.sockets]
+        return TargetSession(self._config, portal_addresses(listening, local), secrets.token_bytes)
 
     def connection_opened(self, connection: TargetConnection) -> bool:
         """Note a connection; False where there are too many that have not logged in."""
-        if self._server is None or len(self._connections) - len(self._sessions) >= self._max_sessions:
+        if not self._servers or len(self._connections) - len(self._sessions) >= self._max_sessions:
             return False
         self._connections.add(connection)
         return True

@@ -16,6 +16,7 @@ from typing import Protocol, cast
 from holdover.iscsi.header import Buffer
 from holdover.iscsi.logical_units import answer_for_missing, report_luns
 from holdover.iscsi.numbers import LoginStatus, TaskManagementFunction, TaskManagementResponse
+from holdover.iscsi.portals import SocketAddress, format_address
 from holdover.iscsi.target_events import (
     Closed,
     CommandReceived,
@@ -29,7 +30,7 @@ from holdover.scsi.nexus import ITNexus
 from holdover.scsi.opcodes import OperationCode
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 
-__all__ = ["ConnectionOwner", "ImmediateDeviceServer", "NexusAware", "TargetConnection", "format_address"]
+__all__ = ["ConnectionOwner", "ImmediateDeviceServer", "NexusAware", "TargetConnection"]
 
 _log = logging.getLogger(__name__)
 
@@ -62,8 +63,8 @@ class ConnectionOwner(Protocol):
         """The logical units by their numbers."""
         ...
 
-    def new_session(self, address: str) -> TargetSession:
-        """The session for a new connection to that portal."""
+    def new_session(self, local: SocketAddress) -> TargetSession:
+        """The session for a new connection, with its address at this end."""
         ...
 
     def connection_opened(self, connection: TargetConnection) -> bool:
@@ -128,9 +129,10 @@ class TargetConnection(asyncio.BufferedProtocol):
         transport = cast(asyncio.Transport, transport)
         self._transport = transport
         self.peer = format_address(transport.get_extra_info("peername"))
-        self.portal = format_address(transport.get_extra_info("sockname"))
+        local = transport.get_extra_info("sockname")
+        self.portal = format_address(local)
         transport.set_write_buffer_limits(high=_WRITE_HIGH)
-        self.session = self._owner.new_session(self.portal)
+        self.session = self._owner.new_session(local)
         if not self._owner.connection_opened(self):
             transport.abort()
             return
@@ -364,9 +366,3 @@ async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
 def _failed(event: CommandReceived) -> Response:
     _log.exception("LUN %s: command %s failed inside the target", event.lun, event.command.cdb.hex(" "))
     return check_condition(SenseKey.HARDWARE_ERROR, AdditionalSense.INTERNAL_TARGET_FAILURE)
-
-
-def format_address(address: tuple[str, int] | tuple[str, int, int, int]) -> str:
-    """Host and port as RFC 7143 13.8 has them, an IPv6 address in brackets."""
-    host, port = address[0], address[1]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

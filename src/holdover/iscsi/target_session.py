@@ -88,7 +88,7 @@ class TargetSession:
 
     Args:
         config: What the target is.
-        address: "host:port" of the portal, as SendTargets is to tell it.
+        addresses: "host:port" of each portal, as SendTargets is to tell them.
         entropy: Gives that many random bytes, for CHAP.
 
     Attributes:
@@ -96,14 +96,16 @@ class TargetSession:
         unsent: Bytes that `data_to_send` would give.
     """
 
-    def __init__(self, config: TargetConfig, address: str, entropy: Callable[[int], bytes]) -> None:
+    def __init__(
+        self, config: TargetConfig, addresses: tuple[str, ...], entropy: Callable[[int], bytes]
+    ) -> None:
         self.parameters = Parameters()
         self.unsent = 0
         self._config = config
         self._reader = PduReader(_LOGIN_DATA_LENGTH)
         self._state = _State.LOGIN
         self._login = TargetLogin(config, entropy)
-        self._text = TargetText(config, address, self._login)
+        self._text = TargetText(config, addresses, self._login)
         self._events: list[TargetEvent] = []
         self._out: list[Buffer] = []
         self._numbers = TargetNumbers(config.max_commands)

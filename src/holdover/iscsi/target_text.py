@@ -28,9 +28,9 @@ class TextAnswer:
 class TargetText:
     """The one text exchange that may be under way in a session, over as many PDUs as it takes."""
 
-    def __init__(self, config: TargetConfig, address: str, login: TargetLogin) -> None:
+    def __init__(self, config: TargetConfig, addresses: tuple[str, ...], login: TargetLogin) -> None:
         self._config = config
-        self._address = address
+        self._addresses = addresses
         self._login = login
         self._target_tag = 0
         self._task_tag = NO_TAG
@@ -77,11 +77,14 @@ class TargetText:
         return answers + self._login.negotiator.receive(rest, Where.FULL_FEATURE)
 
     def _send_targets(self, wanted: str) -> list[tuple[str, str]]:
-        """Name and address of the target; "All" is for discovery sessions alone."""
+        """Name and addresses of the target; "All" is for discovery sessions alone."""
         name = self._config.name
         if wanted == "All" and not self._login.discovery:
             return [("SendTargets", "Reject")]
         if wanted not in ("All", "") and wanted.lower() != name:
             return []
-        address = f"{self._address},{self._config.portal_group_tag}"
-        return [("TargetName", name), ("TargetAddress", address)]
+        tag = self._config.portal_group_tag
+        return [
+            ("TargetName", name),
+            *(("TargetAddress", f"{address},{tag}") for address in self._addresses),
+        ]
