@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 
 import pytest
 from hypothesis import given
@@ -71,6 +72,17 @@ def test_what_the_kernel_writes_is_what_the_outcome_says(data: bytes, residual: 
     header.resid = residual
     came = data if residual < 0 else data[: max(len(data) - residual, 0)]
     assert request.outcome() == Outcome(0x02, 0x11, 0x08, came, sense)
+
+
+@given(st.lists(st.tuples(st.binary(max_size=200), st.integers(1, 200)), min_size=2))
+def test_an_arena_shows_nothing_of_the_command_before(commands: list[tuple[bytes, int]]) -> None:
+    arena = mmap.mmap(-1, 150)
+    for written, length in commands:
+        request = SgRequest(Command(b"\x5e", data_in_length=length), 1, arena)
+        header = request.header
+        assert ctypes.string_at(header.dxferp, length) == bytes(length)
+        ctypes.memmove(header.dxferp, written, min(len(written), length))
+        SgRequest(Command(b"\x5f", written), 1, arena)
 
 
 @pytest.mark.parametrize("cdb", [b"", bytes(33), bytes(260)])

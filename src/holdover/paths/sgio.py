@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import mmap
 import os
 import signal
 import stat
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,6 +26,7 @@ __all__ = ["SgIo", "SgioPath", "check_scsi_device"]
 _SG_MAJOR = 21
 _SD_MAJORS = frozenset({8, *range(65, 72), *range(128, 136)})
 _DEFAULT_TIMEOUT = 20.0
+_ARENA = 1 << 16
 
 
 def check_scsi_device(descriptor: int, name: str) -> os.stat_result:
@@ -82,12 +85,11 @@ class SgIo:
         """
         check_scsi_device(descriptor, name)
         try:
-            request = SgRequest(command, timeout)
             own = os.dup(descriptor)
-        except (OSError, ValueError) as error:
-            raise PathError(name, str(error)) from error
+        except OSError as error:
+            raise PathError(name, error.strerror or str(error)) from error
         try:
-            job = self._pool.submit(_carry_out, own, request, name)
+            job = self._pool.submit(_carry_out, own, command, name, timeout)
         except RuntimeError as error:
             os.close(own)
             raise PathError(name, "closed") from error
@@ -100,12 +102,26 @@ class SgIo:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
+class _ThreadLocal(threading.local):
+    """What each thread keeps from command to command: making shared memory takes longer than a command."""
+
+    def __init__(self) -> None:
+        self.arena = mmap.mmap(-1, _ARENA)
+
+
+_own = _ThreadLocal()
+
+
 def _block_signals() -> None:
     # the sg driver gives up waiting at a signal, and the answer is lost
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
-def _carry_out(descriptor: int, request: SgRequest, name: str) -> Response:
+def _carry_out(descriptor: int, command: Command, name: str, timeout: float) -> Response:
+    try:
+        request = SgRequest(command, timeout, _own.arena)
+    except (OSError, ValueError) as error:
+        raise PathError(name, str(error)) from error
     try:
         fcntl.ioctl(descriptor, SG_IO, request.header)
     except OSError as error:

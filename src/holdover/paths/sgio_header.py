@@ -193,8 +193,11 @@ class SgRequest:
     The object must live as long as the ioctl runs.
     """
 
-    def __init__(self, command: Command, timeout: float) -> None:
+    def __init__(self, command: Command, timeout: float, arena: mmap.mmap | None = None) -> None:
         """``timeout`` in seconds: after it the kernel aborts the command.
+
+        ``arena`` is shared memory for the transfer, in nobody else's use; without it, or where it is too
+        small, the request makes its own.
 
         Raises:
             ValueError: The command has data in both directions, or a CDB that the kernel does not take.
@@ -204,7 +207,7 @@ class SgRequest:
         direction = direction_of(command)
         length = len(command.data_out) or command.data_in_length
         self._cdb = ctypes.create_string_buffer(command.cdb, len(command.cdb))
-        self._data = _shared_buffer(command.data_out, length) if length else None
+        self._data = _shared_buffer(command.data_out, length, arena) if length else None
         self._sense = ctypes.create_string_buffer(_SENSE_LENGTH)
         self.header = SgHeader(
             interface_id=ord("S"),
@@ -235,14 +238,15 @@ class SgRequest:
         )
 
 
-def _shared_buffer(data: bytes, length: int) -> ctypes.Array[ctypes.c_char]:
+def _shared_buffer(data: bytes, length: int, arena: mmap.mmap | None) -> ctypes.Array[ctypes.c_char]:
     """Memory for the transfer, which the kernel lets the device write to without a copy.
 
     Shared memory, as any other would be copied on write should this process fork meanwhile: the device
     would go on writing to a page that is not ours any more.
     """
-    memory = mmap.mmap(-1, length)
-    memory[: len(data)] = data
+    memory = arena if arena is not None and len(arena) >= length else mmap.mmap(-1, length)
+    # padded, as a device that says nothing of a residual must not show what the one before has written
+    memory[:length] = data.ljust(length, b"\0")
     return (ctypes.c_char * length).from_buffer(memory)
 
 
