@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from holdover.iscsi.negotiation import Limits
 from holdover.iscsi.numbers import (
     NO_TAG,
+    AsyncEvent,
     LogoutReason,
     RejectReason,
     TaskManagementFunction,
@@ -23,6 +25,7 @@ from holdover.iscsi.requests import (
     TextRequest,
 )
 from holdover.iscsi.responses import (
+    AsyncMessage,
     LoginResponse,
     LogoutResponsePdu,
     NopIn,
@@ -122,7 +125,7 @@ def test_a_task_tag_in_use_is_rejected_and_its_cmd_sn_is_spent() -> None:
 
 def test_r2ts_ask_for_what_is_missing() -> None:
     peer = RawInitiator(
-        offers={"MaxBurstLength": "2048", "FirstBurstLength": "1024", "MaxOutstandingR2T": "3"}
+        offers={"MaxBurstLength": "2048", "FirstBurstLength": "1024", "MaxOutstandingR2T": "1"}
     )
     (first,) = peer.send(replace(WRITE, data=bytes(100)))
     assert isinstance(first, ReadyToTransfer)
@@ -133,6 +136,26 @@ def test_r2ts_ask_for_what_is_missing() -> None:
     assert second.target_tag != first.target_tag
     peer.send(DataOut(10, second.target_tag, 0, 0, 2148, bytes(1948), True))
     assert len(peer.commands()[0].command.data_out) == 4096
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "open_at_once"), [(1, "9", 1), (3, "9", 3), (4, "2", 2), (9, "9", 5)]
+)
+def test_several_r2ts_are_out_at_once(ours: int, theirs: str, open_at_once: int) -> None:
+    config = TargetConfig(TARGET, limits=Limits(max_burst_length=1024, max_outstanding_r2t=ours))
+    peer = RawInitiator(config, offers={"MaxBurstLength": "1024", "MaxOutstandingR2T": theirs})
+    data = bytes(range(200)) * 25
+    asked = peer.send(replace(WRITE, expected_length=len(data)))
+    assert len(asked) == open_at_once
+    for number in range(5):
+        r2t = asked[number]
+        assert isinstance(r2t, ReadyToTransfer)
+        assert (r2t.r2t_sn, r2t.offset) == (number, number * 1024)
+        part = data[r2t.offset : r2t.offset + r2t.length]
+        # Each that is served makes room for one more.
+        asked += peer.send(DataOut(10, r2t.target_tag, 0, 0, r2t.offset, part, True))
+        assert len(asked) == min(5, open_at_once + number + 1)
+    assert peer.commands()[0].command.data_out == data
 
 
 def test_data_out_of_turn_end_the_command() -> None:
@@ -207,6 +230,69 @@ def test_abort_of_what_there_is_not() -> None:
     (reject,) = peer.send(abort)
     assert isinstance(reject, Reject)
     assert reject.reason == RejectReason.TASK_IN_PROGRESS
+
+
+def test_abort_of_a_command_whose_turn_has_not_come() -> None:
+    peer = RawInitiator()
+    peer.send(command(2, tag=22), command(3, tag=33))
+    abort = TaskManagementRequest(
+        9, TaskManagementFunction.ABORT_TASK, 0, 22, 4, ref_cmd_sn=2, immediate=True
+    )
+    peer.send(abort)
+    assert peer.events == [TaskManagementReceived(9, 1, 0, (), True)]
+    peer.session.answer_task_management(9, TaskManagementResponse.FUNCTION_COMPLETE)
+    # Its CmdSN is spent, and it is never given out.
+    peer.send(command(1, tag=11))
+    assert tags(peer) == [11, 33]
+    assert peer.session.open_commands == 2
+
+
+def test_an_abort_that_names_another_commands_cmd_sn_spends_nothing() -> None:
+    peer = RawInitiator()
+    peer.send(command(2, tag=22))
+    abort = TaskManagementRequest(
+        9, TaskManagementFunction.ABORT_TASK, 0, 55, 3, ref_cmd_sn=2, immediate=True
+    )
+    peer.send(abort)
+    assert peer.events == [TaskManagementReceived(9, 1, 0, (), False)]
+    peer.send(command(1, tag=11))
+    assert tags(peer) == [11, 22]
+
+
+@pytest.mark.parametrize("function", [2, 4, 5, 6, 7])
+def test_functions_end_what_was_sent_before_them_though_its_turn_has_not_come(function: int) -> None:
+    peer = RawInitiator()
+    peer.send(command(2, tag=22), replace(command(3, tag=33), lun=1 << 48), command(5, tag=55))
+    peer.send(TaskManagementRequest(9, function, 0, NO_TAG, 4, immediate=True))
+    (event,) = peer.events
+    assert isinstance(event, TaskManagementReceived)
+    peer.send(command(1, tag=11), command(4, tag=44))
+    everywhere = function in (6, 7)
+    assert tags(peer) == ([11, 44, 55] if everywhere else [11, 33, 44, 55])
+
+
+def test_the_target_asks_for_a_sign_of_life_without_spending_a_number() -> None:
+    peer = RawInitiator()
+    peer.session.ping()
+    (ping,) = peer.answers()
+    assert isinstance(ping, NopIn)
+    assert ping.task_tag == NO_TAG
+    assert ping.target_tag != NO_TAG
+    assert peer.send(NopOut(NO_TAG, ping.target_tag, 1)) == []
+    (answer,) = peer.send(NopOut(5, NO_TAG, 1))
+    assert isinstance(answer, NopIn)
+    assert answer.stat_sn == ping.stat_sn
+
+
+def test_the_target_asks_for_a_logout() -> None:
+    peer = RawInitiator()
+    peer.session.request_logout(3)
+    (message,) = peer.answers()
+    assert isinstance(message, AsyncMessage)
+    assert (message.event, message.parameter3) == (AsyncEvent.LOGOUT_REQUESTED, 3)
+    (answer,) = peer.send(LogoutRequest(5, 0, 1, 0))
+    assert isinstance(answer, LogoutResponsePdu)
+    assert answer.stat_sn == message.stat_sn + 1
 
 
 def test_functions_name_the_commands_that_they_end() -> None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from holdover.iscsi.numbers import NO_TAG, TaskManagementFunction
 from holdover.iscsi.requests import TaskManagementRequest
+from holdover.lun.embedded import EmbeddedLun
+from holdover.lun.options import LunOptions
+from holdover.scsi.sense import describe_response
 from holdover.scsi.status import Status
 from tests.iscsi.loopback import OTHER_ISID, login, run, setting
 from tests.iscsi.ram import HOLD, TEST_UNIT_READY
+
+RESETS = (TaskManagementFunction.TARGET_WARM_RESET, TaskManagementFunction.TARGET_COLD_RESET)
 
 
 def test_aborting_a_command_cancels_it_before_it_is_answered() -> None:
@@ -90,5 +96,39 @@ def test_task_management_functions(function: int, lun: int, response: int) -> No
                 theirs.cancel()
             await asyncio.wait([theirs])
             await other.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize("function", [TaskManagementFunction.LOGICAL_UNIT_RESET, *RESETS])
+def test_other_sessions_meet_a_unit_attention_after_a_reset(function: int, tmp_path: Path) -> None:
+    async def test() -> None:
+        lun = EmbeddedLun.open(LunOptions(tmp_path / "disk", 1 << 20))
+        async with setting(luns={1: lun}) as here:
+            other = await here.connect(OTHER_ISID)
+            for _ in range(3):
+                # what a nexus meets at first, whatever it is
+                await other.execute(1, TEST_UNIT_READY)
+            assert (await other.execute(1, TEST_UNIT_READY)).good
+            reader, writer = await asyncio.open_connection("127.0.0.1", here.port)
+            writer.write(login())
+            head = await reader.readexactly(48)
+            await reader.readexactly((int.from_bytes(head[5:8]) + 3) & ~3)
+            writer.write(b"".join(TaskManagementRequest(9, function, 1 << 48, NO_TAG, 1).encode()))
+            answer = await reader.readexactly(48)
+            assert (answer[0], answer[2]) == (0x22, 0)
+            if function == TaskManagementFunction.TARGET_COLD_RESET:
+                await other.wait_lost()
+                other = await here.connect(OTHER_ISID)
+            words = describe_response(await other.execute(1, TEST_UNIT_READY))
+            assert "UNIT ATTENTION" in words
+            # After a cold reset the nexus is lost too.
+            assert (
+                "NEXUS LOSS" if function == TaskManagementFunction.TARGET_COLD_RESET else "RESET"
+            ) in words
+            assert (await other.execute(1, TEST_UNIT_READY)).good
+            writer.close()
+            await other.close()
+        await lun.close()
 
     run(test)

@@ -23,6 +23,7 @@ from holdover.iscsi.initiator_events import (
 )
 from holdover.iscsi.initiator_login import InitiatorConfig
 from holdover.iscsi.initiator_session import InitiatorSession
+from holdover.iscsi.keep_alive import KeepAlive
 from holdover.iscsi.names import check_iscsi_name
 from holdover.iscsi.negotiation import Limits, Parameters
 from holdover.iscsi.numbers import TaskManagementFunction, TaskManagementResponse
@@ -32,6 +33,7 @@ __all__ = ["DiscoveredTarget", "IscsiInitiator", "send_targets"]
 
 _RECEIVE_BUFFER = 262144
 _LOGOUT_TIMEOUT = 2.0
+_SILENT = "the target does not answer"
 
 _T = TypeVar("_T")
 
@@ -73,7 +75,9 @@ class IscsiInitiator:
     def __init__(self, session: InitiatorSession, where: str, ping: tuple[float, float] | None) -> None:
         self._session = session
         self._where = where
-        self._ping = ping
+        self._keep_alive: KeepAlive | None = None
+        if ping is not None:
+            self._keep_alive = KeepAlive(*ping, self._ask, lambda: self._lose(_SILENT))
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._login: asyncio.Future[Parameters] = self._loop.create_future()
@@ -82,8 +86,6 @@ class IscsiInitiator:
         self._texts: dict[int, asyncio.Future[tuple[tuple[str, str], ...]]] = {}
         self._closed: asyncio.Future[str] = self._loop.create_future()
         self._leaving = ""
-        self._timer: asyncio.TimerHandle | None = None
-        self._heard = False
         self._flush_due = False
 
     @classmethod
@@ -151,7 +153,8 @@ class IscsiInitiator:
         except BaseException:
             self._lose("login not complete")
             raise
-        self._schedule_ping()
+        if self._keep_alive is not None and self.lost is None:
+            self._keep_alive.start()
         return self
 
     @property
@@ -226,7 +229,8 @@ class IscsiInitiator:
         self._flush()
 
     def _received(self, data: Buffer) -> None:
-        self._heard = True
+        if self._keep_alive is not None:
+            self._keep_alive.heard()
         self._session.receive_data(data)
         for event in self._session.events_received():
             self._handle(event)
@@ -305,35 +309,17 @@ class IscsiInitiator:
         finally:
             del self._texts[tag]
 
-    def _schedule_ping(self) -> None:
-        if self._ping is not None and self.lost is None:
-            self._heard = False
-            self._timer = self._loop.call_later(self._ping[0], self._check)
-
-    def _check(self) -> None:
-        """A ping interval is over."""
-        if self._ping is None or self.lost is not None:
-            return
-        if self._heard:
-            self._schedule_ping()
-            return
+    def _ask(self) -> None:
         self._session.ping()
         self._flush()
-        self._timer = self._loop.call_later(self._ping[1], self._check_pong)
-
-    def _check_pong(self) -> None:
-        if self._heard:
-            self._schedule_ping()
-        else:
-            self._lose("the target does not answer")
 
     def _lose(self, reason: str) -> None:
         """The session is over; whoever waits for an answer is told so."""
         if self._closed.done():
             return
         self._closed.set_result(reason)
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._keep_alive is not None:
+            self._keep_alive.stop()
         if not self._login.done():
             self._login.set_exception(ConnectError(f"{self._where}: {reason} during login"))
             # Nobody may be waiting for it any more.
@@ -346,7 +332,7 @@ class IscsiInitiator:
             if not future.done():
                 future.set_exception(_LostError(reason, True))
         if self._transport is not None:
-            self._transport.abort() if reason == "the target does not answer" else self._transport.close()
+            self._transport.abort() if reason == _SILENT else self._transport.close()
 
     def _flush_soon(self) -> None:
         if not self._flush_due:

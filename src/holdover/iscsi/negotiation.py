@@ -42,7 +42,7 @@ class Limits:
     max_recv_data_segment_length: int = 262144
     max_burst_length: int = 1048576
     first_burst_length: int = 262144
-    max_outstanding_r2t: int = 1
+    max_outstanding_r2t: int = 4
     header_digests: tuple[Digest, ...] = (Digest.NONE, Digest.CRC32C)
     data_digests: tuple[Digest, ...] = (Digest.NONE, Digest.CRC32C)
 

@@ -74,6 +74,9 @@ class IscsiTarget:
         max_sessions: Sessions at once, and beside them as many connections that have not logged in.
         max_commands: Commands of one session at once.
         login_timeout: Seconds that a login may take.
+        ping_interval: Seconds of silence after which an initiator is asked for a sign of life; None for
+            never.
+        ping_timeout: Seconds that it may take to give one before its session is ended.
         on_session: Called when a session begins and when it has ended.
 
     Raises:
@@ -93,6 +96,8 @@ class IscsiTarget:
         max_sessions: int = 64,
         max_commands: int = 128,
         login_timeout: float = 15.0,
+        ping_interval: float | None = 15.0,
+        ping_timeout: float = 30.0,
         on_session: Callable[[SessionChange], None] | None = None,
     ) -> None:
         for number in luns:
@@ -109,6 +114,7 @@ class IscsiTarget:
         )
         self._max_sessions = max_sessions
         self._login_timeout = login_timeout
+        self._ping = None if ping_interval is None else (ping_interval, ping_timeout)
         self._on_session = on_session
         self._servers: list[asyncio.Server] = []
         self._connections: set[TargetConnection] = set()
@@ -135,17 +141,21 @@ class IscsiTarget:
         loop = asyncio.get_running_loop()
         buffer = memoryview(bytearray(_RECEIVE_BUFFER))
         server = await loop.create_server(
-            lambda: TargetConnection(self, buffer, self._login_timeout, loop), host, port
+            lambda: TargetConnection(self, buffer, self._login_timeout, self._ping, loop), host, port
         )
         self._servers.append(server)
         bound: int = server.sockets[0].getsockname()[1]
         return bound
 
-    async def close(self) -> None:
-        """Stop listening, end all sessions; return when their last command has stopped."""
+    async def close(self, logout_seconds: int = 1) -> None:
+        """Stop listening, ask all initiators to log out and give them that time for it, end all sessions;
+        return when their last command has stopped."""
         for server in self._servers:
             server.close()
         self._servers.clear()
+        await asyncio.gather(
+            *(connection.ask_to_leave(logout_seconds) for connection in list(self._connections))
+        )
         await asyncio.gather(
             *(connection.shut("the target closes", flush=True) for connection in list(self._connections))
         )

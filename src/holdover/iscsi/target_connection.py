@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol, cast
 
 from holdover.iscsi.header import Buffer
+from holdover.iscsi.keep_alive import KeepAlive
 from holdover.iscsi.logical_units import answer_for_missing, report_luns
 from holdover.iscsi.numbers import LoginStatus, TaskManagementFunction, TaskManagementResponse
 from holdover.iscsi.portals import SocketAddress, format_address
@@ -100,6 +101,7 @@ class TargetConnection(asyncio.BufferedProtocol):
         owner: ConnectionOwner,
         buffer: memoryview,
         login_timeout: float,
+        ping: tuple[float, float] | None,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.session: TargetSession
@@ -114,6 +116,9 @@ class TargetConnection(asyncio.BufferedProtocol):
         self._loop = loop
         self._login_timeout = login_timeout
         self._login_timer: asyncio.TimerHandle | None = None
+        self._keep_alive: KeepAlive | None = None
+        if ping is not None:
+            self._keep_alive = KeepAlive(*ping, self._ask, self._give_up)
         self._transport: asyncio.Transport
         self._running: dict[int, asyncio.Task[None]] = {}
         self._others: set[asyncio.Task[None]] = set()
@@ -122,6 +127,7 @@ class TargetConnection(asyncio.BufferedProtocol):
         self._flush_due = False
         self._closing = ""
         self._ended: asyncio.Task[None] | None = None
+        self._gone: asyncio.Future[None] = loop.create_future()
 
     # asyncio's side
 
@@ -144,6 +150,8 @@ class TargetConnection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         if self._closing:
             return
+        if self._keep_alive is not None:
+            self._keep_alive.heard()
         self.session.receive_data(self._buffer[:nbytes])
         for event in self.session.events_received():
             self._handle(event)
@@ -159,6 +167,9 @@ class TargetConnection(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._paused = False
+        if self._keep_alive is not None:
+            # Who takes what was sent is alive, though nothing was read of him meanwhile.
+            self._keep_alive.heard()
         while self._waiting and not self._paused:
             self._start(self._waiting.popleft())
         self._flush()
@@ -177,6 +188,8 @@ class TargetConnection(asyncio.BufferedProtocol):
         self._stop_login_timer()
         self.session.admit(tsih)
         self._flush()
+        if self._keep_alive is not None and nexus is not None:
+            self._keep_alive.start()
 
     def refuse(self, status: LoginStatus, problem: str) -> None:
         """Send the initiator away and close."""
@@ -191,6 +204,13 @@ class TargetConnection(asyncio.BufferedProtocol):
         """
         ended = self._end(reason, abort=not flush)
         await asyncio.shield(ended)
+
+    async def ask_to_leave(self, seconds: int) -> None:
+        """Ask the initiator to log out; return when it has, or when the time for it is over."""
+        if self._ended is None and self.nexus is not None:
+            self.session.request_logout(seconds)
+            self._flush()
+            await asyncio.wait([self._gone], timeout=seconds)
 
     async def terminate(self, lun: int | None) -> None:
         """End commands because of what another session did; return when they have stopped."""
@@ -310,6 +330,13 @@ class TargetConnection(asyncio.BufferedProtocol):
     def _login_timed_out(self) -> None:
         self._end("no login within the time for it", abort=True)
 
+    def _ask(self) -> None:
+        self.session.ping()
+        self._flush()
+
+    def _give_up(self) -> None:
+        self._end("the initiator does not answer", abort=True)
+
     def _stop_login_timer(self) -> None:
         if self._login_timer is not None:
             self._login_timer.cancel()
@@ -320,6 +347,8 @@ class TargetConnection(asyncio.BufferedProtocol):
         if self._ended is None:
             self._closing = reason
             self._stop_login_timer()
+            if self._keep_alive is not None:
+                self._keep_alive.stop()
             self._waiting.clear()
             if not abort:
                 self._flush()
@@ -337,6 +366,7 @@ class TargetConnection(asyncio.BufferedProtocol):
             for number, device in list(self._owner.luns.items()):
                 await _lose_nexus(number, device, self.nexus)
         self._owner.connection_ended(self, self._closing)
+        self._gone.set_result(None)
 
     def _flush(self) -> None:
         self._flush_due = False

@@ -23,6 +23,7 @@ from holdover.iscsi.names import check_iscsi_name
 from holdover.iscsi.negotiation import Limits, Negotiator
 from holdover.iscsi.numbers import LoginStage, LoginStatus
 from holdover.iscsi.requests import LoginRequest
+from holdover.iscsi.responses import LoginResponse
 from holdover.iscsi.text import MAX_TEXT, Where, decode_binary, decode_text, encode_binary, encode_text
 
 __all__ = ["LoginAnswer", "TargetConfig", "TargetLogin"]
@@ -90,6 +91,20 @@ class LoginAnswer:
     def complete(self) -> bool:
         """Whether full feature phase follows."""
         return self.transit and self.next_stage == LoginStage.FULL_FEATURE
+
+    def pdu(self, request: LoginRequest, tsih: int, numbers: tuple[int, int, int]) -> LoginResponse:
+        """The Login Response, with StatSN, ExpCmdSN and MaxCmdSN."""
+        return LoginResponse(
+            request.task_tag,
+            request.isid,
+            tsih,
+            self.stage,
+            self.next_stage,
+            self.transit,
+            self.text,
+            self.status,
+            *numbers,
+        )
 
 
 class _RefusedError(Exception):

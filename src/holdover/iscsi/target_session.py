@@ -25,6 +25,7 @@ from holdover.iscsi.names import decode_lun
 from holdover.iscsi.negotiation import Parameters
 from holdover.iscsi.numbers import (
     NO_TAG,
+    AsyncEvent,
     LoginStage,
     LoginStatus,
     LogoutReason,
@@ -46,6 +47,7 @@ from holdover.iscsi.requests import (
     TextRequest,
 )
 from holdover.iscsi.responses import (
+    AsyncMessage,
     LoginResponse,
     LogoutResponsePdu,
     NopIn,
@@ -64,7 +66,7 @@ from holdover.iscsi.target_events import (
 from holdover.iscsi.target_login import LoginAnswer, TargetConfig, TargetLogin
 from holdover.iscsi.target_numbers import TargetNumbers
 from holdover.iscsi.target_response import response_pdus
-from holdover.iscsi.target_task import TargetTask
+from holdover.iscsi.target_task import TargetTask, concerned_by
 from holdover.iscsi.target_text import TargetText
 from holdover.iscsi.target_transfers import TargetTransfers
 from holdover.scsi.command import Response
@@ -193,6 +195,18 @@ class TargetSession:
             )
         )
 
+    def ping(self) -> None:
+        """Ask the initiator for a sign of life: a NOP-Out that it need not say anything with."""
+        numbers = self._numbers
+        tag = self._transfers.new_tag()
+        self._send(NopIn(NO_TAG, tag, numbers.stat_sn, numbers.exp_cmd_sn, numbers.max_cmd_sn))
+
+    def request_logout(self, seconds: int) -> None:
+        """Ask the initiator to log out within that time (RFC 7143 11.9.1)."""
+        if self._state is _State.FULL_FEATURE:
+            event = AsyncEvent.LOGOUT_REQUESTED
+            self._send(AsyncMessage(event, *self._numbers.next_status(), parameter3=seconds))
+
     def terminate_tasks(self, lun: int | None) -> tuple[int, ...]:
         """End commands because of another session's CLEAR TASK SET or reset: they are answered with
         TASK ABORTED. Return the tags of those that have been given out.
@@ -306,22 +320,11 @@ class TargetSession:
             return self._reject(pdu, RejectReason.TASK_IN_PROGRESS)
         if len(self._functions) >= self._config.max_immediate:
             return self._reject(pdu, RejectReason.TOO_MANY_IMMEDIATE_COMMANDS)
-        found = False
-        tasks: list[TargetTask] = []
-        if pdu.function == TaskManagementFunction.ABORT_TASK:
-            tasks = self._tasks_of(lambda task: task.tag == pdu.referenced_tag and task.lun == pdu.lun)
-            found = bool(tasks) or self._give_up(pdu)
-        elif pdu.function in (
-            TaskManagementFunction.ABORT_TASK_SET,
-            TaskManagementFunction.CLEAR_TASK_SET,
-            TaskManagementFunction.LOGICAL_UNIT_RESET,
-        ):
-            tasks = self._tasks_of(lambda task: task.lun == pdu.lun)
-        elif pdu.function in (
-            TaskManagementFunction.TARGET_WARM_RESET,
-            TaskManagementFunction.TARGET_COLD_RESET,
-        ):
-            tasks = self._tasks_of(lambda _: True)
+        abort = pdu.function == TaskManagementFunction.ABORT_TASK
+        concerned = concerned_by(pdu)
+        tasks = self._tasks_of(concerned)
+        dropped = self._drop_held(pdu, concerned)
+        found = bool(tasks) or dropped or (abort and self._give_up(pdu))
         self._functions.add(pdu.task_tag)
         tags = tuple(task.tag for task in tasks if task.delivered)
         lun = decode_lun(pdu.lun)
@@ -334,12 +337,25 @@ class TargetSession:
     def _tasks_of(self, chosen: Callable[[TargetTask], bool]) -> list[TargetTask]:
         return [task for task in self._tasks.values() if task.started and chosen(task)]
 
+    def _drop_held(self, pdu: TaskManagementRequest, chosen: Callable[[TargetTask], bool]) -> bool:
+        """End commands that wait for those before them, where their CmdSN is before that of the function;
+        tell whether there were any."""
+        dropped = [
+            (cmd_sn, item)
+            for cmd_sn, item in self._held.items()
+            if isinstance(item, TargetTask) and chosen(item) and serial_distance(cmd_sn, pdu.cmd_sn) > 0
+        ]
+        for cmd_sn, item in dropped:
+            self._held[cmd_sn] = None
+            del self._tasks[item.tag]
+        return bool(dropped)
+
     def _give_up(self, pdu: TaskManagementRequest) -> bool:
         """ABORT TASK for a command that never came: its CmdSN counts as received (11.5.5)."""
         before = serial_distance(pdu.ref_cmd_sn, pdu.cmd_sn) > 0
-        if not before or self._numbers.ahead(pdu.ref_cmd_sn) is None:
+        if not before or self._numbers.ahead(pdu.ref_cmd_sn) is None or pdu.ref_cmd_sn in self._held:
             return False
-        self._held.setdefault(pdu.ref_cmd_sn, None)
+        self._held[pdu.ref_cmd_sn] = None
         self._release_held()
         return True
 
@@ -397,19 +413,7 @@ class TargetSession:
         if self._last_login is None:
             return
         request, answer = self._last_login
-        self._send(
-            LoginResponse(
-                request.task_tag,
-                request.isid,
-                tsih,
-                answer.stage,
-                answer.next_stage,
-                answer.transit,
-                answer.text,
-                answer.status,
-                *self._numbers.next_status(),
-            )
-        )
+        self._send(answer.pdu(request, tsih, self._numbers.next_status()))
 
     def _refuse_during_login(self, pdu: Pdu) -> None:
         header, stage = _header(pdu), LoginStage.SECURITY

@@ -1,15 +1,17 @@
-"""One command of a target session while its Data-Out comes in (RFC 7143 4.2.5.2, 11.7, 11.8)."""
+"""One command of a target session while its Data-Out comes in (RFC 7143 4.2.5.2, 11.7, 11.8), and which
+commands task management ends (11.5.1)."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from holdover.iscsi.errors import ProtocolError
 from holdover.iscsi.header import Buffer
 from holdover.iscsi.negotiation import Parameters
-from holdover.iscsi.numbers import NO_TAG
-from holdover.iscsi.requests import DataOut, ScsiCommand
+from holdover.iscsi.numbers import NO_TAG, TaskManagementFunction
+from holdover.iscsi.requests import DataOut, ScsiCommand, TaskManagementRequest
 from holdover.iscsi.sense import (
     INCORRECT_AMOUNT_OF_DATA,
     PROTOCOL_SERVICE_CRC_ERROR,
@@ -18,7 +20,7 @@ from holdover.iscsi.sense import (
 from holdover.scsi.command import Command, Response
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 
-__all__ = ["TargetTask"]
+__all__ = ["TargetTask", "concerned_by"]
 
 
 @dataclass(slots=True)
@@ -181,3 +183,17 @@ def _first_failure(
     if write_length > max_data_out:
         return check_condition(SenseKey.ILLEGAL_REQUEST, AdditionalSense.INVALID_FIELD_IN_CDB)
     return None
+
+
+def concerned_by(pdu: TaskManagementRequest) -> Callable[[TargetTask], bool]:
+    """Which commands of its own session a task management function ends."""
+    if pdu.function == TaskManagementFunction.ABORT_TASK:
+        return lambda task: task.tag == pdu.referenced_tag and task.lun == pdu.lun
+    if pdu.function in (
+        TaskManagementFunction.ABORT_TASK_SET,
+        TaskManagementFunction.CLEAR_TASK_SET,
+        TaskManagementFunction.LOGICAL_UNIT_RESET,
+    ):
+        return lambda task: task.lun == pdu.lun
+    resets = (TaskManagementFunction.TARGET_WARM_RESET, TaskManagementFunction.TARGET_COLD_RESET)
+    return lambda _: pdu.function in resets

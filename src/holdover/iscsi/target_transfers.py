@@ -49,6 +49,11 @@ class TargetTransfers:
         while self.waiting and self._reserve(self.waiting[0]):
             yield from self._requests(self.waiting.popleft(), parameters)
 
+    def new_tag(self) -> int:
+        """A Target Transfer Tag that is not in use."""
+        self._target_tag = (self._target_tag + 1) & 0x7FFF_FFFF
+        return self._target_tag
+
     def clear(self) -> None:
         """The session is over."""
         self.waiting.clear()
@@ -68,12 +73,12 @@ class TargetTransfers:
             and task.open_sequences < parameters.max_outstanding_r2t
             and not task.damaged
         ):
-            self._target_tag = (self._target_tag + 1) & 0x7FFF_FFFF
+            target_tag = self.new_tag()
             length = min(parameters.max_burst_length, task.write_length - task.requested)
-            offset = task.request(self._target_tag, length)
+            offset = task.request(target_tag, length)
             yield ReadyToTransfer(
                 task.tag,
-                self._target_tag,
+                target_tag,
                 task.lun,
                 task.r2t_sn,
                 offset,

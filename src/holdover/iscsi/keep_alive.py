@@ -1,0 +1,57 @@
+"""When to ask a silent peer for a sign of life, and when to give it up (RFC 7143 11.18, 11.19)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+__all__ = ["KeepAlive"]
+
+
+class KeepAlive:
+    """Watches one connection from `start` to `stop`.
+
+    Args:
+        interval: Seconds of silence after which the peer is asked.
+        timeout: Seconds that it may take to say anything.
+        ask: Sends a NOP.
+        give_up: Ends the connection.
+    """
+
+    def __init__(
+        self, interval: float, timeout: float, ask: Callable[[], None], give_up: Callable[[], None]
+    ) -> None:
+        self._interval = interval
+        self._timeout = timeout
+        self._ask = ask
+        self._give_up = give_up
+        self._heard = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin an interval."""
+        self._heard = False
+        self._timer = asyncio.get_running_loop().call_later(self._interval, self._interval_over)
+
+    def heard(self) -> None:
+        """The peer has said something."""
+        self._heard = True
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _interval_over(self) -> None:
+        if self._heard:
+            self.start()
+            return
+        self._timer = asyncio.get_running_loop().call_later(self._timeout, self._timeout_over)
+        self._ask()
+
+    def _timeout_over(self) -> None:
+        if self._heard:
+            self.start()
+        else:
+            self._give_up()
