@@ -52,6 +52,7 @@ def test_any_text_is_a_fault_or_refused_in_words(text: str) -> None:
             "latency=20ms,opcode=WRITE_10,probability=0.1",
             Fault(Effect.LATENCY, 20_000, opcodes=(0x2A,), probability=0.1),
         ),
+        ("latency=3599999999us", Fault(Effect.LATENCY, 3_599_999_999)),
         ("latency=1.5s,when=after", Fault(Effect.LATENCY, 1_500_000, when=When.AFTER)),
         ("lose-response", Fault(Effect.LOSE_RESPONSE)),
         ("status=task-set-full,count=3", Fault(Effect.STATUS, status=Status.TASK_SET_FULL, count=3)),

@@ -64,7 +64,9 @@ class ServedLun:
 
     def execute_now(self, nexus: ITNexus, command: Command) -> Response | None:
         """As `execute`, or None for a command that has to wait and for which nothing was done yet."""
-        return self._lun.execute_now(nexus, command) if self._powered.is_set() else None
+        if self._broken or not self._powered.is_set():
+            return None
+        return self._lun.execute_now(nexus, command)
 
     async def execute(self, nexus: ITNexus, command: Command) -> Response:
         """Carry out one command."""

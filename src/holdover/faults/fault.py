@@ -26,7 +26,7 @@ from holdover.scsi.transport_id import IscsiTransportID
 __all__ = ["Effect", "Fault", "FaultError", "When", "parse_fault"]
 
 _UNITS = {"us": 1, "ms": 1000, "s": 1_000_000}
-_LATENCY = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(us|ms|s)")
+_LATENCY = re.compile(r"([0-9]{1,10}(?:\.[0-9]{1,6})?)(us|ms|s)")
 _LONGEST = 3600 * _UNITS["s"]
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _BYTE = re.compile(r"0x[0-9a-f]{1,2}", re.IGNORECASE)
