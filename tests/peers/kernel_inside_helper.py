@@ -32,6 +32,7 @@ from holdover.scsi.opcodes import InServiceAction, OutServiceAction
 from holdover.scsi.reservation_in import Capabilities, FullStatus
 from holdover.scsi.reservation_out import in_command, out_command
 from holdover.scsi.sense import describe_response, is_unit_attention
+from tests.rig.kernel_programs import start_program
 
 HOSTS = ("host-a", "host-b")
 GUEST = "db1"
@@ -203,7 +204,7 @@ def agents(site: Site) -> Iterator[None]:
 @contextmanager
 def qemu_pr_helper(socket: Path) -> Iterator[Path]:
     """QEMU's own helper."""
-    process = subprocess.Popen(["qemu-pr-helper", "-k", str(socket), "-f", f"{socket}.pid"])
+    process = start_program(["qemu-pr-helper", "-k", str(socket), "-f", f"{socket}.pid"])
     try:
         appears(socket)
         yield socket

@@ -54,7 +54,7 @@ def main() -> None:
         _mount_all()
         _network()
         for module in _MODULES:
-            _load(Path(settings["modules"]) / f"{module}.ko")
+            load_module(Path(settings["modules"]) / f"{module}.ko")
         _target(settings["nexuses"], settings["luns"], settings["megabytes"])
         done = subprocess.run(
             settings["command"], cwd=settings["folder"], env=settings["environment"], check=False
@@ -87,7 +87,8 @@ def _network() -> None:
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, request)
 
 
-def _load(module: Path) -> None:
+def load_module(module: Path) -> None:
+    """Load a kernel module and wait for it; nothing where it is built in."""
     if not module.exists():
         return
     with module.open("rb") as file:

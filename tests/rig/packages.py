@@ -15,6 +15,8 @@ __all__ = ["PRESENT", "needs"]
 PRESENT: dict[str, Callable[[], bool]] = {
     "busybox-static": lambda: shutil.which("busybox") is not None,
     "libiscsi-bin": lambda: shutil.which("iscsi-test-cu") is not None,
+    "e2fsprogs": lambda: shutil.which("mkfs.ext4") is not None,
+    "open-iscsi": lambda: shutil.which("iscsistart") is not None,
     "qemu-block-extra": lambda: "qemu-block-extra" not in missing_qemu_packages(),
     "qemu-system-common": lambda: shutil.which("qemu-pr-helper") is not None,
     "qemu-system-x86": lambda: "qemu-system-x86" not in missing_qemu_packages(),
