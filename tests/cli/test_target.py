@@ -1,97 +1,42 @@
-"""`holdover target` as its operator uses it: faults, events, the control socket, the live table, CHAP."""
+"""`holdover target` as its operator uses it: faults, events, the live table, CHAP, portals."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import pty
 import select
-import stat
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
 from holdover.iscsi.errors import ConnectionLost, LoginError
 from holdover.iscsi.initiator import IscsiInitiator
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
-from holdover.scsi.reservation_in import ReadKeys
-from holdover.scsi.reservation_out import in_command, out_command
-from holdover.scsi.sense import AdditionalSense, decode_sense, is_unit_attention
+from holdover.scsi.opcodes import OutServiceAction, ReservationType
+from holdover.scsi.reservation_out import out_command
+from holdover.scsi.sense import AdditionalSense, is_unit_attention
 from holdover.scsi.status import Status
+from tests.cli.operating import (
+    INQUIRY,
+    IQN,
+    ISID,
+    REGISTER,
+    REGISTER_APTPL,
+    RESERVE,
+    TEST_UNIT_READY,
+    events,
+    keys,
+    logged_in,
+    ready,
+    run,
+    start,
+)
 from tests.rig.processes import Process, Rig, Target, free_port
-
-IQN = "iqn.2026-11.org.example:san"
-ISID = bytes.fromhex("80c0ffee0001")
-TEST_UNIT_READY = Command(bytes(6))
-INQUIRY = Command(bytes.fromhex("120000002400"), data_in_length=36)
-READ_KEYS = in_command(InServiceAction.READ_KEYS)
-REGISTER = out_command(OutServiceAction.REGISTER, 0, 0xA)
-REGISTER_APTPL = out_command(OutServiceAction.REGISTER, 0, 0xA, aptpl=True)
-RESERVE = out_command(OutServiceAction.RESERVE, 0xA, type=ReservationType.WRITE_EXCLUSIVE)
-
-
-def start(rig: Rig, *options: str, luns: int = 1) -> Target:
-    """A target with options of its own."""
-    port = free_port()
-    files = tuple(rig.folder / f"lun{number}" for number in range(luns))
-    arguments = ["target", "--listen", f"127.0.0.1:{port}", "--iqn", IQN, *options]
-    for file in files:
-        arguments += ["--lun", f"file={file},size=1M"]
-    return Target(rig.start("target", arguments, ports=[port]), port, IQN, files)
-
-
-def events(target: Target, *kinds: str) -> list[Any]:
-    found = [json.loads(line) for line in target.process.output().splitlines()]
-    return [each for each in found if not kinds or each["event"] in kinds]
-
-
-@contextlib.asynccontextmanager
-async def logged_in(
-    target: Target, name: str = "a", user: str | None = None, password: str | None = None
-) -> AsyncIterator[IscsiInitiator]:
-    initiator = await IscsiInitiator.connect(
-        "127.0.0.1",
-        target.port,
-        target.iqn,
-        f"iqn.2026-11.org.example:{name}",
-        ISID,
-        user=user,
-        password=password,
-    )
-    try:
-        yield initiator
-    finally:
-        await initiator.close()
-
-
-async def ready(initiator: IscsiInitiator, lun: int = 0) -> list[AdditionalSense]:
-    """The unit attentions that were pending."""
-    found = []
-    while is_unit_attention(answer := await initiator.execute(lun, TEST_UNIT_READY)):
-        found.append(AdditionalSense(decode_sense(answer.sense).additional))
-    assert answer.good
-    return found
-
-
-async def keys(initiator: IscsiInitiator) -> tuple[int, ...]:
-    answer = await initiator.execute(0, READ_KEYS)
-    assert answer.good
-    return ReadKeys.decode(answer.data_in).keys
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(60):
-            await test()
-
-    asyncio.run(limited())
 
 
 def test_status_faults_strike_whom_they_are_meant_for(rig: Rig) -> None:
@@ -309,64 +254,19 @@ def test_events_end_with_their_reader_and_the_target_goes_on(rig: Rig) -> None:
     rig.processes.clear()
 
 
-def test_target_ctl(rig: Rig) -> None:
-    target = start(rig, "--control", "control", "--fault", "latency=1ms,opcode=0xc0")
-    path = rig.folder / "control"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-
-    def ask(*arguments: str) -> Any:
-        return rig.holdover_json("target-ctl", "control", *arguments)
-
-    one = {"id": 1, "fault": "latency=1ms,opcode=0xc0", "fitted": 0, "struck": 0}
-    two = {"id": 2, "fault": "status=busy,opcode=TEST_UNIT_READY,count=1", "fitted": 0, "struck": 0}
-    assert ask("list") == [one]
-    assert ask("add", "count=1,opcode=test-unit-ready,status=busy") == [two]
-
-    async def test() -> None:
-        async with logged_in(target) as a:
-            assert (await a.execute(0, TEST_UNIT_READY)).status is Status.BUSY
-            await ready(a)
-            assert (await a.execute(0, REGISTER)).good
-            assert (await a.execute(0, RESERVE)).good
-            state = await asyncio.to_thread(ask, "status")
-            assert state["faults"] == [one, {**two, "fitted": 1, "struck": 1}]
-            (session,) = state["sessions"]
-            assert (session["initiator"], session["tsih"]) == ("iqn.2026-11.org.example:a", 1)
-            (lun,) = state["luns"]
-            assert (lun["file"], lun["size"], lun["generation"]) == (str(target.files[0]), 1 << 20, 1)
-            assert lun["designator"].startswith("naa.")
-            assert [each["key"] for each in lun["registrants"]] == ["0xa"]
-            assert lun["reservation"]["type"] == "we"
-            shown = await asyncio.to_thread(rig.holdover, "target-ctl", "control", "status")
-            assert f"iqn.2026-11.org.example:a,i,0x{ISID.hex()} (holder)" in shown.stdout
-
-    run(test)
-    assert ask("remove", "1") == [{**two, "fitted": 1, "struck": 1}]
-    again = rig.holdover("target-ctl", "control", "remove", "1")
-    assert (again.returncode, again.stderr) == (1, "holdover: target-ctl remove: there is no fault 1\n")
-    assert ask("clear") == []
-    assert rig.holdover("target-ctl", "control", "list").stdout == "no fault is in force\n"
-    target.process.end()
-    assert target.process.popen.returncode == 0
-    assert not path.exists()
-    gone = rig.holdover("target-ctl", "control", "list")
-    assert (gone.returncode, gone.stderr) == (1, "holdover: control: No such file or directory\n")
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["target-ctl", "x", "add"], "target-ctl add: FAULT is missing"),
-        (["target-ctl", "x", "add", "colour=red"], "unknown word 'colour'"),
-        (["target-ctl", "x", "remove", "one"], "'one' is not the number of a fault"),
-        (["target-ctl", "x", "list", "1"], "takes nothing after it"),
-        (["target-ctl", "x", "paint"], "'paint' is none of list, add FAULT"),
         (["target", "--iqn", IQN, "--lun", "file=x,size=1M", "--fault", "explode"], "unknown word 'explode'"),
         (["target", "--iqn", IQN, "--lun", "file=x,size=1M", "--chap", "secretword"], "is not USER%PASSWORD"),
         (["target", "--iqn", IQN, "--lun", "file=x,size=1M", "--chap-file", "none"], "none: No such file"),
         (
             ["target", "--iqn", IQN, "--lun", "file=x,size=1M", "--chap", "u%secretword", "--chap-file", "f"],
             "give one of them",
+        ),
+        (
+            ["target", "--iqn", IQN, "--lun", "file=x,size=1M", "--mutual-chap", "u%secretword"],
+            "the target shows itself only to initiators that show themselves",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -380,23 +280,16 @@ def test_a_wrong_request_is_named_and_no_secret_with_it(rig: Rig, arguments: lis
     assert "Traceback" not in done.stderr
 
 
-def test_a_control_socket_in_use_is_named(rig: Rig) -> None:
-    start(rig, "--control", "control")
-    second = ("--iqn", IQN, "--lun", "file=second,size=1M", "--listen", "127.0.0.1:0")
-    again = rig.holdover("target", *second, "--control", "control")
-    assert (again.returncode, again.stderr) == (1, "holdover: control: somebody listens there already\n")
-
-
 def test_chap_from_a_file(rig: Rig) -> None:
     (rig.folder / "chap").write_text("user%pass%word of 12\n")
     target = start(rig, "--chap-file", "chap")
 
     async def test() -> None:
-        async with logged_in(target, "a", "user", "pass%word of 12") as a:
+        async with logged_in(target, "a", ("user", "pass%word of 12")) as a:
             await ready(a)
-        for user, password in ((None, None), ("user", "pass"), ("other", "pass%word of 12")):
+        for login in (None, ("user", "pass"), ("other", "pass%word of 12")):
             with pytest.raises(LoginError):
-                async with logged_in(target, "a", user, password):
+                async with logged_in(target, "a", login):
                     pass
 
     run(test)
@@ -407,13 +300,45 @@ def test_chap_from_the_environment(rig: Rig, monkeypatch: pytest.MonkeyPatch) ->
     target = start(rig)
 
     async def test() -> None:
-        async with logged_in(target, "a", "user", "password of 16"):
+        async with logged_in(target, "a", ("user", "password of 16")):
             pass
         with pytest.raises(LoginError):
             async with logged_in(target):
                 pass
 
     run(test)
+
+
+def test_mutual_chap(rig: Rig) -> None:
+    (rig.folder / "chap").write_text("user%password of 16")
+    (rig.folder / "mutual").write_text("target%another one of it")
+    target = start(rig, "--chap-file", "chap", "--mutual-chap-file", "mutual")
+
+    async def test() -> None:
+        login = ("user", "password of 16")
+        async with logged_in(target, "a", login, ("target", "another one of it")) as a:
+            await ready(a)
+        with pytest.raises(LoginError):
+            async with logged_in(target, "a", login, ("target", "a third that is wrong")):
+                pass
+
+    run(test)
+
+
+def test_two_portals_lead_to_the_same_lun(rig: Rig) -> None:
+    second = free_port()
+    target = start(rig, "--listen", f"127.0.0.1:{second}")
+
+    async def test() -> None:
+        async with logged_in(target) as a, logged_in(replace(target, port=second), "b") as b:
+            await ready(a)
+            await ready(b)
+            assert (await a.execute(0, REGISTER)).good
+            assert await keys(b) == (0xA,)
+
+    run(test)
+    for port in (target.port, second):
+        assert f"LUN 0: {target.files[0]} at iscsi://127.0.0.1:{port}/{IQN}/0\n" in target.process.output()
 
 
 def test_a_terminal_shows_who_is_there(rig: Rig) -> None:

@@ -52,8 +52,11 @@ def target(
         typer.Option(help="file=PATH[,size=64M][,serial=TEXT]; LUN numbers count from 0 in the order given."),
     ],
     listen: Annotated[
-        str, typer.Option(help="HOST:PORT to listen at; port 0 takes a free one.")
-    ] = "127.0.0.1:3260",
+        list[str] | None,
+        typer.Option(
+            help="HOST:PORT to listen at; port 0 takes a free one; repeatable. [default: 127.0.0.1:3260]"
+        ),
+    ] = None,
     chap: Annotated[
         str | None,
         typer.Option(
@@ -61,6 +64,15 @@ def target(
         ),
     ] = None,
     chap_file: Annotated[Path | None, typer.Option(help="A file with USER%PASSWORD in it instead.")] = None,
+    mutual_chap: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HOLDOVER_MUTUAL_CHAP", help="USER%PASSWORD that initiators that ask are shown in return."
+        ),
+    ] = None,
+    mutual_chap_file: Annotated[
+        Path | None, typer.Option(help="A file with USER%PASSWORD in it instead.")
+    ] = None,
     fault: Annotated[
         list[str] | None,
         typer.Option(
@@ -90,7 +102,7 @@ def target(
     from holdover.cli.target import run
 
     run(
-        listen,
+        listen or ["127.0.0.1:3260"],
         iqn,
         lun,
         faults=fault or [],
@@ -99,6 +111,8 @@ def target(
         json_events=json_events,
         chap=chap,
         chap_file=chap_file,
+        mutual_chap=mutual_chap,
+        mutual_chap_file=mutual_chap_file,
     )
 
 

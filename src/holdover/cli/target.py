@@ -20,7 +20,7 @@ import uvloop
 from rich.console import Console
 from rich.live import Live
 
-from holdover.agent.config import ConfigError, HostPort, parse_host_port
+from holdover.agent.config import HostPort, parse_host_port
 from holdover.cli.errors import refuse
 from holdover.cli.target_control import Control
 from holdover.cli.target_events import Event, fault_struck, listening, session_event
@@ -28,15 +28,15 @@ from holdover.cli.target_lun import ServedLun
 from holdover.cli.target_state import TargetState, fault_states, lun_state, session_state, tables
 from holdover.faults.armed import ArmedFaults
 from holdover.faults.device import FaultyDevice, Means
-from holdover.faults.fault import Fault, FaultError, parse_fault
+from holdover.faults.fault import Fault, parse_fault
 from holdover.helper.listener import ListenerError
-from holdover.iscsi.chap import Credentials
+from holdover.iscsi.chap import Credentials, check_distinct
 from holdover.iscsi.errors import IscsiNameError
 from holdover.iscsi.names import check_iscsi_name
 from holdover.iscsi.target import IscsiTarget, SessionChange
 from holdover.iscsi.target_connection import TargetConnection
 from holdover.lun.embedded import EmbeddedLun
-from holdover.lun.errors import LunError, OptionError
+from holdover.lun.errors import LunError
 from holdover.lun.options import LunOptions, parse_lun_options
 from holdover.scsi.command import DeviceServer
 from holdover.scsi.nexus import ITNexus
@@ -46,13 +46,9 @@ __all__ = ["run"]
 _REFRESH = 0.25  # seconds between two looks for what the live table shows
 
 
-class _ChapError(ValueError):
-    pass
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Options:
-    address: HostPort
+    portals: list[HostPort]
     iqn: str
     luns: list[LunOptions]
     faults: list[Fault]
@@ -60,10 +56,11 @@ class _Options:
     control: Path | None
     json_events: bool
     credentials: Credentials | None
+    mutual_credentials: Credentials | None
 
 
 def run(
-    listen: str,
+    listen: list[str],
     iqn: str,
     luns: list[str],
     *,
@@ -73,20 +70,26 @@ def run(
     json_events: bool,
     chap: str | None,
     chap_file: Path | None,
+    mutual_chap: str | None,
+    mutual_chap_file: Path | None,
 ) -> None:
     """Serve until SIGINT or SIGTERM."""
     try:
+        credentials = _credentials("chap", chap, chap_file)
+        mutual = _credentials("mutual-chap", mutual_chap, mutual_chap_file)
+        check_distinct(credentials, mutual)
         options = _Options(
-            address=parse_host_port(listen, "--listen"),
+            portals=[parse_host_port(text, "--listen") for text in listen],
             iqn=check_iscsi_name(iqn),
             luns=[parse_lun_options(text) for text in luns],
             faults=[parse_fault(text) for text in faults],
             seed=fault_seed,
             control=control,
             json_events=json_events,
-            credentials=_credentials(chap, chap_file),
+            credentials=credentials,
+            mutual_credentials=mutual,
         )
-    except (ConfigError, IscsiNameError, OptionError, FaultError, _ChapError) as error:
+    except (IscsiNameError, ValueError) as error:
         refuse(str(error))
     try:
         uvloop.run(_Serving(options).until_signalled())
@@ -94,22 +97,25 @@ def run(
         refuse(str(error), 1)
 
 
-def _credentials(chap: str | None, file: Path | None) -> Credentials | None:
-    """Who may log in; no message repeats the secret."""
+def _credentials(option: str, chap: str | None, file: Path | None) -> Credentials | None:
+    """What --chap or --mutual-chap says, or the file; no message repeats the secret."""
     if file is not None and chap is not None:
-        raise _ChapError("--chap and --chap-file: give one of them (HOLDOVER_CHAP counts as --chap)")
-    where = "--chap" if file is None else f"--chap-file {file}"
+        variable = f"HOLDOVER_{option.upper().replace('-', '_')}"
+        raise ValueError(
+            f"--{option} and --{option}-file: give one of them ({variable} counts as --{option})"
+        )
+    where = f"--{option}" if file is None else f"--{option}-file {file}"
     if file is not None:
         try:
             chap = file.read_text(encoding="utf-8").removesuffix("\n")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
-            raise _ChapError(f"{where}: {reason}") from error
+            raise ValueError(f"{where}: {reason}") from error
     if chap is None:
         return None
     user, percent, secret = chap.partition("%")
     if not percent or not user or not secret or "\n" in chap:
-        raise _ChapError(f"{where}: is not USER%PASSWORD")
+        raise ValueError(f"{where}: is not USER%PASSWORD")
     return Credentials(user, secret)
 
 
@@ -121,9 +127,16 @@ class _Target(IscsiTarget):
         iqn: str,
         luns: Mapping[int, DeviceServer],
         credentials: Credentials | None,
+        mutual_credentials: Credentials | None,
         on_session: Callable[[SessionChange], None],
     ) -> None:
-        super().__init__(iqn, luns, credentials=credentials, on_session=on_session)
+        super().__init__(
+            iqn,
+            luns,
+            credentials=credentials,
+            mutual_credentials=mutual_credentials,
+            on_session=on_session,
+        )
         self._cuttable: set[TargetConnection] = set()
         self._cutting: set[asyncio.Task[None]] = set()
 
@@ -161,6 +174,7 @@ class _Serving:
             options.iqn,
             self._devices,
             options.credentials,
+            options.mutual_credentials,
             lambda change: self._tell(session_event(change)),
         )
         self._control = Control(self._faults, self._state)
@@ -182,9 +196,9 @@ class _Serving:
                 self._open(number, options)
             if self._options.control is not None:
                 await self._control.start(self._options.control)
-            address = self._options.address
-            bound = await self._target.start(address.host, address.port)
-            self._say_where(HostPort(address.host, bound))
+            for portal in self._options.portals:
+                bound = await self._target.start(portal.host, portal.port)
+                self._say_where(HostPort(portal.host, bound))
             await self._watch(ended)
         finally:
             await self._control.close()
@@ -203,9 +217,9 @@ class _Serving:
                 self._devices[number] = FaultyDevice(number, lun, self._faults, means)
         self._luns.append(lun)
 
-    def _say_where(self, address: HostPort) -> None:
+    def _say_where(self, portal: HostPort) -> None:
         for number, options in enumerate(self._options.luns):
-            url = f"iscsi://{address}/{self._options.iqn}/{number}"
+            url = f"iscsi://{portal}/{self._options.iqn}/{number}"
             self._tell(listening(number, str(options.file), url))
             if not self._options.json_events:
                 print(f"LUN {number}: {options.file} at {url}", flush=True)
