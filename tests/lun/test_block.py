@@ -75,12 +75,22 @@ def test_there_is_no_protection_information(kind: type[Read | Write | Verify]) -
 
 @pytest.mark.parametrize("length", [0, 1, 512, 1023])
 def test_less_data_than_the_cdb_names(length: int) -> None:
-    assert refusal(ask(Write(0, 2, 10), bytes(length))) == TOO_LITTLE
     assert refusal(ask(Verify(0, 2, 10, bytchk=1), bytes(length))) == TOO_LITTLE
+    answer = ask(Write(0, 2, 10), b"a" * length)
+    if length % 512:
+        assert refusal(answer) == TOO_LITTLE
+        assert isinstance(answer, Response)
+        assert answer.data_out_length == 1024
+        return
+    assert answer == WriteBlocks(0, b"a" * length, asked=1024)
+    medium = MemoryMedium()
+    done = answer.run(medium)
+    assert (done.status, done.data_out_length) == (Status.GOOD, 1024)
+    assert medium.data == (b"a" * length).ljust(len(medium.data), b"\0")
 
 
 def test_more_data_than_the_cdb_names() -> None:
-    assert ask(Write(0, 1, 10), b"a" * 512 + b"b" * 100) == WriteBlocks(0, b"a" * 512)
+    assert ask(Write(0, 1, 10), b"a" * 512 + b"b" * 100) == WriteBlocks(0, b"a" * 512, asked=512)
     assert ask(Verify(0, 1, 10, bytchk=1), b"a" * 513) == VerifyBlocks(0, 512, b"a" * 512)
 
 

@@ -133,13 +133,16 @@ class TestBlocks:
         assert status(unit, A, Command(SynchronizeCache(0, 0, size).encode())) is Status.GOOD
         assert medium.flushed[:512] == b"w" * 512
 
-    def test_data_that_is_too_short_writes_nothing(self) -> None:
+    def test_a_piece_of_a_block_writes_nothing(self) -> None:
         medium = MemoryMedium()
         unit = make_unit(medium=medium)
-        for length in (0, 1, 511):
+        for length in (1, 511):
             response = unit.execute(A, Command(WRITE_10.cdb, b"w" * length))
             too_little = AdditionalSense.INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT
             assert sense_of(response) == illegal(too_little)
+        none = unit.execute(A, Command(WRITE_10.cdb))
+        assert none.good
+        assert none.data_out_length == 512
         assert medium.data == bytes(len(medium.data))
 
     def test_a_huge_transfer_is_refused_before_memory_is_asked_for(self) -> None:

@@ -8,7 +8,7 @@ from holdover.scsi.command import Response
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 from holdover.scsi.status import Status
 
-__all__ = ["GOOD", "data_in", "illegal", "miscompare", "read_failure", "write_failure"]
+__all__ = ["GOOD", "data_in", "illegal", "miscompare", "read_failure", "write_failure", "written"]
 
 GOOD = Response(Status.GOOD)
 
@@ -23,6 +23,11 @@ def data_in(data: bytes | AdditionalSense, allocation_length: int) -> Response:
 def illegal(additional: AdditionalSense) -> Response:
     """An ILLEGAL REQUEST."""
     return check_condition(SenseKey.ILLEGAL_REQUEST, additional)
+
+
+def written(asked: int | None) -> Response:
+    """GOOD for a write; ``asked`` where the CDB asked for another number of bytes than were there."""
+    return GOOD if asked is None else Response(Status.GOOD, data_out_length=asked)
 
 
 def miscompare(found: bytes, expected: bytes) -> Response:

@@ -5,10 +5,10 @@ Each command becomes a refusal or a piece of work on the medium.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from holdover.lun.answers import GOOD, illegal, miscompare, read_failure, write_failure
+from holdover.lun.answers import GOOD, illegal, miscompare, read_failure, write_failure, written
 from holdover.lun.medium import Medium
 from holdover.lun.work import INLINE_LIMIT, MediumWork, Span
 from holdover.scsi.cdb import PreFetch, Read, SynchronizeCache, Verify, Write
@@ -17,12 +17,14 @@ from holdover.scsi.sense import AdditionalSense
 from holdover.scsi.status import Status
 
 __all__ = [
+    "Delivered",
     "Flush",
     "Geometry",
     "Prefetch",
     "ReadBlocks",
     "VerifyBlocks",
     "WriteBlocks",
+    "deliver",
     "pre_fetch",
     "read",
     "refuse_range",
@@ -89,11 +91,12 @@ class ReadBlocks:
 
 @dataclass(frozen=True, slots=True)
 class WriteBlocks:
-    """Write a range, to stable storage with `fua`. Offset in bytes."""
+    """Write a range, to stable storage with `fua`. Offset in bytes; `asked` as in `Delivered`."""
 
     offset: int
     data: bytes
     fua: bool = False
+    asked: int | None = None
     exclusive: ClassVar[bool] = False
 
     @property
@@ -114,7 +117,7 @@ class WriteBlocks:
                 medium.flush()
         except OSError as error:
             return write_failure(error)
-        return GOOD
+        return written(self.asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,9 +212,36 @@ def read(cdb: Read, geometry: Geometry) -> Response | MediumWork:
     return ReadBlocks(cdb.lba * length, cdb.blocks * length, cdb.fua) if cdb.blocks else GOOD
 
 
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """What a write writes.
+
+    Attributes:
+        data: Whole blocks.
+        asked: Bytes that the CDB asks for where that is another number than came; else None.
+    """
+
+    data: bytes
+    asked: int | None = None
+
+
+def deliver(data_out: bytes, blocks: int, geometry: Geometry) -> Delivered | Response:
+    """The blocks that came of those that a CDB asks for. What came beyond them is left aside; what the
+    initiator did not have is not written, and the residual tells it so (RFC 7143 11.4.5.1). A piece of a
+    block is refused, and then nothing is written."""
+    length = blocks * geometry.block_length
+    if len(data_out) == length:
+        return Delivered(data_out)
+    if len(data_out) > length:
+        return Delivered(data_out[:length], length)
+    if len(data_out) % geometry.block_length:
+        refusal = illegal(AdditionalSense.INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT)
+        return replace(refusal, data_out_length=length)
+    return Delivered(data_out, length)
+
+
 def write(cdb: Write, data_out: bytes, geometry: Geometry, through: bool = False) -> Response | MediumWork:
-    """WRITE(6), (10), (12), (16) (SBC-3 5.32 to 5.35); every one to stable storage with `through`. With less
-    data than the CDB names nothing is written; what is more is left aside."""
+    """WRITE(6), (10), (12), (16) (SBC-3 5.32 to 5.35); every one to stable storage with `through`."""
     refusal = refuse_range(cdb.lba, cdb.blocks, geometry) or refuse_transfer(
         cdb.protect, cdb.blocks, geometry
     )
@@ -219,11 +249,10 @@ def write(cdb: Write, data_out: bytes, geometry: Geometry, through: bool = False
         return refusal
     if not cdb.blocks:
         return GOOD
-    length = cdb.blocks * geometry.block_length
-    if len(data_out) < length:
-        return illegal(AdditionalSense.INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT)
-    data = data_out if len(data_out) == length else data_out[:length]
-    return WriteBlocks(cdb.lba * geometry.block_length, data, cdb.fua or through)
+    found = deliver(data_out, cdb.blocks, geometry)
+    if isinstance(found, Response):
+        return found
+    return WriteBlocks(cdb.lba * geometry.block_length, found.data, cdb.fua or through, found.asked)
 
 
 def verify(cdb: Verify, data_out: bytes, geometry: Geometry) -> Response | MediumWork:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from holdover.lun.answers import GOOD, illegal, miscompare, read_failure, write_failure
-from holdover.lun.block import Geometry, refuse_range, refuse_transfer
+from holdover.lun.answers import GOOD, illegal, miscompare, read_failure, write_failure, written
+from holdover.lun.block import Geometry, deliver, refuse_range, refuse_transfer
 from holdover.lun.medium import Medium
 from holdover.lun.work import INLINE_LIMIT, MediumWork, Span
 from holdover.scsi.cdb import CompareAndWrite, OrWrite, WriteAndVerify
@@ -89,11 +89,13 @@ class OrBlocks:
 
 @dataclass(frozen=True, slots=True)
 class WriteAndVerifyBlocks:
-    """Write to stable storage and read back, with `compare` to see that it is the same. Offset in bytes."""
+    """Write to stable storage and read back, with `compare` to see that it is the same. Offset in bytes;
+    `asked` as in `block.Delivered`."""
 
     offset: int
     data: bytes
     compare: bool = False
+    asked: int | None = None
     exclusive: ClassVar[bool] = True
 
     @property
@@ -108,14 +110,16 @@ class WriteAndVerifyBlocks:
 
     def run(self, medium: Medium) -> Response:
         """GOOD, MISCOMPARE or why not."""
-        written = _write(medium, self.offset, self.data, fua=True)
-        if not written.good:
-            return written
+        done = _write(medium, self.offset, self.data, fua=True)
+        if not done.good:
+            return done
         try:
             found = medium.read(self.offset, len(self.data))
         except OSError:
             return read_failure()
-        return miscompare(found, self.data) if self.compare and found != self.data else GOOD
+        if self.compare and found != self.data:
+            return miscompare(found, self.data)
+        return written(self.asked)
 
 
 def _write(medium: Medium, offset: int, data: bytes, fua: bool) -> Response:
@@ -152,24 +156,6 @@ def or_write(
     cdb: OrWrite, data_out: bytes, geometry: Geometry, through: bool = False
 ) -> Response | MediumWork:
     """ORWRITE(16) (SBC-3 5.9)."""
-    data = _data(cdb, data_out, geometry)
-    if isinstance(data, Response):
-        return data
-    return OrBlocks(cdb.lba * geometry.block_length, data, cdb.fua or through)
-
-
-def write_and_verify(cdb: WriteAndVerify, data_out: bytes, geometry: Geometry) -> Response | MediumWork:
-    """WRITE AND VERIFY(10), (12), (16) (SBC-3 5.36 to 5.38) with BYTCHK 00b and 01b."""
-    if cdb.bytchk > 1:
-        return illegal(AdditionalSense.INVALID_FIELD_IN_CDB)
-    data = _data(cdb, data_out, geometry)
-    if isinstance(data, Response):
-        return data
-    return WriteAndVerifyBlocks(cdb.lba * geometry.block_length, data, cdb.bytchk == 1)
-
-
-def _data(cdb: OrWrite | WriteAndVerify, data_out: bytes, geometry: Geometry) -> Response | bytes:
-    """What is to be written, or how the command ends without writing."""
     refusal = refuse_range(cdb.lba, cdb.blocks, geometry) or refuse_transfer(
         cdb.protect, cdb.blocks, geometry
     )
@@ -178,4 +164,21 @@ def _data(cdb: OrWrite | WriteAndVerify, data_out: bytes, geometry: Geometry) ->
     length = cdb.blocks * geometry.block_length
     if len(data_out) < length:
         return illegal(AdditionalSense.INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT)
-    return data_out[:length] if length else GOOD
+    if not length:
+        return GOOD
+    return OrBlocks(cdb.lba * geometry.block_length, data_out[:length], cdb.fua or through)
+
+
+def write_and_verify(cdb: WriteAndVerify, data_out: bytes, geometry: Geometry) -> Response | MediumWork:
+    """WRITE AND VERIFY(10), (12), (16) (SBC-3 5.36 to 5.38) with BYTCHK 00b and 01b."""
+    if cdb.bytchk > 1:
+        return illegal(AdditionalSense.INVALID_FIELD_IN_CDB)
+    refusal = refuse_range(cdb.lba, cdb.blocks, geometry) or refuse_transfer(
+        cdb.protect, cdb.blocks, geometry
+    )
+    if refusal is not None:
+        return refusal
+    found = deliver(data_out, cdb.blocks, geometry) if cdb.blocks else GOOD
+    if isinstance(found, Response):
+        return found
+    return WriteAndVerifyBlocks(cdb.lba * geometry.block_length, found.data, cdb.bytchk == 1, found.asked)
