@@ -1,7 +1,8 @@
 """PDUs that an initiator sends (RFC 7143 11.3, 11.5, 11.7, 11.10, 11.12, 11.14, 11.18).
 
 Each is a dataclass; `encode()` gives the buffers to send, in order. LUN fields are kept as the 64-bit
-numbers that they are on the wire (`names.decode_lun` reads them).
+numbers that they are on the wire (`names.decode_lun` reads them). Those that every transfer needs are not
+frozen: making them would cost more than all else that is done with them. Nobody changes them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _AHS_READ_LENGTH = b"\2"
 _MAX_CDB = 260
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ScsiCommand:
     """SCSI Command (11.3).
 
@@ -169,7 +170,7 @@ def _decode_task_management_request(words: Words, _data: bytes) -> TaskManagemen
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DataOut:
     """SCSI Data-Out (11.7); `target_tag` is NO_TAG where no R2T asked for the data."""
 

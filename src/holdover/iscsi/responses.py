@@ -1,6 +1,7 @@
 """PDUs that a target sends (RFC 7143 11.4, 11.6 to 11.9, 11.11, 11.13, 11.15, 11.17, 11.19).
 
-Each is a dataclass; `encode()` gives the buffers to send, in order.
+Each is a dataclass; `encode()` gives the buffers to send, in order. Those that every transfer needs are not
+frozen: making them would cost more than all else that is done with them. Nobody changes them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ScsiResponse:
     """SCSI Response (11.4). `sense` is the sense data alone, without its length.
 
@@ -125,7 +126,7 @@ def _decode_task_management_response(words: Words, _data: bytes) -> TaskManageme
     return TaskManagementResponsePdu(words[6], words[2], words[8], words[9], words[10])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DataIn:
     """SCSI Data-In (11.7); `stat_sn`, `status` and the residual mean something with `has_status`."""
 

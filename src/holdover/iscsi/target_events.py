@@ -28,7 +28,7 @@ class LoginCompleted:
     discovery: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CommandReceived:
     """A command with all its data; call `respond` with the tag when it is done.
 

@@ -76,6 +76,7 @@ __all__ = ["TargetSession"]
 
 _LOGIN_DATA_LENGTH = 8192
 _Numbered = ScsiCommand | TaskManagementRequest | TextRequest | LogoutRequest | NopOut
+_OTHER_NUMBERED = (TaskManagementRequest, TextRequest, LogoutRequest, NopOut)
 
 
 class _State(Enum):
@@ -235,13 +236,15 @@ class TargetSession:
             self._refuse_during_login(pdu)
 
     def _receive_full_feature(self, pdu: Pdu | DamagedPdu) -> None:
-        if isinstance(pdu, DataOut):
+        if isinstance(pdu, ScsiCommand):
+            self._receive_numbered(pdu)
+        elif isinstance(pdu, DataOut):
             if (task := self._tasks.get(pdu.task_tag)) is not None:
                 # Data of a command that is over or unknown are dropped: they may have been on
                 # their way when it was aborted.
                 task.receive(pdu)
                 self._advance(task)
-        elif isinstance(pdu, ScsiCommand | TaskManagementRequest | TextRequest | LogoutRequest | NopOut):
+        elif isinstance(pdu, _OTHER_NUMBERED):
             self._receive_numbered(pdu)
         elif isinstance(pdu, DamagedPdu):
             self._receive_damaged(pdu.pdu)
