@@ -103,7 +103,10 @@ class ArmedFaults:
 
     def may_strike(self, lun: int, nexus: ITNexus, command: Command) -> bool:
         """Whether `strike` has anything to decide about a command. Changes nothing."""
-        return any(not each.spent and each.fault.fits(lun, nexus, command) for each in self._armed.values())
+        # Every command comes by here, and mostly there is no fault at all.
+        return bool(self._armed) and any(
+            not each.spent and each.fault.fits(lun, nexus, command) for each in self._armed.values()
+        )
 
     def strike(self, lun: int, nexus: ITNexus, command: Command) -> Strike | None:
         """Decide what happens to a command, and count it; None where nothing does."""
