@@ -17,38 +17,16 @@ from holdover.scsi.opcodes import InServiceAction
 from holdover.scsi.reservation_in import Capabilities, FullStatus
 from holdover.scsi.reservation_out import in_command
 from holdover.scsi.transport_id import IscsiTransportID
+from tests.lun.support import MemoryMedium
 
 GUEST = ITNexus(IscsiTransportID("iqn.2026-01.org.example:host-a", bytes.fromhex("80a000000001")))
 THIRD = ITNexus(IscsiTransportID("iqn.2026-01.org.example:third", bytes.fromhex("80a000000002")))
 
 
-class Memory:
-    """A medium of eight blocks."""
-
-    def __init__(self) -> None:
-        self._blocks = bytearray(4096)
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return len(self._blocks)
-
-    def read(self, offset: int, length: int) -> bytes:
-        """So many bytes from there."""
-        return bytes(self._blocks[offset : offset + length])
-
-    def write(self, offset: int, data: bytes) -> None:
-        """Put them there."""
-        self._blocks[offset : offset + len(data)] = data
-
-    def flush(self) -> None:
-        """Nothing is cached."""
-
-
 def logical_unit(greet: bool = False, registrations: int = 1024) -> LogicalUnit:
     """An embedded logical unit; with `greet`, a nexus first meets a unit attention."""
     limits = TargetLimits(registrations=registrations)
-    return LogicalUnit(Memory(), Identity("guest-test"), greet=greet, limits=limits)
+    return LogicalUnit(MemoryMedium(), Identity("guest-test"), greet=greet, limits=limits)
 
 
 def scsi_block(migrate_pr: bool | None = True, gate: Gate = Gate.RUNNING) -> ScsiBlock:

@@ -34,6 +34,7 @@ from holdover.scsi.reservation_out import out_command
 from holdover.scsi.sense import describe_response, is_unit_attention
 from holdover.scsi.status import Status
 from holdover.scsi.transport_id import IscsiTransportID
+from tests.lun.support import MemoryMedium
 
 
 def nexus(name: str) -> ITNexus:
@@ -45,29 +46,11 @@ KEY, OTHER, SPARE, SPARE_BACK = 0xA11CE, 0xB0B, 0x5EED, 0xBEEF
 WRITE = Command(Write(0, 1, 10).encode(), bytes(512))
 
 
-class Memory:
-    """A medium of 1 MiB that forgets nothing."""
-
-    size = 1 << 20
-
-    def __init__(self) -> None:
-        self.data = bytearray(self.size)
-
-    def read(self, offset: int, length: int) -> bytes:
-        return bytes(self.data[offset : offset + length])
-
-    def write(self, offset: int, data: bytes) -> None:
-        self.data[offset : offset + len(data)] = data
-
-    def flush(self) -> None:
-        pass
-
-
 @dataclass
 class Rig:
     """A logical unit, and what must be true of it after every command of a handover."""
 
-    unit: LogicalUnit = field(default_factory=lambda: LogicalUnit(Memory(), Identity("test")))
+    unit: LogicalUnit = field(default_factory=lambda: LogicalUnit(MemoryMedium(), Identity("test")))
     faults: dict[int, bool] = field(default_factory=dict)
     """The number of a command -> whether it is carried out before its answer is lost."""
     sent: int = 0
