@@ -1,8 +1,7 @@
 """SIGKILL of a real `holdover target` amid PERSISTENT RESERVE OUT with APTPL (see `test_store`).
 
-Each kill comes at a random instant of several streams of commands at once, one for each logical unit; so
-200 instants cost 40 restarts. What a logical unit must be afterwards is computed by the pure rules, from
-the answers that came.
+Each of 200 kills comes at a random instant of several streams of commands at once, one for each logical
+unit. What a logical unit must be afterwards is computed by the pure rules, from the answers that came.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from holdover.scsi.status import Status
 from holdover.scsi.transport_id import IscsiTransportID
 from tests.rig.processes import Rig, Target
 
-LUNS, KILLS = 5, 40
+LUNS, KILLS = 5, 200
 _NOTHING = ReservationState()
 KEYS = (0x1111, 0x2222)
 IDENTITIES = tuple(Identity(f"iqn.2026-01.test:{name}", isid_of(name)) for name in ("one", "two"))
