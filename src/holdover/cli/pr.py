@@ -164,7 +164,8 @@ def _send(url: str, command: Command, initiator: str) -> Response:
 
     async def send() -> Response:
         # one name, one nexus: what registers now must be who reserves in the next command
-        path = open_path(where, Identity(name, isid_of("holdover pr")), IscsiSessions(), SgIo(1))
+        io = SgIo(1)
+        path = open_path(where, Identity(name, isid_of("holdover pr")), IscsiSessions(), io)
         try:
             response = await path.execute(command)
             for _ in range(_ATTEMPTS):
@@ -174,6 +175,7 @@ def _send(url: str, command: Command, initiator: str) -> Response:
             return response
         finally:
             await path.close()
+            io.close()
 
     try:
         return asyncio.run(send())

@@ -12,7 +12,8 @@ from enum import Enum
 from holdover.scsi.cdb import Read, decode_cdb
 from holdover.scsi.command import Command, Response
 from holdover.scsi.errors import DecodeError
-from holdover.scsi.opcodes import MaintenanceInAction, OperationCode, ServiceActionIn16
+from holdover.scsi.opcodes import MaintenanceInServiceAction as MaintenanceIn
+from holdover.scsi.opcodes import OperationCode, ServiceActionIn16
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 
 __all__ = ["BECOMING_READY", "REFUSAL", "Gate", "is_harmless", "is_opening_read"]
@@ -51,7 +52,13 @@ _READS = frozenset(
 # Operation codes of which some service actions are harmless.
 _HARMLESS_ACTIONS: dict[int, frozenset[int]] = {
     OperationCode.SERVICE_ACTION_IN_16: frozenset({ServiceActionIn16.READ_CAPACITY_16}),
-    OperationCode.MAINTENANCE_IN: frozenset(MaintenanceInAction),
+    OperationCode.MAINTENANCE_IN: frozenset(
+        {
+            MaintenanceIn.REPORT_TARGET_PORT_GROUPS,
+            MaintenanceIn.REPORT_SUPPORTED_OPERATION_CODES,
+            MaintenanceIn.REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS,
+        }
+    ),
 }
 
 

@@ -8,7 +8,6 @@ __all__ = [
     "CopyInServiceAction",
     "CopyOutServiceAction",
     "InServiceAction",
-    "MaintenanceInAction",
     "MaintenanceInServiceAction",
     "MaintenanceOutServiceAction",
     "OperationCode",
@@ -91,14 +90,6 @@ class ServiceActionIn16(IntEnum):
 
     READ_CAPACITY_16 = 0x10
     GET_LBA_STATUS = 0x12
-
-
-class MaintenanceInAction(IntEnum):
-    """Service actions of MAINTENANCE IN that tell of the target alone (SPC-4 6.35 to 6.37)."""
-
-    REPORT_TARGET_PORT_GROUPS = 0x0A
-    REPORT_SUPPORTED_OPERATION_CODES = 0x0C
-    REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS = 0x0D
 
 
 class MaintenanceInServiceAction(IntEnum):
