@@ -13,7 +13,7 @@ from holdover.agent.client import AgentClient
 from holdover.agent.config import AgentConfig, ApiConfig, GuestConfig, Limits
 from holdover.agent.host import Host
 from holdover.agent.orchestrator import Orchestrator, Progress
-from holdover.agent.server import serve
+from holdover.agent.serve import serve
 from holdover.iscsi.target import IscsiTarget
 from holdover.iscsi.url import parse_iscsi_url
 from holdover.lun.embedded import EmbeddedLun

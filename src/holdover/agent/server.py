@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
-import socket
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 
 import structlog
-import uvicorn
 from litestar import Litestar, Request, Response, get, post
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.params import FromPath, JSONBody
 
 from holdover.agent.api import GuestState, HostState, Problem, Step, StepAnswer, StepRequest
-from holdover.agent.config import AgentConfig, parse_host_port
 from holdover.agent.guest import HostedGuest, StepProblem
 from holdover.agent.host import Host
 
-__all__ = ["serve"]
+__all__ = ["application"]
 
 log = structlog.get_logger()
 
@@ -32,7 +25,9 @@ class _NoSuchGuest(Exception):
         self.name = name
 
 
-def _application(host: Host) -> Litestar:
+def application(host: Host) -> Litestar:
+    """The API of ``host``, for any ASGI server."""
+
     def find(name: str) -> HostedGuest:
         guest = host.guests.get(name)
         if guest is None:
@@ -91,40 +86,3 @@ def _application(host: Host) -> Litestar:
         openapi_config=None,
         logging_config=None,
     )
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals to `serve`, which has exports to end before the process may."""
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
-
-
-async def serve(config: AgentConfig, ready: Callable[[Host], None]) -> None:
-    """Run an agent until SIGINT or SIGTERM; ``ready`` is called once it can be asked.
-
-    Raises:
-        OSError: The API or an export cannot listen at its address.
-    """
-    api = parse_host_port(config.api.listen, "api.listen")
-    family = socket.AF_INET6 if ":" in api.host else socket.AF_INET
-    with socket.create_server((api.host, api.port), family=family) as listener:
-        host = Host(config)
-        settings = uvicorn.Config(
-            _application(host), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
-        )
-        server = _Server(settings)
-
-        def end() -> None:
-            server.should_exit = True
-
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, end)
-        await host.start()
-        try:
-            ready(host)
-            await server.serve(sockets=[listener])
-        finally:
-            await host.close()

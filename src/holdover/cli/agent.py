@@ -12,7 +12,7 @@ import uvloop
 
 from holdover.agent.config import AgentConfig, ApiConfig, ConfigError, GuestConfig, check_config, load_config
 from holdover.agent.host import Host
-from holdover.agent.server import serve
+from holdover.agent.serve import serve
 from holdover.cli.errors import refuse
 from holdover.helper.listener import ListenerError
 
