@@ -50,6 +50,34 @@ def test_a_guest_boots_what_it_is_given_or_waits() -> None:
     assert values(waiting, "-kernel") == []
 
 
+def test_disks_take_more_properties_and_a_guest_may_wait_to_be_told_to_run() -> None:
+    disk = IscsiDisk(portal="127.0.0.1:3261", target="iqn.2026-11.x:t", initiator="iqn.2026-11.x:i")
+    machine = VirtualMachine(
+        name="g", disks=(disk,), disk_options=("migrate-pr=on", "share-rw=on"), stopped=True
+    )
+    arguments = machine.arguments()
+    assert (
+        values(arguments, "-device")[1]
+        == "scsi-block,id=disk0,drive=drive0,scsi-id=0,migrate-pr=on,share-rw=on"
+    )
+    assert "-S" in arguments
+    assert "-S" not in VirtualMachine(name="g").arguments()
+
+
+def test_another_qemu_than_the_installed_one_is_started(tmp_path: Path) -> None:
+    script = tmp_path / "other"
+    script.write_text('#!/bin/sh\necho "$@"\n')
+    script.chmod(0o755)
+
+    async def scenario() -> None:
+        machine = VirtualMachine(name="the-guest", program=("env", "A=1", str(script), "first"))
+        async with QemuProcess.start(machine) as qemu:
+            assert await qemu.wait() == 0
+            assert qemu.errors.startswith("first -name the-guest ")
+
+    asyncio.run(scenario())
+
+
 def test_without_a_qemu_the_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_PROGRAM", "no-such-qemu")
     assert missing_qemu_packages() == ["qemu-system-x86", "qemu-block-extra"]

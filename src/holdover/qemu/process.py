@@ -107,6 +107,9 @@ class VirtualMachine:
         machine: The machine type.
         memory: MiB.
         incoming: Where to wait for a migration, as QEMU spells it ("tcp:127.0.0.1:4444"); None boots.
+        stopped: Whether the guest waits to be told to run (`-S`).
+        disk_options: More properties of each `scsi-block` ("migrate-pr=on").
+        program: How another QEMU than the installed one is called.
     """
 
     name: str
@@ -116,6 +119,9 @@ class VirtualMachine:
     machine: str = "pc"
     memory: int = 96
     incoming: str | None = None
+    stopped: bool = False
+    disk_options: tuple[str, ...] = ()
+    program: tuple[str, ...] = ()
 
     def arguments(self) -> list[str]:
         """QEMU's arguments, all but those for the sockets."""
@@ -139,9 +145,12 @@ class VirtualMachine:
         for number, disk in enumerate(self.disks):
             arguments += disk.objects(f"drive{number}")
             arguments += ["-blockdev", disk.blockdev(f"drive{number}")]
-            arguments += ["-device", f"scsi-block,id=disk{number},drive=drive{number},scsi-id={number}"]
+            device = f"scsi-block,id=disk{number},drive=drive{number},scsi-id={number}"
+            arguments += ["-device", ",".join([device, *self.disk_options])]
         if self.incoming is not None:
             arguments += ["-incoming", self.incoming]
+        if self.stopped:
+            arguments.append("-S")
         return arguments
 
 
@@ -168,13 +177,14 @@ class QemuProcess:
 
         It ends when the thread that called this ends, however that comes about.
         """
-        if shutil.which(_PROGRAM) is None:
-            raise QemuError(f"{_PROGRAM} not found; install the Debian packages {' '.join(QEMU_PACKAGES)}")
+        program = machine.program or (_PROGRAM,)
+        if shutil.which(program[0]) is None:
+            raise QemuError(f"{program[0]} not found; install the Debian packages {' '.join(QEMU_PACKAGES)}")
         # A folder of its own with a short name: the path of a unix socket has 107 bytes at most.
         folder = Path(tempfile.mkdtemp(prefix="holdover-qemu-"))
         with contextlib.ExitStack() as stack:
             # setpriv (util-linux): so that a QEMU does not outlive a parent that was killed
-            arguments = ["setpriv", "--pdeathsig", "KILL", _PROGRAM, *machine.arguments()]
+            arguments = ["setpriv", "--pdeathsig", "KILL", *program, *machine.arguments()]
             listeners = []
             for name, log in (("qmp", ""), ("console", f",logfile={folder / 'console.log'}")):
                 listener = stack.enter_context(socket.socket(socket.AF_UNIX))
