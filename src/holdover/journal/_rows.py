@@ -1,0 +1,221 @@
+"""The tables, and how records become rows and rows records.
+
+Each row carries a checksum of all its values. Tables are WITHOUT ROWID, so that a row stands in one place of
+the file and no index can disagree with it. The seal, one row, has the number of rows and the sum of their
+checksums, and so shows rows that are missing or have come back from the past.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from holdover.journal.records import DeviceRecord, GuestRecord, HandoverRecord, Record
+
+__all__ = [
+    "APPLICATION",
+    "DEVICE",
+    "GUEST",
+    "SCHEMA",
+    "SEAL",
+    "SELECT_SEAL",
+    "SELECT_STEPS",
+    "STEP",
+    "SUM",
+    "TABLES",
+    "UPDATE_SEAL",
+    "VERSION",
+    "Row",
+    "Seal",
+    "Table",
+    "Value",
+    "checksum",
+    "record_of",
+    "row_of",
+    "seal_of",
+    "step_of",
+]
+
+Value = str | bytes | int | float | None
+
+APPLICATION = int.from_bytes(b"HLDJ")
+"""PRAGMA application_id of every journal."""
+
+VERSION = 1
+"""PRAGMA user_version: the schema below."""
+
+SUM = 1 << 128
+"""Checksums of rows are added modulo this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table; its first ``keys`` columns are the primary key, its last is the checksum."""
+
+    name: str
+    keys: int
+    create: str
+    select: str
+    select_backwards: str
+    checksum: str
+    upsert: str
+
+
+GUEST = Table(
+    name="guest",
+    keys=1,
+    create="CREATE TABLE guest (name TEXT NOT NULL PRIMARY KEY, uuid TEXT, machine TEXT NOT NULL, "
+    "origin TEXT NOT NULL, checksum BLOB NOT NULL) WITHOUT ROWID",
+    select="SELECT name, uuid, machine, origin, checksum FROM guest ORDER BY name",
+    select_backwards="SELECT name, uuid, machine, origin, checksum FROM guest ORDER BY name DESC",
+    checksum="SELECT checksum FROM guest WHERE name = ?",
+    upsert="REPLACE INTO guest VALUES (?, ?, ?, ?, ?)",
+)
+DEVICE = Table(
+    name="device",
+    keys=2,
+    create="CREATE TABLE device (guest TEXT NOT NULL, designator TEXT NOT NULL, drive TEXT NOT NULL, "
+    "body BLOB NOT NULL, checksum BLOB NOT NULL, PRIMARY KEY (guest, designator)) WITHOUT ROWID",
+    select="SELECT guest, designator, drive, body, checksum FROM device ORDER BY guest, designator",
+    select_backwards="SELECT guest, designator, drive, body, checksum FROM device "
+    "ORDER BY guest DESC, designator DESC",
+    checksum="SELECT checksum FROM device WHERE guest = ? AND designator = ?",
+    upsert="REPLACE INTO device VALUES (?, ?, ?, ?, ?)",
+)
+STEP = Table(
+    name="step",
+    keys=2,
+    create="CREATE TABLE step (handover TEXT NOT NULL, position INTEGER NOT NULL, guest TEXT NOT NULL, "
+    "role TEXT NOT NULL, peer TEXT NOT NULL, state TEXT NOT NULL, open INTEGER NOT NULL, body BLOB NOT NULL, "
+    "at REAL NOT NULL, checksum BLOB NOT NULL, PRIMARY KEY (handover, position)) WITHOUT ROWID",
+    select="SELECT handover, position, guest, role, peer, state, open, body, at, checksum FROM step "
+    "ORDER BY handover, position",
+    select_backwards="SELECT handover, position, guest, role, peer, state, open, body, at, checksum "
+    "FROM step ORDER BY handover DESC, position DESC",
+    checksum="SELECT checksum FROM step WHERE handover = ? AND position = ?",
+    upsert="INSERT INTO step VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+)
+SELECT_STEPS = (
+    "SELECT handover, position, guest, role, peer, state, open, body, at, checksum FROM step "
+    "WHERE handover = ? ORDER BY position"
+)
+TABLES = (GUEST, DEVICE, STEP)
+
+SEAL = (
+    "CREATE TABLE seal (one INTEGER PRIMARY KEY, identity BLOB NOT NULL, sequence INTEGER NOT NULL, "
+    "rows INTEGER NOT NULL, total BLOB NOT NULL, checksum BLOB NOT NULL)"
+)
+SELECT_SEAL = "SELECT identity, sequence, rows, total, checksum FROM seal"
+UPDATE_SEAL = "REPLACE INTO seal VALUES (1, ?, ?, ?, ?, ?)"
+
+SCHEMA = {**{table.name: table.create for table in TABLES}, "seal": SEAL}
+"""Each table's name with the statement that creates it, as SQLite keeps it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row as it is stored: its values, and their checksum (16 bytes)."""
+
+    table: Table
+    values: tuple[Value, ...]
+    checksum: bytes
+
+    @property
+    def key(self) -> tuple[Value, ...]:
+        return self.values[: self.table.keys]
+
+
+def checksum(table: str, values: tuple[Value, ...]) -> bytes:
+    """16 bytes over a row's values, their types and the table it stands in.
+
+    Raises:
+        UnicodeEncodeError: A text is none (a surrogate stands alone).
+    """
+    return hashlib.blake2b(msgspec.msgpack.encode((table, values)), digest_size=16).digest()
+
+
+def row_of(record: Record, position: int) -> Row:
+    """The row of a record. ``position`` orders the states of handovers, and counts for nothing else.
+
+    Raises:
+        ValueError: A text is none, or a time is not a number.
+    """
+    table, values = _values(record, position)
+    return Row(table, values, checksum(table.name, values))
+
+
+def _values(record: Record, position: int) -> tuple[Table, tuple[Value, ...]]:
+    match record:
+        case GuestRecord():
+            return GUEST, (record.name, record.uuid, record.machine, record.origin)
+        case DeviceRecord():
+            return DEVICE, (record.guest, record.designator, record.drive, bytes(record.body))
+        case HandoverRecord():
+            if not math.isfinite(record.at):
+                raise ValueError(f"handover {record.handover}: at = {record.at} is no time")
+            # SQLite knows no -0.0 and turns integers of this column into floats.
+            at = float(record.at) + 0.0
+            about = (record.guest, record.role, record.peer, record.state, int(record.open))
+            return STEP, (record.handover, position, *about, bytes(record.body), at)
+
+
+def record_of(table: Table, values: tuple[Value, ...]) -> Record:
+    """The record of a row whose checksum was right.
+
+    Raises:
+        msgspec.ValidationError: The values are of other types than a record's.
+    """
+    if table is GUEST:
+        return msgspec.convert(dict(zip(GuestRecord.__struct_fields__, values, strict=True)), GuestRecord)
+    if table is DEVICE:
+        return msgspec.convert(dict(zip(DeviceRecord.__struct_fields__, values, strict=True)), DeviceRecord)
+    return step_of(values)
+
+
+def step_of(values: tuple[Value, ...]) -> HandoverRecord:
+    """The record of a row of the table of steps.
+
+    Raises:
+        msgspec.ValidationError: The values are of other types than a record's.
+    """
+    handover, _, *about, is_open, body, at = values
+    fields = zip(HandoverRecord.__struct_fields__, (handover, *about, is_open == 1, body, at), strict=True)
+    return msgspec.convert(dict(fields), HandoverRecord)
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """What the whole file should come to.
+
+    ``identity`` is drawn when the file is created; ``sequence`` counts transactions; ``total`` is the sum of
+    the checksums of all ``rows`` rows, modulo 2**128.
+    """
+
+    identity: bytes
+    sequence: int = 0
+    rows: int = 0
+    total: int = 0
+
+    def values(self) -> tuple[Value, ...]:
+        """The values of its row, and their checksum last."""
+        values = (self.identity, self.sequence, self.rows, self.total.to_bytes(16))
+        return (*values, checksum("seal", values))
+
+    def changed(self, *, removed: list[bytes], added: list[bytes]) -> Seal:
+        """The seal of the next transaction, which takes rows with these checksums away and brings those."""
+        total = self.total - sum(map(int.from_bytes, removed)) + sum(map(int.from_bytes, added))
+        rows = self.rows - len(removed) + len(added)
+        return replace(self, sequence=self.sequence + 1, rows=rows, total=total % SUM)
+
+
+def seal_of(row: tuple[Value, ...]) -> Seal | None:
+    """The seal of a row with its checksum, or None where that is wrong."""
+    identity, sequence, rows, total, found = row
+    if found != checksum("seal", row[:-1]):
+        return None
+    if not (isinstance(identity, bytes) and isinstance(sequence, int) and isinstance(rows, int)):
+        return None
+    return Seal(identity, sequence, rows, int.from_bytes(total)) if isinstance(total, bytes) else None

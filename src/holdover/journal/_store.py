@@ -1,0 +1,385 @@
+"""The journal's file: opened with every check there is, and changed one durable transaction at a time."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+import stat
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from holdover.journal._errors import MEND, JournalDamaged, JournalError, of_disk
+from holdover.journal._mark import Mark, MarkFile, mark_path, sync_folder
+from holdover.journal._reading import Reading, connect, foreign, read_all, read_steps
+from holdover.journal._rows import (
+    APPLICATION,
+    DEVICE,
+    GUEST,
+    SCHEMA,
+    SELECT_SEAL,
+    STEP,
+    UPDATE_SEAL,
+    VERSION,
+    Row,
+    Seal,
+    Value,
+    seal_of,
+)
+from holdover.journal.records import HandoverRecord, JournalContents, contents_of
+
+__all__ = ["KEEP_IDENTITIES", "KEEP_IDENTITY", "KEEP_STEPS", "Forget", "Store"]
+
+KEEP_STEPS = 7 * 86400.0
+"""Seconds for which all states of a closed handover are kept; after that the last one alone."""
+KEEP_IDENTITY = 30 * 86400.0
+"""Seconds for which a closed handover is known at all."""
+KEEP_IDENTITIES = 1000
+"""Closed handovers that are known however old they seem: a clock may have jumped."""
+
+_CHECKPOINT_ROWS = 500
+"""Rows written before the write-ahead log is brought into the file: about as many pages of 4 KiB."""
+_SIDE_FILES = ("", "-wal", "-shm", "-journal")
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """A guest with its devices or, with a designator, one device of it."""
+
+    guest: str
+    designator: str | None
+
+
+class Store:
+    """A journal's file, open in this process alone. `commit`, `prune` and `checkpoint` are for one thread."""
+
+    def __init__(
+        self,
+        file: Path,
+        mark: MarkFile,
+        reader: sqlite3.Connection,
+        writer: sqlite3.Connection,
+        reading: Reading,
+    ) -> None:
+        self.file = file
+        self._mark = mark
+        self._reader = reader
+        self._writer = writer
+        self._seal = reading.seal or Seal(b"")
+        self.last_position = max((position for position, _ in reading.steps), default=0)
+        self._rows_in_log = 0
+        self._nodes: tuple[tuple[int, int], ...] | None = None
+
+    @classmethod
+    def open(cls, file: Path) -> Self:
+        """Open a journal, or create it where it is absent, and check all of it before anything is written.
+
+        Raises:
+            JournalDamaged: It is not what was written; it has been left as it is.
+            JournalError: It is in use, no journal, from a newer Holdover, or the system refuses.
+        """
+        file = file.resolve()
+        try:
+            with ExitStack() as opened:
+                _check_place(file)
+                mark_file = MarkFile(file)
+                opened.callback(mark_file.close)
+                mark = mark_file.read()
+                if not file.exists():
+                    _create(file, mark)
+                reader, reading = _examined(file, mark)
+                opened.callback(reader.close)
+                writer = _writer(file)
+                opened.callback(writer.close)
+                store = cls(file, mark_file, reader, writer, reading)
+                store._begin()
+                opened.pop_all()
+                return store
+        except (sqlite3.Error, OSError) as error:
+            raise of_disk(file, error) from error
+
+    def _begin(self) -> None:
+        # One transaction at once: a disk that takes none is found out before the agent relies on it.
+        self.commit(())
+        self._mark.write(self._seal.identity, self._seal.sequence, sync=True)
+
+    def read(self) -> JournalContents:
+        """Everything as it now is on disk.
+
+        Raises:
+            JournalDamaged: It is not what was written.
+        """
+        reading = read_all(self._reader)
+        _refuse_damaged(self.file, reading)
+        return contents_of(reading.guests, reading.devices, [step for _, step in reading.steps])
+
+    def steps(self, handover: str) -> tuple[HandoverRecord, ...]:
+        """The states of a handover that are kept, oldest first.
+
+        Raises:
+            JournalDamaged: One is not what was written.
+            JournalError: They cannot be read.
+        """
+        try:
+            return tuple(read_steps(self._reader, handover))
+        except ValueError as error:
+            raise JournalDamaged(self.file, f"damaged: {error}", MEND) from error
+        except sqlite3.Error as error:
+            raise of_disk(self.file, error) from error
+
+    def commit(self, changes: Iterable[Row | Forget]) -> None:
+        """Carry out changes in this order, all or none; they are on disk when this returns.
+
+        After an error, whether they are found when the file is next opened is not certain.
+
+        Raises:
+            JournalDamaged: The file is not what was written, was replaced, or somebody else wrote to it.
+            JournalError: The disk refuses.
+        """
+        try:
+            removed: list[bytes] = []
+            added: list[bytes] = []
+            self._start()
+            for change in changes:
+                if isinstance(change, Row):
+                    self._upsert(change, removed)
+                    added.append(change.checksum)
+                else:
+                    self._forget(change, removed)
+            self._finish(removed, added)
+        except (sqlite3.Error, OSError) as error:
+            self._abandon()
+            raise of_disk(self.file, error) from error
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _start(self) -> None:
+        self._writer.execute("BEGIN IMMEDIATE")
+        row = self._writer.execute(SELECT_SEAL).fetchone()
+        if row is None or seal_of(row) != self._seal:
+            raise JournalDamaged(
+                self.file, "somebody else has written to it", "end that program, then start the agent anew"
+            )
+
+    def _finish(self, removed: list[bytes], added: list[bytes]) -> None:
+        seal = self._seal.changed(removed=removed, added=added)
+        self._writer.execute(UPDATE_SEAL, seal.values())
+        self._writer.execute("COMMIT")
+        self._seal = seal
+        self._rows_in_log += len(removed) + len(added) + 1
+        self._check_nodes()
+        self._mark.write(seal.identity, seal.sequence)
+
+    def _abandon(self) -> None:
+        try:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+        except sqlite3.Error:
+            # The next BEGIN fails then, and says why.
+            return
+
+    def _check_nodes(self) -> None:
+        """See that file and write-ahead log still have their names, so that a restart will find them."""
+        nodes = tuple(
+            (found.st_dev, found.st_ino)
+            for found in (os.stat(path) for path in (self.file, _beside(self.file, "-wal")))
+        )
+        if self._nodes is None:
+            self._nodes = nodes
+        if nodes != self._nodes:
+            raise JournalDamaged(
+                self.file,
+                "it, or its write-ahead log, was replaced while in use",
+                "put the file that was there back, then start the agent anew",
+            )
+
+    def _upsert(self, row: Row, removed: list[bytes]) -> None:
+        if row.table is not STEP:
+            removed += self._checksums(row.table.checksum, row.key)
+        self._writer.execute(row.table.upsert, (*row.values, row.checksum))
+
+    def _forget(self, forget: Forget, removed: list[bytes]) -> None:
+        if forget.designator is not None:
+            key = (forget.guest, forget.designator)
+            removed += self._checksums(DEVICE.checksum, key)
+            self._writer.execute("DELETE FROM device WHERE guest = ? AND designator = ?", key)
+            return
+        guest = (forget.guest,)
+        removed += self._checksums(GUEST.checksum, guest)
+        removed += self._checksums("SELECT checksum FROM device WHERE guest = ?", guest)
+        self._writer.execute("DELETE FROM guest WHERE name = ?", guest)
+        self._writer.execute("DELETE FROM device WHERE guest = ?", guest)
+
+    def _checksums(self, select: str, key: tuple[Value, ...]) -> list[bytes]:
+        return [digest for (digest,) in self._writer.execute(select, key)]
+
+    def prune(self, now: float) -> None:
+        """Let go of what is kept of closed handovers longer than is promised; ``now`` as `HandoverRecord.at`.
+
+        Raises:
+            JournalDamaged: As of `commit`.
+            JournalError: The disk refuses.
+        """
+        try:
+            closed = self._writer.execute(
+                "SELECT handover, last, at FROM (SELECT handover, max(position) AS last, open, at FROM step "
+                "GROUP BY handover) WHERE NOT open ORDER BY last DESC"
+            ).fetchall()
+            removed: list[bytes] = []
+            self._start()
+            for rank, (handover, last, at) in enumerate(closed):
+                if rank >= KEEP_IDENTITIES and now - at > KEEP_IDENTITY:
+                    self._drop_steps(handover, last + 1, removed)
+                elif now - at > KEEP_STEPS:
+                    self._drop_steps(handover, last, removed)
+            if removed:
+                self._finish(removed, [])
+            else:
+                self._writer.execute("ROLLBACK")
+        except (sqlite3.Error, OSError) as error:
+            self._abandon()
+            raise of_disk(self.file, error) from error
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _drop_steps(self, handover: str, before: int, removed: list[bytes]) -> None:
+        key = (handover, before)
+        removed += self._checksums("SELECT checksum FROM step WHERE handover = ? AND position < ?", key)
+        self._writer.execute("DELETE FROM step WHERE handover = ? AND position < ?", key)
+
+    def checkpoint(self) -> None:
+        """Bring the write-ahead log into the file once it is long; what was written is durable before, too.
+
+        Raises:
+            JournalError: The disk refuses; the log goes on growing until it can be done.
+        """
+        if self._rows_in_log < _CHECKPOINT_ROWS:
+            return
+        try:
+            self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        except sqlite3.Error as error:
+            raise of_disk(self.file, error) from error
+        self._rows_in_log = 0
+
+    def close(self) -> None:
+        """Close the file and let others have it. What cannot be brought into the file stays in its log."""
+        self._reader.close()
+        try:
+            self._writer.close()
+        finally:
+            self._mark.close()
+
+
+def _beside(file: Path, suffix: str) -> Path:
+    return file.with_name(file.name + suffix)
+
+
+def _check_place(file: Path) -> None:
+    """Refuse, before anything is made there, what cannot be a journal."""
+    if not file.parent.is_dir():
+        raise JournalError(file, f"there is no folder {file.parent}", "create it, for the agent's user alone")
+    if not file.exists():
+        return
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise JournalError(file, "it is not a file", "name a file, or a name that is still free")
+    if found.st_size == 0:
+        raise JournalDamaged(file, "damaged: it is empty", f"put a good copy in its place; {_anew(file)}")
+    with file.open("rb") as opened:
+        reason = foreign(opened.read(100))
+    if reason is not None:
+        raise JournalError(file, reason, "name another file, or use the Holdover that wrote it")
+
+
+def _anew(file: Path) -> str:
+    return f"or remove it and {mark_path(file)} to begin anew, with handovers that are under way forgotten"
+
+
+def _create(file: Path, mark: Mark | None) -> None:
+    """Make an empty journal, which is there whole or not at all."""
+    if mark is not None:
+        raise JournalDamaged(
+            file,
+            f"it is gone, and {mark.sequence} transactions had been acknowledged",
+            f"put it back with its -wal; {_anew(file)}",
+        )
+    new = _beside(file, ".new")
+    for suffix in _SIDE_FILES:
+        _beside(new, suffix).unlink(missing_ok=True)
+    os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    connection = connect(new, "rw")
+    try:
+        connection.execute("PRAGMA page_size = 4096")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN")
+        connection.execute(f"PRAGMA application_id = {APPLICATION}")
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+        for create in SCHEMA.values():
+            connection.execute(create)
+        connection.execute(UPDATE_SEAL, Seal(secrets.token_bytes(16)).values())
+        connection.execute("COMMIT")
+    finally:
+        connection.close()
+    new.rename(file)
+    sync_folder(file)
+
+
+def _examined(file: Path, mark: Mark | None) -> tuple[sqlite3.Connection, Reading]:
+    """A connection that only reads, and everything there is, checked."""
+    reader = connect(file, "ro")
+    try:
+        reading = read_all(reader)
+        _refuse_damaged(file, reading)
+        _refuse_older(file, reading, mark)
+    except BaseException:
+        reader.close()
+        raise
+    return reader, reading
+
+
+def _refuse_damaged(file: Path, reading: Reading) -> None:
+    if reading.findings:
+        first, *more = reading.findings
+        others = f" (and {len(more)} more)" if more else ""
+        raise JournalDamaged(file, f"damaged: {first}{others}", MEND)
+
+
+def _refuse_older(file: Path, reading: Reading, mark: Mark | None) -> None:
+    seal = reading.seal
+    if mark is None or seal is None:
+        return
+    remedy = (
+        f"put the newest file back, with its -wal; or, if this is the one to go by, remove {mark_path(file)}"
+    )
+    if mark.identity != seal.identity:
+        raise JournalDamaged(file, "another journal stood here before", remedy)
+    if mark.sequence > seal.sequence:
+        raise JournalDamaged(
+            file,
+            f"transactions {seal.sequence + 1} to {mark.sequence} were acknowledged and are missing: its "
+            "write-ahead log is lost or damaged, or this is an old copy",
+            remedy,
+        )
+
+
+def _writer(file: Path) -> sqlite3.Connection:
+    connection = connect(file, "rw")
+    try:
+        mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise JournalError(
+                file, f"its file system allows no write-ahead log ({mode})", "use a local disk"
+            )
+        connection.execute("PRAGMA synchronous = FULL")
+        # The writer thread brings the log into the file itself, after it has answered.
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+    except BaseException:
+        connection.close()
+        raise
+    return connection

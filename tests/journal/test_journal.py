@@ -1,0 +1,140 @@
+"""A journal in a file: what was acknowledged is there, in order, and for one process alone."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+
+from holdover.journal.journal import Journal, JournalError, JournalLike
+from holdover.journal.memory import MemoryJournal
+from holdover.journal.records import HandoverRecord
+from tests.journal.support import Call, calls, device, guest, run, step
+
+
+def epoch() -> float:
+    """A clock at which no handover is old."""
+    return 0.0
+
+
+@pytest.fixture(params=["file", "memory"])
+def journal(request: pytest.FixtureRequest, tmp_path: Path) -> JournalLike:
+    """Each kind of journal, new; a file is closed by the test."""
+    return Journal.open(tmp_path / "journal") if request.param == "file" else MemoryJournal()
+
+
+def test_a_new_journal_is_empty(journal: JournalLike) -> None:
+    async def test() -> None:
+        contents = journal.load()
+        assert (contents.guests, contents.devices, contents.handovers) == ((), (), ())
+        assert journal.steps("h1") == ()
+        assert journal.failed is None
+        await journal.close()
+
+    run(test)
+
+
+def test_a_guest_and_a_device_are_replaced_by_key(journal: JournalLike) -> None:
+    async def test() -> None:
+        await journal.put(guest("b"), guest("a"), device("a", "2"), device("a", "1"), device("b", "1"))
+        await journal.put(guest("b", uuid="u"), device("a", "2", b"new"))
+        contents = journal.load()
+        assert contents.guests == (guest("a"), guest("b", uuid="u"))
+        assert contents.devices == (device("a", "1"), device("a", "2", b"new"), device("b", "1"))
+        await journal.close()
+
+    run(test)
+
+
+def test_each_state_of_a_handover_is_kept_and_the_newest_counts(journal: JournalLike) -> None:
+    async def test() -> None:
+        states = [step("h1", "one"), step("h2", "one"), step("h1", "two", at=0.5), step("h1", "two", at=0.5)]
+        for state in states:
+            await journal.put(state)
+        assert journal.load().handovers == (states[1], states[3])
+        assert journal.steps("h1") == (states[0], states[2], states[3])
+        assert journal.steps("h2") == (states[1],)
+        await journal.close()
+
+    run(test)
+
+
+def test_forgetting_a_guest_takes_its_devices_and_leaves_handovers(journal: JournalLike) -> None:
+    async def test() -> None:
+        await journal.put(
+            guest("a"), guest("b"), device("a", "1"), device("b", "1"), device("b", "2"), step()
+        )
+        await journal.forget("a", ("b", "1"), "never there", ("b", "never there"))
+        contents = journal.load()
+        assert contents.guests == (guest("b"),)
+        assert contents.devices == (device("b", "2"),)
+        assert contents.handovers == (step(),)
+        await journal.close()
+
+    run(test)
+
+
+def test_a_closed_journal_takes_nothing_and_may_be_closed_again(journal: JournalLike) -> None:
+    async def test() -> None:
+        await journal.close()
+        await journal.close()
+        with pytest.raises(JournalError, match="it is closed; open it anew"):
+            await journal.put(guest())
+        with pytest.raises(JournalError, match="it is closed; open it anew"):
+            await journal.forget("db1")
+
+    run(test)
+
+
+@given(calls)
+@settings(max_examples=150, deadline=None)
+def test_what_is_found_again_is_what_was_acknowledged(made: list[Call]) -> None:
+    async def test() -> None:
+        expected = MemoryJournal()
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "journal")
+            for part in (made[::2], made[1::2]):
+                journal = Journal.open(file, clock=epoch)
+                for call in part:
+                    await call.make(journal)
+                    await call.make(expected)
+                assert journal.load() == expected.load()
+                await journal.close()
+            journal = Journal.open(file, clock=epoch)
+            assert journal.load() == expected.load()
+            for handover in expected.load().handovers:
+                assert journal.steps(handover.handover) == expected.steps(handover.handover)
+            await journal.close()
+
+    run(test)
+
+
+def test_callers_at_once_are_written_in_the_order_of_their_calls(tmp_path: Path) -> None:
+    async def test() -> None:
+        journal = Journal.open(tmp_path / "journal")
+        states = [step("h1", str(number)) for number in range(1000)]
+        await asyncio.gather(*(journal.put(state) for state in states))
+        assert journal.steps("h1") == tuple(states)
+        await journal.close()
+        mark = (tmp_path / "journal.mark").read_text().split()
+        assert int(mark[mark.index("acknowledged") + 1]) < 500, "each caller had a transaction of its own"
+
+    run(test)
+
+
+def test_closing_writes_what_waits(tmp_path: Path) -> None:
+    async def test() -> tuple[HandoverRecord, ...]:
+        journal = Journal.open(tmp_path / "journal")
+        putting = [asyncio.create_task(journal.put(step("h1", str(number)))) for number in range(100)]
+        await asyncio.sleep(0)
+        await journal.close()
+        await asyncio.gather(*putting)
+        again = Journal.open(tmp_path / "journal")
+        kept = again.steps("h1")
+        await again.close()
+        return kept
+
+    assert [state.state for state in run(test)] == [str(number) for number in range(100)]
