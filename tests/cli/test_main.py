@@ -10,7 +10,7 @@ import pytest
 from holdover import __version__
 from tests.rig.processes import Rig
 
-_HEAVY = ("litestar", "uvicorn", "httpx", "uvloop", "rich", "asyncio", "msgspec", "qemu")
+_HEAVY = ("litestar", "uvicorn", "aiohttp", "cryptography", "uvloop", "rich", "asyncio", "msgspec", "qemu")
 
 
 def test_version(rig: Rig) -> None:

@@ -2,7 +2,7 @@
 
 ``GET /guests`` and ``GET /guests/{name}`` answer `GuestState`; ``POST /guests/{name}/handover/{step}``
 takes a `StepRequest` and answers a `StepAnswer`. Errors are a `Problem` with status 404 (no such guest),
-409 (the step could not be done) or 400 (a document that is not one of these).
+409 (the step could not be done), 403 (who asks may not) or 400 (a document that is not one of these).
 """
 
 from __future__ import annotations
@@ -97,12 +97,13 @@ class GuestState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HostState(msgspec.Struct, frozen=True, kw_only=True):
-    """One agent: its host's name, its initiator name and its guests."""
+    """One agent: its host's name, its initiator name and its guests; ``warnings`` are for whoever runs it."""
 
     host: str
     initiator: str
     version: str
     guests: tuple[GuestState, ...]
+    warnings: tuple[str, ...] = ()
 
 
 class Moved(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

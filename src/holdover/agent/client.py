@@ -1,19 +1,34 @@
-"""Asks an agent, over its API."""
+"""Asks an agent, over its API.
+
+Connections are kept open and warm: the guest stands still while an agent is asked, for one round trip and not
+for those of TCP and TLS.
+"""
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
-import httpx
+import aiohttp
 import msgspec
+from yarl import URL
 
 from holdover.agent.api import GuestState, HostState, Moved, Problem, Step, StepAnswer, StepRequest
-from holdover.agent.config import parse_host_port
+from holdover.agent.config import ConfigError, parse_api
+from holdover.agent.tls import ClientTls, explain
 
 __all__ = ["AgentClient", "AgentError", "AgentRefused"]
 
 T = TypeVar("T")
+
+_IDLE_SECONDS = 3000.0
+"""A connection that nobody used for so long is closed; less than the agent's own limit, which would
+otherwise close one just when a request is on its way."""
+
+_KEEP_ALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
+"""Seconds, seconds, count: neither a firewall nor a host that is gone is found out only in the handover."""
 
 
 class AgentError(Exception):
@@ -31,16 +46,27 @@ class AgentRefused(AgentError):
 
 
 class AgentClient:
-    """One agent, by the address of its API (HOST:PORT)."""
+    """One agent, by the address of its API (HOST:PORT, https://HOST:PORT or unix:PATH)."""
 
-    def __init__(self, api: str, timeout: float = 60.0) -> None:
-        """``timeout``: seconds for each request.
+    def __init__(self, api: str, timeout: float = 60.0, tls: ClientTls | None = None) -> None:
+        """``timeout``: seconds for each request. Without ``tls``: plain, on this machine alone.
 
         Raises:
-            ConfigError: ``api`` is not HOST:PORT.
+            ConfigError: ``api`` is no such address, or needs TLS and there is none.
         """
-        self.api = str(parse_host_port(api, "API"))
-        self._http = httpx.AsyncClient(base_url=f"http://{self.api}", timeout=timeout, trust_env=False)
+        address = parse_api(api, "API")
+        self.api = str(address)
+        self._socket = address.where if isinstance(address.where, Path) else None
+        self._tls = None if self._socket is not None or address.tls is False else tls
+        if self._tls is None and (address.tls or not address.local):
+            raise ConfigError(
+                f"API: {api}: an agent that other machines can reach wants to know who asks; give "
+                "--certificate, --key and --ca (holdover ca issue makes them)"
+            )
+        scheme = "http" if self._tls is None else "https"
+        self._base = f"{scheme}://{'localhost' if self._socket is not None else self.api}"
+        self._timeout = aiohttp.ClientTimeout(total=timeout)
+        self._session: aiohttp.ClientSession | None = None
 
     async def guests(self) -> HostState:
         """The host and all its guests."""
@@ -62,19 +88,69 @@ class AgentClient:
         return await self._ask("POST", path, StepAnswer, body)
 
     async def _ask(self, method: str, path: str, answer: type[T], body: bytes | None = None) -> T:
-        headers = {"content-type": "application/json"} if body is not None else None
+        status, content = await self._exchange(method, path, body)
         try:
-            response = await self._http.request(method, path, content=body, headers=headers)
-        except httpx.HTTPError as error:
-            what = str(error) or type(error).__name__
-            raise AgentError(f"agent at {self.api}: {what}; is it running, and is this its --api?") from error
-        try:
-            if response.status_code != 200:
-                raise AgentRefused(self.api, msgspec.json.decode(response.content, type=Problem))
-            return msgspec.json.decode(response.content, type=answer)
+            if status != 200:
+                raise AgentRefused(self.api, msgspec.json.decode(content, type=Problem))
+            return msgspec.json.decode(content, type=answer)
         except msgspec.DecodeError as error:
             raise AgentError(f"what answers at {self.api} is not a Holdover agent ({error})") from error
 
+    async def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+        if self._session is None:
+            self._session = self._open()
+        try:
+            async with self._session.request(
+                method,
+                URL(self._base + path, encoded=True),
+                data=body,
+                headers={"content-type": "application/json"} if body is not None else None,
+                allow_redirects=False,
+                server_hostname=self._tls.server_name if self._tls is not None else None,
+            ) as response:
+                return response.status, await response.read()
+        except TimeoutError as error:
+            raise AgentError(
+                f"agent at {self.api}: no answer within {self._timeout.total:g} s; what it did is in doubt"
+            ) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise AgentError(f"agent at {self.api}: {self._reason(error)}") from error
+
+    def _open(self) -> aiohttp.ClientSession:
+        connector: aiohttp.BaseConnector
+        if self._socket is not None:
+            connector = aiohttp.UnixConnector(str(self._socket), keepalive_timeout=_IDLE_SECONDS)
+        else:
+            connector = aiohttp.TCPConnector(
+                ssl=self._tls.context if self._tls is not None else True,
+                keepalive_timeout=_IDLE_SECONDS,
+                limit=0,
+                socket_factory=_kept_alive_socket,
+            )
+        return aiohttp.ClientSession(
+            connector=connector, timeout=self._timeout, cookie_jar=aiohttp.DummyCookieJar()
+        )
+
+    def _reason(self, error: BaseException) -> str:
+        refused = explain(error)
+        if refused is not None:
+            return refused
+        hint = "is it running, and is this its --api?"
+        if isinstance(error, aiohttp.ServerDisconnectedError) and self._tls is None and self._socket is None:
+            hint = "does it want to know who asks (--certificate, --key, --ca)?"
+        return f"{str(error) or type(error).__name__}; {hint}"
+
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+def _kept_alive_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEP_ALIVE.items():
+        made.setsockopt(socket.IPPROTO_TCP, option, value)
+    return made

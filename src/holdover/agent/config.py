@@ -15,15 +15,18 @@ from holdover.paths.place import PlaceError, parse_place
 
 __all__ = [
     "AgentConfig",
+    "ApiAddress",
     "ApiConfig",
     "ConfigError",
     "GuestConfig",
     "HelperConfig",
     "HostPort",
     "Limits",
+    "PeerConfig",
     "check_config",
     "export_iqn",
     "load_config",
+    "parse_api",
     "parse_guest",
     "parse_host_port",
 ]
@@ -97,29 +100,86 @@ class HelperConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def __post_init__(self) -> None:
         if not Path(self.socket).is_absolute():
             raise ValueError(f"helper.socket: {self.socket!r}: the path of the socket must be absolute")
-        try:
-            bits = int(self.mode, 8)
-        except ValueError:
-            bits = -1
-        if not 0 <= bits <= 0o777:
-            raise ValueError(f"helper.mode: {self.mode!r} is not of the form 0660")
+        _permission_bits(self.mode, "helper.mode")
+
+
+class ApiAddress(msgspec.Struct, frozen=True):
+    """Where an API is: at a host and port, or at a Unix socket.
+
+    ``tls`` is None where the address does not say it by ``https://`` or ``http://``.
+    """
+
+    where: HostPort | Path
+    tls: bool | None = None
+
+    def __str__(self) -> str:
+        return f"unix:{self.where}" if isinstance(self.where, Path) else str(self.where)
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine can reach it."""
+        return isinstance(self.where, Path) or self.where.loopback
 
 
 class ApiConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the API listens."""
+    """Where the API listens, and who may ask it.
 
-    listen: str
+    Attributes:
+        listen: HOST:PORT or unix:PATH, one or several.
+        certificate, key, ca: Files in PEM; with them every HOST:PORT is HTTPS with mutual TLS.
+        operators: The names in certificates of those who may ask everything.
+        mode, group: Of the Unix socket. Whoever can open it may ask everything.
+    """
+
+    listen: str | tuple[str, ...]
+    certificate: str | None = None
+    key: str | None = None
+    ca: str | None = None
+    operators: tuple[str, ...] = ()
+    mode: str = "0600"
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        if len({each is None for each in (self.certificate, self.key, self.ca)}) > 1:
+            raise ValueError("api.certificate, api.key and api.ca belong together; give all three or none")
+        _permission_bits(self.mode, "api.mode")
+
+    @property
+    def addresses(self) -> tuple[ApiAddress, ...]:
+        """Where it listens."""
+        texts = (self.listen,) if isinstance(self.listen, str) else self.listen
+        return tuple(parse_api(text, "api.listen") for text in texts)
+
+
+class PeerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A host to which this one may hand over guests, and that may to this one.
+
+    ``name`` is the one in its certificate, ``api`` where it is asked.
+    """
+
+    name: str
+    api: str
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One agent. In TOML: ``name``, ``initiator``, ``[api] listen``, ``[[guest]]``, ``[limits]``."""
+    """One agent. In TOML: ``name``, ``initiator``, ``[api]``, ``[[peer]]``, ``[[guest]]``, ``[limits]``."""
 
     name: str
     initiator: str
     api: ApiConfig
+    peer: tuple[PeerConfig, ...] = ()
     guest: tuple[GuestConfig, ...] = ()
     helper: HelperConfig | None = None
     limits: Limits = Limits()
+
+
+def _permission_bits(text: str, what: str) -> None:
+    try:
+        bits = int(text, 8)
+    except ValueError:
+        bits = -1
+    if not 0 <= bits <= 0o777:
+        raise ValueError(f"{what}: {text!r} is not of the form 0660")
 
 
 def parse_host_port(text: str, what: str) -> HostPort:
@@ -136,6 +196,23 @@ def parse_host_port(text: str, what: str) -> HostPort:
     if not colon or not host or not port.isdecimal() or not 0 <= int(port) <= 65535:
         raise ConfigError(f"{what}: {text!r} is not HOST:PORT")
     return HostPort(host, int(port))
+
+
+def parse_api(text: str, what: str) -> ApiAddress:
+    """``HOST:PORT``, ``https://HOST:PORT``, ``http://HOST:PORT`` or ``unix:PATH``.
+
+    Raises:
+        ConfigError: ``text`` is none of these; ``what`` names the setting in the message.
+    """
+    if text.startswith("unix:"):
+        path = Path(text.removeprefix("unix:").removeprefix("//"))
+        if not path.is_absolute():
+            raise ConfigError(f"{what}: {text!r}: the path of the socket must be absolute, unix:/PATH")
+        return ApiAddress(path)
+    for scheme, tls in (("https://", True), ("http://", False)):
+        if text.startswith(scheme):
+            return ApiAddress(parse_host_port(text.removeprefix(scheme).removesuffix("/"), what), tls)
+    return ApiAddress(parse_host_port(text, what))
 
 
 def export_iqn(guest: str) -> str:
@@ -167,12 +244,7 @@ def check_config(config: AgentConfig, where: str) -> None:
     Raises:
         ConfigError: Names ``where`` and the setting.
     """
-    api = parse_host_port(config.api.listen, f"{where}: api.listen")
-    if not api.loopback:
-        raise ConfigError(
-            f"{where}: api.listen: {api} can be reached from other machines, and the API asks nobody who "
-            "they are; listen on 127.0.0.1 and let hosts reach each other through a tunnel (ssh -L)"
-        )
+    _check_api(config, where)
     try:
         check_iscsi_name(config.initiator)
     except IscsiNameError as error:
@@ -188,6 +260,42 @@ def check_config(config: AgentConfig, where: str) -> None:
             raise ConfigError(
                 f"{where}: guest {guest.name}: has no export, and there is no [helper] socket either"
             )
+
+
+def _check_api(config: AgentConfig, where: str) -> None:
+    try:
+        addresses = config.api.addresses
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    mutual = config.api.certificate is not None
+    for api in addresses:
+        if api.tls is not None:
+            raise ConfigError(f"{where}: api.listen: write {api}; it is HTTPS where api.certificate is given")
+        if not api.local and not mutual:
+            raise ConfigError(
+                f"{where}: api.listen: {api} can be reached from other machines, and without a certificate "
+                "the API asks nobody who they are; give api.certificate, api.key and api.ca (holdover ca "
+                "init makes a small authority), or listen on 127.0.0.1 or unix:PATH"
+            )
+    if not addresses:
+        raise ConfigError(f"{where}: api.listen: give at least one HOST:PORT or unix:PATH")
+    names = [peer.name for peer in config.peer]
+    for peer in config.peer:
+        label = f"{where}: peer {peer.name!r}"
+        if peer.name == config.name or names.count(peer.name) > 1:
+            raise ConfigError(f"{label} {'is this host' if peer.name == config.name else 'is there twice'}")
+        api = parse_api(peer.api, f"{label}: api")
+        if api.tls is False and not api.local:
+            raise ConfigError(
+                f"{label}: api: {peer.api} is plain HTTP to another machine; write https://{api}"
+            )
+        if (api.tls or not api.local) and not mutual:
+            raise ConfigError(
+                f"{label}: api: {api} wants to know who asks; give api.certificate, api.key and api.ca "
+                "(holdover ca issue)"
+            )
+    if config.api.operators and not mutual:
+        raise ConfigError(f"{where}: api.operators: they are known by certificates; give api.certificate")
 
 
 def parse_guest(guest: GuestConfig, where: str) -> tuple[MachineType, list[DeviceOptions], HostPort | None]:

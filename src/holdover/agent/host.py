@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import os
 from pathlib import Path as FilePath
 
@@ -15,6 +16,8 @@ from holdover.agent.config import AgentConfig, GuestConfig, HelperConfig, HostPo
 from holdover.agent.device import GuestDevice
 from holdover.agent.door import HelperDoor
 from holdover.agent.guest import HostedGuest
+from holdover.agent.peers import Peers
+from holdover.agent.tls import Credentials
 from holdover.guest.gate import Gate
 from holdover.guest.options import DeviceOptions
 from holdover.guest.scsi_block import ScsiBlock
@@ -35,8 +38,11 @@ log = structlog.get_logger()
 class Host:
     """The guests of one host and the sessions to their LUNs."""
 
-    def __init__(self, config: AgentConfig) -> None:
+    def __init__(self, config: AgentConfig, credentials: Credentials | None = None) -> None:
+        """``credentials`` are what this host shows to others, and what they are verified by."""
         self.config = config
+        self.peers = Peers(config.name, config.peer, credentials)
+        self._credentials = credentials
         self.guests: dict[str, HostedGuest] = {}
         self._sessions = IscsiSessions(config.limits.connect)
         self._io = SgIo()
@@ -96,17 +102,20 @@ class Host:
 
     def state(self) -> HostState:
         """What `holdover status` shows."""
+        credentials, now = self._credentials, datetime.datetime.now(datetime.UTC)
         return HostState(
             host=self.config.name,
             initiator=self.config.initiator,
             version=__version__,
             guests=tuple(guest.state() for guest in self.guests.values()),
+            warnings=credentials.warnings(now) if credentials is not None else (),
         )
 
     async def close(self) -> None:
         """End all exports, then let go of the LUNs; registrations stay as they are."""
         if self._helper is not None:
             await self._helper.close()
+        await self.peers.close()
         for guest in self.guests.values():
             await guest.close()
         self._io.close()

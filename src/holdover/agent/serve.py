@@ -3,42 +3,102 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import signal
 import socket
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+import ssl
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
+import structlog
 import uvicorn
 
-from holdover.agent.config import AgentConfig, parse_host_port
+from holdover.agent.config import AgentConfig, ApiAddress, ApiConfig, ConfigError
 from holdover.agent.host import Host
 from holdover.agent.server import application
+from holdover.agent.tls import Credentials, NamingProtocol
+from holdover.helper.listener import listen, resolve_group
 
 __all__ = ["serve"]
 
+log = structlog.get_logger()
+
+_BACKLOG = 1024
+_HANDSHAKE_SECONDS = 10.0
+"""For a TLS handshake: who connects and says nothing does not hold a descriptor for ever."""
+_CLOSE_SECONDS = 2.0
+_IDLE_SECONDS = 3600
+"""A connection without a request: other agents keep theirs warm, and close them before this."""
+_WARN_SECONDS = 86400.0
+
 
 class _Server(uvicorn.Server):
-    """Leaves signals to `serve`, which has exports to end before the process may."""
+    """uvicorn on several sockets, some of them plain.
+
+    Leaves signals to `serve`, which has exports to end before the process may.
+    """
+
+    def __init__(
+        self, settings: uvicorn.Config, listeners: Sequence[socket.socket], tls: ssl.SSLContext | None
+    ) -> None:
+        super().__init__(settings)
+        self._listeners = listeners
+        self._tls = tls
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        del sockets
+        self.servers = [await self._open(listener) for listener in self._listeners]
+        self.started = True
+
+    async def _open(self, listener: socket.socket) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        if listener.family == socket.AF_UNIX:
+            return await loop.create_unix_server(self._protocol, sock=listener, backlog=_BACKLOG)
+        if self._tls is None:
+            return await loop.create_server(self._protocol, sock=listener, backlog=_BACKLOG)
+        return await loop.create_server(
+            self._protocol,
+            sock=listener,
+            backlog=_BACKLOG,
+            ssl=self._tls,
+            ssl_handshake_timeout=_HANDSHAKE_SECONDS,
+            ssl_shutdown_timeout=_CLOSE_SECONDS,
+        )
+
+    def _protocol(self) -> NamingProtocol:
+        return NamingProtocol(self.config, self.server_state, {})
+
 
 async def serve(config: AgentConfig, ready: Callable[[Host], None]) -> None:
     """Run an agent until SIGINT or SIGTERM; ``ready`` is called once it can be asked.
 
+    SIGHUP makes it take renewed certificates for connections from then on.
+
     Raises:
         OSError: The API or an export cannot listen at its address.
+        ListenerError: The same of a Unix socket.
+        ConfigError: A certificate or key cannot be used.
     """
-    api = parse_host_port(config.api.listen, "api.listen")
-    family = socket.AF_INET6 if ":" in api.host else socket.AF_INET
-    with socket.create_server((api.host, api.port), family=family) as listener:
-        host = Host(config)
+    credentials = _credentials(config)
+    with ExitStack() as stack:
+        listeners = [_listen(address, config.api, stack) for address in config.api.addresses]
+        host = Host(config, credentials)
         settings = uvicorn.Config(
-            application(host), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
+            application(host),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            proxy_headers=False,
+            timeout_keep_alive=_IDLE_SECONDS,
+            timeout_graceful_shutdown=2,
         )
-        server = _Server(settings)
+        server = _Server(settings, listeners, credentials.server if credentials is not None else None)
 
         def end() -> None:
             server.should_exit = True
@@ -46,9 +106,64 @@ async def serve(config: AgentConfig, ready: Callable[[Host], None]) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, end)
+        if credentials is not None:
+            stack.enter_context(_kept_fresh(credentials))
         await host.start()
         try:
             ready(host)
-            await server.serve(sockets=[listener])
+            await server.serve()
         finally:
             await host.close()
+
+
+def _credentials(config: AgentConfig) -> Credentials | None:
+    found = Credentials.of(config.api)
+    if found is not None and found.name != config.name:
+        raise ConfigError(
+            f"{config.api.certificate}: names {found.name!r}, and this host is {config.name!r}: other hosts "
+            "know it by the name in its certificate; write "
+            f'name = "{found.name}", or make another one: holdover ca issue {config.name}'
+        )
+    return found
+
+
+def _listen(address: ApiAddress, api: ApiConfig, stack: ExitStack) -> socket.socket:
+    if isinstance(address.where, Path):
+        group = None if api.group is None else resolve_group(api.group)
+        listener = listen(address.where, int(api.mode, 8), group)
+        stack.callback(listener.close)
+        return listener.socket
+    family = socket.AF_INET6 if ":" in address.where.host else socket.AF_INET
+    return stack.enter_context(
+        socket.create_server((address.where.host, address.where.port), family=family, backlog=_BACKLOG)
+    )
+
+
+@contextmanager
+def _kept_fresh(credentials: Credentials) -> Generator[None, None, None]:
+    """Warns once a day of certificates that end soon, and takes renewed ones on SIGHUP."""
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle | None = None
+
+    def warn() -> None:
+        nonlocal timer
+        for text in credentials.warnings(datetime.datetime.now(datetime.UTC)):
+            log.warning(text)
+        timer = loop.call_later(_WARN_SECONDS, warn)
+
+    def renew() -> None:
+        try:
+            credentials.reload()
+        except ConfigError as error:
+            log.error("the certificates stay as they are", why=str(error))
+        else:
+            log.info("certificates read anew", name=credentials.name)
+
+    warn()
+    loop.add_signal_handler(signal.SIGHUP, renew)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+        if timer is not None:
+            timer.cancel()

@@ -6,13 +6,17 @@ import time
 
 import structlog
 from litestar import Litestar, Request, Response, get, post
+from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException, ValidationException
+from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath, JSONBody
 
+from holdover.agent.access import refusal
 from holdover.agent.api import GuestState, HostState, Problem, Step, StepAnswer, StepRequest
 from holdover.agent.guest import HostedGuest, StepProblem
 from holdover.agent.host import Host
+from holdover.agent.tls import peer_name
 
 __all__ = ["application"]
 
@@ -25,6 +29,10 @@ class _NoSuchGuest(Exception):
         self.name = name
 
 
+class _Forbidden(Exception):
+    """Whoever asks may not: says what to add where."""
+
+
 def application(host: Host) -> Litestar:
     """The API of ``host``, for any ASGI server."""
 
@@ -33,6 +41,18 @@ def application(host: Host) -> Litestar:
         if guest is None:
             raise _NoSuchGuest(name)
         return guest
+
+    def guard(
+        connection: ASGIConnection[BaseRouteHandler, object, object, State], _: BaseRouteHandler
+    ) -> None:
+        scope = connection.scope
+        why = refusal(host.config, peer_name(connection), str(scope.get("method")), scope["path_template"])
+        if why is not None:
+            raise _Forbidden(why)
+
+    def forbidden(request: Request[object, object, State], error: _Forbidden) -> Response[Problem]:
+        log.warning("refused", peer=peer_name(request), path=request.url.path)
+        return Response(Problem(error=str(error), host=host.config.name), status_code=403)
 
     @get("/guests", sync_to_thread=False)
     def guests() -> HostState:
@@ -77,7 +97,9 @@ def application(host: Host) -> Litestar:
 
     return Litestar(
         route_handlers=[guests, guest_state, handover],
+        guards=[guard],
         exception_handlers={
+            _Forbidden: forbidden,
             _NoSuchGuest: no_such_guest,
             StepProblem: step_problem,
             ValidationException: bad_request,

@@ -10,7 +10,15 @@ from pathlib import Path
 import structlog
 import uvloop
 
-from holdover.agent.config import AgentConfig, ApiConfig, ConfigError, GuestConfig, check_config, load_config
+from holdover.agent.config import (
+    AgentConfig,
+    ApiConfig,
+    ConfigError,
+    GuestConfig,
+    HostPort,
+    check_config,
+    load_config,
+)
 from holdover.agent.host import Host
 from holdover.agent.serve import serve
 from holdover.cli.errors import refuse
@@ -77,7 +85,13 @@ def _settings(
 
 
 def _ready(host: Host) -> None:
-    print(f"{host.config.name}: API at {host.config.api.listen}", flush=True)
+    for address in host.config.api.addresses:
+        secure = (
+            ", HTTPS"
+            if host.config.api.certificate is not None and isinstance(address.where, HostPort)
+            else ""
+        )
+        print(f"{host.config.name}: API at {address}{secure}", flush=True)
     for guest in host.guests.values():
         gate = guest.devices[0].block.gate.value
         print(
