@@ -45,17 +45,17 @@ def put(answers: list[Response]) -> tuple[Picture, list[PersistentReserveIn], li
 
 def test_keys_and_reservation() -> None:
     picture, sent, _ = put([keys(3, 5, 6), held(3)])
-    assert picture == Picture((5, 6), HELD)
+    assert picture == Picture((5, 6), HELD, 3)
     assert [each.service_action for each in sent] == [
         InServiceAction.READ_KEYS,
         InServiceAction.READ_RESERVATION,
     ]
-    assert put([keys(3), held(3, None)])[0] == Picture((), None)
+    assert put([keys(3), held(3, None)])[0] == Picture((), None, 3)
 
 
 def test_unit_attentions_are_told_and_the_question_is_asked_again() -> None:
     picture, _, attentions = put([ATTENTION, keys(3, 5), ATTENTION, ATTENTION, held(3)])
-    assert picture == Picture((5,), HELD)
+    assert picture == Picture((5,), HELD, 3)
     assert attentions == [ATTENTION] * 3
 
 
@@ -68,7 +68,7 @@ def test_keys_that_were_cut_are_asked_for_with_more_room() -> None:
 
 
 def test_what_changed_between_the_questions_is_asked_again() -> None:
-    assert put([keys(3, 5), held(4), keys(4, 6), held(4)])[0] == Picture((6,), HELD)
+    assert put([keys(3, 5), held(4), keys(4, 6), held(4)])[0] == Picture((6,), HELD, 4)
 
 
 @pytest.mark.parametrize(

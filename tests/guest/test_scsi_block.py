@@ -7,7 +7,7 @@ import pytest
 from holdover.guest.gate import BECOMING_READY, REFUSAL, Gate
 from holdover.guest.machine import MachineType
 from holdover.guest.options import DeviceOptions
-from holdover.guest.scsi_block import Admission, BlockState, ScsiBlock, Tracked
+from holdover.guest.scsi_block import Admission, BlockState, NotSent, ScsiBlock, Tracked
 from holdover.scsi.cdb import Inquiry, PersistentReserveOut, Read, ReportLuns, RequestSense
 from holdover.scsi.cdb import TestUnitReady as UnitReady
 from holdover.scsi.command import Command, Response
@@ -86,7 +86,7 @@ class TestTracked:
         assert block.stale
         block.adopt(Tracked(5, True, WE))
         assert (block.tracked, block.stale) == (Tracked(5, True, WE), False)
-        state = BlockState(True, Gate.DEPARTED, Tracked(6), stale=True)
+        state = BlockState(True, Gate.DEPARTED, Tracked(6), stale=True, candidates=(7, 6))
         block.restore(state)
         assert block.state() == state
 
@@ -237,7 +237,6 @@ class TestSnoop:
             out_command(RESERVE, 5, type=WE),  # it holds another type
             out_command(RELEASE, 5, type=WE),
             out_command(CLEAR, 9),
-            out_command(PREEMPT, 5, 77, type=WE),
         ],
     )
     def test_a_command_that_fails_changes_nothing(self, command: Command) -> None:
@@ -405,7 +404,6 @@ class TestStale:
     @pytest.mark.parametrize(
         ("response", "stale"),
         [
-            (Response(Status.RESERVATION_CONFLICT), False),
             (Response(Status.BUSY), False),
             (Response(Status.TASK_SET_FULL), False),
             (ATTENTION, False),
@@ -430,14 +428,23 @@ class TestStale:
         steps.close()
         assert block.stale
 
-    def test_an_error_of_the_path_comes_out_again(self) -> None:
-        # Whether the command was sent is the shell's to know, and to mark.
+    def test_a_command_that_was_not_sent_leaves_the_picture(self) -> None:
         block = scsi_block()
-        steps = block.process(out_command(REGISTER, 0, 5))
+        block.adopt(Tracked(4))
+        steps = block.process(out_command(REGISTER, 4, 5))
         next(steps)
-        with pytest.raises(ConnectionRefusedError):
-            steps.throw(ConnectionRefusedError())
-        assert not block.stale
+        with pytest.raises(NotSent):
+            steps.throw(NotSent())
+        assert block.state() == BlockState(True, Gate.RUNNING, Tracked(4), stale=False)
+
+    def test_a_command_whose_answer_is_lost_leaves_two_keys_to_try(self) -> None:
+        block = scsi_block()
+        block.adopt(Tracked(4))
+        steps = block.process(out_command(REGISTER, 4, 5))
+        next(steps)
+        with pytest.raises(ConnectionResetError):
+            steps.throw(ConnectionResetError())
+        assert block.state() == BlockState(True, Gate.RUNNING, Tracked(4), stale=True, candidates=(5, 4))
 
     def test_a_node_that_comes_back_after_it_was_preempted(self) -> None:
         lun, block = logical_unit(), scsi_block()
@@ -460,3 +467,16 @@ class TestStale:
         block.adopt(Tracked(5, type=WE))
         assert drive(block, out_command(IGNORE, 0, 5), script(GOOD, keys(5, 5), held(5, WE))) == GOOD
         assert block.stale
+
+    def test_one_that_finds_itself_unregistered_and_registers(self) -> None:
+        lun, block = logical_unit(), scsi_block()
+        for each in (out_command(REGISTER, 0, 5), out_command(RESERVE, 5, type=WERO)):
+            drive(block, each, lambda each: lun.execute(GUEST, each))
+        lun.execute(THIRD, out_command(REGISTER, 0, 6))
+        lun.execute(THIRD, out_command(PREEMPT, 6, 5, type=WERO))
+        answer = drive(block, out_command(REGISTER, 0, 5), lambda each: lun.execute(GUEST, each))
+        assert answer.status is Status.CHECK_CONDITION
+        assert block.stale
+        assert drive(block, out_command(REGISTER, 0, 5), lambda each: lun.execute(GUEST, each)) == GOOD
+        assert (block.tracked, block.stale) == (Tracked(5), False)
+        assert truth(lun) == Tracked(5)

@@ -31,10 +31,12 @@ class Picture:
     Attributes:
         keys: The keys of all registered I_T nexuses.
         reservation: The reservation, or None.
+        generation: PRGENERATION, 32 bits.
     """
 
     keys: tuple[int, ...]
     reservation: Reservation | None
+    generation: int = 0
 
 
 class QuestionError(Exception):
@@ -56,7 +58,7 @@ def ask(attention: Callable[[Response], None]) -> Generator[Command, Response, P
             response = yield from _insist(in_command(InServiceAction.READ_RESERVATION), attention)
             held = ReadReservation.decode(response.data_in)
             if keys.generation == held.generation:
-                return Picture(keys.keys, held.reservation)
+                return Picture(keys.keys, held.reservation, keys.generation)
     except DecodeError as error:
         raise QuestionError(str(error)) from error
     raise QuestionError("the registrations changed between every two questions")

@@ -11,7 +11,12 @@ With `migrate-pr` on, three things happen to the guest's commands, and to nothin
   nexus that does not move along.
 
 A success also tells what the guest's key was, as the logical unit compares the RESERVATION KEY of every
-service action but one. Where that contradicts the picture, the picture was stale.
+service action but one. Where that contradicts the picture, the picture was stale. It is stale, too, when a
+unit attention, a conflict or PRGENERATION tells that somebody else has been at work (`staleness`).
+
+While a PERSISTENT RESERVE OUT of the guest is under way, `state` says that what is tracked is stale, and
+which keys the guest may have. Whoever stores it before the command is sent, and again before the guest has
+its answer, has at every instant a state that is true or says that it may not be.
 
 With `migrate-pr` off, every command passes as it is.
 """
@@ -19,24 +24,36 @@ With `migrate-pr` off, every command passes as it is.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from holdover.guest.gate import BECOMING_READY, REFUSAL, Gate, is_harmless, is_opening_read
 from holdover.guest.machine import MachineType
 from holdover.guest.options import DeviceOptions
-from holdover.guest.question import Picture, QuestionError, ask
+from holdover.guest.question import ask
+from holdover.guest.snoop import AFTER, PREEMPTS, REGISTERS, Tracked, as_pictured, keys_at_stake
+from holdover.guest.staleness import (
+    RESERVATION_ATTENTIONS,
+    Generation,
+    attention_of,
+    casts_doubt,
+    is_unexplained_conflict,
+)
 from holdover.scsi.cdb import PersistentReserveIn, PersistentReserveOut
 from holdover.scsi.command import Command, Response
 from holdover.scsi.errors import DecodeError
-from holdover.scsi.opcodes import InServiceAction, OperationCode, OutServiceAction, ReservationType
+from holdover.scsi.opcodes import InServiceAction, OperationCode, OutServiceAction
 from holdover.scsi.reservation_in import without_port_capabilities
 from holdover.scsi.reservation_out import BASIC_LENGTH, ParameterList
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition, decode_sense
 from holdover.scsi.status import Status
 
-__all__ = ["Admission", "BlockState", "ScsiBlock", "Tracked"]
+__all__ = ["Admission", "BlockState", "NotSent", "ScsiBlock", "Tracked"]
+
+
+class NotSent(Exception):
+    """Thrown into `ScsiBlock.process` by its shell: the command was not sent, so it was not carried out."""
 
 
 class Admission(Enum):
@@ -49,31 +66,6 @@ class Admission(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Tracked:
-    """What the guest has established on the logical unit.
-
-    Attributes:
-        key: Its reservation key; 0 when it is not registered.
-        aptpl: Whether it wants registrations and reservation kept through a power loss.
-        type: The type of the reservation that it has taken and still holds, or None. Under an all
-            registrants reservation of somebody else it is a holder too, and None is still right: there
-            is nothing to carry but the registration.
-        scope: The scope of that reservation, 4 bits; 0 is the logical unit.
-    """
-
-    key: int = 0
-    aptpl: bool = False
-    type: ReservationType | None = None
-    scope: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.key < 1 << 64:
-            raise ValueError(f"reservation key {self.key:#x} has more than 64 bits")
-        if self.type is not None and self.key == 0:
-            raise ValueError("a reservation without a registration")
-
-
-@dataclass(frozen=True, slots=True)
 class BlockState:
     """All that a `ScsiBlock` knows, for storing and showing.
 
@@ -82,12 +74,15 @@ class BlockState:
         gate: Where the device stands with its guest.
         tracked: What the guest has established.
         stale: Whether that may be wrong: then it must not be used before the logical unit was asked.
+        candidates: Where it is stale because a PERSISTENT RESERVE OUT has no known end: the keys that the
+            guest may have, the likeliest first. That it has none is always possible and does not stand here.
     """
 
     migrate_pr: bool
     gate: Gate
     tracked: Tracked
     stale: bool
+    candidates: tuple[int, ...] = ()
 
 
 _RESERVE_IN = OperationCode.PERSISTENT_RESERVE_IN
@@ -97,8 +92,7 @@ _RESERVE = frozenset({_RESERVE_IN, _RESERVE_OUT})
 # Unit attentions do not stop these (SPC-4 5.14), so they do not carry them either.
 _NEVER_ATTENTION = frozenset({OperationCode.INQUIRY, OperationCode.REPORT_LUNS, OperationCode.REQUEST_SENSE})
 
-_REGISTERS = frozenset({OutServiceAction.REGISTER, OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY})
-_PREEMPTS = frozenset({OutServiceAction.PREEMPT, OutServiceAction.PREEMPT_AND_ABORT})
+_CANDIDATES = 8  # more commands without an end in a row than that, and the oldest key is the unlikeliest
 
 # Ends of a command that prove that it changed nothing. Of any other end but GOOD that is not known.
 _UNDONE_STATUS = frozenset(
@@ -136,6 +130,13 @@ class ScsiBlock:
         self._migrate_pr = machine.migrate_pr if options.migrate_pr is None else options.migrate_pr
         self._tracked = Tracked()
         self._stale = False
+        self._candidates: tuple[int, ...] = ()
+        self._under_way: tuple[int, ...] | None = None
+        """The keys at stake in a PERSISTENT RESERVE OUT that was sent; None while there is none."""
+        self._sent = 0
+        """How many were sent, so that what was read beside one is known to be."""
+        self._doubts = 0
+        self._generation = Generation()
         # Unit attentions that our own questions met: the guest's, and still to be told to it.
         self._attentions: deque[Response] = deque()
 
@@ -152,26 +153,84 @@ class ScsiBlock:
     @property
     def stale(self) -> bool:
         """Whether `tracked` may be wrong: then it must not be used before the logical unit was asked."""
-        return self._stale
+        return self._stale or self._under_way is not None
 
-    def adopt(self, tracked: Tracked) -> None:
-        """Take over what is known to be true: from the other host, from the logical unit."""
+    @property
+    def candidates(self) -> tuple[int, ...]:
+        """The keys that the guest may have, as in `BlockState`."""
+        if self._under_way is None:
+            return self._candidates
+        return tuple(dict.fromkeys(self._under_way + self._candidates))[:_CANDIDATES]
+
+    @property
+    def doubts(self) -> int:
+        """How many times `tracked` has become doubtful, or doubtful once more."""
+        return self._doubts
+
+    def adopt(self, tracked: Tracked, as_of: int | None = None) -> None:
+        """Take over what is known to be true: from the other host, from the logical unit.
+
+        Args:
+            tracked: What the guest has established.
+            as_of: `doubts` before the logical unit was asked: where more have come up since, the picture
+                stays stale. None: nothing can have come up.
+        """
         self._tracked = tracked
-        self._stale = False
+        self._candidates = ()
+        self._generation.forget()
+        if as_of is None or as_of == self._doubts:
+            self._stale = False
 
     def mark_stale(self) -> None:
-        """Note that `tracked` may be wrong, as when the answer to a command never came."""
+        """Note that `tracked` may be wrong."""
         self._stale = True
+        self._doubts += 1
 
     def state(self) -> BlockState:
         """All that is known."""
-        return BlockState(self._migrate_pr, self.gate, self._tracked, self._stale)
+        return BlockState(self._migrate_pr, self.gate, self._tracked, self.stale, self.candidates)
 
     def restore(self, state: BlockState) -> None:
-        """Take over gate, tracked and stale from a stored state. `migrate_pr` stays as the options say."""
+        """Take over what a stored state says of gate and picture. `migrate_pr` stays as the options say."""
         self.gate = state.gate
         self._tracked = state.tracked
         self._stale = state.stale
+        self._candidates = state.candidates
+
+    def notice(self, response: Response) -> bool:
+        """Look at a response that the guest's nexus got; only a CHECK CONDITION can say anything.
+
+        Returns:
+            Whether it has made `tracked` doubtful.
+        """
+        attention = attention_of(response) if self._migrate_pr else None
+        if attention is None or not casts_doubt(attention, self._tracked):
+            return False
+        self.mark_stale()
+        return True
+
+    def meet(self, response: Response) -> None:
+        """A command of the agent's own has met a unit attention, which is the guest's if the guest is here.
+
+        While it leaves, what becomes of its reservation is the handover's doing and not for it to hear.
+        """
+        leaving = self.gate is Gate.LEAVING and attention_of(response) not in RESERVATION_ATTENTIONS
+        if self.gate is Gate.RUNNING or leaving:
+            self._keep(response)
+
+    def _keep(self, response: Response) -> bool:
+        """Keep a unit attention for the guest; whether it has made `tracked` doubtful."""
+        if response not in self._attentions:  # as a logical unit keeps one of a kind (SAM-5 5.14)
+            self._attentions.append(response)
+        return self.notice(response)
+
+    def forget_attentions(self) -> None:
+        """The guest has gone: what it was still to be told is not the next one's."""
+        self._attentions.clear()
+
+    def forget_generation(self) -> None:
+        """Commands of the agent's own have moved PRGENERATION."""
+        self._generation.forget()
 
     def admit(self, command: Command) -> Admission | Response:
         """What becomes of a command at the gate: it passes, waits, or is answered with a refusal."""
@@ -189,18 +248,40 @@ class ScsiBlock:
         """Carry out an admitted command: yields commands for the logical unit, is sent their responses,
         returns the guest's answer.
 
-        When a response cannot come, throw the reason in. If the guest's own command was under way, it
-        comes out again, and the shell calls `mark_stale` if the command may have been carried out. If the
-        guest's command had already succeeded, the generator returns that.
+        When a response cannot come, throw the reason in: `NotSent` if the command was surely not carried
+        out. If the guest's own command was under way, the reason comes out again, and unless it is `NotSent`
+        the picture is stale. If the guest's command had already succeeded, the generator returns that.
         """
         if self.passes_through(command):
-            return (yield command)
+            response = yield command
+            self.notice(response)
+            return response
         if self._attentions and command.opcode not in _NEVER_ATTENTION:
             return self._attentions.popleft()
         if command.opcode == _RESERVE_OUT:
             return (yield from self._reserve_out(command))
+        if command.opcode == _RESERVE_IN:
+            return (yield from self._reserve_in(command))
         response = yield command
-        return _masked(command, response) if command.opcode == _RESERVE_IN else response
+        self.notice(response)
+        return response
+
+    def _reserve_in(self, command: Command) -> Generator[Command, Response, Response]:
+        sent = self._sent
+        response = yield command
+        self.notice(response)
+        try:
+            action = PersistentReserveIn.decode(command.cdb).service_action
+        except DecodeError:
+            return response
+        if response.good and self._under_way is None and sent == self._sent:
+            moved = self._generation.observe(action, response.data_in)
+            # who had nothing has lost nothing
+            if moved and self._tracked.key:
+                self.mark_stale()
+        if action != InServiceAction.REPORT_CAPABILITIES:
+            return response
+        return replace(response, data_in=without_port_capabilities(response.data_in))
 
     def _reserve_out(self, command: Command) -> Generator[Command, Response, Response]:
         try:
@@ -210,47 +291,86 @@ class ScsiBlock:
         refusal = _refusal(cdb, command.data_out)
         if refusal is not None:
             return refusal
+        parameters = ParameterList.decode_basic(command.data_out) if cdb.service_action in AFTER else None
+        self._under_way = () if parameters is None else keys_at_stake(self._tracked, cdb, parameters)
+        self._sent += 1
+        doubts = self._doubts
         try:
             response = yield command
-        except GeneratorExit:
-            self._stale = True
+            self._judge(response, cdb, parameters)
+            if response.good:
+                yield from self._learn(cdb, parameters, doubts)
+            return response
+        except NotSent:
             raise
-        if response.good:
-            yield from self._learn(cdb, command.data_out)
-        elif not _is_undone(response):
-            self._stale = True
-        return response
+        except BaseException:
+            self._leave_open()
+            raise
+        finally:
+            self._under_way = None
 
-    def _learn(self, cdb: PersistentReserveOut, data: bytes) -> Generator[Command, Response, None]:
-        """Track what a successful PERSISTENT RESERVE OUT has left."""
-        action = cdb.service_action
-        parameters = ParameterList.decode_basic(data) if action in _AFTER else None
-        if parameters is None or (parameters.key == 0 and action not in _REGISTERS):
-            # Not a service action that we know, or not a success that the standard has.
-            self._stale = True
+    def _judge(self, response: Response, cdb: PersistentReserveOut, parameters: ParameterList | None) -> None:
+        """Doubt the picture where the end of a PERSISTENT RESERVE OUT gives reason to."""
+        if response.good:
             return
+        if not _is_undone(response):
+            self._leave_open()
+        elif response.status is Status.RESERVATION_CONFLICT:
+            if parameters is not None and is_unexplained_conflict(self._tracked, cdb, parameters):
+                self.mark_stale()
+        else:
+            self.notice(response)
+
+    def _leave_open(self) -> None:
+        """A PERSISTENT RESERVE OUT may have been carried out, or not."""
+        self._candidates = self.candidates
+        self._generation.forget()
+        self.mark_stale()
+
+    def _learn(
+        self, cdb: PersistentReserveOut, parameters: ParameterList | None, doubts: int
+    ) -> Generator[Command, Response, None]:
+        """Track what a successful PERSISTENT RESERVE OUT has left; ``doubts`` there were when it was sent."""
+        action = cdb.service_action
+        if parameters is None or (parameters.key == 0 and action not in REGISTERS):
+            # Not a service action that we know, or not a success that the standard has.
+            self._leave_open()
+            return
+        self._generation.explain(self._tracked, cdb, parameters)
         ignores_key = action == OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY
-        if not ignores_key and parameters.key != self._tracked.key:
-            self._stale = True
+        if action == OutServiceAction.REGISTER and parameters.key == 0:
+            # Proof that the guest had nothing, as one that comes back after it was preempted.
+            self._tracked = Tracked()
+            self._stale = doubts != self._doubts
+        elif not ignores_key and parameters.key != self._tracked.key:
+            self.mark_stale()
         try:
-            self._settle(_AFTER[action](self._tracked, cdb, parameters))
-            if action in _PREEMPTS:
-                picture = yield from ask(self._attentions.append)
-                self._settle(_as_pictured(self._tracked, picture, kept=True))
-            elif ignores_key and self._tracked.type is not None:
+            self._settle(AFTER[action](self._tracked, cdb, parameters))
+            if action in PREEMPTS:
+                yield from self._ask(kept=not self._stale)
+            elif ignores_key and self._tracked.key and (self._stale or self._tracked.type is not None):
                 # As a node does that comes back after it was preempted: then its reservation is gone.
-                picture = yield from ask(self._attentions.append)
-                self._settle(_as_pictured(self._tracked, picture, kept=False))
-        except GeneratorExit:
-            self._stale = True
-            raise
+                yield from self._ask(kept=False)
         except Exception:
             # The guest's command was carried out, and its answer must say so. What it left is not known:
             # the question failed or made no sense, by whatever error of the path.
-            self._stale = True
+            self._leave_open()
+
+    def _ask(self, *, kept: bool) -> Generator[Command, Response, None]:
+        """Ask the logical unit what the guest has, with the key that it has for sure."""
+        doubts = self._doubts
+
+        def keep(attention: Response) -> None:
+            nonlocal doubts
+            doubts += self._keep(attention)  # what the question met came before its answer
+
+        picture = yield from ask(keep)
+        self._settle(as_pictured(self._tracked, picture, kept=kept))
+        self._stale = doubts != self._doubts
 
     def _settle(self, tracked: Tracked) -> None:
         self._tracked = tracked
+        self._candidates = ()
         if tracked.key == 0:
             # An I_T nexus that is not registered has nothing that an older picture could have missed.
             self._stale = False
@@ -264,25 +384,15 @@ def _refusal(cdb: PersistentReserveOut, data: bytes) -> Response | None:
     """
     if cdb.service_action == OutServiceAction.REGISTER_AND_MOVE:
         return _INVALID_FIELD_IN_CDB
-    if cdb.service_action not in _AFTER:
+    if cdb.service_action not in AFTER:
         return None
     length = cdb.parameter_list_length
     if length < BASIC_LENGTH or len(data) < length:
         return _PARAMETER_LIST_LENGTH_ERROR
     parameters = ParameterList.decode_basic(data)
-    if cdb.service_action in _REGISTERS and (parameters.spec_i_pt or parameters.all_tg_pt):
+    if cdb.service_action in REGISTERS and (parameters.spec_i_pt or parameters.all_tg_pt):
         return _INVALID_FIELD_IN_PARAMETER_LIST
     return None if length == BASIC_LENGTH else _PARAMETER_LIST_LENGTH_ERROR
-
-
-def _masked(command: Command, response: Response) -> Response:
-    try:
-        action = PersistentReserveIn.decode(command.cdb).service_action
-    except DecodeError:
-        return response
-    if action != InServiceAction.REPORT_CAPABILITIES:
-        return response
-    return replace(response, data_in=without_port_capabilities(response.data_in))
 
 
 def _is_undone(response: Response) -> bool:
@@ -293,64 +403,3 @@ def _is_undone(response: Response) -> bool:
     except DecodeError:
         return False
     return sense.key in _UNDONE_KEYS
-
-
-def _after_register(before: Tracked, _: PersistentReserveOut, parameters: ParameterList) -> Tracked:
-    if parameters.service_action_key == 0:
-        return Tracked()
-    return replace(before, key=parameters.service_action_key, aptpl=parameters.aptpl)
-
-
-def _after_reserve(before: Tracked, cdb: PersistentReserveOut, parameters: ParameterList) -> Tracked:
-    return replace(before, key=parameters.key, type=ReservationType(cdb.type), scope=cdb.scope)
-
-
-def _after_release(before: Tracked, _: PersistentReserveOut, parameters: ParameterList) -> Tracked:
-    return replace(before, key=parameters.key, type=None, scope=0)
-
-
-def _after_clear(_: Tracked, __: PersistentReserveOut, ___: ParameterList) -> Tracked:
-    return Tracked()
-
-
-def _after_preempt(before: Tracked, _: PersistentReserveOut, parameters: ParameterList) -> Tracked:
-    return replace(before, key=parameters.key)
-
-
-def _as_pictured(before: Tracked, picture: Picture, *, kept: bool) -> Tracked:
-    """What the guest has by what the logical unit says, registered with the key of `before` or not at all.
-
-    Args:
-        before: What was tracked, with the key that the guest has proved or set.
-        picture: What the logical unit says.
-        kept: Whether the guest was registered all along, so that what it held under an unchanged
-            reservation it still holds.
-
-    Raises:
-        QuestionError: Another nexus has the same key, and either may be the reservation holder.
-    """
-    if before.key not in picture.keys:
-        return Tracked()
-    held = picture.reservation
-    if held is None or (not held.type.all_registrants and held.key != before.key):
-        return replace(before, type=None, scope=0)
-    # After a PREEMPT that named our own key we are alone with it, and one that named another key leaves a
-    # reservation of our key as it was. So only what we did not hold before is open.
-    known = kept and (before.type, before.scope) == (held.type, held.scope)
-    if not known and not held.type.all_registrants and picture.keys.count(before.key) > 1:
-        raise QuestionError(f"several registrants have key {before.key:#x}, one of them is the holder")
-    return replace(before, type=held.type, scope=held.scope)
-
-
-_After = Callable[[Tracked, PersistentReserveOut, ParameterList], Tracked]
-
-# What each service action leaves (SPC-4 5.13.7 to 5.13.11), as far as it tells itself.
-_AFTER: dict[int, _After] = {
-    OutServiceAction.REGISTER: _after_register,
-    OutServiceAction.RESERVE: _after_reserve,
-    OutServiceAction.RELEASE: _after_release,
-    OutServiceAction.CLEAR: _after_clear,
-    OutServiceAction.PREEMPT: _after_preempt,
-    OutServiceAction.PREEMPT_AND_ABORT: _after_preempt,
-    OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY: _after_register,
-}

@@ -1,0 +1,135 @@
+"""What casts doubt on the picture."""
+
+from __future__ import annotations
+
+import pytest
+
+from holdover.guest.snoop import Tracked
+from holdover.guest.staleness import Generation, attention_of, casts_doubt, is_unexplained_conflict
+from holdover.scsi.cdb import PersistentReserveOut
+from holdover.scsi.command import Command, Response
+from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
+from holdover.scsi.reservation_in import ReadKeys
+from holdover.scsi.reservation_out import ParameterList, out_command
+from holdover.scsi.sense import AdditionalSense, Sense, SenseKey, check_condition
+from holdover.scsi.status import Status
+
+WE, EA = ReservationType.WRITE_EXCLUSIVE, ReservationType.EXCLUSIVE_ACCESS
+OUT = OutServiceAction
+
+
+def taken_apart(command: Command) -> tuple[PersistentReserveOut, ParameterList]:
+    return PersistentReserveOut.decode(command.cdb), ParameterList.decode(command.data_out)
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        (Response(Status.GOOD), None),
+        (Response(Status.CHECK_CONDITION), None),
+        (check_condition(SenseKey.ILLEGAL_REQUEST, AdditionalSense.RESERVATIONS_RELEASED), None),
+        (
+            Response(
+                Status.CHECK_CONDITION,
+                sense=Sense(
+                    SenseKey.UNIT_ATTENTION, AdditionalSense.RESERVATIONS_RELEASED, deferred=True
+                ).encode(),
+            ),
+            None,
+        ),
+        (check_condition(SenseKey.UNIT_ATTENTION, AdditionalSense.RESERVATIONS_RELEASED), 0x2A04),
+    ],
+)
+def test_attention_of(response: Response, expected: int | None) -> None:
+    assert attention_of(response) == expected
+
+
+@pytest.mark.parametrize(
+    ("attention", "registered", "unregistered"),
+    [
+        (0x2A03, True, True),
+        (0x2A04, True, True),
+        (0x2A05, True, True),
+        (0x2A09, False, False),
+        (0x2900, True, False),
+        (0x2901, True, False),
+        (0x2904, True, False),
+        (0x2902, False, False),
+        (0x2903, False, False),
+        (0x2907, False, False),
+    ],
+)
+def test_unit_attentions_that_cast_doubt(attention: int, registered: bool, unregistered: bool) -> None:
+    assert casts_doubt(attention, Tracked(5, aptpl=True)) is registered
+    assert casts_doubt(attention, Tracked()) is unregistered
+
+
+@pytest.mark.parametrize(
+    ("tracked", "command", "unexplained"),
+    [
+        (Tracked(), out_command(OUT.REGISTER, 0, 5), True),
+        (Tracked(), out_command(OUT.REGISTER, 4, 5), False),
+        (Tracked(5), out_command(OUT.REGISTER, 0, 5), False),
+        (Tracked(5), out_command(OUT.REGISTER, 5, 6), True),
+        (Tracked(5), out_command(OUT.REGISTER_AND_IGNORE_EXISTING_KEY, 9, 6), True),
+        (Tracked(), out_command(OUT.RESERVE, 0, type=WE), False),
+        (Tracked(5), out_command(OUT.RESERVE, 5, type=WE), True),
+        (Tracked(5, type=WE), out_command(OUT.RESERVE, 5, type=WE), True),
+        (Tracked(5, type=EA), out_command(OUT.RESERVE, 5, type=WE), False),
+        (Tracked(5, type=EA), out_command(OUT.RELEASE, 5, type=WE), True),
+        (Tracked(5), out_command(OUT.CLEAR, 6), False),
+        (Tracked(5), out_command(OUT.CLEAR, 5), True),
+        (Tracked(5), out_command(OUT.PREEMPT, 5, 6, type=WE), True),
+    ],
+)
+def test_conflicts(tracked: Tracked, command: Command, unexplained: bool) -> None:
+    assert is_unexplained_conflict(tracked, *taken_apart(command)) is unexplained
+
+
+def observe(generation: Generation, value: int) -> bool:
+    return generation.observe(InServiceAction.READ_KEYS, ReadKeys(value, ()).encode())
+
+
+@pytest.mark.parametrize(
+    ("before", "command", "allowed"),
+    [
+        (Tracked(), out_command(OUT.REGISTER, 0, 5), {1}),
+        (Tracked(5), out_command(OUT.REGISTER, 5, 0), {1}),
+        (Tracked(), out_command(OUT.REGISTER, 0, 0), {0, 1}),
+        (Tracked(), out_command(OUT.REGISTER_AND_IGNORE_EXISTING_KEY, 9, 0), {0, 1}),
+        (Tracked(5), out_command(OUT.RESERVE, 5, type=WE), {0}),
+        (Tracked(5), out_command(OUT.RELEASE, 5, type=WE), {0}),
+        (Tracked(5), out_command(OUT.CLEAR, 5), {1}),
+        (Tracked(5), out_command(OUT.PREEMPT, 5, 6, type=WE), {1}),
+        (Tracked(5), out_command(OUT.PREEMPT_AND_ABORT, 5, 6, type=WE), {1}),
+    ],
+)
+@pytest.mark.parametrize("start", [0, 7, 0xFFFFFFFF])
+def test_how_far_a_command_of_the_guest_moves_the_generation(
+    start: int, before: Tracked, command: Command, allowed: set[int]
+) -> None:
+    for moved in (-1, 0, 1, 2):
+        generation = Generation()
+        assert not observe(generation, start)
+        generation.explain(before, *taken_apart(command))
+        assert observe(generation, (start + moved) & 0xFFFFFFFF) is (moved not in allowed)
+        assert not observe(generation, (start + moved) & 0xFFFFFFFF)
+
+
+def test_a_forgotten_generation_is_taken_as_it_comes() -> None:
+    generation = Generation()
+    observe(generation, 1)
+    generation.forget()
+    assert not observe(generation, 9)
+    assert observe(generation, 10)
+
+
+@pytest.mark.parametrize(
+    ("action", "data"),
+    [(InServiceAction.REPORT_CAPABILITIES, bytes(8)), (InServiceAction.READ_KEYS, b"\0\0\0"), (31, bytes(8))],
+)
+def test_what_has_no_generation(action: int, data: bytes) -> None:
+    generation = Generation()
+    observe(generation, 1)
+    assert not generation.observe(action, data)
+    assert not observe(generation, 1)
