@@ -12,6 +12,8 @@ from typing import Annotated
 import typer
 
 from holdover import __version__
+from holdover.cli.asking import Asking, CaOption, CertificateOption, KeyOption
+from holdover.cli.ca import app as ca_app
 from holdover.cli.pr_commands import app as pr_app
 
 __all__ = ["main"]
@@ -25,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(pr_app, name="pr")
+app.add_typer(ca_app, name="ca")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 
@@ -135,7 +138,9 @@ def agent(
         Path | None, typer.Option(help="A TOML file with everything below, for any number of guests.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="This host's name.")] = None,
-    api: Annotated[str | None, typer.Option(help="HOST:PORT of the agent's API (loopback only).")] = None,
+    api: Annotated[
+        str | None, typer.Option(help="HOST:PORT on loopback or unix:PATH of the agent's API.")
+    ] = None,
     initiator: Annotated[str | None, typer.Option(help="The iSCSI initiator name of this host.")] = None,
     guest: Annotated[str | None, typer.Option(help="The guest's name.")] = None,
     machine: Annotated[str | None, typer.Option(help="Its machine type, as QEMU writes it.")] = None,
@@ -196,13 +201,16 @@ def pr_helper(
 
 @app.command()
 def status(
-    api: Annotated[list[str], typer.Option(help="HOST:PORT of an agent's API; repeatable.")],
+    api: Annotated[list[str], typer.Option(help="HOST:PORT or unix:PATH of an agent's API; repeatable.")],
+    certificate: CertificateOption = None,
+    key: KeyOption = None,
+    ca: CaOption = None,
     json: Json = False,
 ) -> None:
     """Show the guests of agents: devices, tracked key, type, APTPL, gate."""
     from holdover.cli.status import run
 
-    run(api, json)
+    run(api, Asking(certificate, key, ca), json)
 
 
 @app.command()
@@ -224,12 +232,17 @@ def migrate(
         str | None,
         typer.Option(help="Rehearse a failure: roll back after leave, register, give or preempt."),
     ] = None,
+    certificate: CertificateOption = None,
+    key: KeyOption = None,
+    ca: CaOption = None,
     json: Json = False,
 ) -> None:
     """Move a guest's reservations to another host; with QMP, live-migrate the guest as well."""
     from holdover.cli.migrate import run
 
-    run(guest, source, destination, (source_qmp, destination_qmp, migrate_uri), timeout, fail_after, json)
+    asking = Asking(certificate, key, ca)
+    qmp = (source_qmp, destination_qmp, migrate_uri)
+    run(guest, source, destination, asking, qmp, timeout, fail_after, json)
 
 
 @app.command()
@@ -237,6 +250,9 @@ def rollback(
     guest: Annotated[str, typer.Argument(help="The guest's name.")],
     source: Annotated[str, typer.Option("--from", help="API of the agent that the guest was to leave.")],
     destination: Annotated[str, typer.Option("--to", help="API of the agent that it was to go to.")],
+    certificate: CertificateOption = None,
+    key: KeyOption = None,
+    ca: CaOption = None,
     json: Json = False,
 ) -> None:
     """Bring a guest's reservations back after a handover that was left half done.
@@ -245,7 +261,7 @@ def rollback(
     """
     from holdover.cli.migrate import roll_back
 
-    roll_back(guest, source, destination, json)
+    roll_back(guest, source, destination, Asking(certificate, key, ca), json)
 
 
 @app.command()
@@ -253,12 +269,15 @@ def finish(
     guest: Annotated[str, typer.Argument(help="The guest's name.")],
     source: Annotated[str, typer.Option("--from", help="API of the agent that the guest has left.")],
     destination: Annotated[str, typer.Option("--to", help="API of the agent where it runs.")],
+    certificate: CertificateOption = None,
+    key: KeyOption = None,
+    ca: CaOption = None,
     json: Json = False,
 ) -> None:
     """End a handover that was left half done after the guest had moved."""
     from holdover.cli.migrate import finish as end
 
-    end(guest, source, destination, json)
+    end(guest, source, destination, Asking(certificate, key, ca), json)
 
 
 @app.command()

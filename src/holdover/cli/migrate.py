@@ -13,9 +13,9 @@ import msgspec
 from rich.console import Console
 
 from holdover.agent.api import Step
-from holdover.agent.client import AgentClient
 from holdover.agent.config import ConfigError
 from holdover.agent.orchestrator import MigrateFailed, Orchestrator, Outcome, Progress, Qemus
+from holdover.cli.asking import Asking
 from holdover.cli.console import plain_table, screen
 from holdover.cli.errors import refuse
 from holdover.scsi.opcodes import ReservationType
@@ -48,6 +48,7 @@ def run(
     guest: str,
     source: str,
     destination: str,
+    asking: Asking,
     qmp: tuple[Path | None, Path | None, str | None],
     timeout: float,
     fail_after: str | None,
@@ -63,22 +64,22 @@ def run(
         orchestrator.fail_after = steps[fail_after] if fail_after is not None else None
         return await orchestrator.run(qemus)
 
-    seen, outcome = _with_orchestrator(guest, source, destination, json, move)
+    seen, outcome = _with_orchestrator((guest, source, destination), asking, json, move)
     if json:
         print(msgspec.json.encode(_Success(outcome=outcome, progress=seen)).decode())
     else:
         _show(outcome)
 
 
-def roll_back(guest: str, source: str, destination: str, json: bool) -> None:
+def roll_back(guest: str, source: str, destination: str, asking: Asking, json: bool) -> None:
     """Bring the reservations back to the source; exit status 3 when that cannot be done."""
-    seen, _ = _with_orchestrator(guest, source, destination, json, Orchestrator.roll_back)
+    seen, _ = _with_orchestrator((guest, source, destination), asking, json, Orchestrator.roll_back)
     _show_end(seen, json, f"The commands of guest {guest} pass at {source} again, with its reservations.")
 
 
-def finish(guest: str, source: str, destination: str, json: bool) -> None:
+def finish(guest: str, source: str, destination: str, asking: Asking, json: bool) -> None:
     """Shut the source's gate for a guest that has moved; exit status 1 when it has not."""
-    seen, _ = _with_orchestrator(guest, source, destination, json, Orchestrator.finish)
+    seen, _ = _with_orchestrator((guest, source, destination), asking, json, Orchestrator.finish)
     _show_end(seen, json, f"Guest {guest} is at {destination}; at {source} it has departed.")
 
 
@@ -96,9 +97,16 @@ def _qemus(qmp: tuple[Path | None, Path | None, str | None], timeout: float) -> 
 
 
 def _with_orchestrator(
-    guest: str, source: str, destination: str, json: bool, what: Callable[[Orchestrator], Awaitable[T]]
+    between: tuple[str, str, str],
+    asking: Asking,
+    json: bool,
+    what: Callable[[Orchestrator], Awaitable[T]],
 ) -> tuple[list[Progress], T]:
-    """Run ``what`` with clients of both agents; its progress, shown meanwhile, and its result."""
+    """Run ``what`` with clients of both agents; its progress, shown meanwhile, and its result.
+
+    ``between`` are the guest, the source's API and the destination's.
+    """
+    guest, *apis = between
     seen: list[Progress] = []
     errors = Console(stderr=True)
 
@@ -108,16 +116,16 @@ def _with_orchestrator(
             _show_progress(errors, progress)
 
     async def go() -> T:
-        clients = AgentClient(source), AgentClient(destination)
+        source, destination = asking.clients(*apis)
         task = asyncio.current_task()
         if task is not None:
             # as an interrupt from the keyboard: what is half done is rolled back
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         try:
-            return await what(Orchestrator(guest, *clients, tell))
+            return await what(Orchestrator(guest, source, destination, tell))
         finally:
-            for client in clients:
-                await client.close()
+            await source.close()
+            await destination.close()
 
     try:
         return seen, asyncio.run(go())

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
+from rich.markup import escape
 from rich.table import Table
 
 from holdover.agent.api import DeviceState, HostState
-from holdover.agent.client import AgentClient, AgentError
+from holdover.agent.client import AgentError
 from holdover.agent.config import ConfigError
+from holdover.cli.asking import Asking
 from holdover.cli.console import plain_table, screen
 from holdover.cli.errors import refuse
 from holdover.scsi.opcodes import ReservationType
@@ -19,10 +21,10 @@ __all__ = ["run"]
 _GATE_STYLES = {"running": "green", "incoming": "yellow", "leaving": "yellow", "departed": "dim"}
 
 
-def run(apis: list[str], json: bool) -> None:
+def run(apis: list[str], asking: Asking, json: bool) -> None:
     """Ask each agent and show what it says."""
     try:
-        hosts = asyncio.run(_ask(apis))
+        hosts = asyncio.run(_ask(apis, asking))
     except ConfigError as error:
         refuse(str(error))
     except AgentError as error:
@@ -30,11 +32,15 @@ def run(apis: list[str], json: bool) -> None:
     if json:
         print(msgspec.json.encode(hosts).decode())
     else:
-        screen().print(_table(hosts))
+        console = screen()
+        console.print(_table(hosts))
+        for host in hosts:
+            for warning in host.warnings:
+                console.print(f"[yellow]{host.host}:[/] {escape(warning)}", soft_wrap=True)
 
 
-async def _ask(apis: list[str]) -> list[HostState]:
-    clients = [AgentClient(api) for api in apis]
+async def _ask(apis: list[str], asking: Asking) -> list[HostState]:
+    clients = asking.clients(*apis)
     try:
         return list(await asyncio.gather(*(client.guests() for client in clients)))
     finally:
