@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from holdover.demo.processes import free_port
 
-__all__ = ["SERVERS", "Server", "serve"]
+__all__ = ["SERVERS", "TARGET_IQN", "Server", "running", "serve", "serve_luns"]
 
-IQN = "iqn.2026-11.org.holdover:bench"
+TARGET_IQN = "iqn.2026-11.org.holdover:bench"
 _START_SECONDS = 20.0
 
 
@@ -52,14 +53,43 @@ def serve(server: Server, file: Path) -> Iterator[str]:
     port = free_port()
     run = _tgt if server.program == "tgtd" else _holdover
     with run(file, port):
-        yield f"iscsi://127.0.0.1:{port}/{IQN}/{server.lun}"
+        yield f"iscsi://127.0.0.1:{port}/{TARGET_IQN}/{server.lun}"
+
+
+@contextmanager
+def serve_luns(folder: Path, count: int) -> Iterator[int]:
+    """Serve ``count`` new LUNs in ``folder`` by our own target until the block ends; gives its port."""
+    port = free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "holdover",
+        "target",
+        "--listen",
+        f"127.0.0.1:{port}",
+        "--iqn",
+        TARGET_IQN,
+    ]
+    for lun in range(count):
+        command += ["--lun", f"file={folder / f'lun{lun}'},size=8M"]
+    with running(command, (port,), folder / "target.log"):
+        yield port
 
 
 @contextmanager
 def _holdover(file: Path, port: int) -> Iterator[None]:
     lun = f"file={str(file).replace(',', ',,')}"
-    command = [sys.executable, "-m", "holdover", "target", "--listen", f"127.0.0.1:{port}", "--iqn", IQN]
-    with _process([*command, "--lun", lun], port):
+    command = [
+        sys.executable,
+        "-m",
+        "holdover",
+        "target",
+        "--listen",
+        f"127.0.0.1:{port}",
+        "--iqn",
+        TARGET_IQN,
+    ]
+    with running([*command, "--lun", lun], (port,)):
         yield
 
 
@@ -68,9 +98,9 @@ def _tgt(file: Path, port: int) -> Iterator[None]:
     # the control port names a Unix socket: one of our own, beside any tgtd that the machine runs
     control = str(port)
     admin = ["tgtadm", "-C", control, "--lld", "iscsi", "--mode"]
-    with _process(["tgtd", "-f", "-C", control, "--iscsi", f"portal=127.0.0.1:{port}"], port):
+    with running(["tgtd", "-f", "-C", control, "--iscsi", f"portal=127.0.0.1:{port}"], (port,)):
         for arguments in (
-            ["target", "--op", "new", "--tid", "1", "--targetname", IQN],
+            ["target", "--op", "new", "--tid", "1", "--targetname", TARGET_IQN],
             ["logicalunit", "--op", "new", "--tid", "1", "--lun", "1", "--backing-store", str(file)],
             ["target", "--op", "bind", "--tid", "1", "--initiator-address", "ALL"],
         ):
@@ -79,14 +109,27 @@ def _tgt(file: Path, port: int) -> Iterator[None]:
 
 
 @contextmanager
-def _process(command: list[str], port: int) -> Iterator[None]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def running(
+    command: list[str],
+    ports: tuple[int, ...],
+    log: Path = Path(os.devnull),
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[None]:
+    """A process that listens at ``ports`` of 127.0.0.1, until the block ends.
+
+    Raises:
+        RuntimeError: It does not listen; with what it wrote into ``log``.
+    """
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
     try:
         deadline = time.monotonic() + _START_SECONDS
-        while not _listens(port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{command[0]} does not listen at port {port}")
-            time.sleep(0.05)
+        for port in ports:
+            while not _listens(port):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    said = log.read_text(errors="replace")
+                    raise RuntimeError(f"{' '.join(command)} does not listen at port {port}: {said}")
+                time.sleep(0.05)
         yield
     finally:
         process.terminate()

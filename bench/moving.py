@@ -1,0 +1,393 @@
+"""Guests that are measured while they move: real ones, in real QEMUs, with reservations on all their LUNs.
+
+Each guest has a target of its own behind the delaying proxy, boots once, registers and reserves, and then
+moves to and fro between two hosts, each time into a QEMU process that was started for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.delay import DelayProxy
+from bench.servers import TARGET_IQN, running, serve_luns
+from holdover.agent.config import export_iqn
+from holdover.demo.processes import free_port
+from holdover.iscsi.url import IscsiUrl
+from holdover.paths.iscsi import Identity, IscsiSessions, isid_of
+from holdover.qemu.console import Console
+from holdover.qemu.image import READY, GuestImage
+from holdover.qemu.monitor import Monitor, QmpEvent
+from holdover.qemu.process import IscsiDisk, QemuProcess, VirtualMachine
+from holdover.scsi.opcodes import InServiceAction, ReservationType
+from holdover.scsi.reservation_in import FullStatus
+from holdover.scsi.reservation_out import in_command
+from holdover.scsi.sense import is_unit_attention
+
+__all__ = ["GuestKind", "Move", "MovingGuest", "NotMeasured", "moving_guest"]
+
+GUEST = "db1"
+KEY = 0x484F4C44
+HOSTS = ("host-a", "host-b")
+_BOOT = 300.0
+_MOVE = 120.0
+_LAST_COPY_MS = 20
+"""`downtime-limit` of all migrations: how long QEMU lets the last of the memory take with the guest stopped.
+Its default of 300 ms would make the guest's memory the greater part of every figure, and of its noise."""
+
+
+class NotMeasured(Exception):
+    """A guest did not do what was to be measured; the text says which and what it did."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestKind:
+    """One way to run a guest.
+
+    Attributes:
+        name: As the tables show it.
+        program: What starts its QEMU; () for the installed one.
+        migrate_pr: That property of QEMU's scsi-block; None where QEMU has none.
+        holdover: Whether its disks are behind Holdover's agents.
+    """
+
+    name: str
+    program: tuple[str, ...] = ()
+    migrate_pr: bool | None = None
+    holdover: bool = False
+
+    @property
+    def carries(self) -> bool:
+        """Whether its reservations move with it."""
+        return self.holdover or self.migrate_pr is True
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One migration.
+
+    Attributes:
+        standstill_ms: STOP on the source to RESUME on the destination.
+        handover_ms: Of these, as Holdover itself says, those it took; None without it.
+    """
+
+    standstill_ms: float
+    handover_ms: float | None = None
+
+
+@dataclass
+class _Host:
+    """Where a guest's QEMU finds its disks, and who it is there; with Holdover its agent's API."""
+
+    name: str
+    portal: str
+    iqn: str
+    initiator: str
+    api: str = ""
+
+
+@dataclass
+class MovingGuest:
+    """A guest that runs on ``here``."""
+
+    kind: GuestKind
+    luns: int
+    image: GuestImage
+    proxy: DelayProxy
+    folder: Path
+    target_port: int
+    here: _Host
+    there: _Host
+    qemu: QemuProcess | None = None
+    console: Console | None = None
+    _watches: dict[int, Path] = field(default_factory=dict)
+
+    async def boot(self) -> None:
+        """Boot, and see that all disks are there."""
+        self.qemu = self._start(self.here, None, False)
+        self.console = await self.qemu.console()
+        await self.console.wait_for(READY, _BOOT)
+        count = f"[ $(ls -d /sys/block/sd* | wc -l) -eq {self.luns} ]"
+        await self._run(f"for i in $(seq 600); do {count} && exit 0; sleep 0.1; done; exit 1")
+
+    async def reserve(self) -> None:
+        """Register and reserve (type 5) on all LUNs, in the guest."""
+        register = f"sg_persist -n -o -I -S {KEY:#x} /dev/$n"
+        reserve = f"sg_persist -n -o -R -K {KEY:#x} -T 5 /dev/$n"
+        await self._run(
+            f"for d in /sys/block/sd*; do n=${{d##*/}}; {register} && {reserve} || exit 1; done",
+            timeout=_BOOT,
+        )
+        await self._check_holds(None)
+
+    async def end(self) -> None:
+        """End its QEMU."""
+        if self.console is not None:
+            await self.console.close()
+        if self.qemu is not None:
+            await self.qemu.end()
+
+    async def move(self, delay: float, stopped: bool) -> Move:
+        """Migrate it to the other host, with ``delay`` seconds each way to the target meanwhile.
+
+        Everything else (starting the destination's QEMU, looking whether the reservations came along) is
+        done without a delay. ``stopped``: the destination is started with `-S`.
+
+        Raises:
+            NotMeasured: It did not arrive, or without its reservations.
+        """
+        assert self.qemu is not None
+        before = await self._holders()
+        uri = f"tcp:127.0.0.1:{free_port()}"
+        destination = self._start(self.there, uri, stopped)
+        try:
+            async with (
+                await self._watch(self.qemu) as source_watch,
+                await self._watch(destination) as destination_watch,
+            ):
+                await _ready(source_watch, destination_watch)
+                await self.proxy.set_delay(delay)
+                try:
+                    handover = await self._migrate(source_watch, destination_watch, destination, uri, stopped)
+                    standstill = await _standstill(source_watch, destination_watch)
+                finally:
+                    await self.proxy.set_delay(0)
+        except BaseException:
+            await destination.end()
+            raise
+        await self.end()
+        self.qemu, self.here, self.there = destination, self.there, self.here
+        self.console = await destination.console()
+        await self._check_arrival(before)
+        return Move(standstill, handover)
+
+    async def _migrate(
+        self, source: Monitor, destination: Monitor, qemu: QemuProcess, uri: str, stopped: bool
+    ) -> float | None:
+        assert self.qemu is not None
+        if not self.kind.holdover:
+            await _migrate_plainly(source, destination, uri, stopped)
+            return None
+        command = ["migrate", GUEST, "--from", self.here.api, "--to", self.there.api, "--json"]
+        command += ["--source-qmp", str(self.qemu.qmp_path), "--destination-qmp", str(qemu.qmp_path)]
+        said = await _holdover(self.folder, *command, "--migrate-uri", uri)
+        milliseconds = json.loads(said)["outcome"].get("milliseconds")
+        return float(milliseconds) if milliseconds is not None else None
+
+    async def _check_arrival(self, before: set[str]) -> None:
+        """The guest lives, and where reservations move with it, holds them all and writes."""
+        if not self.kind.carries:
+            await self._run("true")
+            return
+        await self._check_holds(before)
+        disks = {0, self.luns - 1}
+        for name in (f"$(ls /sys/block | grep ^sd | sed -n {number + 1}p)" for number in sorted(disks)):
+            await self._run(f"dd if=/dev/zero of=/dev/{name} bs=4096 count=1 oflag=direct")
+
+    async def _check_holds(self, before: set[str] | None) -> None:
+        """Each LUN has one registrant, with the key, which holds the reservation and is not of ``before``."""
+        holders = await self._holders()
+        if before is not None and holders & before:
+            raise NotMeasured(f"{self.kind.name}: reservations stayed behind, at {sorted(holders & before)}")
+        if not holders:
+            raise NotMeasured(f"{self.kind.name}: the guest holds no reservation")
+
+    async def _holders(self) -> set[str]:
+        """Who holds the LUNs; empty unless each is held by one registrant with the guest's key, type 5."""
+        sessions = IscsiSessions()
+        identity = Identity("iqn.2026-11.org.holdover:bench-observer", isid_of("bench"))
+        url = IscsiUrl("127.0.0.1", self.target_port, TARGET_IQN, 0)
+        paths = [sessions.path(dataclasses.replace(url, lun=lun), identity) for lun in range(self.luns)]
+        command = in_command(InServiceAction.READ_FULL_STATUS)
+        holders = set()
+        try:
+            for path in paths:
+                while is_unit_attention(response := await path.execute(command)):
+                    pass
+                status = FullStatus.decode(response.data_in)
+                for each in status.descriptors:
+                    if (
+                        each.key != KEY
+                        or not each.holder
+                        or each.type != ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
+                        or len(status.descriptors) != 1
+                    ):
+                        raise NotMeasured(
+                            f"{self.kind.name}: {path.name}: registered is {status.descriptors}"
+                        )
+                    holders.add(str(each.transport_id))
+        finally:
+            for path in paths:
+                await path.close()
+        return holders
+
+    async def _run(self, command: str, timeout: float = 120.0) -> None:
+        assert self.console is not None
+        done = await self.console.run(command, timeout=timeout)
+        if done.status != 0:
+            raise NotMeasured(
+                f"{self.kind.name}: {command} in the guest ended with {done.status}: {done.output}"
+            )
+
+    def _start(self, host: _Host, incoming: str | None, stopped: bool) -> QemuProcess:
+        disks = tuple(
+            IscsiDisk(portal=host.portal, target=host.iqn, initiator=host.initiator, lun=lun)
+            for lun in range(self.luns)
+        )
+        # a second monitor: that of `holdover migrate` takes one client at a time
+        watch = Path(tempfile.mkdtemp(dir=self.folder)) / "w"
+        program = self.kind.program or ("qemu-system-x86_64",)
+        program += (
+            "-chardev",
+            f"socket,id=watch,path={watch},server=on,wait=off",
+            "-mon",
+            "watch,mode=control",
+        )
+        options = (
+            () if self.kind.migrate_pr is None else (f"migrate-pr={'on' if self.kind.migrate_pr else 'off'}",)
+        )
+        qemu = QemuProcess.start(
+            VirtualMachine(
+                name=GUEST,
+                kernel=self.image.kernel,
+                initrd=self.image.initrd,
+                disks=disks,
+                memory=96 + self.luns // 4,
+                incoming=incoming,
+                stopped=stopped,
+                disk_options=options,
+                program=program,
+            )
+        )
+        self._watches[qemu.pid] = watch
+        return qemu
+
+    async def _watch(self, qemu: QemuProcess) -> Monitor:
+        """The second monitor of a QEMU, once it is there."""
+        path = self._watches[qemu.pid]
+        async with asyncio.timeout(_MOVE):
+            while not path.exists():
+                if not qemu.running:
+                    raise NotMeasured(f"{self.kind.name}: QEMU ended:\n{qemu.errors}")
+                await asyncio.sleep(0.02)
+        return await Monitor.connect(path, self.kind.name, timeout=_MOVE)
+
+
+async def _ready(source: Monitor, destination: Monitor) -> None:
+    """Both answer; and the source's memory shall not be what is measured."""
+    await source.execute("migrate-set-parameters", {"downtime-limit": _LAST_COPY_MS})
+    if (state := await destination.query_status()) != "inmigrate":
+        raise NotMeasured(f"the destination does not wait for a guest, it is {state}")
+
+
+async def _migrate_plainly(source: Monitor, destination: Monitor, uri: str, stopped: bool) -> None:
+    """What an operator's tool does without Holdover."""
+    events = {"capabilities": [{"capability": "events", "state": True}]}
+    for monitor in (source, destination):
+        await monitor.execute("migrate-set-capabilities", events)
+    since, arrived = len(source.events), len(destination.events)
+    await source.execute("migrate", {"uri": uri})
+    async with asyncio.timeout(_MOVE):
+        ended = await source.wait_event(
+            lambda event: event.migration_status in {"completed", "failed", "cancelled"}, since=since
+        )
+        if ended.migration_status != "completed":
+            raise NotMeasured(f"{source.name}: {(await source.query_migrate()).error}")
+        if stopped:
+            await destination.wait_event(lambda event: event.migration_status == "completed", since=arrived)
+            await destination.execute("cont")
+
+
+async def _standstill(source: Monitor, destination: Monitor) -> float:
+    def named(name: str) -> Callable[[QmpEvent], bool]:
+        return lambda event: event.name == name
+
+    async def last(monitor: Monitor, name: str) -> QmpEvent:
+        await monitor.wait_event(named(name))
+        return [event for event in monitor.events if event.name == name][-1]
+
+    async with asyncio.timeout(_MOVE):
+        resumed, stopped = await last(destination, "RESUME"), await last(source, "STOP")
+    return resumed.time.milliseconds_since(stopped.time)
+
+
+async def _holdover(folder: Path, *arguments: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "holdover",
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=_environment(folder),
+        cwd=folder,
+    )
+    output, errors = await process.communicate()
+    if process.returncode != 0:
+        raise NotMeasured(f"holdover {' '.join(arguments)}: {output.decode()}{errors.decode()}")
+    return output.decode()
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """What the agents keep is this run's alone."""
+    places = {"XDG_STATE_HOME": "state", "XDG_DATA_HOME": "data", "XDG_RUNTIME_DIR": "run"}
+    return {**os.environ, **{name: str(folder / place) for name, place in places.items()}}
+
+
+@asynccontextmanager
+async def moving_guest(
+    kind: GuestKind, luns: int, image: GuestImage, proxy: DelayProxy
+) -> AsyncIterator[MovingGuest]:
+    """A guest that has booted and holds reservations on all of its ``luns`` LUNs."""
+    with tempfile.TemporaryDirectory(prefix="hb-") as name:
+        folder = Path(name)
+        async with AsyncExitStack() as stack:
+            target = stack.enter_context(serve_luns(folder, luns))
+            way = await proxy.route(target)
+            here, there = (
+                stack.enter_context(_agent(folder, host, way, luns)) if kind.holdover else _plain(host, way)
+                for host in HOSTS
+            )
+            guest = MovingGuest(kind, luns, image, proxy, folder, target, here, there)
+            stack.push_async_callback(guest.end)
+            await guest.boot()
+            await guest.reserve()
+            yield guest
+
+
+def _plain(host: str, port: int) -> _Host:
+    return _Host(host, f"127.0.0.1:{port}", TARGET_IQN, f"iqn.2026-11.org.holdover:{host}")
+
+
+@contextlib.contextmanager
+def _agent(folder: Path, host: str, port: int, luns: int) -> Iterator[_Host]:
+    api, export = free_port(), free_port()
+    devices = [
+        f"scsi-block,id=disk{lun},drive=iscsi://127.0.0.1:{port}/{TARGET_IQN}/{lun},migrate-pr=on"
+        for lun in range(luns)
+    ]
+    config = folder / f"{host}.toml"
+    config.write_text(
+        f'name = "{host}"\ninitiator = "iqn.2026-11.org.holdover:{host}"\n'
+        f'[api]\nlisten = "127.0.0.1:{api}"\n'
+        f'[[guest]]\nname = "{GUEST}"\nmachine = "pc"\nexport = "127.0.0.1:{export}"\n'
+        f"incoming = {str(host != HOSTS[0]).lower()}\ndevices = {json.dumps(devices)}\n"
+    )
+    command = [sys.executable, "-m", "holdover", "agent", "--config", str(config)]
+    with running(command, (api, export), folder / f"{host}.log", _environment(folder)):
+        yield _Host(
+            host,
+            f"127.0.0.1:{export}",
+            export_iqn(GUEST),
+            "iqn.2026-11.org.holdover:guest",
+            f"127.0.0.1:{api}",
+        )
