@@ -1,14 +1,16 @@
-"""Runs the pure steps of a handover over a path."""
+"""Runs the pure steps of a handover over a path, one command after the other."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TypeVar
 
 from holdover.handover.steps import LostAnswer, Steps
 from holdover.paths.path import AnswerLost, Path, PathError
+from holdover.scsi.command import Command, Response
 
-__all__ = ["run_steps"]
+__all__ = ["OneByOne", "run_steps"]
 
 T = TypeVar("T")
 
@@ -48,3 +50,62 @@ async def run_steps(path: Path, steps: Steps[T], limit: float) -> T:
         steps.close()
         why = f"; last: {last.problem}" if last is not None else ""
         raise PathError(path.name, f"no answer within {limit:g} s, what is true is in doubt{why}") from last
+
+
+class OneByOne:
+    """A path on which the next command is sent when the last one has ended, and not before.
+
+    A command is not abandoned with who waited for it: after a time limit it may still be under way, and a
+    PREEMPT that comes late must not overtake the question what is true.
+    """
+
+    def __init__(self, path: Path, notice: Callable[[Command, Response], None]) -> None:
+        """``notice`` is told of every response, also of one that nobody waits for any more."""
+        self._path = path
+        self._notice = notice
+        self._last: asyncio.Task[Response] | None = None
+
+    @property
+    def name(self) -> str:
+        """The path's name."""
+        return self._path.name
+
+    @property
+    def idle(self) -> bool:
+        """Whether no command is under way."""
+        return self._last is None or self._last.done()
+
+    async def execute(self, command: Command) -> Response:
+        """Wait for the end of the last command, then send this one; cancelling it stops the waiting alone.
+
+        Raises:
+            PathError, AnswerLost: As the path does.
+        """
+        await self.ended()
+        self._last = last = asyncio.ensure_future(self._execute(command))
+        last.add_done_callback(_look_at)
+        # unlike awaiting the task, this does not cancel it
+        await asyncio.wait([last])
+        return last.result()
+
+    async def _execute(self, command: Command) -> Response:
+        response = await self._path.execute(command)
+        self._notice(command, response)
+        return response
+
+    async def ended(self) -> None:
+        """Wait until no command is under way."""
+        while self._last is not None and not self._last.done():
+            await asyncio.wait([self._last])
+
+    async def close(self) -> None:
+        """Wait no more for a command that is under way; the path stays open."""
+        if self._last is not None and not self._last.done():
+            self._last.cancel()
+            await asyncio.wait([self._last])
+
+
+def _look_at(task: asyncio.Task[Response]) -> None:
+    # else asyncio complains of an error that nobody waited for
+    if not task.cancelled():
+        task.exception()

@@ -209,14 +209,16 @@ class ScsiBlock:
         self.mark_stale()
         return True
 
-    def meet(self, response: Response) -> None:
+    def meet(self, response: Response) -> bool:
         """A command of the agent's own has met a unit attention, which is the guest's if the guest is here.
 
         While it leaves, what becomes of its reservation is the handover's doing and not for it to hear.
+
+        Returns:
+            Whether it has made `tracked` doubtful.
         """
         leaving = self.gate is Gate.LEAVING and attention_of(response) not in RESERVATION_ATTENTIONS
-        if self.gate is Gate.RUNNING or leaving:
-            self._keep(response)
+        return (self.gate is Gate.RUNNING or leaving) and self._keep(response)
 
     def _keep(self, response: Response) -> bool:
         """Keep a unit attention for the guest; whether it has made `tracked` doubtful."""
