@@ -60,7 +60,7 @@ class Setting:
 async def setting(
     *,
     credentials: Credentials | None = None,
-    max_sessions: int = 64,
+    max_sessions: int | None = 64,
     login_timeout: float = 15.0,
     on_session: Callable[[SessionChange], None] | None = None,
     luns: Mapping[int, DeviceServer] | None = None,

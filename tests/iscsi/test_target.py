@@ -255,6 +255,21 @@ def test_no_more_sessions_than_allowed() -> None:
     run(test)
 
 
+def test_an_initiator_may_log_in_for_each_of_many_disks() -> None:
+    async def test() -> None:
+        async with setting(max_sessions=None) as here:
+            # 64 for each of two LUNs
+            isids = [bytes([0x80, 0, 0, 0, 0, number]) for number in range(129)]
+            initiators = [await here.connect(isid) for isid in isids[:128]]
+            with pytest.raises(LoginError) as raised:
+                await here.connect(isids[128])
+            assert raised.value.status is LoginStatus.OUT_OF_RESOURCES
+            for initiator in initiators:
+                await initiator.close()
+
+    run(test)
+
+
 def test_a_login_that_does_not_come_to_an_end() -> None:
     async def test() -> None:
         async with setting(login_timeout=0.05) as here:

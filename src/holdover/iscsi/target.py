@@ -25,6 +25,7 @@ __all__ = ["IscsiTarget", "SessionChange", "SessionInfo"]
 
 _RECEIVE_BUFFER = 262144
 _TARGET_PORT = 1
+_SESSIONS_PER_LUN = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,8 @@ class IscsiTarget:
         mutual_credentials: What the target shows in return to an initiator that asks, or None.
         alias: Words for people.
         limits: What is wanted in the negotiation.
-        max_sessions: Sessions at once, and beside them as many connections that have not logged in.
+        max_sessions: Sessions at once, and beside them as many connections that have not logged in; 64 for
+            each LUN unless said, since there are initiators (QEMU) that log in once for each of their disks.
         max_commands: Commands of one session at once.
         login_timeout: Seconds that a login may take.
         ping_interval: Seconds of silence after which an initiator is asked for a sign of life; None for
@@ -93,7 +95,7 @@ class IscsiTarget:
         mutual_credentials: Credentials | None = None,
         alias: str | None = None,
         limits: Limits | None = None,
-        max_sessions: int = 64,
+        max_sessions: int | None = None,
         max_commands: int = 128,
         login_timeout: float = 15.0,
         ping_interval: float | None = 15.0,
@@ -112,7 +114,7 @@ class IscsiTarget:
             limits=limits or Limits(),
             max_commands=max_commands,
         )
-        self._max_sessions = max_sessions
+        self._max_sessions_given = max_sessions
         self._login_timeout = login_timeout
         self._ping = None if ping_interval is None else (ping_interval, ping_timeout)
         self._on_session = on_session
@@ -121,6 +123,10 @@ class IscsiTarget:
         self._sessions: dict[int, TargetConnection] = {}
         self._ports: dict[tuple[str, bytes], TargetConnection] = {}
         self._last_tsih = 0
+
+    @property
+    def _max_sessions(self) -> int:
+        return self._max_sessions_given or _SESSIONS_PER_LUN * max(1, len(self._luns))
 
     @property
     def iqn(self) -> str:
