@@ -107,15 +107,17 @@ def find_own_registration(
     Raises:
         StepFailed: The LUN refuses to say.
     """
-    aptpl = yield from _active_aptpl(aptpl)
     if nexus is not None:
         status = yield from _read_full_status()
         own = None if status is None else _descriptor_of(status, nexus)
         if own is not None:
-            return Found(Tracked(own.key, aptpl, own.type, own.scope), certain=True, nexus=nexus)
+            active = yield from _active_aptpl(aptpl)
+            return Found(Tracked(own.key, active, own.type, own.scope), certain=True, nexus=nexus)
     for _ in range(_ROUNDS):
         before = yield from _read()
-        key, added = yield from _own_key(candidates, before.keys, aptpl)
+        # last of all before it is used: another node may set it at any time
+        active = yield from _active_aptpl(aptpl)
+        key, added = yield from _own_key(candidates, before.keys, active)
         if key is None:
             reason = "this host's nexus is registered with a key that READ KEYS does not show"
             return Found(Tracked(), certain=False, reason=reason)
@@ -123,7 +125,7 @@ def find_own_registration(
             return Found(Tracked(), certain=True)
         after = yield from _read()
         if (after.generation - before.generation) & _WRAP <= added:
-            return (yield from _judge(Tracked(key, aptpl), after, nexuses))
+            return (yield from _judge(Tracked(key, active), after, nexuses))
         candidates = (key, *candidates)
     return Found(Tracked(), certain=False, reason="other nodes register faster than this host can ask")
 
@@ -140,7 +142,7 @@ def compare(tracked: Tracked, *, nexus: ITNexus | None = None, nexuses: int = 1)
     Raises:
         StepFailed: The LUN refuses to say.
     """
-    aptpl = (yield from _active_aptpl(tracked.aptpl)) if tracked.key else False
+    aptpl = yield from _active_aptpl(tracked.aptpl)
     status = None if nexus is None else (yield from _read_full_status())
     if nexus is not None and status is not None:
         own = _descriptor_of(status, nexus)
