@@ -51,17 +51,25 @@ from holdover.scsi.sense import describe_response, is_unit_attention
 from holdover.scsi.status import Status
 
 __all__ = [
+    "ATTEMPTS",
     "LostAnswer",
     "Registered",
     "StepFailed",
     "Steps",
+    "ask",
+    "change_key",
     "confirm",
     "give",
     "identify",
+    "own_key",
     "preempt",
+    "read_keys",
+    "read_reservation",
     "register",
+    "register_key",
     "settle",
     "take_back_registration",
+    "tell",
     "withdraw",
 ]
 
@@ -106,7 +114,7 @@ class Registered:
     shared: bool
 
 
-def _tell(command: Command, step: str) -> Steps[Response | None]:
+def tell(command: Command, step: str) -> Steps[Response | None]:
     """Send ``command`` past unit attentions; None when its answer was lost."""
     for _ in range(ATTEMPTS):
         try:
@@ -118,10 +126,10 @@ def _tell(command: Command, step: str) -> Steps[Response | None]:
     raise StepFailed(step, "the LUN answers with one unit attention after the other")
 
 
-def _ask(command: Command, step: str) -> Steps[Response]:
+def ask(command: Command, step: str) -> Steps[Response]:
     """Send a command that changes nothing until it is answered GOOD."""
     for _ in range(ATTEMPTS):
-        response = yield from _tell(command, step)
+        response = yield from tell(command, step)
         if response is None:
             continue
         if response.good:
@@ -130,9 +138,10 @@ def _ask(command: Command, step: str) -> Steps[Response]:
     raise StepFailed(step, "the LUN's answers are lost again and again")
 
 
-def _read_keys() -> Steps[tuple[int, ...]]:
+def read_keys() -> Steps[tuple[int, ...]]:
+    """The keys of all registered nexuses (SPC-4 6.15.2)."""
     step = "READ KEYS"
-    response = yield from _ask(in_command(InServiceAction.READ_KEYS, _MAX_LENGTH), step)
+    response = yield from ask(in_command(InServiceAction.READ_KEYS, _MAX_LENGTH), step)
     try:
         found = ReadKeys.decode(response.data_in)
     except DecodeError as error:
@@ -142,9 +151,10 @@ def _read_keys() -> Steps[tuple[int, ...]]:
     return found.keys
 
 
-def _read_reservation() -> Steps[Reservation | None]:
+def read_reservation() -> Steps[Reservation | None]:
+    """The reservation, or None (SPC-4 6.15.3)."""
     step = "READ RESERVATION"
-    response = yield from _ask(in_command(InServiceAction.READ_RESERVATION, _MAX_LENGTH), step)
+    response = yield from ask(in_command(InServiceAction.READ_RESERVATION, _MAX_LENGTH), step)
     try:
         return ReadReservation.decode(response.data_in).reservation
     except DecodeError as error:
@@ -167,7 +177,7 @@ def identify() -> Steps[Designator]:
     """The designator by which any host knows this LUN (VPD page 83h, SPC-4 7.8.6)."""
     step = "INQUIRY VPD page 83h"
     cdb = Inquiry(_MAX_LENGTH, _DEVICE_IDENTIFICATION).encode()
-    response = yield from _ask(Command(cdb, data_in_length=_MAX_LENGTH), step)
+    response = yield from ask(Command(cdb, data_in_length=_MAX_LENGTH), step)
     try:
         page = DeviceIdentification.decode(response.data_in)
     except DecodeError as error:
@@ -191,8 +201,8 @@ def confirm(tracked: Tracked, *, stale: bool = False) -> Steps[Tracked]:
     """
     if not (yield from _is_registered(tracked)):
         return Tracked()
-    keys = yield from _read_keys()
-    held = yield from _read_reservation()
+    keys = yield from read_keys()
+    held = yield from read_reservation()
     if held is None or (not held.type.all_registrants and held.key != tracked.key):
         return replace(tracked, type=None, scope=0)
     if held.type.all_registrants:
@@ -233,13 +243,48 @@ def _is_registered(tracked: Tracked) -> Steps[bool]:
 def _probe(command: Command, step: str) -> Steps[Response]:
     """Send a REGISTER that may run twice until it is answered GOOD or RESERVATION CONFLICT."""
     for _ in range(ATTEMPTS):
-        response = yield from _tell(command, step)
+        response = yield from tell(command, step)
         if response is None:
             continue
         if response.good or response.status is Status.RESERVATION_CONFLICT:
             return response
         raise StepFailed(step, f"the LUN answers {describe_response(response)}")
     raise StepFailed(step, "the LUN's answers are lost again and again")
+
+
+def own_key(tracked: Tracked, candidates: tuple[int, ...]) -> Steps[int]:
+    """Which of ``candidates`` (0 is left out) this nexus is registered with; 0 when it is not registered.
+
+    REGISTER with a key as both keys changes nothing where it stands on this nexus and conflicts where it does
+    not; with 0 as both keys it is GOOD exactly on a nexus that is not registered (SPC-4 5.13.7).
+
+    Raises:
+        StepFailed: It is registered with a key that is none of these, or the LUN refuses.
+    """
+    step = "REGISTER (probe)"
+    for key in dict.fromkeys(candidates):
+        if key != 0:
+            same = out_command(OutServiceAction.REGISTER, key, key, aptpl=tracked.aptpl)
+            if (yield from _probe(same, step)).good:
+                return key
+    nothing = yield from _probe(out_command(OutServiceAction.REGISTER, 0, 0), step)
+    if nothing.good:
+        return 0
+    raise StepFailed(
+        step,
+        "this host's nexus is registered with a key that is not the guest's: another guest's, or one that "
+        "was not registered through Holdover; nothing was changed by this step",
+    )
+
+
+def register_key(tracked: Tracked, key: int) -> Steps[None]:
+    """Register ``key`` on this nexus, which is not registered; GOOD when it has ``key`` already."""
+    yield from _register(replace(tracked, key=key))
+
+
+def change_key(tracked: Tracked, key: int, new_key: int, step: str) -> Steps[None]:
+    """REGISTER ``key`` -> ``new_key`` (0: unregister) on this nexus; done when it was done before."""
+    yield from _change_key(replace(tracked, key=key, type=None), new_key, step)
 
 
 def register(tracked: Tracked) -> Steps[Registered]:
@@ -249,7 +294,7 @@ def register(tracked: Tracked) -> Steps[Registered]:
         StepFailed: The nexus is registered with another key, or the LUN refuses.
     """
     was_registered = yield from _register(tracked)
-    keys = yield from _read_keys()
+    keys = yield from read_keys()
     return Registered(was_registered=was_registered, shared=keys.count(tracked.key) > 2)
 
 
@@ -260,7 +305,7 @@ def _register(tracked: Tracked) -> Steps[bool]:
     again = out_command(OutServiceAction.REGISTER, tracked.key, tracked.key, aptpl=tracked.aptpl)
     lost = False
     for _ in range(ATTEMPTS):
-        response = yield from _tell(again, step)
+        response = yield from tell(again, step)
         if response is not None and response.good:
             # after a lost answer the key may be there because we put it there a moment ago
             return not lost
@@ -268,7 +313,7 @@ def _register(tracked: Tracked) -> Steps[bool]:
             raise StepFailed(step, f"the LUN answers {describe_response(response)}")
         if response is None:
             continue
-        response = yield from _tell(fresh, step)
+        response = yield from tell(fresh, step)
         if response is None:
             lost = True
             continue
@@ -289,14 +334,14 @@ def _change_key(tracked: Tracked, new_key: int, step: str) -> Steps[None]:
     change = out_command(OutServiceAction.REGISTER, tracked.key, new_key, aptpl=tracked.aptpl)
     done = out_command(OutServiceAction.REGISTER, new_key, new_key, aptpl=tracked.aptpl)
     for _ in range(ATTEMPTS):
-        response = yield from _tell(change, step)
+        response = yield from tell(change, step)
         if response is None:
             continue
         if response.good:
             return
         if response.status is Status.RESERVATION_CONFLICT:
             # with RK 0 and SARK 0 GOOD means: not registered, which is what 0 asks for
-            repeated = yield from _tell(done, step)
+            repeated = yield from tell(done, step)
             if repeated is None:
                 continue
             if repeated.good:
@@ -340,7 +385,7 @@ def preempt(tracked: Tracked, prey: int) -> Steps[None]:
             OutServiceAction.PREEMPT, tracked.key, prey, type=tracked.type, scope=tracked.scope
         )
         for _ in range(ATTEMPTS):
-            response = yield from _tell(command, step)
+            response = yield from tell(command, step)
             if response is None:
                 if (yield from _is_moved(tracked, prey)):
                     break
@@ -361,7 +406,7 @@ def _difference(tracked: Tracked, prey: int) -> Steps[str]:
     """How the LUN's state differs from what the guest established; empty when it does not."""
     if tracked.key == 0:
         return ""
-    keys = yield from _read_keys()
+    keys = yield from read_keys()
     if tracked.key not in keys:
         return f"key {tracked.key:#x} is not registered"
     # our own PREEMPT leaves one registration with the key when the prey had the same
@@ -371,7 +416,7 @@ def _difference(tracked: Tracked, prey: int) -> Steps[str]:
         return f"key {prey:#x} is registered {keys.count(prey)} times"
     if tracked.type is None:
         return ""
-    held = yield from _read_reservation()
+    held = yield from read_reservation()
     if held is None:
         return f"no reservation is held, {tracked.type.short_name} is wanted"
     if held.type is not tracked.type or held.scope != tracked.scope:
@@ -387,10 +432,10 @@ def take_back_registration(tracked: Tracked, spare_key: int) -> Steps[Registered
     ``was_registered`` of the result is True exactly if the registration had not been lost, that is,
     if no PREEMPT was carried out.
     """
-    keys = yield from _read_keys()
+    keys = yield from read_keys()
     if spare_key in keys:
         yield from _change_key(replace(tracked, key=spare_key), tracked.key, "REGISTER (re-key)")
-        keys = yield from _read_keys()
+        keys = yield from read_keys()
         return Registered(was_registered=True, shared=keys.count(tracked.key) > 2)
     return (yield from register(tracked))
 
