@@ -14,6 +14,7 @@ import typer
 from holdover import __version__
 from holdover.cli.asking import Asking, CaOption, CertificateOption, KeyOption
 from holdover.cli.ca import app as ca_app
+from holdover.cli.journal_commands import app as journal_app
 from holdover.cli.pr_commands import app as pr_app
 
 __all__ = ["main"]
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(pr_app, name="pr")
 app.add_typer(ca_app, name="ca")
+app.add_typer(journal_app, name="journal")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from holdover.journal._mark import Mark
 from holdover.journal._rows import (
     APPLICATION,
     SCHEMA,
@@ -28,9 +29,11 @@ from holdover.journal._rows import (
 )
 from holdover.journal.records import DeviceRecord, GuestRecord, HandoverRecord, Record
 
-__all__ = ["Reading", "connect", "foreign", "read_all", "read_steps"]
+__all__ = ["Reading", "connect", "foreign", "lacking", "read_all", "read_steps"]
 
 _MAGIC = b"SQLite format 3\0"
+_UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
+"""What damage raises; the second, where a name in the schema or in an error's own text is hit."""
 _CHECKS = 20
 """Findings of SQLite's own check that are reported; damage of one page can make thousands."""
 
@@ -86,7 +89,7 @@ def read_all(connection: sqlite3.Connection) -> Reading:
         connection.execute("BEGIN")
         reading.findings += _own_check(connection)
         reading.findings += _schema(connection)
-    except sqlite3.Error as error:
+    except _UNREADABLE as error:
         reading.findings.append(str(error))
     rows, total = 0, 0
     for table in TABLES:
@@ -104,7 +107,7 @@ def read_all(connection: sqlite3.Connection) -> Reading:
 def _own_check(connection: sqlite3.Connection) -> Iterator[str]:
     for (line,) in connection.execute(f"PRAGMA quick_check({_CHECKS})"):
         if line != "ok":
-            yield from str(line).splitlines()
+            yield from (part for part in str(line).splitlines() if not part.startswith("***"))
 
 
 def _schema(connection: sqlite3.Connection) -> Iterator[str]:
@@ -132,7 +135,7 @@ def _rows(
                     yield values, digest
                 else:
                     findings.append(f"table {table.name}: row {_name(key)} has a wrong checksum")
-        except sqlite3.Error as error:
+        except _UNREADABLE as error:
             if not broken:
                 findings.append(f"table {table.name}: {error}")
             broken = True
@@ -167,7 +170,7 @@ def _record(reading: Reading, table: Table, values: tuple[Value, ...]) -> Record
 def _check_seal(connection: sqlite3.Connection, reading: Reading, rows: int, total: int) -> None:
     try:
         found = connection.execute(SELECT_SEAL).fetchall()
-    except sqlite3.Error as error:
+    except _UNREADABLE as error:
         reading.findings.append(f"table seal: {error}")
         return
     seal = seal_of(found[0]) if len(found) == 1 else None
@@ -179,6 +182,18 @@ def _check_seal(connection: sqlite3.Connection, reading: Reading, rows: int, tot
         reading.findings.append(f"{seal.rows} rows were written and {rows} are readable")
     elif seal.total != total % SUM:
         reading.findings.append("some rows are not the newest that were written")
+
+
+def lacking(seal: Seal, mark: Mark | None) -> str | None:
+    """What a whole journal lacks of what its mark says was acknowledged; None for nothing."""
+    if mark is None or (mark.identity == seal.identity and mark.sequence <= seal.sequence):
+        return None
+    if mark.identity != seal.identity:
+        return "another journal stood here before"
+    return (
+        f"transactions {seal.sequence + 1} to {mark.sequence} were acknowledged and are missing: its "
+        "write-ahead log is lost or damaged, or this is an old copy"
+    )
 
 
 def read_steps(connection: sqlite3.Connection, handover: str) -> list[HandoverRecord]:

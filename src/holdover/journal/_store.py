@@ -14,7 +14,7 @@ from typing import Self
 
 from holdover.journal._errors import MEND, JournalDamaged, JournalError, of_disk
 from holdover.journal._mark import Mark, MarkFile, mark_path, sync_folder
-from holdover.journal._reading import Reading, connect, foreign, read_all, read_steps
+from holdover.journal._reading import Reading, connect, foreign, lacking, read_all, read_steps
 from holdover.journal._rows import (
     APPLICATION,
     DEVICE,
@@ -351,21 +351,10 @@ def _refuse_damaged(file: Path, reading: Reading) -> None:
 
 
 def _refuse_older(file: Path, reading: Reading, mark: Mark | None) -> None:
-    seal = reading.seal
-    if mark is None or seal is None:
-        return
-    remedy = (
-        f"put the newest file back, with its -wal; or, if this is the one to go by, remove {mark_path(file)}"
-    )
-    if mark.identity != seal.identity:
-        raise JournalDamaged(file, "another journal stood here before", remedy)
-    if mark.sequence > seal.sequence:
-        raise JournalDamaged(
-            file,
-            f"transactions {seal.sequence + 1} to {mark.sequence} were acknowledged and are missing: its "
-            "write-ahead log is lost or damaged, or this is an old copy",
-            remedy,
-        )
+    lack = lacking(reading.seal, mark) if reading.seal is not None else None
+    if lack is not None:
+        remedy = f"put the newest file back, with its -wal; or, to go by this one, remove {mark_path(file)}"
+        raise JournalDamaged(file, lack, remedy)
 
 
 def _writer(file: Path) -> sqlite3.Connection:
