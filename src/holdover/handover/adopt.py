@@ -117,14 +117,14 @@ def find_own_registration(
         before = yield from _read()
         # last of all before it is used: another node may set it at any time
         active = yield from _active_aptpl(aptpl)
-        key, added = yield from _own_key(candidates, before.keys, active)
+        key = yield from _own_key(candidates, before.keys, active)
         if key is None:
             reason = "this host's nexus is registered with a key that READ KEYS does not show"
             return Found(Tracked(), certain=False, reason=reason)
         if key == 0:
             return Found(Tracked(), certain=True)
         after = yield from _read()
-        if (after.generation - before.generation) & _WRAP <= added:
+        if (after.generation - before.generation) & _WRAP <= 1:
             return (yield from _judge(Tracked(key, active), after, nexuses))
         candidates = (key, *candidates)
     return Found(Tracked(), certain=False, reason="other nodes register faster than this host can ask")
@@ -189,16 +189,14 @@ def decide(
     )
 
 
-def _own_key(candidates: Sequence[int], keys: Sequence[int], aptpl: bool) -> Steps[tuple[int | None, int]]:
-    """The key of this nexus, 0: none, None: it is not to be found; and by how much PRGENERATION may have
-    moved by the question."""
+def _own_key(candidates: Sequence[int], keys: Sequence[int], aptpl: bool) -> Steps[int | None]:
+    """The key of this nexus, 0: none, None: it is not to be found."""
     likely = [key for key in dict.fromkeys(candidates) if key in keys]
     rest = [key for key in dict.fromkeys(keys) if key not in likely][:_MOST_KEYS]
     for key in (*likely, 0, *rest):
-        response, times = yield from _probe(key, aptpl)
-        if response.good:
-            return key, times
-    return None, 0
+        if (yield from _is_own(key, aptpl)):
+            return key
+    return None
 
 
 def _judge(registered: Tracked, picture: Picture, nexuses: int) -> Steps[Found]:
@@ -269,7 +267,7 @@ def _in_words(tracked: Tracked, found: Tracked) -> str:
 def _active_aptpl(otherwise: bool) -> Steps[bool]:
     """PTPL_A, or what is said here where the LUN has no REPORT CAPABILITIES."""
     step = "REPORT CAPABILITIES"
-    response, _ = yield from _send(in_command(InServiceAction.REPORT_CAPABILITIES), step)
+    response = yield from _send(in_command(InServiceAction.REPORT_CAPABILITIES), step)
     if _is_lacking(response):
         return otherwise
     if not response.good:
@@ -283,7 +281,7 @@ def _active_aptpl(otherwise: bool) -> Steps[bool]:
 def _read_full_status() -> Steps[FullStatus | None]:
     """READ FULL STATUS; None where the LUN lacks it or has more to say than fits."""
     step = "READ FULL STATUS"
-    response, _ = yield from _send(in_command(InServiceAction.READ_FULL_STATUS, _MAX_LENGTH), step)
+    response = yield from _send(in_command(InServiceAction.READ_FULL_STATUS, _MAX_LENGTH), step)
     if _is_lacking(response):
         return None
     if not response.good:
@@ -308,26 +306,24 @@ def _read() -> Steps[Picture]:
     raise StepFailed(step, "the LUN's answers are lost again and again")
 
 
-def _probe(key: int, aptpl: bool) -> Steps[tuple[Response, int]]:
-    """REGISTER with ``key`` as both keys; its end, and how often it may have been carried out."""
+def _is_own(key: int, aptpl: bool) -> Steps[bool]:
+    """REGISTER with ``key`` as both keys."""
     step = "REGISTER (probe)"
-    response, times = yield from _send(out_command(OutServiceAction.REGISTER, key, key, aptpl=aptpl), step)
+    response = yield from _send(out_command(OutServiceAction.REGISTER, key, key, aptpl=aptpl), step)
     if not response.good and response.status is not Status.RESERVATION_CONFLICT:
         raise StepFailed(step, f"the LUN answers {describe_response(response)}")
-    return response, times
+    return response.good
 
 
-def _send(command: Command, step: str) -> Steps[tuple[Response, int]]:
+def _send(command: Command, step: str) -> Steps[Response]:
     """Send a command that may run twice, past unit attentions and lost answers."""
-    lost = 0
     for _ in range(_ATTEMPTS):
         try:
             response = yield command
         except LostAnswer:
-            lost += 1
             continue
         if not is_unit_attention(response):
-            return response, lost + 1
+            return response
     raise StepFailed(step, "the LUN answers with unit attentions or not at all, again and again")
 
 
