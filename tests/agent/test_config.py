@@ -68,12 +68,53 @@ def test_a_file_with_two_guests(tmp_path: Path) -> None:
         ("san/0", "san/x", "guest db1: drive: "),
         ("iqn.2026-11.org.example:host-a", "host-a", "initiator: iSCSI name 'host-a'"),
         ("[api]", "[api", "agent.toml: "),
+        ('"127.0.0.1:7101"', '["127.0.0.1:7101", "0.0.0.0:7411"]', "0.0.0.0:7411 .*holdover ca init"),
+        ('"127.0.0.1:7101"', "[]", "api.listen: give at least one"),
+        ('"127.0.0.1:7101"', '"https://127.0.0.1:7101"', "api.listen: write 127.0.0.1:7101"),
+        ('"127.0.0.1:7101"', '"unix:api.sock"', "the path of the socket must be absolute"),
+        ("[api]", '[api]\nca = "ca.crt"', "api.certificate, api.key and api.ca belong together"),
+        ("[api]", '[api]\nmode = "rw"', "api.mode: 'rw' is not of the form 0660"),
+        ("[api]", '[api]\noperators = ["admin-1"]', "api.operators: .*give api.certificate"),
+        ("[api]", '[[peer]]\nname = "host-a"\napi = "127.0.0.1:1"\n[api]', "peer 'host-a' is this host"),
+        ("[api]", '[[peer]]\nname = "b"\napi = "b:1"\n[api]', "peer 'b': api: b:1 wants to know who asks"),
+        ("[api]", '[[peer]]\nname = "b"\napi = "http://b:1"\n[api]', "write https://b:1"),
+        ("[api]", '[[peer]]\nname = "b"\napi = "b"\n[api]', "peer 'b': api: 'b' is not HOST:PORT"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert old in GOOD
     with pytest.raises(ConfigError, match=message):
         load(tmp_path, GOOD.replace(old, new, 1))
+
+
+def test_an_api_for_other_machines(tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    api = """
+listen = ["0.0.0.0:7411", "unix:/run/holdover/api.sock"]
+certificate = "host-a.crt"
+key = "host-a.key"
+ca = "ca.crt"
+operators = ["admin-1"]
+"""
+    peers = """
+[[peer]]
+name = "host-b"
+api = "host-b.example:7411"
+
+[[peer]]
+name = "host-c"
+api = "http://127.0.0.1:7103"
+"""
+    file.write_text(GOOD.replace('listen = "127.0.0.1:7101"', api) + peers, encoding="utf-8")
+    config = load_config(file)
+    assert [str(each) for each in config.api.addresses] == ["0.0.0.0:7411", "unix:/run/holdover/api.sock"]
+    assert [(peer.name, peer.api) for peer in config.peer] == [
+        ("host-b", "host-b.example:7411"),
+        ("host-c", "http://127.0.0.1:7103"),
+    ]
+    file.write_text(GOOD.replace('listen = "127.0.0.1:7101"', api) + peers + peers, encoding="utf-8")
+    with pytest.raises(ConfigError, match="peer 'host-b' is there twice"):
+        load_config(file)
 
 
 def test_a_guest_without_devices_is_refused(tmp_path: Path) -> None:

@@ -136,9 +136,18 @@ class AgentClient:
         if refused is not None:
             return refused
         hint = "is it running, and is this its --api?"
-        if isinstance(error, aiohttp.ServerDisconnectedError) and self._tls is None and self._socket is None:
-            hint = "does it want to know who asks (--certificate, --key, --ca)?"
-        return f"{str(error) or type(error).__name__}; {hint}"
+        if self._tls is not None:
+            # an agent closes the connection upon a certificate that it refuses, and does not say why
+            hint += (
+                " Or it refuses our certificate, which must come from the authority in its api.ca and not "
+                "have ended (holdover ca show)"
+            )
+        elif self._socket is None:
+            hint += " Or does it want to know who asks (--certificate, --key, --ca)?"
+        what = str(error) or type(error).__name__
+        if isinstance(error, aiohttp.ClientConnectorError):
+            what = f"cannot connect, {error.os_error.strerror or 'it closes the connection at once'}"
+        return f"{what}; {hint}"
 
     async def close(self) -> None:
         """Close the connections."""

@@ -43,6 +43,7 @@ class _Server(uvicorn.Server):
         self, settings: uvicorn.Config, listeners: Sequence[socket.socket], tls: ssl.SSLContext | None
     ) -> None:
         super().__init__(settings)
+        self.servers = []
         self._listeners = listeners
         self._tls = tls
 
@@ -54,6 +55,13 @@ class _Server(uvicorn.Server):
         del sockets
         self.servers = [await self._open(listener) for listener in self._listeners]
         self.started = True
+
+    def end(self) -> None:
+        """Let go of the sockets and of what is connected, where `shutdown` has not."""
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     async def _open(self, listener: socket.socket) -> asyncio.Server:
         loop = asyncio.get_running_loop()
@@ -113,6 +121,7 @@ async def serve(config: AgentConfig, ready: Callable[[Host], None]) -> None:
             ready(host)
             await server.serve()
         finally:
+            server.end()
             await host.close()
 
 

@@ -181,11 +181,7 @@ def peer_name(request: _Scoped) -> str | None:
     return name
 
 
-_REFUSED_US = {
-    "CERTIFICATE_REQUIRED": "it asks for a certificate; give one with --certificate, --key and --ca",
-    "UNKNOWN_CA": "it does not know the authority of our certificate; its api.ca must hold that one",
-    "CERTIFICATE_EXPIRED": "our certificate has ended; renew it (holdover ca issue --replace)",
-    "BAD_CERTIFICATE": "it refuses our certificate",
+_PROBLEMS = {
     "PROTOCOL_VERSION": "it speaks no version of TLS that we do (1.2 and later)",
     "WRONG_VERSION_NUMBER": "it does not speak TLS; is it plain http://?",
 }
@@ -195,13 +191,14 @@ def explain(error: BaseException) -> str | None:
     """In words why TLS failed on the client's side, if it is that."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, ssl.SSLCertVerificationError):
+        refused = getattr(seen, "verify_message", None)
+        if refused:
             return (
-                f"its certificate is refused: {seen.verify_message}; it must come from an authority in our "
-                "ca and hold the name or address that was asked for (holdover ca show)"
+                f"its certificate is refused ({refused}): it must come from an authority in our ca, hold the "
+                "name or address that was asked for, and not have ended (holdover ca show)"
             )
-        if isinstance(seen, ssl.SSLError):
-            reason = seen.reason or str(seen)
-            return next((text for word, text in _REFUSED_US.items() if word in reason), reason)
+        reason = getattr(seen, "reason", None)
+        if isinstance(seen, ssl.SSLError) and isinstance(reason, str):
+            return next((text for word, text in _PROBLEMS.items() if word in reason), reason)
         seen = seen.__cause__ or seen.__context__
     return None

@@ -1,0 +1,220 @@
+"""The API's sockets: who gets in, and that those who do not disturb nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import ssl
+import stat
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from holdover.agent import serve as serving
+from holdover.agent.api import Step
+from holdover.agent.client import AgentClient, AgentError, AgentRefused
+from holdover.agent.config import ConfigError
+from holdover.agent.tls import ClientTls, TlsFiles
+from tests.agent.certified import Authority, running, secured, within
+
+
+@asynccontextmanager
+async def agent(authority: Authority, files: TlsFiles | None = None) -> AsyncGenerator[str, None]:
+    config = secured(files or authority.issue("host-a"))
+    async with running(config):
+        yield str(config.api.addresses[0])
+
+
+async def ask(api: str, tls: ClientTls | None) -> str:
+    """The host's name, or why it does not tell."""
+    client = AgentClient(api, timeout=20, tls=tls)
+    try:
+        return (await client.guests()).host
+    except AgentError as error:
+        return str(error)
+    finally:
+        await client.close()
+
+
+def context(ca: Path, files: TlsFiles | None = None, newest: ssl.TLSVersion | None = None) -> ClientTls:
+    """A client that trusts ``ca``, and shows another authority's certificate or none."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    made.load_verify_locations(ca)
+    if files is not None:
+        made.load_cert_chain(files.certificate, files.key)
+    if newest is not None:
+        made.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+        made.maximum_version = newest
+        made.set_ciphers("ALL:@SECLEVEL=0")
+    return ClientTls(made)
+
+
+def test_an_operator_may_ask_and_a_stranger_is_told_what_to_add(tmp_path: Path) -> None:
+    async def test() -> None:
+        authority = Authority.make(tmp_path)
+        async with agent(authority) as api:
+            assert await ask(api, authority.client("admin-1")) == "host-a"
+            assert await ask(f"https://{api}", authority.client("admin-1", "host-a")) == "host-a"
+            assert 'operators = ["admin-2"] under [api]' in await ask(api, authority.client("admin-2"))
+
+    within(60, test)
+
+
+def test_a_peer_may_look_and_not_act(tmp_path: Path) -> None:
+    async def test() -> None:
+        authority = Authority.make(tmp_path)
+        async with agent(authority) as api:
+            client = AgentClient(api, tls=authority.client("host-b", "host-a"))
+            assert (await client.guests()).host == "host-a"
+            with pytest.raises(AgentRefused, match="no guest 'db1'"):
+                await client.guest("db1")
+            with pytest.raises(AgentRefused, match="the certificate names 'host-b', which is no operator"):
+                await client.step("db1", Step.LEAVE, "h", ())
+            await client.close()
+
+    within(60, test)
+
+
+def test_certificates_that_are_not_good(tmp_path: Path) -> None:
+    async def test() -> None:
+        authority, other = Authority.make(tmp_path / "ca"), Authority.make(tmp_path / "other")
+        ca = tmp_path / "ca" / "ca.crt"
+        refused = "it refuses our certificate"
+        async with agent(authority) as api:
+            good = authority.client("admin-1")
+            assert refused in await ask(api, context(ca))
+            assert refused in await ask(api, context(ca, newest=ssl.TLSVersion.TLSv1_2))
+            assert refused in await ask(api, context(ca, other.issue("admin-1")))
+            assert refused in await ask(api, authority.client("admin-1", days=5, age=10))
+            assert "does it want to know who asks" in await ask(f"http://{api}", None)
+            assert "its certificate is refused (self-signed" in await ask(api, other.client("admin-1"))
+            elsewhere = ClientTls(good.context, "host-b")
+            assert "certificate is not valid for 'host-b'" in await ask(api, elsewhere)
+            assert await ask(api, good) == "host-a"
+        async with agent(authority, authority.issue("host-a", days=5, age=10)) as api:
+            assert "its certificate is refused (certificate has expired)" in await ask(api, good)
+
+    within(60, test)
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
+def test_tls_before_1_2_is_refused(tmp_path: Path) -> None:
+    async def test() -> None:
+        authority = Authority.make(tmp_path)
+        files, ca = authority.issue("admin-1"), tmp_path / "ca.crt"
+        async with agent(authority) as api:
+            for newest in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+                assert await ask(api, context(ca, files, newest)) == "host-a"
+            old = context(ca, files, ssl.TLSVersion.TLSv1_1)
+            assert "it closes the connection at once" in await ask(api, old)
+
+    within(60, test)
+
+
+def test_silence_and_garbage_disturb_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "_HANDSHAKE_SECONDS", 0.5)
+
+    async def test() -> None:
+        authority = Authority.make(tmp_path)
+        async with agent(authority) as api:
+            host, _, port = api.rpartition(":")
+            operator = AgentClient(api, tls=authority.client("admin-1"))
+            streams = []
+            hello = bytes.fromhex(
+                "16030100ff010000fb0303"
+            )  # the head of a ClientHello, whose rest never comes
+            for sent in (
+                b"",
+                hello,
+                b"GET / HTTP/1.1\r\n\r\n",
+                os.urandom(4096),
+                b"\x16\x03\x01\xff\xff" * 99,
+            ):
+                for _ in range(20):
+                    streams.append(await asyncio.open_connection(host, int(port)))
+                    streams[-1][1].write(sent)
+                assert (await operator.guests()).host == "host-a"
+            assert await ask(api, authority.client("admin-1")) == "host-a"
+            for reader, writer in streams:
+                with contextlib.suppress(ConnectionError):
+                    await reader.read()  # until the agent closes
+                writer.close()
+            await operator.close()
+
+    within(60, test)
+
+
+def test_the_socket_is_for_its_owner_and_asks_nobody_who_they_are(tmp_path: Path) -> None:
+    async def test() -> None:
+        authority = Authority.make(tmp_path / "ca")
+        path = tmp_path / "api.sock"
+        config = secured(authority.issue("host-a"), also=f"unix:{path}")
+        async with running(config):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+            assert await ask(f"unix:{path}", None) == "host-a"
+            assert await ask(str(config.api.addresses[0]), authority.client("admin-1")) == "host-a"
+        assert not path.exists()
+        wider = msgspec.structs.replace(config, api=msgspec.structs.replace(config.api, mode="0660"))
+        async with running(wider):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o660
+
+    within(60, test)
+
+
+def test_plain_on_loopback(tmp_path: Path) -> None:
+    async def test() -> None:
+        config = secured(Authority.make(tmp_path).issue("host-a"))
+        https = str(config.api.addresses[0])
+        plain = msgspec.structs.replace(config, api=type(config.api)(listen=https), peer=())
+        async with running(plain):
+            assert await ask(https, None) == "host-a"
+
+    within(60, test)
+
+
+async def shown(api: str, ca: Path, files: TlsFiles) -> bytes:
+    """The certificate that the agent shows to a new connection."""
+    host, _, port = api.rpartition(":")
+    _, writer = await asyncio.open_connection(host, int(port), ssl=context(ca, files).context)
+    certificate: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    return certificate
+
+
+def test_renewed_certificates_are_taken_on_sighup(tmp_path: Path) -> None:
+    async def test() -> None:
+        authority = Authority.make(tmp_path)
+        ca, admin = tmp_path / "ca.crt", authority.issue("admin-1")
+        async with agent(authority, authority.issue("host-a", days=5)) as api:
+            open_before = AgentClient(api, tls=context(ca, admin))
+            (warning,) = (await open_before.guests()).warnings
+            assert "the certificate of host-a" in warning
+            before = await shown(api, ca, admin)
+            authority.issue("host-a")
+            assert await shown(api, ca, admin) == before
+            os.kill(os.getpid(), signal.SIGHUP)
+            await asyncio.sleep(0.1)
+            after = await shown(api, ca, admin)
+            assert after != before
+            assert (await open_before.guests()).warnings == ()
+            (tmp_path / "host-a.key").write_text("broken", encoding="utf-8")
+            os.kill(os.getpid(), signal.SIGHUP)
+            await asyncio.sleep(0.1)
+            assert await shown(api, ca, admin) == after
+            await open_before.close()
+
+    within(60, test)
+
+
+def test_a_certificate_of_another_name_is_refused_at_once(tmp_path: Path) -> None:
+    async def test() -> None:
+        with pytest.raises(ConfigError, match=r"names 'host-z', and this host is 'host-a'.*ca issue host-a"):
+            async with running(secured(Authority.make(tmp_path).issue("host-z"))):
+                pass
+
+    within(60, test)
