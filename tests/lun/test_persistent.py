@@ -110,14 +110,17 @@ class TestIn:
 
 
 REGISTER = ParameterList(0, 5).encode()
+REGISTERING = {Out.REGISTER, Out.REGISTER_AND_IGNORE_EXISTING_KEY}
 
 
 class TestOut:
     state = ReservationState((Registration(C, 3),))
 
-    def problem(self, action: int, data: bytes, length: int | None = None) -> AdditionalSense | None:
+    def problem(
+        self, action: int, data: bytes, length: int | None = None, nexus: ITNexus = A
+    ) -> AdditionalSense | None:
         cdb = PersistentReserveOut(action, len(data) if length is None else length)
-        outcome = carry_out(cdb, data, self.state, A, ONE_PORT)
+        outcome = carry_out(cdb, data, self.state, nexus, ONE_PORT)
         assert outcome.good or outcome.state is self.state
         return outcome.problem
 
@@ -140,9 +143,9 @@ class TestOut:
     @pytest.mark.parametrize("action", Out)
     @pytest.mark.parametrize("length", [*range(24)])
     def test_a_short_list(self, action: Out, length: int) -> None:
-        assert self.problem(action, REGISTER[:length]) is LENGTH_ERROR
-        assert self.problem(action, REGISTER[:length], 24) is LENGTH_ERROR
-        assert self.problem(action, REGISTER, length) is LENGTH_ERROR
+        assert self.problem(action, REGISTER[:length], nexus=C) is LENGTH_ERROR
+        assert self.problem(action, REGISTER[:length], 24, C) is LENGTH_ERROR
+        assert self.problem(action, REGISTER, length, C) is LENGTH_ERROR
 
     def test_less_than_the_cdb_says(self) -> None:
         assert self.problem(Out.REGISTER, REGISTER, 28) is LENGTH_ERROR
@@ -150,7 +153,20 @@ class TestOut:
     @pytest.mark.parametrize("action", sorted(set(Out) - {Out.REGISTER_AND_MOVE}))
     @pytest.mark.parametrize("length", [25, 28, 32, 100])
     def test_a_long_list(self, action: Out, length: int) -> None:
-        assert self.problem(action, REGISTER.ljust(length, b"\0")) is LENGTH_ERROR
+        assert self.problem(action, REGISTER.ljust(length, b"\0"), nexus=C) is LENGTH_ERROR
+
+    @pytest.mark.parametrize("action", sorted(set(Out) - REGISTERING))
+    def test_a_nexus_that_is_not_registered_conflicts_before_its_list_is_looked_at(self, action: Out) -> None:
+        cdb = PersistentReserveOut(action, 8)
+        assert carry_out(cdb, bytes(8), self.state, A, ONE_PORT).conflict
+
+    @pytest.mark.parametrize("action", [Out.RESERVE, Out.REGISTER_AND_MOVE])
+    def test_what_a_reservation_forbids_conflicts_before_its_list_is_looked_at(self, action: Out) -> None:
+        registrations = (Registration(C, 3), Registration(A, 5))
+        held = ReservationState(registrations, PersistentReservation(Type.WRITE_EXCLUSIVE, C))
+        cdb = PersistentReserveOut(action, 8)
+        assert carry_out(cdb, bytes(8), held, A, ONE_PORT).conflict
+        assert carry_out(cdb, bytes(8), held, C, ONE_PORT).problem is LENGTH_ERROR
 
     @pytest.mark.parametrize("action", range(8, 32))
     def test_a_service_action_that_there_is_not(self, action: int) -> None:
@@ -169,6 +185,7 @@ class TestOut:
         data = RegisterAndMoveParameterList(1, 7, 1, initiator("b")).encode()
         cdb = PersistentReserveOut(Out.REGISTER_AND_MOVE, len(data))
         assert carry_out(cdb, data, state, A, ONE_PORT).state.holds(ITNexus(initiator("b")))
-        assert self.problem(Out.REGISTER_AND_MOVE, data[:-4]) is LENGTH_ERROR
-        assert self.problem(Out.REGISTER_AND_MOVE, data[:24]) is LENGTH_ERROR
-        assert self.problem(Out.REGISTER_AND_MOVE, data[:23] + bytes([4]) + bytes(4)) is BAD_LIST
+        assert self.problem(Out.REGISTER_AND_MOVE, data[:-4], nexus=C) is LENGTH_ERROR
+        assert self.problem(Out.REGISTER_AND_MOVE, data[:24], nexus=C) is LENGTH_ERROR
+        short = data[:23] + bytes([4]) + bytes(4)
+        assert self.problem(Out.REGISTER_AND_MOVE, short, nexus=C) is BAD_LIST

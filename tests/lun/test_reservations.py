@@ -198,6 +198,11 @@ class TestRegisterAndIgnoreExistingKey:
         action = Out.REGISTER_AND_IGNORE_EXISTING_KEY
         assert refused(do(state, A, action, 0, 7, spec_i_pt=(initiator("b"),)), state, BAD_LIST)
 
+    @pytest.mark.parametrize("action", [Out.RESERVE, Out.RELEASE, Out.CLEAR, Out.PREEMPT])
+    def test_a_wrong_key_conflicts_before_spec_i_pt_is_refused(self, action: Out) -> None:
+        state = ReservationState((Registration(A, 1),))
+        assert conflicts(do(state, A, action, 9, 7, spec_i_pt=()), state)
+
 
 class TestSpecifyInitiatorPorts:
     """Tables 67 and 69."""

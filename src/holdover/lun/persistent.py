@@ -7,6 +7,7 @@ from holdover.lun.reservations import (
     Registration,
     ReservationState,
     TargetLimits,
+    conflicts,
     persistent_reserve_out,
     register_and_move,
 )
@@ -119,6 +120,8 @@ def carry_out(
         service_action = OutServiceAction(cdb.service_action)
     except ValueError:
         return Outcome(state, problem=AdditionalSense.INVALID_FIELD_IN_CDB)
+    if conflicts(state, nexus, service_action):
+        return Outcome(state, conflict=True)
     if len(data_out) < cdb.parameter_list_length or cdb.parameter_list_length < BASIC_LENGTH:
         return Outcome(state, problem=AdditionalSense.PARAMETER_LIST_LENGTH_ERROR)
     data = data_out[: cdb.parameter_list_length]

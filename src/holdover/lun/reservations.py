@@ -36,12 +36,14 @@ __all__ = [
     "Registration",
     "ReservationState",
     "TargetLimits",
+    "conflicts",
     "persistent_reserve_out",
     "register_and_move",
 ]
 
 _GENERATION_MASK = 0xFFFFFFFF
 _TYPES = frozenset(int(each) for each in ReservationType)
+_REGISTERING = frozenset({OutServiceAction.REGISTER, OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,16 @@ class _Request:
         return Outcome(self.state, problem=problem)
 
 
+def conflicts(state: ReservationState, nexus: ITNexus, service_action: OutServiceAction) -> bool:
+    """Whether a command ends in RESERVATION CONFLICT whatever its parameter list holds: another I_T nexus's
+    reservation forbids it (5.13.1, table 66), or its own I_T nexus is not registered (5.13.7)."""
+    registered = state.key_of(nexus) != 0
+    if not registered and service_action not in _REGISTERING:
+        return True
+    held_by_another = state.reservation is not None and not state.holds(nexus)
+    return held_by_another and not out_allowed(service_action, registered=registered)
+
+
 def persistent_reserve_out(
     state: ReservationState,
     nexus: ITNexus,
@@ -205,11 +217,8 @@ def persistent_reserve_out(
     """
     own_key = state.key_of(nexus)
     request = _Request(state, nexus, own_key, parameters, type, scope, limits)
-    if (
-        state.reservation is not None
-        and not state.holds(nexus)
-        and not out_allowed(service_action, registered=own_key != 0)
-    ):
+    key_is_right = parameters.key == own_key or service_action in _REGISTERING
+    if not key_is_right or conflicts(state, nexus, service_action):
         return request.conflict()
     if parameters.spec_i_pt and service_action is not OutServiceAction.REGISTER:
         return request.refuse(AdditionalSense.INVALID_FIELD_IN_PARAMETER_LIST)
@@ -276,8 +285,6 @@ def _unregister(request: _Request, nexuses: list[ITNexus]) -> Outcome:
 
 def _reserve(request: _Request) -> Outcome:
     """RESERVE (5.13.9)."""
-    if not _key_is_right(request):
-        return request.conflict()
     state = request.state
     if state.reservation is not None:
         same = request.type == state.reservation.type and request.scope == ReservationScope.LU
@@ -291,8 +298,6 @@ def _reserve(request: _Request) -> Outcome:
 
 def _release(request: _Request) -> Outcome:
     """RELEASE (5.13.11.2.2)."""
-    if not _key_is_right(request):
-        return request.conflict()
     state, held = request.state, request.state.reservation
     if held is None or not state.holds(request.nexus):
         return Outcome(state)
@@ -309,8 +314,6 @@ def _release(request: _Request) -> Outcome:
 
 def _clear(request: _Request) -> Outcome:
     """CLEAR (5.13.11.2.7)."""
-    if not _key_is_right(request):
-        return request.conflict()
     state = request.state
     return Outcome(
         ReservationState((), None, _next_generation(state), state.aptpl),
@@ -322,8 +325,6 @@ def _clear(request: _Request) -> Outcome:
 
 def _preempt(request: _Request) -> Outcome:
     """PREEMPT (5.13.11.2.4, table 72)."""
-    if not _key_is_right(request):
-        return request.conflict()
     state, held, victim = request.state, request.state.reservation, request.parameters.service_action_key
     if held is not None and held.holder is None and not victim:
         return _preempt_reservation(request, held, state.registrations)
@@ -420,10 +421,6 @@ _SERVICE_ACTIONS: dict[OutServiceAction, Callable[[_Request], Outcome]] = {
     OutServiceAction.PREEMPT_AND_ABORT: _preempt,
     OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY: _register_and_ignore_existing_key,
 }
-
-
-def _key_is_right(request: _Request) -> bool:
-    return request.own_key != 0 and request.parameters.key == request.own_key
 
 
 def _type_and_scope_are_right(request: _Request) -> bool:
