@@ -271,6 +271,19 @@ def test_a_release_of_the_wrong_type_is_refused_and_changes_nothing(holder: Devi
     assert holder.unit.state.key_of(OTHER) == THIRD, "libmpathpersist 0.9.4 clears everything"
 
 
+def test_a_release_that_the_holder_alone_refuses_is_refused(holder: Device) -> None:
+    holder.after = lambda request, response: CONFLICT if request.path == 0 and not response.good else response
+    assert holder.out(RELEASE, K, kind=WE) == CONFLICT, "as the Linux kernel's target says it"
+    assert holder.held() == (K, WE_RO)
+
+
+def test_a_release_does_not_mind_a_path_that_is_not_registered(holder: Device) -> None:
+    holder.directly(PATHS[1], REGISTER, K, 0)
+    assert holder.out(RELEASE, K, kind=WE_RO) == GOOD
+    assert holder.held() is None
+    assert holder.out(RELEASE, K, kind=WE_RO) == GOOD, "nothing is reserved"
+
+
 def test_a_release_while_the_path_that_holds_it_is_away_is_not_said_to_be_done(holder: Device) -> None:
     holder.down = {0}
     with pytest.raises(PathError, match="mpatha: RELEASE: a path that cannot be reached holds"):

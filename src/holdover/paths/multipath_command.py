@@ -10,7 +10,7 @@ service action              goes to, and becomes
 REGISTER,                   every path, one after the other; GOOD if all say so, RESERVATION CONFLICT if
 REGISTER AND IGNORE         all say so. In between there is the table below.
 RELEASE                     every path, as only the one that holds it can give it up. GOOD if any says so,
-                            and the reservation is not still there on a path that cannot be reached
+                            unless the reservation is still there, and one conflicts or cannot be reached
 RESERVE, CLEAR              one path after the other until one does not answer RESERVATION CONFLICT: a
                             conflict changes nothing, and may be that of this path alone
 PREEMPT (AND ABORT)         the same; where it has removed the registrations of the other paths, as they
@@ -55,7 +55,7 @@ from holdover.scsi.cdb import PersistentReserveOut
 from holdover.scsi.command import Command, Response
 from holdover.scsi.errors import DecodeError
 from holdover.scsi.opcodes import InServiceAction, OperationCode, OutServiceAction
-from holdover.scsi.reservation_in import Capabilities, ReadReservation
+from holdover.scsi.reservation_in import Capabilities, ReadReservation, Reservation
 from holdover.scsi.reservation_out import BASIC_LENGTH, ParameterList, in_command, out_command
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition, is_unit_attention
 from holdover.scsi.status import Status
@@ -320,24 +320,29 @@ def _release(command: Command, parameters: ParameterList, device: Usable) -> Ste
         return found.other
     if not found.good:
         return _CONFLICT
-    if device.missing or found.unsent is not None:
-        kind = PersistentReserveOut.decode(command.cdb).type
-        if (yield from _is_held(parameters.key, kind, found.good[0])):
-            raise PathError(
-                device.name,
-                "RELEASE: a path that cannot be reached holds the reservation; wait for it, or PREEMPT",
-            )
+    away = device.missing or found.unsent is not None
+    if not found.conflict and not away:
+        return _GOOD
+    held = yield from _held(found.good[0])
+    if held is None or held.key != parameters.key:
+        return _GOOD
+    if found.conflict:
+        return _CONFLICT  # to LIO a release of the wrong type is one, and other paths say GOOD beside it
+    if held.type == PersistentReserveOut.decode(command.cdb).type:
+        raise PathError(
+            device.name,
+            "RELEASE: a path that cannot be reached holds the reservation; wait for it, or PREEMPT",
+        )
     return _GOOD
 
 
-def _is_held(key: int, kind: int, path: int) -> Steps[bool]:
-    """Whether there still is a reservation of this type with this key."""
+def _held(path: int) -> Steps[Reservation | None]:
+    """The reservation that there is now."""
     response = yield from _must(path, in_command(InServiceAction.READ_RESERVATION))
     try:
-        held = ReadReservation.decode(response.data_in).reservation if response.good else None
+        return ReadReservation.decode(response.data_in).reservation if response.good else None
     except DecodeError:
-        return False
-    return held is not None and held.key == key and held.type == kind
+        return None
 
 
 def _preempt(command: Command, parameters: ParameterList, paths: Sequence[int]) -> Steps[Response]:
