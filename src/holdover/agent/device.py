@@ -52,7 +52,6 @@ class GuestDevice:
         adopt: The guest's setting for registrations that it did not make through this agent; None: adopt
             where there is one explanation.
         sole_nexus: Whether the guest's nexus is its own, and not the host's.
-        nexuses: How many I_T nexuses one registration makes; multipath makes several.
         report: What the operator should know of a registration that was not adopted; empty: nothing.
         in_flight: Commands of the guest that are at the LUN.
         held: Commands of the guest that wait at the gate.
@@ -67,7 +66,6 @@ class GuestDevice:
         self.changes = 0
         self.adopt: bool | None = None
         self.sole_nexus = False
-        self.nexuses = 1
         self.report = ""
         self.in_flight = 0
         self.held = 0
@@ -88,6 +86,11 @@ class GuestDevice:
     def designator(self) -> Designator | None:
         """By what the LUN is known on every host; None until it was asked."""
         return self._designator
+
+    @property
+    def nexuses(self) -> int:
+        """How many I_T nexuses a registration of the guest makes; multipath makes several."""
+        return self._path.nexuses
 
     @property
     def tracked(self) -> Tracked:

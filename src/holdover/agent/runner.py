@@ -49,7 +49,7 @@ async def run_steps(path: Path, steps: Steps[T], limit: float) -> T:
     except TimeoutError:
         steps.close()
         why = f"; last: {last.problem}" if last is not None else ""
-        raise PathError(path.name, f"no answer within {limit:g} s, what is true is in doubt{why}") from last
+        raise PathError(path.name, f"no answer within {limit:.3g} s, what is true is in doubt{why}") from last
 
 
 class OneByOne:
@@ -69,6 +69,11 @@ class OneByOne:
     def name(self) -> str:
         """The path's name."""
         return self._path.name
+
+    @property
+    def nexuses(self) -> int:
+        """How many I_T nexuses the path is."""
+        return self._path.nexuses
 
     @property
     def idle(self) -> bool:

@@ -24,19 +24,18 @@ from dataclasses import dataclass, replace
 
 from holdover.guest.question import Picture, QuestionError, ask
 from holdover.guest.snoop import Tracked
-from holdover.handover.steps import LostAnswer, StepFailed, Steps
+from holdover.handover.steps import ATTEMPTS, LostAnswer, StepFailed, Steps, tell
 from holdover.scsi.command import Command, Response
 from holdover.scsi.errors import DecodeError
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.opcodes import InServiceAction, OutServiceAction
 from holdover.scsi.reservation_in import Capabilities, FullStatus, FullStatusDescriptor, Reservation
 from holdover.scsi.reservation_out import in_command, out_command
-from holdover.scsi.sense import SenseKey, decode_sense, describe_response, is_unit_attention
+from holdover.scsi.sense import SenseKey, decode_sense, describe_response
 from holdover.scsi.status import Status
 
 __all__ = ["Decision", "Difference", "Found", "compare", "decide", "find_own_registration"]
 
-_ATTEMPTS = 12  # unit attentions come one at a time, answers get lost
 _ROUNDS = 4
 _MOST_KEYS = 64  # of clusters with more nodes the journal knows the key, or the operator
 _MAX_LENGTH = 65535
@@ -296,7 +295,7 @@ def _read_full_status() -> Steps[FullStatus | None]:
 def _read() -> Steps[Picture]:
     """READ KEYS and READ RESERVATION at one PRGENERATION."""
     step = "READ KEYS and READ RESERVATION"
-    for _ in range(_ATTEMPTS):
+    for _ in range(ATTEMPTS):
         try:
             return (yield from ask(lambda _: None))
         except LostAnswer:
@@ -316,15 +315,12 @@ def _is_own(key: int, aptpl: bool) -> Steps[bool]:
 
 
 def _send(command: Command, step: str) -> Steps[Response]:
-    """Send a command that may run twice, past unit attentions and lost answers."""
-    for _ in range(_ATTEMPTS):
-        try:
-            response = yield command
-        except LostAnswer:
-            continue
-        if not is_unit_attention(response):
+    """Send a command that may run twice until it is answered."""
+    for _ in range(ATTEMPTS):
+        response = yield from tell(command, step)
+        if response is not None:
             return response
-    raise StepFailed(step, "the LUN answers with unit attentions or not at all, again and again")
+    raise StepFailed(step, "the LUN's answers are lost again and again")
 
 
 def _is_lacking(response: Response) -> bool:
