@@ -12,8 +12,8 @@ import pytest
 from holdover.agent.config import AgentConfig, ApiConfig, ConfigError, HelperConfig, load_config
 from holdover.agent.door import HelperDoor
 from holdover.agent.host import Host
+from holdover.helper.connection import Peer
 from holdover.helper.listener import ListenerError
-from holdover.helper.server import Peer
 from holdover.paths.host_disks import HostDisks
 from holdover.paths.sgio import SgIo
 from holdover.scsi.opcodes import InServiceAction

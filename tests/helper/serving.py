@@ -1,16 +1,19 @@
-"""A helper server for one test, in an event loop of the test's, with clients in threads."""
+"""A helper server for one test, with a handler that keeps what it was given."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import gc
 import os
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 
+from holdover.helper.connection import Peer
 from holdover.helper.listener import listen
-from holdover.helper.server import Handler, HelperServer, Peer
+from holdover.helper.server import Handler, HelperServer
+from holdover.paths.sgio import OpenDevice
 from holdover.scsi.command import Command, Response
 from holdover.scsi.status import Status
 
@@ -24,40 +27,40 @@ class Recorder:
         self.data_in = data_in
         self.seen: list[tuple[Peer, Command, tuple[int, int]]] = []
         self.now = self.most = 0
+        self._lock = threading.Lock()
 
-    async def handle(self, peer: Peer, descriptor: int, command: Command) -> Response:
-        found = os.fstat(descriptor)
-        self.seen.append((peer, command, (found.st_dev, found.st_ino)))
-        self.now += 1
-        self.most = max(self.most, self.now)
-        await asyncio.sleep(0)
-        self.now -= 1
+    def handle(self, peer: Peer, device: OpenDevice, command: Command) -> Response:
+        found = os.fstat(device.descriptor)
+        with self._lock:
+            self.seen.append((peer, command, (found.st_dev, found.st_ino)))
+            self.now += 1
+            self.most = max(self.most, self.now)
+        time.sleep(0)
+        with self._lock:
+            self.now -= 1
         return Response(Status.GOOD, self.data_in if command.data_in_length else b"")
 
 
-@contextlib.asynccontextmanager
-async def serving(path: Path, handle: Handler, silence: float = 30.0) -> AsyncIterator[HelperServer]:
+@contextlib.contextmanager
+def serving(path: Path, handle: Handler, silence: float = 30.0, turns: int = 32) -> Iterator[HelperServer]:
     """A server at `path`, closed afterwards."""
-    server = HelperServer(listen(path), handle, silence)
+    server = HelperServer(listen(path), handle, silence, turns)
     server.start()
     try:
         yield server
     finally:
-        await server.close()
+        server.close()
 
 
 def open_descriptors() -> int:
-    """How many descriptors this process has."""
+    """How many descriptors this process has, those that only garbage still holds not counted."""
+    gc.collect()
     return len(os.listdir("/proc/self/fd"))
 
 
-async def settled_descriptors(expected: int, limit: float = 10.0) -> int:
+def settled_descriptors(expected: int, limit: float = 10.0) -> int:
     """How many descriptors there are, once they are as many as `expected` or time is up."""
-
-    def wait() -> int:
-        deadline = time.monotonic() + limit
-        while open_descriptors() != expected and time.monotonic() < deadline:
-            time.sleep(0.01)
-        return open_descriptors()
-
-    return await asyncio.to_thread(wait)
+    deadline = time.monotonic() + limit
+    while open_descriptors() != expected and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return open_descriptors()

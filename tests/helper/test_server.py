@@ -1,18 +1,20 @@
 from __future__ import annotations
 
-import asyncio
 import os
 import resource
 import socket
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
-import uvloop
 
+from holdover.helper.connection import Peer
 from holdover.helper.listener import Listener
-from holdover.helper.server import HelperServer, Peer
+from holdover.helper.server import HelperServer
+from holdover.paths.sgio import OpenDevice
 from holdover.scsi.cdb import PersistentReserveIn, PersistentReserveOut
 from holdover.scsi.command import Command, Response
 from holdover.scsi.opcodes import InServiceAction, OutServiceAction
@@ -21,18 +23,31 @@ from holdover.scsi.status import Status
 from tests.helper.client import HelperClient, Reply
 from tests.helper.serving import Recorder, open_descriptors, serving, settled_descriptors
 
-T = TypeVar("T")
-
 READ_KEYS = PersistentReserveIn(InServiceAction.READ_KEYS, 64).encode()
 REGISTER = PersistentReserveOut(OutServiceAction.REGISTER, 24).encode()
 NO_SENSE = bytes(96)
-LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
+PATIENCE = 20.0
 
 
-@pytest.fixture(params=LOOPS, ids=["asyncio", "uvloop"])
-def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
-    with asyncio.Runner(loop_factory=request.param) as one:
-        yield one
+class Gate:
+    """A handler whose commands wait until it is opened: those on the devices in `hanging`, or all."""
+
+    def __init__(self, *hanging: int) -> None:
+        self.hanging = set(hanging)
+        self.open = threading.Event()
+        self.waiting = threading.Semaphore(0)
+        self.carried_out: list[int] = []
+
+    def handle(self, peer: Peer, device: OpenDevice, command: Command) -> Response:
+        if not self.hanging or device.found.st_rdev in self.hanging:
+            self.waiting.release()
+            assert self.open.wait(PATIENCE)
+        self.carried_out.append(device.found.st_rdev)
+        return Response(Status.GOOD, b"data")
+
+    def await_waiting(self, count: int) -> None:
+        for _ in range(count):
+            assert self.waiting.acquire(timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -47,32 +62,31 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "helper.sock"
 
 
-async def client(path: Path, work: Callable[[HelperClient], T]) -> T:
-    """`work` with a client of its own, in a thread."""
-
-    def whole() -> T:
-        with HelperClient(path) as one:
-            return work(one)
-
-    return await asyncio.to_thread(whole)
+@pytest.fixture
+def _many_descriptors() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_commands_reach_the_handler_and_answers_the_client(
-    runner: asyncio.Runner, path: Path, device: int
-) -> None:
+def send(one: HelperClient, descriptor: int, cdb: bytes = READ_KEYS) -> None:
+    one.send(cdb.ljust(16, b"\0"), [descriptor])
+
+
+def is_hung_up(one: HelperClient) -> bool:
+    with pytest.raises(ConnectionResetError):
+        one.reply()
+    return True
+
+
+def test_commands_reach_the_handler_and_answers_the_client(path: Path, device: int) -> None:
     recorder = Recorder()
-
-    def work(one: HelperClient) -> None:
+    before = open_descriptors()
+    with serving(path, recorder.handle), HelperClient(path) as one:
         assert one.run(device, READ_KEYS) == Reply(0, b"data", NO_SENSE)
         assert one.run(device, REGISTER, bytes(range(24))) == Reply(0, b"", NO_SENSE)
-
-    async def main() -> None:
-        async with serving(path, recorder.handle):
-            await client(path, work)
-
-    before = open_descriptors()
-    runner.run(main())
-    assert open_descriptors() <= before + 3, "the loop's own"
+    assert open_descriptors() == before
     peer = Peer(os.getpid(), os.getuid(), os.getgid())
     inode = (os.fstat(device).st_dev, os.fstat(device).st_ino)
     assert recorder.seen == [
@@ -82,263 +96,243 @@ def test_commands_reach_the_handler_and_answers_the_client(
     assert not path.exists()
 
 
-def test_every_descriptor_is_closed_once(runner: asyncio.Runner, path: Path, device: int) -> None:
-    async def main() -> None:
-        async with serving(path, Recorder().handle) as server:
-            before = open_descriptors()
-            await client(path, lambda one: [one.run(device, READ_KEYS) for _ in range(50)])
-            await asyncio.to_thread(hang_up_within_a_command)
-            assert await settled_descriptors(before) == before
-            assert server.connections == 0
+def test_a_client_that_was_silent_is_served_as_before(path: Path, device: int) -> None:
+    with serving(path, Recorder().handle) as server, HelperClient(path) as one:
+        for _ in range(3):
+            assert one.run(device, READ_KEYS).payload == b"data"
+            while server.talking:  # until the client is the poller's again
+                threading.Event().wait(0.01)
 
-    def hang_up_within_a_command() -> None:
-        one = HelperClient(path)
-        one.send(READ_KEYS[:8], [device])
-        one.close()
 
-    runner.run(main())
+def test_every_descriptor_is_closed_once(path: Path, device: int) -> None:
+    with serving(path, Recorder().handle) as server:
+        before = open_descriptors()
+        with HelperClient(path) as one:
+            for _ in range(50):
+                one.run(device, READ_KEYS)
+        with HelperClient(path) as half:
+            half.send(READ_KEYS[:8], [device])
+        assert settled_descriptors(before) == before
+        assert server.connections == 0
 
 
 def test_a_device_that_is_open_for_reading_alone_is_not_reserved(
-    runner: asyncio.Runner, path: Path, tmp_path: Path, device: int
+    path: Path, tmp_path: Path, device: int
 ) -> None:
     recorder = Recorder()
-
-    def work(one: HelperClient) -> None:
-        descriptor = os.open(tmp_path / "device", os.O_RDONLY)
+    descriptor = os.open(tmp_path / "device", os.O_RDONLY)
+    with serving(path, recorder.handle), HelperClient(path) as one:
         refused = one.run(descriptor, REGISTER, bytes(24))
         assert refused.status == Status.CHECK_CONDITION
         assert decode_sense(refused.sense).additional == AdditionalSense.INVALID_COMMAND_OPERATION_CODE
         assert one.run(descriptor, READ_KEYS).status == 0
-        os.close(descriptor)
-
-    async def main() -> None:
-        async with serving(path, recorder.handle):
-            await client(path, work)
-
-    runner.run(main())
+    os.close(descriptor)
     assert [command.opcode for _, command, _ in recorder.seen] == [0x5E]
 
 
 def test_a_client_that_breaks_the_protocol_is_disconnected_and_others_do_not_notice(
-    runner: asyncio.Runner, path: Path, device: int
+    path: Path, device: int
 ) -> None:
-    def work(good: HelperClient) -> None:
+    with serving(path, Recorder().handle), HelperClient(path) as good:
+        before = open_descriptors()
         assert good.run(device, READ_KEYS).status == 0
         with HelperClient(path) as bad:
-            bad.send(b"\x12".ljust(16, b"\0"), [device])
-            with pytest.raises(ConnectionResetError):
-                bad.reply()
+            send(bad, device, b"\x12")
+            assert is_hung_up(bad)
         with HelperClient(path) as bad:
             bad.send(READ_KEYS.ljust(16, b"\0"), [device] * 40)
-            with pytest.raises(ConnectionResetError):
-                bad.reply()
+            assert is_hung_up(bad)
         assert good.run(device, READ_KEYS).status == 0
-
-    async def main() -> None:
-        async with serving(path, Recorder().handle):
-            before = open_descriptors()
-            await client(path, work)
-            assert await settled_descriptors(before) == before
-
-    runner.run(main())
+        assert settled_descriptors(before) == before
 
 
-def test_half_a_command_and_silence_ends_the_connection(
-    runner: asyncio.Runner, path: Path, device: int
-) -> None:
-    def work(idle: HelperClient) -> None:
-        with HelperClient(path) as half, HelperClient(path, greet=False) as mute:
-            # its own end goes along: without a limit this connection would never end
-            half.send(READ_KEYS[:8], [half.socket.fileno()])
-            for each in (half, mute):
-                with pytest.raises(ConnectionResetError):
-                    each.reply()
+def test_half_a_command_and_silence_ends_the_connection(path: Path, device: int) -> None:
+    with (
+        serving(path, Recorder().handle, silence=0.1),
+        HelperClient(path) as idle,
+        HelperClient(path) as half,
+        HelperClient(path, greet=False) as mute,
+    ):
+        # its own end goes along: without a limit this connection would never end
+        half.send(READ_KEYS[:8], [half.socket.fileno()])
+        assert is_hung_up(half)
+        assert mute.socket.recv(4) == bytes(4)
+        assert is_hung_up(mute)
         assert idle.run(device, READ_KEYS).status == 0, "silence between commands is as good as any"
 
-    async def main() -> None:
-        async with serving(path, Recorder().handle, silence=0.1):
-            await client(path, work)
 
-    runner.run(main())
+def test_a_command_that_drips_in_does_not_keep_a_thread(path: Path, device: int) -> None:
+    with serving(path, Recorder().handle, silence=0.2), HelperClient(path) as slow:
+        cdb = PersistentReserveOut(OutServiceAction.REGISTER, 8192).encode()
+        send(slow, device, cdb)
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            drip(slow, 8192)
 
 
-def test_a_handler_that_fails_is_an_error_of_the_device(
-    runner: asyncio.Runner, path: Path, device: int
-) -> None:
-    async def handle(peer: Peer, descriptor: int, command: Command) -> Response:
+def drip(one: HelperClient, length: int) -> None:
+    for _ in range(length):
+        one.send(b"\0")
+        threading.Event().wait(0.02)
+
+
+def test_a_handler_that_fails_is_an_error_of_the_device(path: Path, device: int) -> None:
+    def handle(peer: Peer, device: OpenDevice, command: Command) -> Response:
         raise LookupError("a mistake")
 
-    async def main() -> None:
-        async with serving(path, handle):
-            reply = await client(path, lambda one: one.run(device, READ_KEYS))
-            assert reply.status == Status.CHECK_CONDITION
-            assert decode_sense(reply.sense).additional == AdditionalSense.INTERNAL_TARGET_FAILURE
-
-    runner.run(main())
+    with serving(path, handle), HelperClient(path) as one:
+        reply = one.run(device, READ_KEYS)
+        assert reply.status == Status.CHECK_CONDITION
+        assert decode_sense(reply.sense).additional == AdditionalSense.INTERNAL_TARGET_FAILURE
+        assert one.run(device, READ_KEYS) == reply
 
 
-def test_what_is_sent_ahead_waits_its_turn(runner: asyncio.Runner, path: Path, device: int) -> None:
+def test_what_is_sent_ahead_waits_its_turn(path: Path, device: int) -> None:
     recorder = Recorder()
-
-    def work(one: HelperClient) -> None:
+    with serving(path, recorder.handle), HelperClient(path) as one:
         for _ in range(20):
             one.send(REGISTER.ljust(16, b"\0") + bytes(24), [device])
         one.socket.shutdown(socket.SHUT_WR)
         assert [one.reply().status for _ in range(20)] == [0] * 20
-
-    async def main() -> None:
-        async with serving(path, recorder.handle):
-            await client(path, work)
-
-    runner.run(main())
     assert len(recorder.seen) == 20
     assert recorder.most == 1, "one command at a time on a connection"
 
 
-def test_a_client_that_does_not_read_is_waited_for(runner: asyncio.Runner, path: Path, device: int) -> None:
+def test_a_client_that_does_not_read_is_waited_for(path: Path, device: int) -> None:
     commands = 60  # their answers are more than a socket holds, the commands are not
-
-    def work(one: HelperClient) -> None:
-        cdb = PersistentReserveIn(InServiceAction.READ_KEYS, 8192).encode()
+    data = bytes(range(256)) * 32
+    cdb = PersistentReserveIn(InServiceAction.READ_KEYS, 8192).encode()
+    with serving(path, Recorder(data).handle) as server, HelperClient(path) as one:
         for _ in range(commands):
-            one.send(cdb.ljust(16, b"\0"), [device])
+            send(one, device, cdb)
+        while server.talking:  # no thread waits for it
+            threading.Event().wait(0.01)
         for _ in range(commands):
-            assert one.reply() == Reply(0, bytes(range(256)) * 32, NO_SENSE)
-
-    async def main() -> None:
-        async with serving(path, Recorder(bytes(range(256)) * 32).handle):
-            await client(path, work)
-
-    runner.run(main())
+            assert one.reply() == Reply(0, data, NO_SENSE)
 
 
-def test_a_thousand_connections_are_served_at_once(runner: asyncio.Runner, path: Path, device: int) -> None:
+@pytest.mark.usefixtures("_many_descriptors")
+def test_a_thousand_connections_are_served_at_once(path: Path, device: int) -> None:
     count = 1000
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard < 4 * count:
-        pytest.skip(f"may open no more than {hard} files")
-    everybody = asyncio.Event()
-    waiting = 0
-
-    async def handle(peer: Peer, descriptor: int, command: Command) -> Response:
-        nonlocal waiting
-        waiting += 1
-        if waiting == count:
-            everybody.set()
-        await everybody.wait()
-        return Response(Status.GOOD, b"data")
-
-    def work() -> None:
-        clients = [HelperClient(path) for _ in range(count)]
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 4 * count:
+        pytest.skip("may not open enough files")
+    gate = Gate()
+    with serving(path, gate.handle, turns=count) as server, ExitStack() as stack:
+        clients = [stack.enter_context(HelperClient(path)) for _ in range(count)]
         for each in clients:
-            each.send(READ_KEYS.ljust(16, b"\0"), [device])
+            send(each, device)
+        gate.await_waiting(count)
+        assert server.connections == count
+        gate.open.set()
         for each in clients:
             assert each.reply() == Reply(0, b"data", NO_SENSE)
-            each.close()
-
-    async def main() -> None:
-        async with serving(path, handle) as server:
-            await asyncio.to_thread(work)
-            assert server.connections <= count
-
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    try:
-        runner.run(main())
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_connections_that_cannot_be_taken_now_are_taken_later(
-    runner: asyncio.Runner, path: Path, device: int
-) -> None:
-    def work(held: list[int]) -> None:
-        one = HelperClient(path, greet=False)
-        for descriptor in held:
-            os.close(descriptor)
-        assert one.socket.recv(4) == bytes(4)
-        one.close()
-
-    async def main() -> None:
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        async with serving(path, Recorder().handle):
-            await asyncio.to_thread(open_descriptors)  # the thread is there before the limit
-            resource.setrlimit(resource.RLIMIT_NOFILE, (open_descriptors() + 20, hard))
-            held: list[int] = []
-            try:
-                while True:
-                    held.append(os.dup(device))
-            except OSError:
-                os.close(held.pop())  # one for the client
-            try:
-                await asyncio.to_thread(work, held)
-            finally:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-    runner.run(main())
+def test_a_device_that_hangs_holds_up_nobody_else(path: Path) -> None:
+    turns, others = 4, 200
+    null, zero = os.open("/dev/null", os.O_RDWR), os.open("/dev/zero", os.O_RDWR)
+    gate = Gate(os.fstat(null).st_rdev)
+    with serving(path, gate.handle, turns=turns), ExitStack() as stack:
+        hanging = [stack.enter_context(HelperClient(path)) for _ in range(turns + others)]
+        for each in hanging:
+            send(each, null)
+        gate.await_waiting(turns)
+        with HelperClient(path) as other:
+            for _ in range(100):
+                assert other.run(zero, READ_KEYS).payload == b"data"
+        assert not gate.waiting.acquire(timeout=0.2), "no more at once than the device has turns"
+        assert helper_threads() < 100, "those who wait for a turn have no thread"
+        gate.open.set()
+        for each in hanging:
+            assert each.reply() == Reply(0, b"data", NO_SENSE)
+        for each in hanging:
+            assert each.run(null, READ_KEYS).status == 0
+    os.close(null)
+    os.close(zero)
 
 
-def test_closing_lets_the_command_under_way_end(runner: asyncio.Runner, path: Path, device: int) -> None:
-    begun, go_on = asyncio.Event(), asyncio.Event()
-
-    async def handle(peer: Peer, descriptor: int, command: Command) -> Response:
-        begun.set()
-        await go_on.wait()
-        return Response(Status.GOOD, b"data")
-
-    async def main() -> None:
-        async with serving(path, handle) as server:
-            idle = await asyncio.to_thread(HelperClient, path)
-            busy = asyncio.ensure_future(client(path, lambda one: one.run(device, READ_KEYS)))
-            await begun.wait()
-            closing = asyncio.ensure_future(server.close())
-            await asyncio.sleep(0)
-            with pytest.raises((FileNotFoundError, ConnectionRefusedError)):
-                await asyncio.to_thread(HelperClient, path)
-            go_on.set()
-            await closing
-            assert (await busy).payload == b"data"
-            assert idle.socket.recv(1) == b""
-            idle.close()
-
-    runner.run(main())
+def helper_threads() -> int:
+    return sum(each.name.startswith("helper_") for each in threading.enumerate())
 
 
-def test_closing_gives_up_a_command_that_does_not_end(
-    runner: asyncio.Runner, path: Path, device: int
-) -> None:
-    cancelled = []
-    begun = asyncio.Event()
+def test_those_who_wait_for_a_device_are_served_in_order(path: Path, device: int) -> None:
+    gate, order = Gate(), []
 
-    async def handle(peer: Peer, descriptor: int, command: Command) -> Response:
-        begun.set()
+    def handle(peer: Peer, device: OpenDevice, command: Command) -> Response:
+        order.append(command.data_in_length)
+        return gate.handle(peer, device, command)
+
+    with serving(path, handle, turns=1), ExitStack() as stack:
+        clients = [stack.enter_context(HelperClient(path)) for _ in range(6)]
+        for number, each in enumerate(clients):
+            send(each, device, PersistentReserveIn(InServiceAction.READ_KEYS, number).encode())
+            if number == 0:
+                gate.await_waiting(1)
+            else:
+                threading.Event().wait(0.05)  # it has come to its queue before the next one
+        gate.open.set()
+        for each in clients:
+            assert each.reply().status == 0
+    assert order == [0, 1, 2, 3, 4, 5]
+
+
+def test_connections_that_cannot_be_taken_now_are_taken_later(path: Path, device: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with serving(path, Recorder().handle):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_descriptors() + 20, hard))
+        held: list[int] = []
         try:
-            await asyncio.Event().wait()
+            while True:
+                held.append(os.dup(device))
+        except OSError:
+            os.close(held.pop())  # one for the client
+        try:
+            with HelperClient(path, greet=False) as one:
+                threading.Event().wait(0.05)
+                for descriptor in held:
+                    os.close(descriptor)
+                assert one.socket.recv(4) == bytes(4)
         finally:
-            cancelled.append(os.fstat(descriptor).st_ino)
-        return Response(Status.GOOD)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
-    def work(one: HelperClient) -> None:
-        with pytest.raises(ConnectionResetError):
-            one.run(device, READ_KEYS)
 
-    async def main() -> None:
-        before = open_descriptors()
-        async with serving(path, handle) as server:
-            hanging = asyncio.ensure_future(client(path, work))
-            await begun.wait()
-            await server.close(limit=0)
-            await hanging
-        assert await settled_descriptors(before) == before
+def test_closing_lets_the_command_under_way_end(path: Path, device: int) -> None:
+    gate = Gate()
+    with (
+        ThreadPoolExecutor() as threads,
+        serving(path, gate.handle) as server,
+        HelperClient(path) as idle,
+        HelperClient(path) as busy,
+    ):
+        send(busy, device)
+        gate.await_waiting(1)
+        closing = threads.submit(server.close, 20)
+        assert idle.socket.recv(1) == b""
+        with pytest.raises((FileNotFoundError, ConnectionRefusedError)):
+            HelperClient(path)
+        gate.open.set()
+        closing.result(PATIENCE)
+        assert busy.reply().payload == b"data"
+        assert is_hung_up(busy)
 
-    runner.run(main())
-    assert cancelled == [os.fstat(device).st_ino]
+
+def test_closing_gives_up_a_command_that_does_not_end(path: Path, device: int) -> None:
+    gate = Gate()
+    before = open_descriptors()
+    with serving(path, gate.handle, turns=1) as server, ExitStack() as stack:
+        clients = [stack.enter_context(HelperClient(path)) for _ in range(3)]
+        for each in clients:
+            send(each, device)
+        gate.await_waiting(1)
+        server.close(limit=0)
+        assert all(is_hung_up(each) for each in clients)
+        gate.open.set()
+    assert settled_descriptors(before) == before
+    assert len(gate.carried_out) == 1, "what waited for its turn is not begun any more"
 
 
 def test_a_server_that_never_served_closes() -> None:
-    async def main() -> None:
-        here, there = socket.socketpair()
-        await HelperServer(Listener(here), Recorder().handle).close()
-        there.close()
-
-    asyncio.run(main())
+    before = open_descriptors()
+    here, there = socket.socketpair()
+    HelperServer(Listener(here), Recorder().handle).close()
+    there.close()
+    assert open_descriptors() == before

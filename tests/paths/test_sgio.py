@@ -15,7 +15,7 @@ from holdover.paths import sgio
 from holdover.paths.path import AnswerLost, PathError
 from holdover.paths.sgio import SgIo, SgioPath, check_scsi_device
 from holdover.paths.sgio_header import SG_IO, SgHeader
-from holdover.scsi.command import Command
+from holdover.scsi.command import Command, Response
 from holdover.scsi.opcodes import InServiceAction
 from holdover.scsi.reservation_in import ReadKeys
 from holdover.scsi.reservation_out import in_command
@@ -105,6 +105,66 @@ def test_commands_wait_side_by_side_and_the_loop_goes_on(devices: FakeDevices, i
     asyncio.run(main())
 
 
+def test_a_device_that_hangs_holds_up_nobody_else(devices: FakeDevices, tmp_path: Path) -> None:
+    go_on = threading.Event()
+    hanging = os.stat("/dev/null").st_rdev
+    seen: list[int] = []
+
+    def answer(descriptor: int, header: SgHeader) -> None:
+        device = os.fstat(descriptor).st_rdev
+        seen.append(device)
+        if device == hanging:
+            assert go_on.wait(20)
+        devices.good(descriptor, header)
+
+    async def main() -> None:
+        devices.answer = answer
+        io = SgIo(turns=3)
+        null, zero = os.open("/dev/null", os.O_RDWR), os.open("/dev/zero", os.O_RDWR)
+        stuck = [asyncio.ensure_future(io.execute(null, READ_KEYS, "null")) for _ in range(50)]
+        for _ in range(20):
+            assert (await io.execute(zero, READ_KEYS, "zero")).good
+        assert seen.count(hanging) == 3
+        for each in stuck[1::2]:
+            each.cancel()
+        go_on.set()
+        ends = await asyncio.gather(*stuck, return_exceptions=True)
+        assert all(isinstance(each, Response) and each.good for each in ends[::2])
+        assert seen.count(hanging) <= 3 + 25, "who was cancelled in the queue was not sent"
+        assert (await io.execute(null, READ_KEYS, "null")).good
+        os.close(null)
+        os.close(zero)
+        io.close()
+
+    before = open_descriptors()
+    asyncio.run(main())
+    assert open_descriptors() == before
+
+
+def test_what_waits_when_it_is_closed_is_not_sent(devices: FakeDevices, disk: Path) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def answer(descriptor: int, header: SgHeader) -> None:
+        begun.set()
+        assert go_on.wait(20)
+        devices.good(descriptor, header)
+
+    async def main() -> None:
+        devices.answer = answer
+        io = SgIo(turns=1)
+        descriptor = os.open(disk, os.O_RDWR)
+        first, second = (asyncio.ensure_future(io.execute(descriptor, READ_KEYS, "disk")) for _ in range(2))
+        assert await asyncio.to_thread(begun.wait, 20)
+        io.close()
+        go_on.set()
+        assert (await first).good
+        with pytest.raises(PathError, match="closed"):
+            await second
+        os.close(descriptor)
+
+    asyncio.run(main())
+
+
 def test_a_command_under_way_keeps_its_device_when_others_close_theirs(
     devices: FakeDevices, io: SgIo, disk: Path, tmp_path: Path
 ) -> None:
@@ -161,6 +221,7 @@ def test_no_descriptor_is_left_when_commands_fail_or_are_cancelled(
 
     before = open_descriptors()
     asyncio.run(main())
+    io.close()
     io._pool.shutdown(wait=True)
     assert open_descriptors() == before
 

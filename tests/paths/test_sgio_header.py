@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import mmap
 
 import pytest
 from hypothesis import given
@@ -41,9 +40,15 @@ def test_the_header_is_laid_out_as_the_kernel_has_it() -> None:
     assert places["resid"] == 72
 
 
+def laid_out(command: Command, timeout: float = 1) -> SgRequest:
+    request = SgRequest()
+    request.lay_out(command, timeout)
+    return request
+
+
 @given(CDBS, st.binary(max_size=9000), st.floats(0.001, 10_000_000))
 def test_the_buffers_hold_the_command(cdb: bytes, data_out: bytes, timeout: float) -> None:
-    request = SgRequest(Command(cdb, data_out), timeout)
+    request = laid_out(Command(cdb, data_out), timeout)
     header = request.header
     assert ctypes.string_at(header.cmdp, header.cmd_len) == cdb
     assert header.dxfer_len == len(data_out)
@@ -62,7 +67,7 @@ def test_the_buffers_hold_the_command(cdb: bytes, data_out: bytes, timeout: floa
 
 @given(st.binary(min_size=1, max_size=9000), st.integers(-100, 10_000), st.binary(max_size=252))
 def test_what_the_kernel_writes_is_what_the_outcome_says(data: bytes, residual: int, sense: bytes) -> None:
-    request = SgRequest(Command(b"\x5e", data_in_length=len(data)), 1)
+    request = laid_out(Command(b"\x5e", data_in_length=len(data)))
     header = request.header
     assert header.dxfer_direction == Direction.FROM_DEVICE
     ctypes.memmove(header.dxferp, data, len(data))
@@ -75,20 +80,24 @@ def test_what_the_kernel_writes_is_what_the_outcome_says(data: bytes, residual: 
 
 
 @given(st.lists(st.tuples(st.binary(max_size=200), st.integers(1, 200)), min_size=2))
-def test_an_arena_shows_nothing_of_the_command_before(commands: list[tuple[bytes, int]]) -> None:
-    arena = mmap.mmap(-1, 150)
+def test_a_request_shows_nothing_of_the_command_before(commands: list[tuple[bytes, int]]) -> None:
+    request = SgRequest(arena=150)
+    header = request.header
     for written, length in commands:
-        request = SgRequest(Command(b"\x5e", data_in_length=length), 1, arena)
-        header = request.header
+        request.lay_out(Command(b"\x5e", data_in_length=length), 1)
         assert ctypes.string_at(header.dxferp, length) == bytes(length)
+        assert request.outcome() == Outcome(0, data=bytes(length))
         ctypes.memmove(header.dxferp, written, min(len(written), length))
-        SgRequest(Command(b"\x5f", written), 1, arena)
+        header.status, header.host_status, header.driver_status, header.resid = 2, 3, 8, 5
+        header.sb_len_wr = 8
+        request.lay_out(Command(b"\x5f", written), 1)
+        assert request.outcome() == Outcome(0)
 
 
 @pytest.mark.parametrize("cdb", [b"", bytes(33), bytes(260)])
 def test_a_cdb_that_the_kernel_does_not_take_is_refused(cdb: bytes) -> None:
     with pytest.raises(ValueError, match=f"CDB of {len(cdb)} bytes"):
-        SgRequest(Command(cdb), 1)
+        laid_out(Command(cdb))
 
 
 def test_data_in_both_directions_are_refused() -> None:

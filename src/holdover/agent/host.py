@@ -6,22 +6,41 @@ import asyncio
 import contextlib
 import datetime
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
 
 import structlog
 
 from holdover import __version__
 from holdover.agent.api import HostState
-from holdover.agent.config import AgentConfig, GuestConfig, HelperConfig, HostPort, export_iqn, parse_guest
+from holdover.agent.attach import Attachments
+from holdover.agent.attach_devices import DeviceMaker
+from holdover.agent.attach_expect import Arrivals, ExpectedDevice
+from holdover.agent.attach_guest import LeftToQemu
+from holdover.agent.config import (
+    AgentConfig,
+    ConfigError,
+    GuestConfig,
+    HelperConfig,
+    HostPort,
+    export_iqn,
+    parse_guest,
+)
 from holdover.agent.device import GuestDevice
 from holdover.agent.door import HelperDoor
 from holdover.agent.guest import HostedGuest
 from holdover.agent.peers import Peers
+from holdover.agent.rules import Rules, Undecided
+from holdover.agent.runner import run_steps
 from holdover.agent.tls import Credentials
 from holdover.guest.gate import Gate
+from holdover.guest.machine import MachineType
 from holdover.guest.options import DeviceOptions
 from holdover.guest.scsi_block import ScsiBlock
+from holdover.handover.steps import StepFailed, identify
+from holdover.helper.connection import Peer
 from holdover.helper.listener import activated, listen, resolve_group
+from holdover.helper.on_loop import OnLoop
 from holdover.helper.server import HelperServer
 from holdover.iscsi.target import IscsiTarget
 from holdover.paths.host_disks import HostDisks
@@ -29,6 +48,7 @@ from holdover.paths.iscsi import Identity, IscsiSessions, isid_of
 from holdover.paths.path import Path, PathError
 from holdover.paths.place import open_path, parse_place
 from holdover.paths.sgio import SgIo
+from holdover.scsi.inquiry import Designator
 
 __all__ = ["Host"]
 
@@ -46,44 +66,88 @@ class Host:
         self.guests: dict[str, HostedGuest] = {}
         self._sessions = IscsiSessions(config.limits.connect)
         self._io = SgIo()
-        self._helper: HelperServer | None = None
+        self._disks = HostDisks(self._io)
+        self._rules = Rules(config.rule)
+        self._maker = DeviceMaker(self._rules, self._disks, self._io, config.limits.step)
+        self._attachments = Attachments(config, self.guests, self._hosted)
+        self._arrivals = Arrivals(self._attachments, self._maker, self._connected)
+        self._helpers: dict[str, tuple[HelperServer, OnLoop]] = {}
 
     async def start(self) -> None:
-        """Export every guest, and open the helper's socket.
+        """Export every guest, and open the helper's sockets.
 
         Raises:
             OSError: An export cannot listen at its address; what was started is ended again.
-            ListenerError: The helper's socket cannot be opened; as above.
+            ListenerError: A helper's socket cannot be opened; as above.
+            ConfigError: A rule asks for the LUN of a device that cannot be reached; as above.
         """
         try:
             for guest in self.config.guest:
                 await self._start_guest(guest)
-            if self.config.helper is not None:
-                self._helper = self._start_helper(self.config.helper)
+            settings = self.config.helper or HelperConfig()
+            if settings.socket is not None:
+                self._start_helper(settings.socket, settings)
+            for guest in self.config.guest:
+                if guest.helper is not None:
+                    self._start_helper(guest.helper, settings, guest.name)
         except BaseException:
             await self.close()
             raise
 
-    def _start_helper(self, config: HelperConfig) -> HelperServer:
-        group = None if config.group is None else resolve_group(config.group)
-        listener = activated(os.environ) or listen(FilePath(config.socket), int(config.mode, 8), group)
-        server = HelperServer(listener, HelperDoor(self.guests, HostDisks(self._io)).handle)
+    async def expect(self, name: str, machine: str, devices: Sequence[ExpectedDevice]) -> HostedGuest:
+        """The guest of a name: the one that is here, else one that is to arrive, with these devices.
+
+        Raises:
+            ExpectError: This host does not have one of the LUNs, or the guest cannot be handed over to it.
+        """
+        return await self._arrivals.expect(name, machine, devices)
+
+    @property
+    def helper_sockets(self) -> tuple[str, ...]:
+        """Where helpers listen."""
+        return tuple(self._helpers)
+
+    def _connected(self) -> tuple[Peer, ...]:
+        return tuple(peer for server, _ in self._helpers.values() for peer in server.peers)
+
+    def _start_helper(self, socket: str, settings: HelperConfig, own: str | None = None) -> None:
+        group = None if settings.group is None else resolve_group(settings.group)
+        # systemd opens the one of all guests
+        given = activated(os.environ) if own is None else None
+        listener = given or listen(FilePath(socket), int(settings.mode, 8), group)
+        on_loop = OnLoop(HelperDoor(self._attachments, self._maker, self._disks, own).handle)
+        server = HelperServer(listener, on_loop.handle)
+        self._helpers[socket] = server, on_loop
         server.start()
-        return server
+
+    def _hosted(
+        self,
+        name: str,
+        machine: MachineType,
+        devices: list[GuestDevice],
+        target: IscsiTarget | None = None,
+        *,
+        left_to_qemu: bool = False,
+    ) -> HostedGuest:
+        kind = LeftToQemu if left_to_qemu else HostedGuest
+        return kind(name, self.config.name, machine, devices, target, self.config.limits)
 
     async def _start_guest(self, config: GuestConfig) -> None:
         machine, options, address = parse_guest(config, "configuration")
         gate = Gate.INCOMING if config.incoming else Gate.RUNNING
-        devices = [self._device(config.name, ScsiBlock(each, machine, gate), each) for each in options]
+        devices = [await self._device(config.name, each, machine, gate) for each in options]
         target = None if address is None else IscsiTarget(export_iqn(config.name), dict(enumerate(devices)))
-        guest = HostedGuest(config.name, self.config.name, machine, devices, target, self.config.limits)
+        guest = self._hosted(config.name, machine, devices, target)
         self.guests[config.name] = guest
+        self._attachments.take_up(guest, machine, gate)
         if target is not None and address is not None:
             bound = HostPort(address.host, await target.start(address.host, address.port))
             guest.export = f"iscsi://{bound}/{target.iqn}"
         await asyncio.gather(*(self._try_to_identify(config.name, device) for device in devices))
 
-    def _device(self, guest: str, block: ScsiBlock, options: DeviceOptions) -> GuestDevice:
+    async def _device(
+        self, guest: str, options: DeviceOptions, machine: MachineType, gate: Gate
+    ) -> GuestDevice:
         place = parse_place(options.drive)
 
         def path_of(initiator: str) -> Path:
@@ -91,7 +155,35 @@ class Host:
             identity = Identity(self.config.initiator, isid_of(f"{guest}\0{initiator}"))
             return open_path(place, identity, self._sessions, self._io)
 
-        return GuestDevice(block, str(place), path_of)
+        migrate_pr, adopt = await self._ruled(guest, options, path_of)
+        decided = DeviceOptions(id=options.id, drive=options.drive, migrate_pr=migrate_pr)
+        device = GuestDevice(ScsiBlock(decided, machine, gate), str(place), path_of)
+        device.adopt = adopt
+        return device
+
+    async def _ruled(
+        self, guest: str, options: DeviceOptions, path_of: Callable[[str], Path]
+    ) -> tuple[bool | None, bool | None]:
+        """``migrate-pr`` and ``adopt`` of a device: the device's own option, else as the rules say."""
+
+        def look(designator: Designator | None) -> tuple[bool | None, bool | None]:
+            own = options.migrate_pr
+            said = self._rules.migrate_pr((guest,), designator) if own is None else own
+            return said, self._rules.adopt((guest,), designator)
+
+        try:
+            return look(None)
+        except Undecided as undecided:
+            path = path_of("")
+            try:
+                return look(await run_steps(path, identify(), self.config.limits.connect))
+            except (PathError, StepFailed) as error:
+                raise ConfigError(
+                    f"guest {guest}: {options.drive} cannot be asked which LUN it is, and the rule for lun = "
+                    f'"{undecided}" may be meant for it; write migrate-pr= on the device, or see to the LUN: {error}'
+                ) from error
+            finally:
+                await path.close()
 
     async def _try_to_identify(self, guest: str, device: GuestDevice) -> None:
         """Learn the designator for the display; a LUN that is away now is asked again in a handover."""
@@ -113,8 +205,9 @@ class Host:
 
     async def close(self) -> None:
         """End all exports, then let go of the LUNs; registrations stay as they are."""
-        if self._helper is not None:
-            await self._helper.close()
+        if self._helper is not None and self._on_loop is not None:
+            await asyncio.to_thread(self._helper.close)
+            self._on_loop.close()
         await self.peers.close()
         for guest in self.guests.values():
             await guest.close()

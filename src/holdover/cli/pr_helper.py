@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -15,14 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-import uvloop
 
 from holdover.cli.errors import refuse
 from holdover.helper.listener import Listener, ListenerError, activated, listen
 from holdover.helper.passthrough import Passthrough
 from holdover.helper.privileges import Identity, PrivilegeError, drop_privileges, resolve_identity
 from holdover.helper.server import HelperServer
-from holdover.paths.sgio import SgIo
 
 __all__ = ["DEFAULT_PIDFILE", "DEFAULT_SOCKET", "run"]
 
@@ -82,20 +79,13 @@ def _serve(listener: Listener, identity: Identity | None) -> None:
     _raise_descriptor_limit()
     if identity is not None:
         drop_privileges(identity)
-    uvloop.run(_until_signalled(listener))
-
-
-async def _until_signalled(listener: Listener) -> None:
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(each, ended.set)
-    io = SgIo()
-    server = HelperServer(listener, Passthrough(io).handle)
+    ends = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    # before there are threads, which must not take them
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    server = HelperServer(listener, Passthrough().handle)
     server.start()
-    await ended.wait()
-    await server.close()
-    io.close()
+    signal.sigwait(ends)
+    server.close()
 
 
 def _raise_descriptor_limit() -> None:

@@ -1,317 +1,361 @@
-"""The helper's server: asyncio around `protocol`, for a handler that carries the commands out.
+"""The helper's server: threads around `protocol`, for a handler that carries the commands out.
 
-Each connection has one command at a time; all connections are served at once. A client that breaks the
-protocol is disconnected and logged, and nobody else notices.
+Theory of operation. A connection is at any time in one of three hands:
+
+============  ======================================================  =====================================
+whose         when                                                    goes on
+============  ======================================================  =====================================
+the poller    the client is silent, or does not read                  to a thread, when its socket is ready
+a thread      the client talks: one thread reads, carries the         to the poller, when nothing comes for
+              command out and answers, without help of others         a moment; or to a turn
+a turn        its device has as many commands under way as it may     to the thread that ends one of these
+============  ======================================================  =====================================
+
+So a busy client costs five system calls for each command and no change of threads, thousands of silent
+ones cost none, and SG_IO, or a descriptor that hangs when it is looked at or closed, holds up one thread.
+There are as many threads as there are clients that talk: what a device that hangs can take is its own turns.
+
+A client that breaks the protocol is disconnected and logged, and nobody else notices.
 """
 
 from __future__ import annotations
 
-import array
-import asyncio
-import errno
+import contextlib
 import fcntl
 import os
+import select
 import socket
-import struct
-from collections.abc import Awaitable, Callable
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
+from holdover.helper.connection import Connection, ConnectionEnded, Peer
 from holdover.helper.listener import Listener
-from holdover.helper.protocol import ProtocolError, Request, ServerProtocol, State
+from holdover.helper.protocol import ProtocolError, Request
+from holdover.paths.sgio import OpenDevice, block_signals
+from holdover.paths.turns import Turns
 from holdover.scsi.command import Command, Response
 from holdover.scsi.opcodes import OperationCode
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 
-__all__ = ["Handler", "HelperServer", "Peer"]
+__all__ = ["Handler", "HelperServer"]
 
 log = structlog.get_logger()
 
-_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
-_INT: Final = array.array("i").itemsize
-# Room for two: one too many is seen, and the kernel closes what does not fit (MSG_CTRUNC).
-_ANCILLARY: Final = socket.CMSG_SPACE(2 * _INT)
+_TURNS: Final = 32
+"""Commands under way on one device."""
+
+_THREADS: Final = 1 << 15
+"""More than there are ever clients that talk at once: turns are what limits threads."""
+
+_LINGER: Final = 0.1
+"""Seconds for which a thread stays with a client after an answer."""
+
+_LINGERING: Final = 64
+"""With more threads than these none stays with a silent client."""
+
 _ACCEPTED_AT_ONCE: Final = 64
 _ACCEPT_PAUSE: Final = 0.5
-_OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_ONCE: Final = select.EPOLLONESHOT
+"""An event is told to the poller once, and nothing more until the connection is in its hands again."""
 
 _READ_ONLY = check_condition(SenseKey.ILLEGAL_REQUEST, AdditionalSense.INVALID_COMMAND_OPERATION_CODE)
+_UNUSABLE = check_condition(SenseKey.ABORTED_COMMAND, AdditionalSense.LOGICAL_UNIT_COMMUNICATION_FAILURE)
 _FAILED = check_condition(SenseKey.HARDWARE_ERROR, AdditionalSense.INTERNAL_TARGET_FAILURE)
+
+Handler = Callable[[Peer, OpenDevice, Command], Response]
+"""Carries out one PERSISTENT RESERVE command on a device, in a thread of its own; it may wait.
+
+The device is the server's: it is closed when the handler has ended.
+"""
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
-    """The process at the other end when it connected (SO_PEERCRED).
+class _Job:
+    """A command that a client waits for."""
 
-    Attributes:
-        pid: Its process, 0 where that is not of this PID namespace.
-        uid: Its user.
-        gid: Its group.
-    """
-
-    pid: int
-    uid: int
-    gid: int
-
-
-Handler = Callable[[Peer, int, Command], Awaitable[Response]]
-"""Carries out one PERSISTENT RESERVE command on the device that the descriptor stands for.
-
-The descriptor is the server's: it is closed when the handler has ended, and whoever needs it longer
-duplicates it.
-"""
+    connection: Connection
+    device: OpenDevice
+    command: Command
 
 
 class HelperServer:
     """Serves every client of one listening socket."""
 
-    def __init__(self, listener: Listener, handle: Handler, silence: float = 30.0) -> None:
+    def __init__(
+        self, listener: Listener, handle: Handler, silence: float = 30.0, turns: int = _TURNS
+    ) -> None:
         """``listener`` is the server's from now on.
 
         ``silence``: seconds after which a client that has begun something and does not go on is
-        disconnected. It may be the client's own end of the connection that it has sent as a descriptor:
-        that connection never ends by itself.
+        disconnected, or half as many again. It may be the client's own end of the connection that it has
+        sent as a descriptor: that connection never ends by itself.
+        ``turns``: commands under way on one device.
         """
         self._listener = listener
         self._handle = handle
-        self.silence = silence
-        self._connections: set[_Connection] = set()
-        self._commands: set[asyncio.Task[None]] = set()
-        self._pause: asyncio.TimerHandle | None = None
-        self._accepting = False
+        self._silence = silence
+        self._turns: Turns[_Job] = Turns(turns)
+        self._threads = ThreadPoolExecutor(_THREADS, "helper", initializer=block_signals)
+        self._poller = threading.Thread(target=self._poll, name="helper-poller", daemon=True)
+        self._epoll = select.epoll()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
+        # All of them, and those in the poller's hands by their sockets' numbers. Each change is one
+        # operation of a built-in type: whoever takes a connection out has it.
+        self._connections: set[Connection] = set()
+        self._parked: dict[int, Connection] = {}
+        self._closing = False
+        self._empty = threading.Event()
 
     @property
     def connections(self) -> int:
         """How many clients are connected."""
         return len(self._connections)
 
-    def start(self) -> None:
-        """Take connections; to be called in the event loop that will serve them."""
-        self._pause = None
-        self._accepting = True
-        asyncio.get_running_loop().add_reader(self._listener.socket, self._accept)
+    @property
+    def peers(self) -> tuple[Peer, ...]:
+        """Who is connected, once for each connection."""
+        return tuple(connection.peer for connection in tuple(self._connections))
 
-    async def close(self, limit: float = 5.0) -> None:
-        """Take no more connections or commands; let the commands under way end, for ``limit`` seconds."""
-        if self._pause is not None:
-            self._pause.cancel()
-        self._stop_accepting()
+    @property
+    def talking(self) -> int:
+        """How many of them are in the hands of a thread or a turn."""
+        return len(self._connections) - len(self._parked)
+
+    def start(self) -> None:
+        """Take connections, in threads of the server's."""
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._epoll.register(self._listener.socket, select.EPOLLIN)
+        self._poller.start()
+
+    def close(self, limit: float = 5.0) -> None:
+        """Take no more connections or commands; let the commands under way end, for ``limit`` seconds.
+
+        What is under way longer goes on in its thread, and nobody hears of it.
+        """
+        if self._closing:
+            return
+        self._closing = True
+        os.eventfd_write(self._wake, 1)
+        if self._poller.ident is not None:
+            self._poller.join()
         self._listener.close()
         for connection in tuple(self._connections):
-            connection.finish()
-        if self._commands:
-            await asyncio.wait(self._commands, timeout=limit)
-        for command in tuple(self._commands):
-            command.cancel()
-        if self._commands:
-            await asyncio.wait(self._commands)
+            # whoever waits for a client's next command sees the end; an answer still goes out
+            connection.stop_reading()
+        for number in tuple(self._parked):
+            self._drop_parked(number)
+        if self._connections:
+            self._empty.wait(limit)
         for connection in tuple(self._connections):
-            connection.drop()
+            connection.hang_up()
+        self._threads.shutdown(wait=False)
+        self._epoll.close()
+        os.close(self._wake)
 
-    def _stop_accepting(self) -> None:
-        if self._accepting:
-            self._accepting = False
-            asyncio.get_running_loop().remove_reader(self._listener.socket)
+    # The poller's thread: who is silent, and who comes.
 
-    def _accept(self) -> None:
+    def _poll(self) -> None:
+        block_signals()
+        listening = self._listener.socket.fileno()
+        sweep_at = time.monotonic() + self._silence / 2
+        listen_at: float | None = None
+        while not self._closing:
+            until = sweep_at if listen_at is None else min(sweep_at, listen_at)
+            for number, _ in self._epoll.poll(max(0.0, until - time.monotonic())):
+                if number == listening:
+                    listen_at = self._accept()
+                elif number != self._wake:
+                    self._unpark(number)
+            now = time.monotonic()
+            if listen_at is not None and now >= listen_at:
+                self._epoll.register(listening, select.EPOLLIN)
+                listen_at = None
+            if now >= sweep_at:
+                self._sweep(now)
+                sweep_at = now + self._silence / 2
+
+    def _accept(self) -> float | None:
+        """Take connections; when the system has no room for them, the time from which to try again."""
         for _ in range(_ACCEPTED_AT_ONCE):
             try:
                 client, _ = self._listener.socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
+                return None
             except OSError as error:
-                if error.errno not in _OUT_OF_RESOURCES:
-                    raise
-                # the listener stays readable: without a pause the loop would do nothing else
+                # the listener stays readable: without a pause the poller would do nothing else
                 log.error("no more connections for a moment", error=error.strerror)
-                self._stop_accepting()
-                self._pause = asyncio.get_running_loop().call_later(_ACCEPT_PAUSE, self.start)
-                return
-            client.setblocking(False)
-            _Connection(self, client).start()
+                self._epoll.unregister(self._listener.socket)
+                return time.monotonic() + _ACCEPT_PAUSE
+            self._admit(client)
+        return None
 
-    def admit(self, connection: _Connection) -> None:
-        """A connection has begun."""
+    def _admit(self, client: socket.socket) -> None:
+        try:
+            connection = Connection(client, _LINGER)
+            self._epoll.register(connection.number, _ONCE)
+        except OSError as error:
+            log.warning("client lost", error=error.strerror)
+            client.close()
+            return
+        log.debug("client connected", pid=connection.peer.pid, uid=connection.peer.uid)
         self._connections.add(connection)
+        connection.flush()
+        self._park(connection)
 
-    def dismiss(self, connection: _Connection) -> None:
-        """A connection has ended."""
-        self._connections.discard(connection)
+    def _unpark(self, number: int) -> None:
+        connection = self._parked.pop(number, None)
+        if connection is None:
+            return  # it was dropped between its event and now
+        try:
+            self._threads.submit(self._serve, connection)
+        except RuntimeError as error:
+            # the pool keeps what it could not start a thread for until one of its threads is free
+            log.error("no more threads for a moment", error=str(error))
 
-    def carry_out(self, connection: _Connection, request: Request) -> None:
-        """Begin a command; its response goes to ``connection``."""
-        command = asyncio.get_running_loop().create_task(self._carry_out(connection, request))
-        self._commands.add(command)
-        command.add_done_callback(self._commands.discard)
-        # not within the task: one that is cancelled before it begins does nothing at all
-        command.add_done_callback(lambda _: os.close(request.descriptor))
+    def _sweep(self, now: float) -> None:
+        """Disconnect those who have begun something and did not go on."""
+        for number, connection in tuple(self._parked.items()):
+            overdue = connection.deadline is not None and connection.deadline <= now
+            if overdue and self._parked.pop(number, None) is connection:
+                self._blame(connection, f"half of {connection.where} and then silence")
 
-    async def _carry_out(self, connection: _Connection, request: Request) -> None:
-        connection.answer(await self._response(connection.peer, request))
+    # A thread of its own for each client that talks.
 
-    async def _response(self, peer: Peer, request: Request) -> Response:
-        if request.command.opcode == OperationCode.PERSISTENT_RESERVE_OUT and _read_only(request.descriptor):
+    def _serve(self, connection: Connection) -> None:
+        """Carry out what a client asks for, until it falls silent."""
+        following: Connection | None = connection
+        while following is not None:
+            connection = following
+            try:
+                following = self._advance(connection)
+            except Exception:
+                log.exception("a connection failed unexpectedly", pid=connection.peer.pid)
+                self._drop(connection)
+                return
+
+    def _advance(self, connection: Connection) -> Connection | None:
+        """One read, and what it leads to. Returns the connection to go on with; None: in other hands."""
+        try:
+            if not connection.sent:
+                connection.flush()
+            if not connection.sent:
+                raise BlockingIOError
+            request = connection.next_request(wait=self.talking <= _LINGERING)
+        except BlockingIOError:
+            self._park(connection)
+            return None
+        except ConnectionEnded as error:
+            log.debug("client disconnected", pid=connection.peer.pid, how=str(error))
+            self._drop(connection)
+            return None
+        except ProtocolError as error:
+            self._blame(connection, error.problem)
+            return None
+        if request is not None:
+            connection.deadline = None
+            return self._take(connection, request)
+        self._watch(connection)
+        if connection.deadline is not None and connection.deadline < time.monotonic():
+            self._blame(connection, f"{connection.where} in pieces, for {self._silence} s and longer")
+            return None
+        return connection
+
+    def _take(self, connection: Connection, request: Request) -> Connection | None:
+        try:
+            device = OpenDevice(request.descriptor, os.fstat(request.descriptor))
+        except OSError as error:
+            log.warning("no device", pid=connection.peer.pid, error=error.strerror)
+            _close(request.descriptor)
+            connection.answer(_UNUSABLE)
+            return connection
+        job = _Job(connection, device, request.command)
+        if not self._turns.begin(device.number, job):
+            return None
+        while not self._closing:
+            self._carry_out(job)
+            following = self._turns.end(job.device.number)
+            if following is None:
+                return job.connection
+            # somebody has waited for this device longer than any client of ours
+            self._park(job.connection)
+            job = following
+        self._forget(job)
+        return None
+
+    def _carry_out(self, job: _Job) -> None:
+        try:
+            job.connection.answer(self._response(job.connection.peer, job.device, job.command))
+        finally:
+            _close(job.device.descriptor)
+
+    def _response(self, peer: Peer, device: OpenDevice, command: Command) -> Response:
+        if command.opcode == OperationCode.PERSISTENT_RESERVE_OUT and _read_only(device.descriptor):
             # whoever may only read must not shut others out
             return _READ_ONLY
         try:
-            return await self._handle(peer, request.descriptor, request.command)
+            return self._handle(peer, device, command)
+        except CancelledError:
+            return _UNUSABLE
         except Exception:
             log.exception("a command failed unexpectedly", pid=peer.pid)
             return _FAILED
 
+    def _forget(self, job: _Job | None) -> None:
+        """Let go of a command that was not begun, and of all that wait behind it."""
+        while job is not None:
+            _close(job.device.descriptor)
+            self._drop(job.connection)
+            job = self._turns.end(job.device.number)
 
-class _Connection:
-    """One client: reads and writes when the socket allows, and leaves the rest to `ServerProtocol`."""
+    # A connection changes hands, or ends.
 
-    def __init__(self, server: HelperServer, client: socket.socket) -> None:
-        self._server = server
-        self._socket = client
-        self._loop = asyncio.get_running_loop()
-        self._protocol = ServerProtocol()
-        self._unsent = b""
-        self._reading = False
-        self._writing = False
-        self._finishing = False
-        self._open = True
-        self._silence: asyncio.TimerHandle | None = None
-        self.peer = Peer(0, 0, 0)
-
-    def start(self) -> None:
-        """Greet the client."""
-        self._server.admit(self)
-        try:
-            credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        except OSError as error:
-            self._lose(error)
-            return
-        self.peer = Peer(*_CREDENTIALS.unpack(credentials))
-        log.debug("client connected", pid=self.peer.pid, uid=self.peer.uid)
-        self._listen(True)
-        self._watch()
-        self._flush()
-
-    def finish(self) -> None:
-        """Take no further command; drop the connection at once, or when its command is answered."""
-        self._finishing = True
-        if self._protocol.state is not State.BUSY:
-            self.drop()
-
-    def drop(self) -> None:
-        """Close the connection and every descriptor that it still has."""
-        if not self._open:
-            return
-        self._open = False
-        self._listen(False)
-        if self._silence is not None:
-            self._silence.cancel()
-        if self._writing:
-            self._loop.remove_writer(self._socket)
-        self._socket.close()
-        for descriptor in self._protocol.release():
-            os.close(descriptor)
-        self._server.dismiss(self)
-
-    def answer(self, response: Response) -> None:
-        """Send the answer of the command under way; nothing when the client has gone."""
-        if not self._open:
-            return
-        self._protocol.send_response(response)
-        self._flush()
-        if self._finishing and self._open and not self._unsent:
-            self.drop()
-        elif self._open and not self._reading:
-            self._listen(True)
-
-    def _listen(self, wanted: bool) -> None:
-        if wanted and not self._reading:
-            self._loop.add_reader(self._socket, self._readable)
-        elif self._reading and not wanted:
-            self._loop.remove_reader(self._socket)
-        self._reading = wanted
-
-    def _readable(self) -> None:
-        wanted = self._protocol.wanted
-        if wanted == 0 or self._unsent:
-            # not the client's turn: what it has sent, or its end, waits until it is
-            self._listen(False)
-            return
-        try:
-            data, descriptors, cut = _receive(self._socket, wanted)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._lose(error)
-            return
-        try:
-            self._protocol.receive(data, descriptors)
-            if cut:
-                raise ProtocolError("more descriptors than one, or more than this process may open")
-        except ProtocolError as error:
-            self._blame(error.problem)
-            return
-        for request in self._protocol.events_received():
-            self._server.carry_out(self, request)
-        if self._protocol.state is State.CLOSED:
-            log.debug("client disconnected", pid=self.peer.pid)
-            self.drop()
-        else:
-            self._watch()
-
-    def _watch(self) -> None:
+    def _watch(self, connection: Connection) -> None:
         """Have the client go on where it has begun something."""
-        begun = self._protocol.state is not State.BUSY and not self._protocol.idle
-        if begun and self._silence is None:
-            self._silence = self._loop.call_later(self._server.silence, self._give_up)
-        elif self._silence is not None and not begun:
-            self._silence.cancel()
-            self._silence = None
+        if connection.idle:
+            connection.deadline = None
+        elif connection.deadline is None:
+            connection.deadline = time.monotonic() + self._silence
 
-    def _give_up(self) -> None:
-        self._blame(f"half of {self._protocol.state.name.lower()} and then silence")
+    def _park(self, connection: Connection) -> None:
+        """Give a connection to the poller."""
+        self._watch(connection)
+        self._parked[connection.number] = connection
+        if self._closing:
+            self._drop_parked(connection.number)
+        else:
+            self._epoll.modify(
+                connection.number, _ONCE | (select.EPOLLIN if connection.sent else select.EPOLLOUT)
+            )
 
-    def _blame(self, problem: str) -> None:
-        log.warning("client broke the protocol", pid=self.peer.pid, uid=self.peer.uid, problem=problem)
-        self.drop()
+    def _drop_parked(self, number: int) -> None:
+        connection = self._parked.pop(number, None)
+        if connection is not None:
+            self._drop(connection)
 
-    def _flush(self) -> None:
-        """Send what is to be sent; what the socket does not take waits for it."""
-        self._unsent += self._protocol.data_to_send()
-        try:
-            while self._unsent:
-                self._unsent = self._unsent[self._socket.send(self._unsent, socket.MSG_NOSIGNAL) :]
-        except (BlockingIOError, InterruptedError):
-            if not self._writing:
-                self._writing = True
-                self._loop.add_writer(self._socket, self._writable)
-        except OSError as error:
-            self._lose(error)
+    def _blame(self, connection: Connection, problem: str) -> None:
+        if not self._closing:
+            peer = connection.peer
+            log.warning("client broke the protocol", pid=peer.pid, uid=peer.uid, problem=problem)
+        self._drop(connection)
 
-    def _writable(self) -> None:
-        self._writing = False
-        self._loop.remove_writer(self._socket)
-        self._flush()
-        if self._open and not self._unsent:
-            if self._finishing:
-                self.drop()
-            else:
-                self._listen(True)
-
-    def _lose(self, error: OSError) -> None:
-        log.debug("client lost", pid=self.peer.pid, error=error.strerror)
-        self.drop()
-
-
-def _receive(client: socket.socket, length: int) -> tuple[bytes, list[int], bool]:
-    """Up to ``length`` bytes, the descriptors that came beside them, and whether some did not fit."""
-    data, ancillary, flags, _ = client.recvmsg(length, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
-    descriptors = array.array("i")
-    for level, kind, payload in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            descriptors.frombytes(payload[: len(payload) // _INT * _INT])
-    return data, descriptors.tolist(), bool(flags & socket.MSG_CTRUNC)
+    def _drop(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        connection.close()
+        if self._closing and not self._connections:
+            self._empty.set()
 
 
 def _read_only(descriptor: int) -> bool:
     return fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+
+
+def _close(descriptor: int) -> None:
+    # whatever its file system has to say of it, the descriptor is closed
+    with contextlib.suppress(OSError):
+        os.close(descriptor)

@@ -1,39 +1,67 @@
 """A logical unit behind a SCSI device of this host, by the SG_IO ioctl.
 
-The ioctl waits for the device, so it runs in threads and never on the event loop. Each command has a
-duplicate of the descriptor for itself, closed when its thread is done with it: nobody who closes a
-descriptor too early can make a command go to whatever is opened next under the same number.
+The ioctl waits for the device, so it runs in threads and never on an event loop: `carry_out` in the thread
+that calls it, `SgIo` in threads of its own. There each command has a duplicate of the descriptor for itself,
+closed when its thread is done with it: nobody who closes a descriptor too early can make a command go to
+whatever is opened next under the same number.
+
+A unit attention is an answer like any other here, and nothing is sent twice. Whoever sends a command for
+a purpose of its own knows whether it may be repeated; a guest's own command must show the guest what its I_T
+nexus has to be told (SAM-5 5.14).
 """
 
 from __future__ import annotations
 
 import asyncio
 import fcntl
-import mmap
 import os
 import signal
 import stat
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from holdover.paths.multipath import carry_out_multipath, nexuses_of
+from holdover.paths.multipath_map import is_multipath
 from holdover.paths.path import PathError
 from holdover.paths.sgio_header import SG_IO, SgRequest, judge, judge_errno
+from holdover.paths.turns import Turns
 from holdover.scsi.command import Command, Response
 
-__all__ = ["SgIo", "SgioPath", "check_scsi_device"]
+__all__ = ["OpenDevice", "SgIo", "SgioPath", "block_signals", "carry_out", "check_scsi_device"]
 
 _SG_MAJOR = 21
 _SD_MAJORS = frozenset({8, *range(65, 72), *range(128, 136)})
 _DEFAULT_TIMEOUT = 20.0
-_ARENA = 1 << 16
+_THREADS = 1 << 12
+_TURNS = 32
+"""Commands under way on one device."""
+
+
+@dataclass(slots=True)
+class OpenDevice:
+    """A descriptor, and what fstat(2) says of it; whether it is a SCSI device at all is `carry_out`'s to see.
+
+    Attributes:
+        descriptor: It belongs to whoever made this.
+        found: Type and device number.
+    """
+
+    descriptor: int
+    found: os.stat_result
+
+    @property
+    def number(self) -> tuple[int, int]:
+        """What tells one device from another: the kind of file and the device number."""
+        return stat.S_IFMT(self.found.st_mode), self.found.st_rdev
 
 
 def check_scsi_device(descriptor: int, name: str) -> os.stat_result:
     """Look whether a descriptor is one that SG_IO may be tried on: the number means other things elsewhere.
 
     Raises:
-        PathError: It is neither a block device nor a SCSI generic device, or it is a multipath device.
+        PathError: It is neither a block device nor a SCSI generic device.
     """
     try:
         found = os.fstat(descriptor)
@@ -49,27 +77,38 @@ def _check(found: os.stat_result, name: str) -> None:
         return
     if not stat.S_ISBLK(mode):
         raise PathError(name, "no SCSI device: neither a block device nor /dev/sgN")
-    if major not in _SD_MAJORS and _is_multipath(found.st_rdev):
-        # the kernel would send the command down one path of several: the others would stay unregistered
-        raise PathError(
-            name, "a device-mapper multipath device: its reservations need every path; name one, /dev/sdX"
-        )
 
 
-def _is_multipath(device: int) -> bool:
-    uuid = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/dm/uuid")
-    try:
-        return uuid.read_text().startswith("mpath-")
-    except OSError:
-        return False
+def _is_multipath(found: os.stat_result) -> bool:
+    return (
+        os.major(found.st_rdev) not in _SD_MAJORS
+        and stat.S_ISBLK(found.st_mode)
+        and is_multipath(found.st_rdev)
+    )
+
+
+@dataclass(slots=True)
+class _Job:
+    """A command on its way to a thread; the device's descriptor is the job's own."""
+
+    device: OpenDevice
+    command: Command
+    name: str
+    timeout: float
+    answer: Future[Response] = field(default_factory=Future)
 
 
 class SgIo:
-    """Threads that run SG_IO: as many commands at once, and the rest in order behind them."""
+    """Threads that run SG_IO: for each device so many commands at once, and the rest in order behind them.
 
-    def __init__(self, threads: int = 64) -> None:
-        """``threads`` start as they are needed."""
-        self._pool = ThreadPoolExecutor(threads, "sgio", initializer=_block_signals)
+    A device that hangs holds up nobody but those who want it.
+    """
+
+    def __init__(self, turns: int = _TURNS) -> None:
+        """``turns``: how many commands at once for one device. Threads start as they are needed."""
+        self._turns: Turns[_Job] = Turns(turns)
+        self._pool = ThreadPoolExecutor(_THREADS, "sgio", initializer=block_signals)
+        self._closed = False
 
     async def execute(
         self, descriptor: int, command: Command, name: str, timeout: float = _DEFAULT_TIMEOUT
@@ -83,54 +122,86 @@ class SgIo:
             PathError: The command was not sent.
             AnswerLost: It was sent and has no answer.
         """
-        check_scsi_device(descriptor, name)
+        found = check_scsi_device(descriptor, name)
+        if self._closed:
+            raise PathError(name, "closed")
         try:
-            own = os.dup(descriptor)
+            own = OpenDevice(os.dup(descriptor), found)
         except OSError as error:
             raise PathError(name, error.strerror or str(error)) from error
-        try:
-            job = self._pool.submit(_carry_out, own, command, name, timeout)
-        except RuntimeError as error:
-            os.close(own)
-            raise PathError(name, "closed") from error
-        # also when the job is cancelled before a thread has taken it up
-        job.add_done_callback(lambda _: os.close(own))
-        return await asyncio.wrap_future(job)
+        job = _Job(own, command, name, timeout)
+        if self._turns.begin(own.number, job):
+            self._pool.submit(self._run, job)
+        return await asyncio.wrap_future(job.answer)
 
     def close(self) -> None:
-        """Take no more commands; those under way end by themselves."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Take no more commands, and give up those that wait; those under way end by themselves."""
+        self._closed = True
+        self._pool.shutdown(wait=False)
+
+    def _run(self, job: _Job | None) -> None:
+        """Carry out a job that has its turn, and those that get it after that."""
+        while job is not None:
+            self._finish(job)
+            job = self._turns.end(job.device.number)
+
+    def _finish(self, job: _Job) -> None:
+        try:
+            # false when whoever waited for it was cancelled
+            if job.answer.set_running_or_notify_cancel():
+                if self._closed:
+                    raise PathError(job.name, "closed")
+                job.answer.set_result(carry_out(job.device, job.command, job.name, job.timeout))
+        except Exception as error:
+            job.answer.set_exception(error)
+        finally:
+            os.close(job.device.descriptor)
 
 
 class _ThreadLocal(threading.local):
     """What each thread keeps from command to command: making shared memory takes longer than a command."""
 
     def __init__(self) -> None:
-        self.arena = mmap.mmap(-1, _ARENA)
+        self.request = SgRequest()
 
 
 _own = _ThreadLocal()
 
 
-def _block_signals() -> None:
-    # the sg driver gives up waiting at a signal, and the answer is lost
+def block_signals() -> None:
+    """For a thread that is to call `carry_out`: sg gives up waiting at a signal, and the answer is lost."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
-def _carry_out(descriptor: int, command: Command, name: str, timeout: float) -> Response:
+def carry_out(device: OpenDevice, command: Command, name: str, timeout: float) -> Response:
+    """Carry out one command, while the calling thread waits; ``timeout`` in seconds is the kernel's.
+
+    Raises:
+        PathError: The command was not sent.
+        AnswerLost: It was sent and has no answer.
+    """
+    _check(device.found, name)
+    if _is_multipath(device.found):
+
+        def send(descriptor: int, each: Command, path: str) -> Response:
+            return carry_out(OpenDevice(descriptor, os.fstat(descriptor)), each, path, timeout)
+
+        # the kernel would send it down one path of several: the others would stay unregistered
+        return carry_out_multipath(device.found.st_rdev, command, send)
     try:
-        request = SgRequest(command, timeout, _own.arena)
+        request = _own.request
+        request.lay_out(command, timeout)
     except (OSError, ValueError) as error:
         raise PathError(name, str(error)) from error
     try:
-        fcntl.ioctl(descriptor, SG_IO, request.header)
+        fcntl.ioctl(device.descriptor, SG_IO, request.header)
     except OSError as error:
         raise judge_errno(name, error.errno or 0) from error
     return judge(name, request.outcome())
 
 
 class SgioPath:
-    """A SCSI device of this host by its name: /dev/sdX, /dev/sgN or a link to one.
+    """A SCSI device of this host by its name: /dev/sdX, /dev/sgN, /dev/mapper/mpathX or a link to one.
 
     Opened by the first command, and anew by the command after an error, as the name may then lead to
     another device. Names under /dev/disk/by-id lead to one logical unit always; /dev/sdX does not.
@@ -148,6 +219,11 @@ class SgioPath:
     def name(self) -> str:
         """The device's name as it was given."""
         return str(self._device)
+
+    @property
+    def nexuses(self) -> int:
+        """As many as a multipath device has paths, else 1."""
+        return nexuses_of(self._device)
 
     async def execute(self, command: Command) -> Response:
         """Carry out one command; unit attentions are the caller's to see.

@@ -180,74 +180,91 @@ def direction_of(command: Command) -> Direction:
     Raises:
         ValueError: Both are there: version 3 of the interface has no commands of two directions.
     """
-    if command.data_out and command.data_in_length:
-        raise ValueError("a command with data in both directions")
     if command.data_out:
+        if command.data_in_length:
+            raise ValueError("a command with data in both directions")
         return Direction.TO_DEVICE
     return Direction.FROM_DEVICE if command.data_in_length else Direction.NONE
 
 
 class SgRequest:
-    """One command laid out for SG_IO: `header`, and the buffers that it points to.
+    """`header` and the buffers that it points to, for one command after the other in one thread."""
 
-    The object must live as long as the ioctl runs.
-    """
-
-    def __init__(self, command: Command, timeout: float, arena: mmap.mmap | None = None) -> None:
-        """``timeout`` in seconds: after it the kernel aborts the command.
-
-        ``arena`` is shared memory for the transfer, in nobody else's use; without it, or where it is too
-        small, the request makes its own.
+    def __init__(self, arena: int = 1 << 16) -> None:
+        """``arena``: bytes of shared memory for transfers; a longer one has memory of its own.
 
         Raises:
-            ValueError: The command has data in both directions, or a CDB that the kernel does not take.
+            OSError: There is no memory for it.
         """
-        if not 1 <= len(command.cdb) <= MAX_CDB:
-            raise ValueError(f"a CDB of {len(command.cdb)} bytes; the kernel takes 1 to {MAX_CDB}")
-        direction = direction_of(command)
-        length = len(command.data_out) or command.data_in_length
-        self._cdb = ctypes.create_string_buffer(command.cdb, len(command.cdb))
-        self._data = _shared_buffer(command.data_out, length, arena) if length else None
+        self._arena = _Memory(arena)
+        self._data = self._arena
+        self._cdb = ctypes.create_string_buffer(MAX_CDB)
         self._sense = ctypes.create_string_buffer(_SENSE_LENGTH)
         self.header = SgHeader(
             interface_id=ord("S"),
-            dxfer_direction=direction,
-            cmd_len=len(command.cdb),
             mx_sb_len=_SENSE_LENGTH,
-            dxfer_len=length,
-            dxferp=ctypes.addressof(self._data) if self._data is not None else None,
             cmdp=ctypes.addressof(self._cdb),
             sbp=ctypes.addressof(self._sense),
-            timeout=max(1, min(round(timeout * 1000), 0xFFFFFFFF)),
         )
+        self._blank = bytes(self.header)
+
+    def lay_out(self, command: Command, timeout: float) -> None:
+        """Put a command in the place of the one before; ``timeout`` in seconds: the kernel aborts it then.
+
+        Raises:
+            ValueError: The command has data in both directions, or a CDB that the kernel does not take.
+            OSError: There is no memory for its transfer.
+        """
+        cdb, data_out, header = command.cdb, command.data_out, self.header
+        if not 1 <= len(cdb) <= MAX_CDB:
+            raise ValueError(f"a CDB of {len(cdb)} bytes; the kernel takes 1 to {MAX_CDB}")
+        direction = direction_of(command)
+        length = len(data_out) or command.data_in_length
+        # the answer of the command before goes, too
+        ctypes.memmove(ctypes.addressof(header), self._blank, len(self._blank))
+        ctypes.memmove(self._cdb, cdb, len(cdb))
+        header.cmd_len = len(cdb)
+        header.dxfer_direction = direction
+        header.timeout = max(1, min(round(timeout * 1000), 0xFFFFFFFF))
+        if length:
+            self._data = self._arena if length <= self._arena.size else _Memory(length)
+            # blank, as a device that says nothing of a residual must not show what the one before wrote
+            self._data.memory[:length] = data_out if data_out else bytes(length)
+            header.dxferp = self._data.address
+            header.dxfer_len = length
 
     def outcome(self) -> Outcome:
         """What header and buffers say after the ioctl."""
         header = self.header
         data = b""
-        if self._data is not None and header.dxfer_direction == Direction.FROM_DEVICE:
+        length = header.dxfer_len
+        if length and header.dxfer_direction == Direction.FROM_DEVICE:
             # a residual beyond the buffer's size is a driver's mistake, and a negative one an overrun
-            transferred = min(max(header.dxfer_len - header.resid, 0), header.dxfer_len)
-            data = self._data.raw[:transferred]
+            data = self._data.memory[: min(max(length - header.resid, 0), length)]
+        written = header.sb_len_wr
         return Outcome(
             status=header.status,
             host_status=header.host_status,
             driver_status=header.driver_status,
             data=data,
-            sense=self._sense.raw[: header.sb_len_wr],
+            sense=self._sense.raw[:written] if written else b"",
         )
 
 
-def _shared_buffer(data: bytes, length: int, arena: mmap.mmap | None) -> ctypes.Array[ctypes.c_char]:
-    """Memory for the transfer, which the kernel lets the device write to without a copy.
+class _Memory:
+    """Memory for a transfer, which the kernel lets the device write to without a copy.
 
     Shared memory, as any other would be copied on write should this process fork meanwhile: the device
     would go on writing to a page that is not ours any more.
     """
-    memory = arena if arena is not None and len(arena) >= length else mmap.mmap(-1, length)
-    # padded, as a device that says nothing of a residual must not show what the one before has written
-    memory[:length] = data.ljust(length, b"\0")
-    return (ctypes.c_char * length).from_buffer(memory)
+
+    __slots__ = ("_buffer", "address", "memory", "size")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.memory = mmap.mmap(-1, size)
+        self._buffer = (ctypes.c_char * size).from_buffer(self.memory)
+        self.address = ctypes.addressof(self._buffer)
 
 
 def judge(path: str, outcome: Outcome) -> Response:
