@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
-from holdover.agent.runner import run_steps
+from holdover.agent.runner import OneByOne, run_steps
 from holdover.handover.steps import LostAnswer, Steps
 from holdover.paths.path import AnswerLost, PathError
 from holdover.scsi.command import Command, Response
@@ -19,6 +20,7 @@ class Scripted:
     """A path that does one thing after the other."""
 
     name = "scripted"
+    nexuses = 1
 
     def __init__(self, *script: Exception | Response) -> None:
         self.script = list(script)
@@ -63,3 +65,83 @@ def test_what_could_not_be_sent_is_sent_again() -> None:
 def test_the_limit_ends_it_and_says_why() -> None:
     with pytest.raises(PathError, match=r"scripted: no answer within 0\.25 s, .* in doubt; last: away"):
         run(Scripted(), 0.25)
+
+
+class Held(Scripted):
+    """A path whose commands wait until a test lets them end."""
+
+    def __init__(self) -> None:
+        super().__init__(GOOD, GOOD, GOOD)
+        self.ends: list[asyncio.Future[Response]] = []
+
+    async def execute(self, command: Command) -> Response:
+        end: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        self.ends.append(end)
+        return await end
+
+
+async def _rest() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def test_one_by_one_also_when_nobody_waits_for_the_first() -> None:
+    async def test() -> None:
+        told: list[Response] = []
+        path = Held()
+        own = OneByOne(path, lambda _, response: told.append(response))
+        assert own.idle
+        first = asyncio.ensure_future(own.execute(COMMAND))
+        await _rest()
+        first.cancel()
+        second, third = (asyncio.ensure_future(own.execute(COMMAND)) for _ in range(2))
+        await _rest()
+        assert (first.cancelled(), len(path.ends), own.idle) == (True, 1, False)
+        path.ends[0].set_result(GOOD)
+        await _rest()
+        assert (told, len(path.ends), second.done()) == ([GOOD], 2, False)
+        path.ends[1].set_exception(AnswerLost("held", "gone"))
+        with pytest.raises(AnswerLost):
+            await second
+        await _rest()
+        path.ends[2].set_result(GOOD)
+        assert await third == GOOD
+        assert own.idle
+
+    asyncio.run(test())
+
+
+def test_an_error_that_nobody_waits_for_is_no_news() -> None:
+    async def test() -> None:
+        loop, complaints = asyncio.get_running_loop(), []
+        loop.set_exception_handler(lambda _, context: complaints.append(context))
+        path = Held()
+        own = OneByOne(path, lambda _, __: None)
+        first = asyncio.ensure_future(own.execute(COMMAND))
+        await _rest()
+        first.cancel()
+        await _rest()
+        path.ends[0].set_exception(AnswerLost("held", "gone"))
+        del first
+        await _rest()
+        await own.ended()
+        own = OneByOne(path, lambda _, __: None)
+        gc.collect()
+        await _rest()
+        assert complaints == []
+
+    asyncio.run(test())
+
+
+def test_close_waits_no_more() -> None:
+    async def test() -> None:
+        path = Held()
+        own = OneByOne(path, lambda _, __: None)
+        first = asyncio.ensure_future(own.execute(COMMAND))
+        await _rest()
+        await own.close()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert own.idle
+
+    asyncio.run(test())
