@@ -284,7 +284,9 @@ class MovingGuest:
 
 async def _ready(source: Monitor, destination: Monitor) -> None:
     """Both answer; and the source's memory shall not be what is measured."""
-    await source.execute("migrate-set-parameters", {"downtime-limit": _LAST_COPY_MS})
+    await source.execute(
+        "migrate-set-parameters", {"downtime-limit": _LAST_COPY_MS, "max-bandwidth": 1 << 34}
+    )
     if (state := await destination.query_status()) != "inmigrate":
         raise NotMeasured(f"the destination does not wait for a guest, it is {state}")
 

@@ -64,6 +64,11 @@ class Qemu11:
         """The variables that it needs to find its block drivers."""
         return {"QEMU_MODULE_DIR": str(self._libraries / "qemu")}
 
+    @property
+    def started(self) -> tuple[str, ...]:
+        """`command` with its environment, as one command."""
+        return ("env", *(f"{name}={value}" for name, value in self.environment.items()), *self.command)
+
     def version(self) -> str:
         """As it tells it itself.
 

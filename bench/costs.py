@@ -1,0 +1,163 @@
+"""What moving reservations adds to a standstill: from measured migrations to tables and plots. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+
+import msgspec
+from rich.console import JustifyMethod
+from rich.table import Table
+
+from bench.figures import Spread, differences
+from bench.plot import Panel, Point, Series
+
+__all__ = ["Case", "Cost", "Run", "cost", "cost_panels", "cost_table", "standstill_table", "wanted_table"]
+
+
+class Run(Enum):
+    """The kinds of migration that are measured beside one another, by their letters in the tables."""
+
+    NEW_OFF = "a"
+    """QEMU 11.1, migrate-pr=off."""
+    NEW_ON = "b"
+    """QEMU 11.1, migrate-pr=on."""
+    HOLDOVER = "c"
+    """The installed QEMU with Holdover."""
+    ALONE = "d"
+    """The installed QEMU alone; its reservations stay behind."""
+    HOLDOVER_S = "e"
+    """As c, the destination started with -S."""
+    ALONE_S = "f"
+    """As d, the destination started with -S and told to run as soon as it can."""
+
+
+class Case(msgspec.Struct, frozen=True, kw_only=True):
+    """One number of LUNs at one delay.
+
+    Attributes:
+        luns: The guest's LUNs.
+        delay_ms: Of the way to the target, each way.
+        standstill_ms: STOP to RESUME, of each round, by the letter of the run.
+        handover_ms: Of these, what Holdover itself says that it took.
+    """
+
+    luns: int
+    delay_ms: float
+    standstill_ms: dict[str, list[float]]
+    handover_ms: dict[str, list[float]] = {}
+
+
+class Cost(Enum):
+    """Pairs of runs whose difference is what moving the reservations adds."""
+
+    PEER = (Run.NEW_ON, Run.NEW_OFF)
+    OURS = (Run.HOLDOVER, Run.ALONE)
+    OURS_S = (Run.HOLDOVER_S, Run.ALONE_S)
+
+    @property
+    def title(self) -> str:
+        """As tables and plots name it."""
+        names = {"PEER": "QEMU 11.1 migrate-pr", "OURS": "Holdover", "OURS_S": "Holdover, -S"}
+        return names[self.name]
+
+    @property
+    def formula(self) -> str:
+        """In letters."""
+        return f"{self.value[0].value}-{self.value[1].value}"
+
+
+def cost(case: Case, which: Cost) -> Spread | None:
+    """Milliseconds added, round by round; None where one of the two was not measured."""
+    more, less = (case.standstill_ms.get(run.value, []) for run in which.value)
+    found = differences(more, less)
+    return Spread.of(found) if found else None
+
+
+def standstill_table(cases: Sequence[Case]) -> Table:
+    """Every run's median and spread, milliseconds."""
+    runs = [run for run in Run if any(case.standstill_ms.get(run.value) for case in cases)]
+    table = _table("LUNS", "DELAY ms", *(f"{run.value} ms" for run in runs))
+    for case in cases:
+        spreads = [Spread.of(figures) if figures else None for figures in _figures(case, runs)]
+        table.add_row(str(case.luns), f"{case.delay_ms:g}", *map(_cell, spreads))
+    return table
+
+
+def cost_table(cases: Sequence[Case]) -> Table:
+    """What each way adds, ours as a share of the peer's, and what Holdover says of itself."""
+    table = _table(
+        "LUNS", "DELAY ms", *(f"{each.title} {each.formula}" for each in Cost), "OURS/PEER", "SAYS ITSELF"
+    )
+    for case in cases:
+        costs = [cost(case, each) for each in Cost]
+        peer, ours, _ = costs
+        ratio = (
+            "-" if peer is None or ours is None or peer.median <= 0 else f"{ours.median / peer.median:.2f}"
+        )
+        said = case.handover_ms.get(Run.HOLDOVER.value)
+        told = f"{Spread.of(said).median:.1f}" if said else "-"
+        table.add_row(str(case.luns), f"{case.delay_ms:g}", *map(_cell, costs), ratio, told)
+    return table
+
+
+def wanted_table(cases: Sequence[Case]) -> Table:
+    """What is wanted beside what was reached, for the numbers of LUNs that were measured."""
+    table = _table("WANTED", "AT MOST ms", "FOUND ms", "REACHED")
+    ours = {(case.luns, case.delay_ms): cost(case, Cost.OURS) for case in cases}
+    for (luns, delay), found in ours.items():
+        if found is None:
+            continue
+        if luns == 64:
+            _add(table, f"64 LUNs, {delay:g} ms each way: a round trip and 3 ms", 2 * delay + 3, found.median)
+        one = ours.get((1, delay))
+        if luns == 256 and one is not None:
+            title = f"256 LUNs, {delay:g} ms each way: 1.5 times that of one LUN"
+            _add(table, title, 1.5 * one.median, found.median)
+    for case in cases:
+        with_s = cost(case, Cost.OURS_S)
+        if with_s is not None and case.luns in {64, 256}:
+            # what two runs of the same thing differ by is nothing
+            noise = Spread.of(case.standstill_ms[Run.ALONE_S.value])
+            title = f"{case.luns} LUNs, {case.delay_ms:g} ms each way, -S: within the spread of f"
+            _add(table, title, noise.high - noise.low, with_s.median)
+    return table
+
+
+def cost_panels(cases: Sequence[Case]) -> list[Panel]:
+    """A panel for each delay: milliseconds added by the number of LUNs."""
+    panels = []
+    for delay in sorted({case.delay_ms for case in cases}):
+        series = []
+        for which in Cost:
+            points = [
+                Point(case.luns, found.median, found.low, found.high)
+                for case in sorted(cases, key=lambda case: case.luns)
+                if case.delay_ms == delay and (found := cost(case, which)) is not None
+            ]
+            if points:
+                series.append(Series(which.title, tuple(points)))
+        panels.append(Panel(f"{delay:g} ms each way", tuple(series)))
+    return panels
+
+
+def _figures(case: Case, runs: Sequence[Run]) -> list[list[float]]:
+    return [case.standstill_ms.get(run.value, []) for run in runs]
+
+
+def _cell(spread: Spread | None) -> str:
+    if spread is None:
+        return "-"
+    return f"{spread.median:.1f} ({spread.low:.0f}…{spread.high:.0f})"
+
+
+def _add(table: Table, title: str, most: float, found: float) -> None:
+    table.add_row(title, f"{most:.1f}", f"{found:.1f}", "yes" if found <= most else "no")
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        justify: JustifyMethod = "left" if heading == "WANTED" else "right"
+        table.add_column(heading, justify=justify, no_wrap=True)
+    return table

@@ -1,0 +1,213 @@
+"""`make bench-standstill`: how long a guest stands still while it moves, and what its reservations add.
+
+Real guests in QEMU (software emulation), 1 to 256 scsi-block LUNs over iSCSI, a target behind a proxy that
+delays each way. Six kinds of migration, alternately in one run:
+
+    a  QEMU 11.1, migrate-pr=off               d  the installed QEMU alone
+    b  QEMU 11.1, migrate-pr=on                e  as c, destination started with -S
+    c  the installed QEMU with Holdover        f  as d, destination started with -S
+
+STOP on the source to RESUME on the destination, by the times that QEMU gives its events. What the
+reservations add is b-a for QEMU 11.1, c-d and e-f for Holdover, round by round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import re
+import subprocess
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from bench.costs import Case, Run, cost_panels, cost_table, standstill_table, wanted_table
+from bench.delay import Accuracy, DelayProxy, delay_proxy, measure_accuracy
+from bench.machine import Machine, available_mib, describe_machine, wide_console
+from bench.moving import GuestKind, MovingGuest, NotMeasured, moving_guest
+from bench.plot import draw_bars, draw_svg
+from bench.qemu11 import Qemu11Error, qemu11
+from holdover.qemu.image import GuestImage, ImageError, guest_image
+from holdover.qemu.process import missing_qemu_packages
+
+_MIB_PER_GUEST = 250
+_MIB_PER_LUN = 3
+"""What the processes around one guest take at most, both QEMUs of a migration together."""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """All that was measured."""
+
+    machine: Machine
+    qemus: dict[str, str]
+    rounds: int
+    proxy: list[Accuracy]
+    cases: list[Case]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Which guests move how: the installed QEMU's and QEMU 11.1's, as far as they are here."""
+
+    kinds: dict[Run, GuestKind]
+    versions: dict[str, str]
+
+
+def _plan(tell: Console) -> _Plan:
+    kinds: dict[Run, GuestKind] = {}
+    versions = {}
+    if missing := missing_qemu_packages():
+        tell.print(f"left out: c, d, e and f: QEMU is missing (packages {' '.join(missing)})")
+    else:
+        said = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True)
+        found = re.search(r"version ([\d.]+)", said.stdout)
+        version = found[1] if found else "?"
+        versions["installed"] = version
+        # an installed QEMU that has the property itself must leave the reservations to Holdover
+        own = None if int(version.split(".")[0]) < 11 else False
+        behind = GuestKind(f"QEMU {version} with Holdover", migrate_pr=own, holdover=True)
+        alone = GuestKind(f"QEMU {version} alone", migrate_pr=own)
+        kinds |= {Run.HOLDOVER: behind, Run.HOLDOVER_S: behind, Run.ALONE: alone, Run.ALONE_S: alone}
+    try:
+        new = qemu11()
+        versions["new"] = new.version()
+    except Qemu11Error as error:
+        tell.print(f"left out: a and b: {error}", markup=False)
+    else:
+        name = f"QEMU {versions['new']} migrate-pr"
+        kinds[Run.NEW_OFF] = GuestKind(f"{name}=off", new.started, migrate_pr=False)
+        kinds[Run.NEW_ON] = GuestKind(f"{name}=on", new.started, migrate_pr=True)
+    return _Plan({run: kinds[run] for run in Run if run in kinds}, versions)
+
+
+async def measure(
+    plan: _Plan, luns: Sequence[int], delays_ms: Sequence[float], rounds: int, tell: Console
+) -> tuple[list[Case], list[Accuracy]]:
+    """All cases; guests boot once for each number of LUNs."""
+    cases = []
+    image = guest_image()
+    async with delay_proxy() as proxy:
+        accuracy = await measure_accuracy(proxy, tuple(delays_ms))
+        for count in luns:
+            kinds = set(plan.kinds.values())
+            needed = len(kinds) * (_MIB_PER_GUEST + _MIB_PER_LUN * count)
+            if needed > available_mib():
+                tell.print(f"left out: {count} LUNs: {needed} MiB of memory are needed")
+                continue
+            async with AsyncExitStack() as stack:
+                guests = await _boot(plan, stack, count, image, proxy, tell)
+                for delay in delays_ms:
+                    cases.append(await _case(plan, guests, count, delay, rounds, tell))
+    return cases, accuracy
+
+
+async def _boot(
+    plan: _Plan, stack: AsyncExitStack, luns: int, image: GuestImage, proxy: DelayProxy, tell: Console
+) -> dict[GuestKind, MovingGuest]:
+    """The guests that could be started, each holding reservations on all its LUNs."""
+    guests = {}
+    for kind in dict.fromkeys(plan.kinds.values()):
+        tell.print(f"booting {kind.name} with {luns} LUNs", highlight=False)
+        try:
+            guests[kind] = await stack.enter_async_context(moving_guest(kind, luns, image, proxy))
+        except (NotMeasured, RuntimeError) as error:
+            tell.print(f"left out: {kind.name} with {luns} LUNs: {error}", markup=False)
+    return guests
+
+
+async def _case(
+    plan: _Plan, guests: dict[GuestKind, MovingGuest], luns: int, delay_ms: float, rounds: int, tell: Console
+) -> Case:
+    standstill: dict[str, list[float]] = {}
+    handover: dict[str, list[float]] = {}
+    runs = [(run, guests[kind]) for run, kind in plan.kinds.items() if kind in guests]
+    for number in range(rounds):
+        # who goes first changes, so that a drift of the machine hits all
+        for run, guest in runs if number % 2 == 0 else reversed(runs):
+            if guest.kind not in guests:
+                continue
+            try:
+                move = await guest.move(delay_ms / 1000, run in {Run.HOLDOVER_S, Run.ALONE_S})
+            except NotMeasured as error:
+                tell.print(
+                    f"left out from here on: {guest.kind.name} with {luns} LUNs: {error}", markup=False
+                )
+                del guests[guest.kind]
+                continue
+            standstill.setdefault(run.value, []).append(move.standstill_ms)
+            if move.handover_ms is not None:
+                handover.setdefault(run.value, []).append(move.handover_ms)
+    case = Case(luns=luns, delay_ms=delay_ms, standstill_ms=standstill, handover_ms=handover)
+    told = ", ".join(f"{run} {min(ms):.0f}…{max(ms):.0f}" for run, ms in sorted(standstill.items()))
+    tell.print(f"{luns} LUNs, {delay_ms:g} ms each way: {told} ms", highlight=False)
+    return case
+
+
+def _accuracy_table(accuracy: list[Accuracy]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("DELAY EACH WAY ms", "ROUND TRIP ms", "P99 ms"):
+        table.add_column(heading, justify="right")
+    for each in accuracy:
+        table.add_row(f"{each.delay_ms:g}", f"{each.round_trip_ms:.2f}", f"{each.p99_ms:.2f}")
+    return table
+
+
+def show(report: Report, console: Console) -> None:
+    """Tables and bars."""
+    console.print("\nThe proxy itself: round trips through it, less one without a delay.")
+    console.print(_accuracy_table(report.proxy))
+    console.print("\nStandstill: median (least…most).")
+    console.print(standstill_table(report.cases))
+    console.print("\nWhat the reservations add to it, ms: median (least…most) of the rounds' differences.")
+    console.print(cost_table(report.cases))
+    console.print()
+    console.print(wanted_table(report.cases))
+    console.print()
+    console.print(draw_bars("LUNs", "ms", cost_panels(report.cases)), highlight=False, markup=False)
+
+
+def svg(report: Report) -> str:
+    """The plot of what the reservations add."""
+    title = "What moving the reservations adds to a guest's standstill"
+    return draw_svg(title, "LUNs", "milliseconds", cost_panels(report.cases))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--luns", type=int, nargs="+", default=[1, 4, 16, 64, 256])
+    parser.add_argument("--delays", type=float, nargs="+", default=[0, 1, 5], help="milliseconds each way")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write all figures into this file")
+    parser.add_argument("--svg", type=Path, help="draw the plot into this file")
+    options = parser.parse_args()
+    console = wide_console()
+    plan = _plan(console)
+    try:
+        guest_image()
+    except ImageError as error:
+        console.print(f"left out: everything: {error}", markup=False)
+        return
+    cases: list[Case] = []
+    accuracy: list[Accuracy] = []
+    with contextlib.suppress(KeyboardInterrupt):
+        cases, accuracy = asyncio.run(measure(plan, options.luns, options.delays, options.rounds, console))
+    report = Report(
+        machine=describe_machine(), qemus=plan.versions, rounds=options.rounds, proxy=accuracy, cases=cases
+    )
+    show(report, console)
+    if options.json is not None:
+        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+    if options.svg is not None:
+        options.svg.write_text(svg(report), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
