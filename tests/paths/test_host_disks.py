@@ -77,6 +77,19 @@ def test_all_disks_of_a_logical_unit_are_found(machine: Machine) -> None:
     assert machine.io.asked == 2, "what sysfs says leads elsewhere is not asked"
 
 
+def test_the_multipath_device_is_found_in_place_of_its_paths(machine: Machine) -> None:
+    for name in ("sda", "sdb"):
+        machine.add(name, ONE, page(ONE))
+        holder = machine.sys / "class" / "block" / name / "holders" / "dm-0" / "dm"
+        holder.mkdir(parents=True)
+        (holder / "uuid").write_text("mpath-3600140500000001\n")
+    alone = machine.add("sdc", ONE, page(ONE))
+    device = machine.dev / "dm-0"
+    device.touch()
+    machine.io.answers[device.stat().st_ino] = Response(Status.GOOD, page(ONE))
+    assert asyncio.run(machine.disks.find(ONE)) == (device, alone)
+
+
 def test_what_sysfs_does_not_know_is_asked(machine: Machine) -> None:
     found = machine.add("sda", ONE)
     machine.add("sdb", TWO)

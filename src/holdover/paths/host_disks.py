@@ -8,6 +8,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from holdover.paths.multipath_map import map_of_disk
 from holdover.paths.path import PathError
 from holdover.paths.sgio import SgIo, SgioPath, check_scsi_device
 from holdover.scsi.cdb import Inquiry
@@ -71,6 +72,8 @@ class HostDisks:
     async def find(self, designator: Designator) -> tuple[Path, ...]:
         """The host's disks that lead to a logical unit, one for each I_T nexus; none is an empty tuple.
 
+        Disks that are paths of a multipath device are not there, the device is.
+
         What sysfs remembers of page 83h chooses whom to ask; what the disk says now decides.
 
         Raises:
@@ -105,7 +108,10 @@ class HostDisks:
             page = _read(folder / "vpd_pg83")
             if page and _best_or_none(page) != designator:
                 continue
-            found.extend(self._dev / disk.name.replace("!", "/") for disk in (folder / "block").glob("*"))
+            for disk in (folder / "block").glob("*"):
+                node = self._dev / (map_of_disk(disk.name, self._sys) or disk.name).replace("!", "/")
+                if node not in found:
+                    found.append(node)
         return found
 
     async def _ask(self, disk: Path) -> Designator:

@@ -197,7 +197,7 @@ def _send_to_all(command: Command, paths: Sequence[int]) -> Steps[_Round | Respo
         except AnswerLost as error:
             found.lost = error
         except PathError as error:
-            found.unsent = error
+            found.unsent = found.unsent or error
         else:
             if response.good:
                 found.good.append(path)
