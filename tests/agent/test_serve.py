@@ -202,7 +202,8 @@ def test_renewed_certificates_are_taken_on_sighup(tmp_path: Path) -> None:
             after = await shown(api, ca, admin)
             assert after != before
             assert (await open_before.guests()).warnings == ()
-            (tmp_path / "host-a.key").write_text("broken", encoding="utf-8")
+            # a certificate that is not the key's, as where only one of the two was brought
+            (tmp_path / "host-a.crt").write_bytes((tmp_path / "admin-1.crt").read_bytes())
             os.kill(os.getpid(), signal.SIGHUP)
             await asyncio.sleep(0.1)
             assert await shown(api, ca, admin) == after
