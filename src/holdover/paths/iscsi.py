@@ -123,6 +123,11 @@ class IscsiPath:
         """The URL, without the password."""
         return str(self._url)
 
+    @property
+    def nexuses(self) -> int:
+        """One: a session has one initiator port and one target port."""
+        return 1
+
     async def execute(self, command: Command) -> Response:
         """Send one command; opens the session first where there is none.
 

@@ -21,6 +21,11 @@ class LocalPath:
         """The name given at construction."""
         return self._name
 
+    @property
+    def nexuses(self) -> int:
+        """One."""
+        return 1
+
     async def execute(self, command: Command) -> Response:
         """Carry out one command on the device server; never raises PathError."""
         return await self._device.execute(self._nexus, command)

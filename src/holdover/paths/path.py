@@ -28,11 +28,17 @@ class AnswerLost(PathError):
 
 
 class Path(Protocol):
-    """One I_T nexus to one logical unit."""
+    """A way to one logical unit: one I_T nexus to whoever uses it, whatever it takes to be that."""
 
     @property
     def name(self) -> str:
         """How people write this path."""
+        ...
+
+    @property
+    def nexuses(self) -> int:
+        """How many I_T nexuses a REGISTER makes registrants of, as far as they can be reached: as often its
+        key is then in READ KEYS. More than 1 for multipath devices alone; it may change at any time."""
         ...
 
     async def execute(self, command: Command) -> Response:
