@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Two cores: more workers than cores only make the real guests slower.
 WORKERS ?= 2
 
-.PHONY: demo demo-vm test check format bench bench-target bench-gateway bench-standstill requirements clean
+.PHONY: demo demo-vm test check format bench bench-target bench-gateway bench-standstill bench-helper requirements clean
 
 demo: $(VENV)/run.stamp
 	$(BIN)/holdover demo
@@ -31,6 +31,10 @@ bench-gateway: $(VENV)/dev.stamp
 # Moving guests, beside QEMU 11.1 (packages qemu-system-x86, qemu-block-extra, busybox-static, sg3-utils, mmdebstrap).
 bench-standstill: $(VENV)/dev.stamp
 	$(BIN)/python -m bench.standstill
+
+# The helper beside QEMU's (packages user-mode-linux, qemu-system-common).
+bench-helper: $(VENV)/dev.stamp
+	$(BIN)/python -m bench.helper
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check src tests bench
