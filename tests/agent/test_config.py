@@ -119,7 +119,7 @@ api = "http://127.0.0.1:7103"
 
 def test_a_guest_without_devices_is_refused(tmp_path: Path) -> None:
     text = GOOD.replace('["scsi-block,id=d0,drive=iscsi://127.0.0.1/iqn.2026-11.org.example:san/0"]', "[]")
-    with pytest.raises(ConfigError, match="guest db1: has no device"):
+    with pytest.raises(ConfigError, match="guest db1: has no device to export"):
         load(tmp_path, text)
 
 

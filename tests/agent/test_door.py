@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from holdover.agent.attach import Attachments
+from holdover.agent.attach_devices import DeviceMaker
 from holdover.agent.config import AgentConfig, ApiConfig, ConfigError, HelperConfig, load_config
 from holdover.agent.door import HelperDoor
+from holdover.agent.guest import HostedGuest
 from holdover.agent.host import Host
+from holdover.agent.rules import Rules
 from holdover.helper.connection import Peer
 from holdover.helper.listener import ListenerError
 from holdover.paths.host_disks import HostDisks
@@ -28,6 +32,10 @@ def agent(socket: Path, **more: str) -> AgentConfig:
         api=ApiConfig(listen="127.0.0.1:7101"),
         helper=HelperConfig(socket=str(socket), **more),
     )
+
+
+def no_guest(*_: object, **__: object) -> HostedGuest:
+    raise AssertionError("a guest was made")
 
 
 def test_the_socket_has_the_mode_that_was_asked_for_and_goes_with_the_agent(tmp_path: Path) -> None:
@@ -49,7 +57,10 @@ def test_a_process_that_is_no_guest_is_refused(alive: bool) -> None:
     async def test() -> None:
         pid = os.getpid() if alive else 0
         io = SgIo(1)
-        door = HelperDoor({}, HostDisks(io))
+        disks = HostDisks(io)
+        door = HelperDoor(
+            Attachments(agent(Path("/x")), {}, no_guest), DeviceMaker(Rules([]), disks, io, 1), disks
+        )
         response = await door.handle(Peer(pid, 0, 0), 0, in_command(InServiceAction.READ_KEYS))
         assert decode_sense(response.sense).additional == AdditionalSense.LOGICAL_UNIT_NOT_SUPPORTED
         io.close()

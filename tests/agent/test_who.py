@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
-from holdover.agent.who import QemuIdentity, identify_process, parse_command_line
+from holdover.agent.who import NotIdentified, QemuIdentity, identify_process, open_devices, parse_command_line
 
 
 @pytest.mark.parametrize(
@@ -32,9 +33,58 @@ def test_a_running_process_is_read(tmp_path: Path) -> None:
     (tmp_path / "7").mkdir()
     (tmp_path / "7" / "cmdline").write_bytes(b"/usr/bin/qemu\0-name\0guest=a b,debug-threads=on\0-m\x001\0")
     assert identify_process(7, tmp_path).name == "a b"
-    assert identify_process(os.getpid()).name is None
 
 
-def test_a_process_that_has_gone_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No such file"):
+def test_a_process_that_does_not_say_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    fix = r"\[\[guest\]\] helper"
+    with pytest.raises(NotIdentified, match=f"process 7: .*No such file.*{fix}"):
         identify_process(7, tmp_path)
+    with pytest.raises(NotIdentified, match=f"PID namespace.*{fix}"):
+        identify_process(0)
+    with pytest.raises(
+        NotIdentified, match=f"neither -name nor -uuid; start QEMU with -name GUEST, or .*{fix}"
+    ):
+        identify_process(os.getpid())
+    (tmp_path / "8").mkdir()
+    (tmp_path / "8" / "cmdline").write_bytes(b"")
+    with pytest.raises(NotIdentified, match="without a command line"):
+        identify_process(8, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "moves"),
+    [
+        ("qemu -M pc-q35-11.0 -device scsi-block,drive=d", True),
+        ("qemu -M pc-q35-11.0 -device scsi-block,drive=d,migrate-pr=off", False),
+        ("qemu -M pc-q35-11.0 -device scsi-hd,drive=d", False),
+        ("qemu -M pc-q35-10.2 -device scsi-block,drive=d", False),
+        ("qemu -M pc-q35-10.2 -device driver=scsi-block,migrate-pr=on,drive=d", True),
+        ("qemu -M q35 -device scsi-block,drive=d", False),
+        ("qemu -device scsi-block,migrate-pr=off,drive=d -device scsi-block,migrate-pr=on,drive=e", True),
+        ('qemu -device {"driver":"scsi-block","migrate-pr":true}', True),
+        ('qemu -M pc-q35-11.0 -device {"driver":"scsi-block","migrate-pr":false}', False),
+        ("qemu -device {nonsense", False),
+        ("qemu -global scsi-block.migrate-pr=on -device scsi-block,drive=d", True),
+        ("qemu -M virt-11.0 -global scsi-block.migrate-pr=off -device scsi-block,drive=d", False),
+    ],
+)
+def test_a_qemu_that_moves_reservations_itself(line: str, moves: bool) -> None:
+    assert parse_command_line(line.split()).moves_itself is moves
+
+
+@pytest.mark.parametrize("option", ["-incoming defer", "--incoming tcp:[::]:4444"])
+def test_a_qemu_that_waits_for_a_migration(option: str) -> None:
+    assert parse_command_line(f"qemu {option} -name a".split()).incoming
+    assert not parse_command_line(["qemu", "-name", "incoming"]).incoming
+
+
+def test_the_uuid_is_in_lower_case() -> None:
+    assert parse_command_line(["qemu", "-uuid", "00AB"]).uuid == "00ab"
+
+
+def test_the_devices_that_a_process_has_open() -> None:
+    with Path("/dev/zero").open("rb") as zero:
+        found = os.fstat(zero.fileno())
+        assert (stat.S_IFCHR, found.st_rdev) in open_devices(os.getpid())
+    assert (stat.S_IFCHR, found.st_rdev) not in open_devices(os.getpid())
+    assert open_devices(0) == frozenset()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
+from string import Formatter
 
 import msgspec
 
+from holdover.agent.rules import Rule
 from holdover.guest.machine import MachineType
 from holdover.guest.options import DeviceOptions, OptionError, parse_device
 from holdover.iscsi.errors import IscsiNameError
@@ -23,13 +25,18 @@ __all__ = [
     "HostPort",
     "Limits",
     "PeerConfig",
+    "QmpConfig",
     "check_config",
     "export_iqn",
     "load_config",
+    "monitor_of",
     "parse_api",
     "parse_guest",
     "parse_host_port",
 ]
+
+
+_MONITOR_FIELDS = frozenset({"name", "uuid", "pid"})
 
 
 class ConfigError(ValueError):
@@ -80,27 +87,59 @@ class GuestConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     ``machine`` is the machine type of its QEMU, from which the default of ``migrate-pr`` comes.
     ``incoming`` marks a guest that is to arrive from another host. A guest without ``export`` comes through
-    the helper's socket alone; its devices are then disks of this host.
+    the helper's socket alone; its devices are then disks of this host, and where none is given they are
+    those that its QEMU hands over. ``helper`` is a socket of its own: whoever connects there is this guest.
+    ``qmp`` is its QEMU's monitor.
     """
 
     name: str
     machine: str
-    devices: tuple[str, ...]
+    devices: tuple[str, ...] = ()
     export: str | None = None
     incoming: bool = False
+    helper: str | None = None
+    qmp: str | None = None
+
+    def __post_init__(self) -> None:
+        for what, path in (("helper", self.helper), ("qmp", self.qmp)):
+            if path is not None and not Path(path).is_absolute():
+                raise ValueError(f"guest.{what}: {path!r}: the path of the socket must be absolute")
 
 
 class HelperConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The socket for QEMU's ``pr-manager-helper``: its path, permission bits and group."""
+    """The sockets for QEMU's ``pr-manager-helper``.
 
-    socket: str
+    Attributes:
+        socket: Of all guests; None: each guest has one of its own.
+        mode, group: Permission bits and group of these sockets.
+    """
+
+    socket: str | None = None
     mode: str = "0660"
     group: str | None = None
 
     def __post_init__(self) -> None:
-        if not Path(self.socket).is_absolute():
+        if self.socket is not None and not Path(self.socket).is_absolute():
             raise ValueError(f"helper.socket: {self.socket!r}: the path of the socket must be absolute")
         _permission_bits(self.mode, "helper.mode")
+
+
+class QmpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where monitors are of guests without a ``qmp`` of their own: {name}, {uuid} and {pid} are filled in."""
+
+    socket: str
+
+    def __post_init__(self) -> None:
+        try:
+            fields = [field for _, field, _, _ in Formatter().parse(self.socket) if field is not None]
+        except ValueError as error:
+            raise ValueError(f"qmp.socket: {self.socket!r}: {error}") from error
+        if not Path(self.socket).is_absolute():
+            raise ValueError(f"qmp.socket: {self.socket!r}: the path of the socket must be absolute")
+        if not fields or set(fields) - _MONITOR_FIELDS:
+            raise ValueError(
+                f"qmp.socket: {self.socket!r} must have {{name}}, {{uuid}} or {{pid}} and no others"
+            )
 
 
 class ApiAddress(msgspec.Struct, frozen=True):
@@ -162,7 +201,8 @@ class PeerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One agent. In TOML: ``name``, ``initiator``, ``[api]``, ``[[peer]]``, ``[[guest]]``, ``[limits]``."""
+    """One agent. In TOML: ``name``, ``initiator``, ``[api]``, ``[[peer]]``, ``[[guest]]``, ``[helper]``,
+    ``[[rule]]``, ``[qmp]``, ``[limits]``."""
 
     name: str
     initiator: str
@@ -170,6 +210,8 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     peer: tuple[PeerConfig, ...] = ()
     guest: tuple[GuestConfig, ...] = ()
     helper: HelperConfig | None = None
+    rule: tuple[Rule, ...] = ()
+    qmp: QmpConfig | None = None
     limits: Limits = Limits()
 
 
@@ -254,12 +296,44 @@ def check_config(config: AgentConfig, where: str) -> None:
         if not name or "/" in name or names.count(name) > 1:
             problem = "is empty" if not name else "contains /" if "/" in name else "is there twice"
             raise ConfigError(f"{where}: guest name {name!r} {problem}")
+    shared = None if config.helper is None else config.helper.socket
     for guest in config.guest:
         parse_guest(guest, where)
-        if guest.export is None and config.helper is None:
+        if guest.export is None and guest.helper is None and shared is None:
             raise ConfigError(
                 f"{where}: guest {guest.name}: has no export, and there is no [helper] socket either"
             )
+    _check_sockets(config, where)
+
+
+def _check_sockets(config: AgentConfig, where: str) -> None:
+    """Each socket is one guest's or that of all."""
+    taken: dict[str, str] = {}
+    if config.helper is not None and config.helper.socket is not None:
+        taken[config.helper.socket] = "[helper]"
+    for guest in config.guest:
+        if guest.helper is None:
+            continue
+        if guest.helper in taken:
+            raise ConfigError(
+                f"{where}: guest {guest.name}: helper: {guest.helper} is that of {taken[guest.helper]}"
+            )
+        taken[guest.helper] = f"guest {guest.name}"
+
+
+def monitor_of(config: AgentConfig, name: str, uuid: str | None, pid: int) -> Path | None:
+    """The socket at which a guest's monitor is to be asked; None where none is configured or there."""
+    own = next((guest.qmp for guest in config.guest if guest.name in (name, uuid)), None)
+    if own is not None:
+        return Path(own)
+    if config.qmp is None:
+        return None
+    known = {"name": name, "uuid": uuid, "pid": pid or None}
+    fields = {field for _, field, _, _ in Formatter().parse(config.qmp.socket) if field is not None}
+    if "/" in name or any(known[field] is None for field in fields):
+        return None
+    found = Path(config.qmp.socket.format(**known))
+    return found if found.exists() else None
 
 
 def _check_api(config: AgentConfig, where: str) -> None:
@@ -312,8 +386,8 @@ def parse_guest(guest: GuestConfig, where: str) -> tuple[MachineType, list[Devic
         devices = [parse_device(text) for text in guest.devices]
     except (IscsiNameError, OptionError) as error:
         raise ConfigError(f"{label}: {error}") from error
-    if not devices:
-        raise ConfigError(f"{label}: has no device; give at least one scsi-block")
+    if not devices and export is not None:
+        raise ConfigError(f"{label}: has no device to export; give at least one scsi-block")
     ids = [device.id for device in devices if device.id is not None]
     for name in ids:
         if ids.count(name) > 1:

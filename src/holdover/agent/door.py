@@ -91,6 +91,6 @@ def _check_nexus(device: GuestDevice, descriptor: int) -> None:
     if ours != theirs:
         raise Refused(
             f"the guest's disk is device {os.major(theirs)}:{os.minor(theirs)}, the agent's drive={drive} is "
-            f"{os.major(ours)}:{os.minor(ours)}, the same LUN through another nexus; write that disk into the "
-            "agent's file"
+            f"{os.major(ours)}:{os.minor(ours)}, the same LUN through another nexus; write the guest's into "
+            "the agent's file"
         )

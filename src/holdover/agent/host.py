@@ -180,7 +180,8 @@ class Host:
             except (PathError, StepFailed) as error:
                 raise ConfigError(
                     f"guest {guest}: {options.drive} cannot be asked which LUN it is, and the rule for lun = "
-                    f'"{undecided}" may be meant for it; write migrate-pr= on the device, or see to the LUN: {error}'
+                    f'"{undecided}" may be meant for it; write migrate-pr= on the device, or see to the LUN: '
+                    f"{error}"
                 ) from error
             finally:
                 await path.close()
@@ -205,9 +206,11 @@ class Host:
 
     async def close(self) -> None:
         """End all exports, then let go of the LUNs; registrations stay as they are."""
-        if self._helper is not None and self._on_loop is not None:
-            await asyncio.to_thread(self._helper.close)
-            self._on_loop.close()
+        helpers = tuple(self._helpers.values())
+        await asyncio.gather(*(asyncio.to_thread(server.close) for server, _ in helpers))
+        for _, on_loop in helpers:
+            on_loop.close()
+        await self._attachments.close()
         await self.peers.close()
         for guest in self.guests.values():
             await guest.close()

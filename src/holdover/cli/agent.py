@@ -93,9 +93,7 @@ def _ready(host: Host) -> None:
         )
         print(f"{host.config.name}: API at {address}{secure}", flush=True)
     for guest in host.guests.values():
-        gate = guest.devices[0].block.gate.value
-        print(
-            f"{host.config.name}: guest {guest.name} ({gate}) at {guest.export or 'the helper'}", flush=True
-        )
-    if host.config.helper is not None:
-        print(f"{host.config.name}: helper at {host.config.helper.socket}", flush=True)
+        gate = f" ({guest.devices[0].block.gate.value})" if guest.devices else ""
+        print(f"{host.config.name}: guest {guest.name}{gate} at {guest.export or 'the helper'}", flush=True)
+    for socket in host.helper_sockets:
+        print(f"{host.config.name}: helper at {socket}", flush=True)

@@ -1,0 +1,206 @@
+"""A guest's disk as its QEMU has it: the device behind a descriptor that came through the helper's socket.
+
+The device is opened anew through the descriptor, never duplicated: a duplicate shares QEMU's locks on the
+file and would keep the next QEMU of the guest from opening its disk. While the guest's process runs the
+device stays open; after that it is opened when there is something to do, and closed when there has been
+nothing for a while, so that the host can take the disk away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdover.paths.host_disks import HostDisks
+from holdover.paths.path import PathError
+from holdover.paths.sgio import SgIo, check_scsi_device
+from holdover.scsi.command import Command, Response
+from holdover.scsi.inquiry import Designator
+
+__all__ = ["Disk", "DiskPath"]
+
+_IDLE_SECONDS = 60.0
+_FLAGS = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_READ_ONLY = frozenset({errno.EACCES, errno.EROFS})
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """One SCSI device of this host: /dev/sdX or /dev/sgN.
+
+    Attributes:
+        kind: The type of file, as in st_mode.
+        number: The device number, as in st_rdev.
+    """
+
+    kind: int
+    number: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> Disk:
+        """The device that a file stands for."""
+        return cls(stat.S_IFMT(found.st_mode), found.st_rdev)
+
+    def __str__(self) -> str:
+        return f"device {os.major(self.number)}:{os.minor(self.number)}"
+
+    def node(self, sys: Path = Path("/sys"), dev: Path = Path("/dev")) -> Path:
+        """Its file.
+
+        Raises:
+            PathError: The host does not have it any more.
+        """
+        try:
+            said = (self._folder(sys) / "uevent").read_text(encoding="ascii")
+        except OSError as error:
+            raise PathError(str(self), "this host does not have it any more") from error
+        names = [line.removeprefix("DEVNAME=") for line in said.splitlines() if line.startswith("DEVNAME=")]
+        if not names:
+            raise PathError(str(self), "the kernel does not say its name")
+        return dev / names[0]
+
+    def address(self, sys: Path = Path("/sys")) -> str | None:
+        """Its host, channel, target and LUN, "2:0:1:0": one for all devices of an I_T nexus to a LUN."""
+        try:
+            return (self._folder(sys) / "device").resolve(strict=True).name
+        except OSError:
+            return None
+
+    def _folder(self, sys: Path) -> Path:
+        kind = "block" if stat.S_ISBLK(self.kind) else "char"
+        return sys / "dev" / kind / f"{os.major(self.number)}:{os.minor(self.number)}"
+
+
+class DiskPath:
+    """A path to the LUN behind a disk; whatever it opens must be that LUN."""
+
+    def __init__(
+        self, disk: Disk, designator: Designator, disks: HostDisks, io: SgIo, idle: float = _IDLE_SECONDS
+    ) -> None:
+        """``idle``: seconds without a command after which a disk that nobody holds is closed."""
+        self.disk = disk
+        self._designator = designator
+        self._disks = disks
+        self._io = io
+        self._idle = idle
+        self._name = _name_of(disk)
+        self._descriptor: int | None = None
+        self._held = False
+        self._opening = asyncio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def name(self) -> str:
+        """The disk's file when it was opened last."""
+        return self._name
+
+    @property
+    def nexuses(self) -> int:
+        """One."""
+        return 1
+
+    def holds(self, disk: Disk) -> bool:
+        """Whether it is this disk, open until `release`."""
+        return self.disk == disk and self._held and self._descriptor is not None
+
+    async def hold(self, descriptor: int) -> None:
+        """Open the disk behind a descriptor, and keep it open until `release`.
+
+        Raises:
+            PathError: It cannot be opened, or leads to another LUN.
+        """
+        async with self._opening:
+            disk = Disk.of(check_scsi_device(descriptor, str(self.disk)))
+            if self.holds(disk):
+                return
+            fresh = await self._open(Path(f"/proc/self/fd/{descriptor}"), disk)
+            self._close()
+            self.disk, self._descriptor, self._held = disk, fresh, True
+
+    def release(self) -> None:
+        """The guest's process has gone: close the disk, and open it when there is something to do."""
+        self._held = False
+        self._close()
+
+    async def execute(self, command: Command) -> Response:
+        """Carry out one command.
+
+        Raises:
+            PathError: The disk cannot be opened, or the command was not sent.
+            AnswerLost: It was sent and has no answer.
+        """
+        if self._descriptor is None:
+            async with self._opening:
+                if self._descriptor is None:
+                    self._descriptor = await self._open(self.disk.node(), self.disk)
+        descriptor = self._descriptor
+        try:
+            return await self._io.execute(descriptor, command, self.name)
+        except PathError:
+            # the number may now lead to another disk
+            if self._descriptor == descriptor:
+                self._close()
+            raise
+        finally:
+            self._rest()
+
+    async def close(self) -> None:
+        """Close the disk; commands under way have a descriptor of their own."""
+        self.release()
+
+    async def _open(self, file: Path, disk: Disk) -> int:
+        name = str(file if file.parts[1] == "dev" else disk)
+        descriptor = await asyncio.to_thread(_open_device, file, name)
+        try:
+            if Disk.of(check_scsi_device(descriptor, name)) != disk:
+                raise PathError(name, f"is no longer {disk}")
+            designator = await self._disks.designator_of(descriptor, name)
+            if designator != self._designator:
+                raise PathError(name, f"is LUN {designator} now, and was {self._designator}")
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._name = _name_of(disk)
+        return descriptor
+
+    def _rest(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._held and self._descriptor is not None:
+            self._timer = asyncio.get_running_loop().call_later(self._idle, self._close)
+
+    def _close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            os.close(descriptor)
+
+
+def _name_of(disk: Disk) -> str:
+    try:
+        return str(disk.node())
+    except PathError:
+        return str(disk)
+
+
+def _open_device(file: Path, name: str) -> int:
+    """Open a device for SG_IO, for reading alone where the disk is write protected."""
+    try:
+        return os.open(file, os.O_RDWR | _FLAGS)
+    except OSError as error:
+        if error.errno not in _READ_ONLY:
+            raise PathError(name, error.strerror or str(error)) from error
+    try:
+        return os.open(file, os.O_RDONLY | _FLAGS)
+    except OSError as error:
+        raise PathError(
+            name,
+            f"{error.strerror}; the agent must be allowed to open the guests' disks (root, or group disk)",
+        ) from error

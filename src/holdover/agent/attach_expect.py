@@ -1,0 +1,170 @@
+"""Guests that are to arrive: made before their QEMU has sent anything, from what the other host says.
+
+QEMU hands nothing to a helper before its guest sends PERSISTENT RESERVE, and by then the reservation must
+be here. So the guest gets its devices by their designators, among the disks of this host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from holdover.agent.attach import Attachments
+from holdover.agent.attach_devices import Attached, DeviceMaker, Refused
+from holdover.agent.attach_disk import DiskPath
+from holdover.agent.device import GuestDevice
+from holdover.agent.guest import HostedGuest
+from holdover.agent.who import NotIdentified, identify_process
+from holdover.guest.gate import Gate
+from holdover.helper.connection import Peer
+from holdover.paths.path import PathError
+from holdover.scsi.errors import DecodeError
+from holdover.scsi.inquiry import Designator
+
+__all__ = ["Arrivals", "ExpectError", "ExpectedDevice"]
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedDevice:
+    """A device of a guest that is to arrive.
+
+    Attributes:
+        designator: Of its LUN, as text.
+        migrate_pr: What the host that it comes from has for it.
+    """
+
+    designator: str
+    migrate_pr: bool
+
+
+class ExpectError(Exception):
+    """A guest cannot arrive at this host; nothing was made for it.
+
+    Attributes:
+        guest: Its name.
+        lun: The LUN's designator; empty when it is no single LUN's matter.
+    """
+
+    def __init__(self, guest: str, problem: str, lun: str = "") -> None:
+        super().__init__(f"guest {guest}: {problem}")
+        self.guest = guest
+        self.lun = lun
+
+
+class Arrivals:
+    """Makes guests that are announced."""
+
+    def __init__(
+        self, attachments: Attachments, maker: DeviceMaker, peers: Callable[[], Iterable[Peer]]
+    ) -> None:
+        """``peers``: who is connected to the helper's sockets now."""
+        self._attachments = attachments
+        self._maker = maker
+        self._peers = peers
+        self._one_by_one = asyncio.Lock()
+
+    async def expect(self, name: str, machine: str, devices: Sequence[ExpectedDevice]) -> HostedGuest:
+        """The guest of a name: the one that is here, else one that is to arrive, with these devices.
+
+        Of a guest that is here, and that no file gives its devices, the devices become these unless it runs.
+
+        Raises:
+            ExpectError: This host does not have one of the LUNs, or the guest cannot be handed over to it.
+        """
+        wanted = {_parse(name, each): each.migrate_pr for each in devices}
+        async with self._one_by_one:
+            known = self._attachments.get(name) or await self._connected(name)
+            if known is None:
+                return await self._make(name, machine, wanted)
+            if known.left_to_qemu:
+                raise ExpectError(
+                    name, "its QEMU on this host moves its reservations itself (migrate-pr is on)"
+                )
+            if known.fixed or (known.gate_now is Gate.RUNNING and known.guest.devices):
+                return known.guest
+            if known.gate_now is Gate.RUNNING:
+                raise ExpectError(name, "runs on this host already; a migration's destination has -incoming")
+            async with known.one_by_one:
+                await self._equip(known, wanted)
+            return known.guest
+
+    async def _make(self, name: str, machine: str, wanted: dict[Designator, bool]) -> HostedGuest:
+        try:
+            fresh = self._attachments.add(name, machine, Gate.INCOMING)
+        except Refused as error:
+            raise ExpectError(name, str(error)) from error
+        try:
+            await self._equip(fresh, wanted)
+        except BaseException:
+            self._attachments.forget(fresh)
+            raise
+        return fresh.guest
+
+    async def _connected(self, name: str) -> Attached | None:
+        """The guest whose QEMU is connected, and has sent nothing yet."""
+        for peer in {each.pid: each for each in self._peers() if each.pid}.values():
+            try:
+                identity = await asyncio.to_thread(identify_process, peer.pid)
+                if name in (identity.name, identity.uuid):
+                    return await self._attachments.guest_of(peer)
+            except (NotIdentified, Refused) as error:
+                log.info("a client of the helper is not the guest that is expected", why=str(error))
+        return None
+
+    async def _equip(self, attached: Attached, wanted: dict[Designator, bool]) -> None:
+        """Give a guest that is to arrive the devices that are wanted, and no others."""
+        name, guest = attached.guest.name, attached.guest
+        settings = {lun: self._maker.expected(attached.names, lun, theirs) for lun, theirs in wanted.items()}
+        keep = [
+            each for each in guest.devices if (each.designator, each.block.migrate_pr) in settings.items()
+        ]
+        for device in guest.devices:
+            if device not in keep and (device.tracked.key or device.block.stale):
+                raise ExpectError(
+                    name,
+                    "it holds something here on a LUN that it is not to arrive with",
+                    str(device.designator),
+                )
+        missing = [lun for lun in settings if lun not in {each.designator for each in keep}]
+        made = await asyncio.gather(
+            *(self._device(attached, lun, settings[lun]) for lun in missing), return_exceptions=True
+        )
+        problems = [each for each in made if isinstance(each, BaseException)]
+        pairs = [each for each in made if not isinstance(each, BaseException)]
+        if problems:
+            for _, device, _ in pairs:
+                await device.close()
+            raise problems[0]
+        for device in [each for each in guest.devices if each not in keep]:
+            guest.devices.remove(device)
+            if device.designator is not None:
+                attached.paths.pop(device.designator, None)
+            await device.close()
+        for lun, device, path in pairs:
+            attached.append(lun, device, path)
+        attached.expected = True
+        attached.move_gate(Gate.INCOMING)
+        self._attachments.remember_for_a_while(attached)
+        log.info("a guest is expected", guest=name, luns=[str(lun) for lun in settings])
+
+    async def _device(
+        self, attached: Attached, lun: Designator, migrate_pr: bool
+    ) -> tuple[Designator, GuestDevice, DiskPath]:
+        name = attached.guest.name
+        try:
+            path = await self._maker.path(lun, attached.process)
+            return lun, await self._maker.make(attached, lun, path, migrate_pr, Gate.INCOMING), path
+        except (Refused, PathError, OSError) as error:
+            raise ExpectError(name, str(error), str(lun)) from error
+
+
+def _parse(name: str, device: ExpectedDevice) -> Designator:
+    try:
+        return Designator.parse(device.designator)
+    except DecodeError as error:
+        raise ExpectError(name, str(error), device.designator) from error
