@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 
-from holdover.journal.journal import Journal, JournalError, JournalLike
+from holdover.journal._rows import Row
+from holdover.journal._store import Forget, Store
+from holdover.journal.journal import Journal, JournalDamaged, JournalError, JournalLike
 from holdover.journal.memory import MemoryJournal
 from holdover.journal.records import HandoverRecord
 from tests.journal.support import Call, calls, device, guest, run, step
@@ -138,3 +142,95 @@ def test_closing_writes_what_waits(tmp_path: Path) -> None:
         return kept
 
     assert [state.state for state in run(test)] == [str(number) for number in range(100)]
+
+
+def test_those_who_wait_together_fail_together_and_may_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    commit = Store.commit
+    sizes: list[int] = []
+
+    def failing(store: Store, changes: Iterable[Row | Forget]) -> None:
+        """The first is slow, the second fails."""
+        taken = list(changes)
+        sizes.append(len(taken))
+        if len(sizes) == 1:
+            begun.set()
+            go_on.wait(60)
+        if len(sizes) == 2:
+            raise JournalError(store.file, "no room", "make some")
+        commit(store, taken)
+
+    async def test() -> None:
+        journal = Journal.open(tmp_path / "journal")
+        monkeypatch.setattr(Store, "commit", failing)
+        first = asyncio.create_task(journal.put(guest("first")))
+        await asyncio.to_thread(begun.wait, 60)
+        others = [asyncio.create_task(journal.put(guest(f"g{number}"))) for number in range(10)]
+        cancelled = asyncio.create_task(journal.put(guest("cancelled")))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        go_on.set()
+        failures = await asyncio.gather(*others, return_exceptions=True)
+        assert {str(failure) for failure in failures} == {f"journal {journal.file}: no room; make some"}
+        assert len({id(failure) for failure in failures}) == 10
+        assert str(journal.failed) == str(failures[0])
+        await first
+        await journal.put(guest("last"))
+        assert journal.failed is None
+        assert [kept.name for kept in journal.load().guests] == ["first", "last"]
+        assert sizes == [1, 11, 1]
+        await journal.close()
+
+    run(test)
+
+
+def test_after_damage_nothing_more_is_taken(tmp_path: Path) -> None:
+    async def test() -> None:
+        file = tmp_path / "journal"
+        journal = Journal.open(file)
+        await journal.put(guest())
+        data = file.read_bytes()
+        file.unlink()
+        file.write_bytes(data)
+        for _ in range(2):
+            with pytest.raises(
+                JournalDamaged, match="was replaced while in use; put the file that was there back"
+            ):
+                await journal.put(guest("other"))
+        assert isinstance(journal.failed, JournalDamaged)
+        await journal.close()
+
+    run(test)
+
+
+def test_a_record_that_cannot_be_written_fails_alone(tmp_path: Path) -> None:
+    async def test() -> None:
+        journal = Journal.open(tmp_path / "journal")
+        outcomes = await asyncio.gather(
+            journal.put(guest("a")),
+            journal.put(guest("b"), guest("\ud800")),
+            journal.put(guest("c")),
+            return_exceptions=True,
+        )
+        assert [type(outcome) for outcome in outcomes] == [type(None), UnicodeEncodeError, type(None)]
+        assert [kept.name for kept in journal.load().guests] == ["a", "c"]
+        await journal.close()
+
+    run(test)
+
+
+def test_closed_handovers_are_pruned_while_it_runs(tmp_path: Path) -> None:
+    async def test() -> None:
+        journal = Journal.open(tmp_path / "journal", clock=lambda: 10 * 86400.0)
+        await journal.put(
+            step("h1", "one"), step("h1", "done", is_open=False), step("h2", "one"), step("h2", "two")
+        )
+        await journal.close()
+        journal = Journal.open(tmp_path / "journal")
+        assert [state.state for state in journal.steps("h1")] == ["done"]
+        assert [state.state for state in journal.steps("h2")] == ["one", "two"]
+        await journal.close()
+
+    run(test)

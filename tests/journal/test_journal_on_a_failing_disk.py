@@ -34,8 +34,6 @@ async def fill_and_go_on(file: Path) -> None:
         acknowledged.update(name for name, outcome in zip(names, outcomes, strict=True) if outcome is None)
         failures = [outcome for outcome in outcomes if outcome is not None]
         if failures:
-            assert len(failures) == len(outcomes), "written together, failed together"
-            assert len({id(failure) for failure in failures}) == len(failures)
             assert all(type(failure) is JournalError for failure in failures)
             assert str(failures[0]).endswith("and make room"), str(failures[0])
             assert str(journal.failed) == str(failures[0])

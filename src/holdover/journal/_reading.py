@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from holdover.journal._rows import (
     APPLICATION,
     SCHEMA,
     SELECT_SEAL,
-    SELECT_STEPS,
+    SELECT_STEP,
     STEP,
     SUM,
     TABLES,
@@ -155,7 +155,7 @@ def _keep(reading: Reading, table: Table, values: tuple[Value, ...]) -> None:
         case DeviceRecord():
             reading.devices.append(record)
         case HandoverRecord():
-            position = values[1]
+            position = values[0]
             reading.steps.append((position if isinstance(position, int) else 0, record))
 
 
@@ -196,16 +196,15 @@ def lacking(seal: Seal, mark: Mark | None) -> str | None:
     )
 
 
-def read_steps(connection: sqlite3.Connection, handover: str) -> list[HandoverRecord]:
-    """The states of one handover, oldest first.
+def read_steps(connection: sqlite3.Connection, positions: Iterable[int]) -> Iterator[HandoverRecord]:
+    """The states at these positions, without those that have been let go of meanwhile.
 
     Raises:
         sqlite3.Error: They cannot be read.
         ValueError: One is not what was written.
     """
-    records = []
-    for row in connection.execute(SELECT_STEPS, (handover,)).fetchall():
-        if row[-1] != checksum(STEP.name, row[:-1]):
-            raise ValueError(f"table step: row {_name(row[:2])} has a wrong checksum")
-        records.append(step_of(row[:-1]))
-    return records
+    for position in positions:
+        for row in connection.execute(SELECT_STEP, (position,)).fetchall():
+            if row[-1] != checksum(STEP.name, row[:-1]):
+                raise ValueError(f"table step: row {position} has a wrong checksum")
+            yield step_of(row[:-1])

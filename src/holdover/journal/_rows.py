@@ -1,8 +1,8 @@
 """The tables, and how records become rows and rows records.
 
-Each row carries a checksum of all its values. Tables are WITHOUT ROWID, so that a row stands in one place of
-the file and no index can disagree with it. The seal, one row, has the number of rows and the sum of their
-checksums, and so shows rows that are missing or have come back from the past.
+Each row carries a checksum of all its values, and stands in one place of the file (tables are WITHOUT ROWID,
+or have the rowid as their key), so that no index can disagree with it. The seal, one row, has the number of
+rows and the sum of their checksums, and so shows rows that are missing or have come back from the past.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = [
     "SCHEMA",
     "SEAL",
     "SELECT_SEAL",
-    "SELECT_STEPS",
+    "SELECT_STEP",
     "STEP",
     "SUM",
     "TABLES",
@@ -87,20 +87,21 @@ DEVICE = Table(
 )
 STEP = Table(
     name="step",
-    keys=2,
-    create="CREATE TABLE step (handover TEXT NOT NULL, position INTEGER NOT NULL, guest TEXT NOT NULL, "
+    keys=1,
+    create="CREATE TABLE step (position INTEGER PRIMARY KEY, handover TEXT NOT NULL, guest TEXT NOT NULL, "
     "role TEXT NOT NULL, peer TEXT NOT NULL, state TEXT NOT NULL, open INTEGER NOT NULL, body BLOB NOT NULL, "
-    "at REAL NOT NULL, checksum BLOB NOT NULL, PRIMARY KEY (handover, position)) WITHOUT ROWID",
-    select="SELECT handover, position, guest, role, peer, state, open, body, at, checksum FROM step "
-    "ORDER BY handover, position",
-    select_backwards="SELECT handover, position, guest, role, peer, state, open, body, at, checksum "
-    "FROM step ORDER BY handover DESC, position DESC",
-    checksum="SELECT checksum FROM step WHERE handover = ? AND position = ?",
+    "at REAL NOT NULL, checksum BLOB NOT NULL)",
+    select="SELECT position, handover, guest, role, peer, state, open, body, at, checksum FROM step "
+    "ORDER BY position",
+    select_backwards="SELECT position, handover, guest, role, peer, state, open, body, at, checksum "
+    "FROM step ORDER BY position DESC",
+    checksum="SELECT checksum FROM step WHERE position = ?",
     upsert="INSERT INTO step VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
 )
-SELECT_STEPS = (
-    "SELECT handover, position, guest, role, peer, state, open, body, at, checksum FROM step "
-    "WHERE handover = ? ORDER BY position"
+"""By position, so that new states stand together at the end, whichever handovers they are of."""
+SELECT_STEP = (
+    "SELECT position, handover, guest, role, peer, state, open, body, at, checksum FROM step "
+    "WHERE position = ?"
 )
 TABLES = (GUEST, DEVICE, STEP)
 
@@ -122,6 +123,14 @@ class Row:
     table: Table
     values: tuple[Value, ...]
     checksum: bytes
+
+    @property
+    def state(self) -> tuple[int, str] | None:
+        """Position and handover of a handover's state; None for other records."""
+        if self.table is not STEP:
+            return None
+        position, handover, *_ = self.values
+        return (position, handover) if isinstance(position, int) and isinstance(handover, str) else None
 
     @property
     def key(self) -> tuple[Value, ...]:
@@ -159,7 +168,7 @@ def _values(record: Record, position: int) -> tuple[Table, tuple[Value, ...]]:
             # SQLite knows no -0.0 and turns integers of this column into floats.
             at = float(record.at) + 0.0
             about = (record.guest, record.role, record.peer, record.state, int(record.open))
-            return STEP, (record.handover, position, *about, bytes(record.body), at)
+            return STEP, (position, record.handover, *about, bytes(record.body), at)
 
 
 def record_of(table: Table, values: tuple[Value, ...]) -> Record:
@@ -181,8 +190,8 @@ def step_of(values: tuple[Value, ...]) -> HandoverRecord:
     Raises:
         msgspec.ValidationError: The values are of other types than a record's.
     """
-    handover, _, *about, is_open, body, at = values
-    fields = zip(HandoverRecord.__struct_fields__, (handover, *about, is_open == 1, body, at), strict=True)
+    _, *about, is_open, body, at = values
+    fields = zip(HandoverRecord.__struct_fields__, (*about, is_open == 1, body, at), strict=True)
     return msgspec.convert(dict(fields), HandoverRecord)
 
 

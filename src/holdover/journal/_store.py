@@ -6,7 +6,7 @@ import os
 import secrets
 import sqlite3
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +40,8 @@ KEEP_IDENTITY = 30 * 86400.0
 KEEP_IDENTITIES = 1000
 """Closed handovers that are known however old they seem: a clock may have jumped."""
 
-_CHECKPOINT_ROWS = 500
-"""Rows written before the write-ahead log is brought into the file: about as many pages of 4 KiB."""
+_CHECKPOINT_ROWS = 2000
+"""Rows written before the write-ahead log is brought into the file; each costs it a page or two of 4 KiB."""
 _SIDE_FILES = ("", "-wal", "-shm", "-journal")
 
 
@@ -69,7 +69,13 @@ class Store:
         self._reader = reader
         self._writer = writer
         self._seal = reading.seal or Seal(b"")
+        self._positions: dict[str, tuple[int, ...]] = {}
+        """Where the states of each handover stand, oldest first."""
+        for position, step in reading.steps:
+            self._note(step.handover, position)
         self.last_position = max((position for position, _ in reading.steps), default=0)
+        self._as_opened: JournalContents | None = None
+        """What was read when it was opened; None once it has been handed out, or has changed."""
         self._rows_in_log = 0
         self._nodes: tuple[tuple[int, int], ...] | None = None
 
@@ -96,6 +102,7 @@ class Store:
                 opened.callback(writer.close)
                 store = cls(file, mark_file, reader, writer, reading)
                 store._begin()
+                store._as_opened = _contents(reading)
                 opened.pop_all()
                 return store
         except (sqlite3.Error, OSError) as error:
@@ -112,9 +119,12 @@ class Store:
         Raises:
             JournalDamaged: It is not what was written.
         """
-        reading = read_all(self._reader)
-        _refuse_damaged(self.file, reading)
-        return contents_of(reading.guests, reading.devices, [step for _, step in reading.steps])
+        contents, self._as_opened = self._as_opened, None
+        if contents is None:
+            reading = read_all(self._reader)
+            _refuse_damaged(self.file, reading)
+            contents = _contents(reading)
+        return contents
 
     def steps(self, handover: str) -> tuple[HandoverRecord, ...]:
         """The states of a handover that are kept, oldest first.
@@ -124,7 +134,7 @@ class Store:
             JournalError: They cannot be read.
         """
         try:
-            return tuple(read_steps(self._reader, handover))
+            return tuple(read_steps(self._reader, self._positions.get(handover, ())))
         except ValueError as error:
             raise JournalDamaged(self.file, f"damaged: {error}", MEND) from error
         except sqlite3.Error as error:
@@ -142,14 +152,21 @@ class Store:
         try:
             removed: list[bytes] = []
             added: list[bytes] = []
+            states: list[tuple[int, str]] = []
+            self._as_opened = None
             self._start()
             for change in changes:
-                if isinstance(change, Row):
-                    self._upsert(change, removed)
-                    added.append(change.checksum)
-                else:
+                if isinstance(change, Forget):
                     self._forget(change, removed)
+                    continue
+                self._upsert(change, removed)
+                added.append(change.checksum)
+                if change.state is not None:
+                    states.append(change.state)
             self._finish(removed, added)
+            for position, handover in states:
+                self._note(handover, position)
+            self._acknowledge()
         except (sqlite3.Error, OSError) as error:
             self._abandon()
             raise of_disk(self.file, error) from error
@@ -171,8 +188,11 @@ class Store:
         self._writer.execute("COMMIT")
         self._seal = seal
         self._rows_in_log += len(removed) + len(added) + 1
+
+    def _acknowledge(self) -> None:
+        """Make sure that what has been committed will be found, and missed if it is not."""
         self._check_nodes()
-        self._mark.write(seal.identity, seal.sequence)
+        self._mark.write(self._seal.identity, self._seal.sequence)
 
     def _abandon(self) -> None:
         try:
@@ -225,21 +245,19 @@ class Store:
             JournalError: The disk refuses.
         """
         try:
-            closed = self._writer.execute(
-                "SELECT handover, last, at FROM (SELECT handover, max(position) AS last, open, at FROM step "
-                "GROUP BY handover) WHERE NOT open ORDER BY last DESC"
-            ).fetchall()
-            removed: list[bytes] = []
             self._start()
-            for rank, (handover, last, at) in enumerate(closed):
-                if rank >= KEEP_IDENTITIES and now - at > KEEP_IDENTITY:
-                    self._drop_steps(handover, last + 1, removed)
-                elif now - at > KEEP_STEPS:
-                    self._drop_steps(handover, last, removed)
-            if removed:
-                self._finish(removed, [])
-            else:
-                self._writer.execute("ROLLBACK")
+            kept = self._kept(now)
+            if not kept:
+                self._abandon()
+                return
+            self._finish([*self._drop_others(kept)], [])
+            self._positions.update(kept)
+            for handover in [name for name, positions in kept.items() if not positions]:
+                del self._positions[handover]
+            self._acknowledge()
+        except ValueError as error:
+            self._abandon()
+            raise JournalDamaged(self.file, f"damaged: {error}", MEND) from error
         except (sqlite3.Error, OSError) as error:
             self._abandon()
             raise of_disk(self.file, error) from error
@@ -247,10 +265,35 @@ class Store:
             self._abandon()
             raise
 
-    def _drop_steps(self, handover: str, before: int, removed: list[bytes]) -> None:
-        key = (handover, before)
-        removed += self._checksums("SELECT checksum FROM step WHERE handover = ? AND position < ?", key)
-        self._writer.execute("DELETE FROM step WHERE handover = ? AND position < ?", key)
+    def _kept(self, now: float) -> dict[str, tuple[int, ...]]:
+        """What stays of each closed handover of which something is to go."""
+        kept = {}
+        closed = 0
+        for handover, positions in sorted(
+            self._positions.items(), key=lambda item: item[1][-1], reverse=True
+        ):
+            newest = next(read_steps(self._writer, positions[-1:]), None)
+            if newest is None:
+                raise ValueError(f"table step: row {positions[-1]} is gone")
+            closed += not newest.open
+            age = now - newest.at
+            if newest.open or age <= KEEP_STEPS:
+                continue
+            staying = () if closed > KEEP_IDENTITIES and age > KEEP_IDENTITY else positions[-1:]
+            if staying != positions:
+                kept[handover] = staying
+        return kept
+
+    def _drop_others(self, kept: dict[str, tuple[int, ...]]) -> Iterator[bytes]:
+        """Remove what does not stay; the checksums of what is removed."""
+        for handover, staying in kept.items():
+            for position in set(self._positions[handover]).difference(staying):
+                yield from self._checksums(STEP.checksum, (position,))
+                self._writer.execute("DELETE FROM step WHERE position = ?", (position,))
+
+    def _note(self, handover: str, position: int) -> None:
+        # In one assignment: another thread may be reading.
+        self._positions[handover] = (*self._positions.get(handover, ()), position)
 
     def checkpoint(self) -> None:
         """Bring the write-ahead log into the file once it is long; what was written is durable before, too.
@@ -273,6 +316,10 @@ class Store:
             self._writer.close()
         finally:
             self._mark.close()
+
+
+def _contents(reading: Reading) -> JournalContents:
+    return contents_of(reading.guests, reading.devices, [step for _, step in reading.steps])
 
 
 def _beside(file: Path, suffix: str) -> Path:

@@ -81,12 +81,17 @@ class Journal:
         return cls(Store.open(file), clock)
 
     @property
+    def file(self) -> Path:
+        """Where it is, without links."""
+        return self._store.file
+
+    @property
     def failed(self) -> JournalError | None:
         """Why the last thing that was to be written was not; None once something has been again."""
         return self._failed
 
     def load(self) -> JournalContents:
-        """Everything that is kept; checked again, so call it once, at the start.
+        """Everything that is kept, read and checked anew where something was written since it was opened.
 
         Raises:
             JournalDamaged: The file is not what was written to it.
