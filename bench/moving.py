@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,9 +17,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.agents import GUEST, agent, own_environment
 from bench.delay import DelayProxy
-from bench.servers import TARGET_IQN, running, serve_luns
-from holdover.agent.config import export_iqn
+from bench.servers import TARGET_IQN, serve_luns
 from holdover.demo.processes import free_port
 from holdover.iscsi.url import IscsiUrl
 from holdover.paths.iscsi import Identity, IscsiSessions, isid_of
@@ -35,7 +34,6 @@ from holdover.scsi.sense import is_unit_attention
 
 __all__ = ["GuestKind", "Move", "MovingGuest", "NotMeasured", "moving_guest"]
 
-GUEST = "db1"
 KEY = 0x484F4C44
 HOSTS = ("host-a", "host-b")
 _BOOT = 300.0
@@ -261,7 +259,7 @@ class MovingGuest:
                 kernel=self.image.kernel,
                 initrd=self.image.initrd,
                 disks=disks,
-                memory=96 + self.luns // 4,
+                memory=96 + self.luns,
                 incoming=incoming,
                 stopped=stopped,
                 disk_options=options,
@@ -330,19 +328,13 @@ async def _holdover(folder: Path, *arguments: str) -> str:
         *arguments,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=_environment(folder),
+        env=own_environment(folder),
         cwd=folder,
     )
     output, errors = await process.communicate()
     if process.returncode != 0:
         raise NotMeasured(f"holdover {' '.join(arguments)}: {output.decode()}{errors.decode()}")
     return output.decode()
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    """What the agents keep is this run's alone."""
-    places = {"XDG_STATE_HOME": "state", "XDG_DATA_HOME": "data", "XDG_RUNTIME_DIR": "run"}
-    return {**os.environ, **{name: str(folder / place) for name, place in places.items()}}
 
 
 @asynccontextmanager
@@ -355,10 +347,8 @@ async def moving_guest(
         async with AsyncExitStack() as stack:
             target = stack.enter_context(serve_luns(folder, luns))
             way = await proxy.route(target)
-            here, there = (
-                stack.enter_context(_agent(folder, host, way, luns)) if kind.holdover else _plain(host, way)
-                for host in HOSTS
-            )
+            start = _behind_agent if kind.holdover else _plain
+            here, there = (stack.enter_context(start(folder, host, way, luns)) for host in HOSTS)
             guest = MovingGuest(kind, luns, image, proxy, folder, target, here, there)
             stack.push_async_callback(guest.end)
             await guest.boot()
@@ -366,30 +356,13 @@ async def moving_guest(
             yield guest
 
 
-def _plain(host: str, port: int) -> _Host:
-    return _Host(host, f"127.0.0.1:{port}", TARGET_IQN, f"iqn.2026-11.org.holdover:{host}")
+@contextlib.contextmanager
+def _plain(_folder: Path, host: str, port: int, _luns: int) -> Iterator[_Host]:
+    yield _Host(host, f"127.0.0.1:{port}", TARGET_IQN, f"iqn.2026-11.org.holdover:{host}")
 
 
 @contextlib.contextmanager
-def _agent(folder: Path, host: str, port: int, luns: int) -> Iterator[_Host]:
-    api, export = free_port(), free_port()
-    devices = [
-        f"scsi-block,id=disk{lun},drive=iscsi://127.0.0.1:{port}/{TARGET_IQN}/{lun},migrate-pr=on"
-        for lun in range(luns)
-    ]
-    config = folder / f"{host}.toml"
-    config.write_text(
-        f'name = "{host}"\ninitiator = "iqn.2026-11.org.holdover:{host}"\n'
-        f'[api]\nlisten = "127.0.0.1:{api}"\n'
-        f'[[guest]]\nname = "{GUEST}"\nmachine = "pc"\nexport = "127.0.0.1:{export}"\n'
-        f"incoming = {str(host != HOSTS[0]).lower()}\ndevices = {json.dumps(devices)}\n"
-    )
-    command = [sys.executable, "-m", "holdover", "agent", "--config", str(config)]
-    with running(command, (api, export), folder / f"{host}.log", _environment(folder)):
-        yield _Host(
-            host,
-            f"127.0.0.1:{export}",
-            export_iqn(GUEST),
-            "iqn.2026-11.org.holdover:guest",
-            f"127.0.0.1:{api}",
-        )
+def _behind_agent(folder: Path, host: str, port: int, luns: int) -> Iterator[_Host]:
+    drives = [f"iscsi://127.0.0.1:{port}/{TARGET_IQN}/{lun}" for lun in range(luns)]
+    with agent(folder, host, drives, incoming=host != HOSTS[0]) as there:
+        yield _Host(host, there.portal, there.iqn, "iqn.2026-11.org.holdover:guest", there.api)

@@ -33,12 +33,18 @@ from bench.machine import Machine, available_mib, describe_machine, wide_console
 from bench.moving import GuestKind, MovingGuest, NotMeasured, moving_guest
 from bench.plot import draw_bars, draw_svg
 from bench.qemu11 import Qemu11Error, qemu11
+from holdover.qemu.console import ConsoleError
 from holdover.qemu.image import GuestImage, ImageError, guest_image
+from holdover.qemu.monitor import QemuError
 from holdover.qemu.process import missing_qemu_packages
 
 _MIB_PER_GUEST = 250
-_MIB_PER_LUN = 3
+_MIB_PER_LUN = 6
 """What the processes around one guest take at most, both QEMUs of a migration together."""
+
+
+_FAILURES = (NotMeasured, ConsoleError, QemuError, RuntimeError, TimeoutError)
+"""What ends the measuring of one guest, not that of the others."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +122,7 @@ async def _boot(
         tell.print(f"booting {kind.name} with {luns} LUNs", highlight=False)
         try:
             guests[kind] = await stack.enter_async_context(moving_guest(kind, luns, image, proxy))
-        except (NotMeasured, RuntimeError) as error:
+        except _FAILURES as error:
             tell.print(f"left out: {kind.name} with {luns} LUNs: {error}", markup=False)
     return guests
 
@@ -134,7 +140,7 @@ async def _case(
                 continue
             try:
                 move = await guest.move(delay_ms / 1000, run in {Run.HOLDOVER_S, Run.ALONE_S})
-            except NotMeasured as error:
+            except _FAILURES as error:
                 tell.print(
                     f"left out from here on: {guest.kind.name} with {luns} LUNs: {error}", markup=False
                 )

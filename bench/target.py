@@ -1,17 +1,10 @@
-"""`make bench-target`: the embedded LUN's target beside tgt, under one load, alternately.
-
-Reads are `iscsi-perf`'s (package libiscsi-bin), writes `qemu-img bench`'s (qemu-utils, qemu-block-extra):
-C programs of others, so that the load costs both servers the same.
-"""
+"""`make bench-target`: the embedded LUN's target beside tgt, under one load, alternately."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
-import shutil
 import statistics
-import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,36 +13,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from bench.load import Load, carry_out, make_disk, possible
 from bench.servers import SERVERS, Server, serve
-
-_SIZE = 256 << 20
-_SCATTER = 61 << 20
-"""Step between writes of 4 KiB, bytes: far apart, and every block is met before one comes again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """One kind of load; ``blocks`` of 512 bytes in each command, ``depth`` commands in flight."""
-
-    name: str
-    write: bool
-    blocks: int
-    depth: int
-
-    @property
-    def program(self) -> tuple[str, str]:
-        """The program that makes it, and its Debian package."""
-        return ("qemu-img", "qemu-utils") if self.write else ("iscsi-perf", "libiscsi-bin")
-
-
-LOADS = (
-    Load("random read 4 KiB, 1 in flight", False, 8, 1),
-    Load("random read 4 KiB, 32 in flight", False, 8, 32),
-    Load("sequential read 256 KiB, 16 in flight", False, 512, 16),
-    Load("scattered write 4 KiB, 1 in flight", True, 8, 1),
-    Load("scattered write 4 KiB, 32 in flight", True, 8, 32),
-    Load("sequential write 256 KiB, 16 in flight", True, 512, 16),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,67 +33,14 @@ class Row:
         return statistics.median(ours / theirs for ours, theirs in pairs) if pairs else None
 
 
-def _read(url: str, load: Load, seconds: float) -> float:
-    random = ["-r"] if load.blocks == 8 else []
-    command = [
-        "iscsi-perf",
-        "-t",
-        str(max(1, round(seconds))),
-        *random,
-        "-b",
-        str(load.blocks),
-        "-m",
-        str(load.depth),
-    ]
-    output = subprocess.run([*command, url], capture_output=True, text=True, check=True).stdout
-    found = re.findall(r"iops average (\d+)", output)
-    if not found:
-        raise RuntimeError(f"iscsi-perf told no figure:\n{output}")
-    return float(found[-1])
-
-
-def _write(url: str, load: Load, seconds: float) -> float:
-    size = load.blocks * 512
-    step = ["-S", str(_SCATTER + size)] if load.blocks == 8 else []
-
-    def run(count: int) -> float:
-        command = [
-            "qemu-img",
-            "bench",
-            "-w",
-            "-f",
-            "raw",
-            "-t",
-            "none",
-            "-c",
-            str(count),
-            "-d",
-            str(load.depth),
-        ]
-        output = subprocess.run(
-            [*command, "-s", str(size), *step, url], capture_output=True, text=True, check=True
-        ).stdout
-        found = re.search(r"Run completed in ([\d.]+) seconds", output)
-        if found is None:
-            raise RuntimeError(f"qemu-img bench told no figure:\n{output}")
-        return count / max(float(found[1]), 0.001)
-
-    # a count that takes about as long as asked for, from a first short run
-    return run(max(200, round(run(200) * seconds)))
-
-
 def measure(rounds: int, seconds: float, tell: Callable[[str], None]) -> list[Row]:
     """All loads on all servers that are installed, ``rounds`` times, alternately."""
     present = [server for server in SERVERS if not server.missing]
     rows = []
     with tempfile.TemporaryDirectory(prefix="holdover-bench-") as name:
         file = Path(name) / "disk"
-        file.write_bytes(bytes(range(256)) * (_SIZE // 256))
-        for load in LOADS:
-            program, package = load.program
-            if shutil.which(program) is None:
-                tell(f"left out: {load.name}: {program} is missing (package {package})")
-                continue
+        make_disk(file)
+        for load in possible(tell):
             figures: dict[str, list[float]] = {server.name: [] for server in present}
             for number in range(rounds):
                 # who goes first changes, so that a drift of the machine hits both
@@ -145,7 +57,7 @@ def measure(rounds: int, seconds: float, tell: Callable[[str], None]) -> list[Ro
 
 def _one(server: Server, file: Path, load: Load, seconds: float) -> float:
     with serve(server, file) as url:
-        return (_write if load.write else _read)(url, load, seconds)
+        return carry_out(url, load, seconds)
 
 
 def show(rows: list[Row]) -> Table:

@@ -1,0 +1,60 @@
+"""Agents as operators start them: a TOML file and `holdover agent`, each a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.servers import running
+from holdover.agent.config import export_iqn
+from holdover.demo.processes import free_port
+
+__all__ = ["GUEST", "Agent", "agent", "own_environment"]
+
+GUEST = "db1"
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A running agent with one guest.
+
+    Attributes:
+        api: HOST:PORT of its API.
+        portal: HOST:PORT of the guest's export.
+        iqn: Name of that target.
+    """
+
+    api: str
+    portal: str
+    iqn: str
+
+
+@contextmanager
+def agent(folder: Path, host: str, drives: Sequence[str], *, incoming: bool = False) -> Iterator[Agent]:
+    """An agent whose guest has a device for each URL in ``drives``, with migrate-pr, until the block ends."""
+    api, export = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    devices = [f"scsi-block,id=disk{lun},drive={url},migrate-pr=on" for lun, url in enumerate(drives)]
+    config = folder / f"{host}.toml"
+    # a list of strings is the same in JSON and in TOML
+    config.write_text(
+        f'name = "{host}"\ninitiator = "iqn.2026-11.org.holdover:{host}"\n'
+        f'[api]\nlisten = "{api}"\n'
+        f'[[guest]]\nname = "{GUEST}"\nmachine = "pc"\nexport = "{export}"\n'
+        f"incoming = {str(incoming).lower()}\ndevices = {json.dumps(devices)}\n",
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-m", "holdover", "agent", "--config", str(config)]
+    ports = tuple(int(address.rpartition(":")[2]) for address in (api, export))
+    with running(command, ports, folder / f"{host}.log", own_environment(folder)):
+        yield Agent(api, export, export_iqn(GUEST))
+
+
+def own_environment(folder: Path) -> dict[str, str]:
+    """In which what Holdover keeps beyond its end is in ``folder``."""
+    places = {"XDG_STATE_HOME": "state", "XDG_DATA_HOME": "data", "XDG_RUNTIME_DIR": "run"}
+    return {**os.environ, **{name: str(folder / place) for name, place in places.items()}}

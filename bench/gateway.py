@@ -1,0 +1,115 @@
+"""`make bench-gateway`: what it costs a guest that its disk is behind an agent's export.
+
+The same load on the same LUN, through the export of an agent and straight to the target, alternately. The
+target is tgt where it is installed, as a storage array would be: a program in C; and our own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+from rich.table import Table
+
+from bench.agents import agent
+from bench.figures import differences, median_ratio
+from bench.load import Load, carry_out, make_disk, possible
+from bench.machine import Machine, describe_machine, wide_console
+from bench.servers import SERVERS, Server, serve
+
+_WAYS = ("direct", "export")
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """Commands per second of one load on one target, a figure for each round, by the way that it took."""
+
+    target: str
+    load: str
+    depth: int
+    commands_per_second: dict[str, list[float]]
+
+    @property
+    def ratio(self) -> float | None:
+        """Through the export, as a share of direct."""
+        return median_ratio(self.commands_per_second["export"], self.commands_per_second["direct"])
+
+    @property
+    def added_us(self) -> float:
+        """Microseconds more for each command, while as many are in flight."""
+        each = {way: [1e6 * self.depth / figure for figure in self.commands_per_second[way]] for way in _WAYS}
+        return statistics.median(differences(each["export"], each["direct"]))
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """All that was measured."""
+
+    machine: Machine
+    rows: list[Row]
+
+
+def measure(loads: Sequence[Load], rounds: int, seconds: float, tell: Callable[[str], None]) -> list[Row]:
+    """All loads on all targets that are installed."""
+    rows = []
+    for server in SERVERS:
+        if server.missing:
+            tell(f"left out: {server.name} is missing (package {server.package})")
+            continue
+        with tempfile.TemporaryDirectory(prefix="holdover-bench-") as name:
+            rows += _on(server, Path(name), loads, rounds, seconds)
+    return rows
+
+
+def _on(server: Server, folder: Path, loads: Sequence[Load], rounds: int, seconds: float) -> list[Row]:
+    file = folder / "disk"
+    make_disk(file)
+    rows = []
+    with serve(server, file) as url, agent(folder, "host-a", [url]) as there:
+        urls = {"direct": url, "export": f"iscsi://{there.portal}/{there.iqn}/0"}
+        for load in loads:
+            figures: dict[str, list[float]] = {way: [] for way in _WAYS}
+            for number in range(rounds):
+                # who goes first changes, so that a drift of the machine hits both
+                for way in _WAYS if number % 2 == 0 else reversed(_WAYS):
+                    figures[way].append(carry_out(urls[way], load, seconds))
+            rows.append(
+                Row(target=server.name, load=load.name, depth=load.depth, commands_per_second=figures)
+            )
+    return rows
+
+
+def show(rows: Sequence[Row]) -> Table:
+    """Medians and ratios."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("TARGET", "LOAD", "DIRECT /s", "EXPORT /s", "RATIO", "ADDED us"):
+        table.add_column(heading, justify="left" if heading in {"TARGET", "LOAD"} else "right")
+    for row in rows:
+        medians = [f"{statistics.median(row.commands_per_second[way]):,.0f}" for way in _WAYS]
+        ratio = "-" if row.ratio is None else f"{row.ratio:.2f}"
+        table.add_row(row.target, row.load, *medians, ratio, f"{row.added_us:,.0f}")
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of load, for each figure")
+    parser.add_argument("--json", type=Path, help="write all figures into this file")
+    options = parser.parse_args()
+    console = wide_console()
+
+    def tell(text: str) -> None:
+        console.print(text, highlight=False, markup=False)
+
+    rows = measure(possible(tell), options.rounds, options.seconds, tell)
+    console.print(show(rows))
+    if options.json is not None:
+        report = Report(machine=describe_machine(), rows=rows)
+        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+
+
+if __name__ == "__main__":
+    main()
