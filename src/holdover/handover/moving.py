@@ -23,6 +23,8 @@ class MovingLun:
         tracked: What the guest has established.
         source_spare: A random key for the source's nexus, for when it needs one that nobody has.
         destination_spare: The same for the destination's nexus.
+        fresh_spare: One more for the source's nexus, for when it has lost its registration: the LUN itself
+            then tells, after a crash, that it had.
         source_nexuses: How many I_T nexuses one registration of the source makes; multipath makes several.
         destination_nexuses: The same on the destination.
         shared: The guest's key stands on a third nexus too.
@@ -39,6 +41,7 @@ class MovingLun:
     tracked: Tracked = UNREGISTERED
     source_spare: int = 0
     destination_spare: int = 0
+    fresh_spare: int = 0
     source_nexuses: int = 1
     destination_nexuses: int = 1
     shared: bool = False

@@ -242,7 +242,7 @@ def _learn(source: Source, happened: Happened) -> Source:
             replace(lun, tracked=news[lun.designator].tracked) if lun.designator in news else lun
             for lun in source.luns
         )
-        return replace(source, luns=luns, changed=source.changed | news.keys())
+        return replace(source, luns=luns, changed=source.changed | frozenset(news))
     if happened.event is Event.DONE:
         luns = tuple(
             replace(news[lun.designator], tracked=lun.tracked)

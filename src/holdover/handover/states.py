@@ -89,8 +89,10 @@ class SourceState(Enum):
     """Roll back: the destination gives back what it has."""
     RESUMING = "resuming"
     """Roll back: the reservation moves back."""
+    ISOLATING = "isolating"
+    """Roll back without the destination, which cannot be reached: take a key that it has not."""
     EVICTING = "evicting"
-    """Roll back without the destination, which cannot be reached."""
+    """Roll back without the destination: remove its registration."""
     STAYED = "stayed"
     """The guest is on the source with everything that it had. The end."""
 
@@ -216,6 +218,7 @@ SOURCE_DOES: Mapping[SourceState, Does] = {
     _S.RECLAIMING: Does(Gate.LEAVING, work=Work.RECLAIM),
     _S.RETURNING: Does(Gate.LEAVING, message=_M.RETURN),
     _S.RESUMING: Does(Gate.LEAVING, work=Work.TAKE_BACK),
+    _S.ISOLATING: Does(Gate.LEAVING, work=Work.ISOLATE),
     _S.EVICTING: Does(Gate.LEAVING, work=Work.EVICT),
     _S.STAYED: Does(Gate.RUNNING),
 }
@@ -272,7 +275,7 @@ SOURCE: Mapping[SourceState, Mapping[Event, SourceState | Choice]] = {
         _E.UNREACHED: _S.UNDOING,
         _E.GIVEN_UP: _S.UNDOING,
         _E.ASKED_ROLL_BACK: _S.UNDOING,
-        _E.ASKED_ALONE: _S.EVICTING,
+        _E.ASKED_ALONE: _S.ISOLATING,
         _E.CHANGED: _S.UNDOING,
         _E.RESTARTED: _S.UNDOING,
     },
@@ -333,9 +336,9 @@ SOURCE: Mapping[SourceState, Mapping[Event, SourceState | Choice]] = {
         _E.REFUSED: _S.CLOSING,
         _E.TAKEN: _S.SETTLING,
         _E.UNREACHED: _S.CLOSING,
-        _E.GIVEN_UP: Choice("shared", _S.CLOSING, _S.EVICTING),
+        _E.GIVEN_UP: Choice("shared", _S.CLOSING, _S.ISOLATING),
         _E.ASKED_ROLL_BACK: _S.CLOSING,
-        _E.ASKED_ALONE: Choice("shared", _S.CLOSING, _S.EVICTING),
+        _E.ASKED_ALONE: Choice("shared", _S.CLOSING, _S.ISOLATING),
         _E.RESTARTED: _S.CLOSING,
     },
     _S.ASKING: {
@@ -355,9 +358,9 @@ SOURCE: Mapping[SourceState, Mapping[Event, SourceState | Choice]] = {
         _E.REFUSED: _S.RETURNING,
         _E.TAKEN: _S.SETTLING,
         _E.UNREACHED: _S.RETURNING,
-        _E.GIVEN_UP: Choice("shared", _S.RETURNING, _S.EVICTING),
+        _E.GIVEN_UP: Choice("shared", _S.RETURNING, _S.ISOLATING),
         _E.ASKED_ROLL_BACK: _S.RETURNING,
-        _E.ASKED_ALONE: Choice("shared", _S.RETURNING, _S.EVICTING),
+        _E.ASKED_ALONE: Choice("shared", _S.RETURNING, _S.ISOLATING),
         _E.RESTARTED: _S.RETURNING,
     },
     _S.RESUMING: {
@@ -366,9 +369,19 @@ SOURCE: Mapping[SourceState, Mapping[Event, SourceState | Choice]] = {
         _E.ASKED_ROLL_BACK: _S.RESUMING,
         _E.RESTARTED: _S.RESUMING,
     },
+    # neither goes back to closing: half done, it looks as if nothing had been lost
+    _S.ISOLATING: {
+        _E.DONE: _S.EVICTING,
+        _E.FAILED: _S.ISOLATING,
+        _E.ASKED_ROLL_BACK: _S.ISOLATING,
+        _E.ASKED_ALONE: _S.ISOLATING,
+        _E.RESTARTED: _S.ISOLATING,
+    },
     _S.EVICTING: {
         _E.DONE: _S.STAYED,
-        _E.FAILED: _S.CLOSING,
+        _E.FAILED: _S.EVICTING,
+        _E.ASKED_ROLL_BACK: _S.EVICTING,
+        _E.ASKED_ALONE: _S.EVICTING,
         _E.RESTARTED: _S.EVICTING,
     },
     _S.STAYED: {_E.ASKED_ROLL_BACK: _S.STAYED, _E.CHANGED: _S.STAYED, _E.RESTARTED: _S.STAYED},
@@ -441,7 +454,7 @@ EVENT_OF: Mapping[MessageKind, Event] = {
     _M.FINISH: _E.FINISH,
 }
 
-ROLLS_BACK = frozenset({_S.UNDOING, _S.CLOSING, _S.STAYED, _S.EVICTING})
+ROLLS_BACK = frozenset({_S.UNDOING, _S.CLOSING, _S.STAYED, _S.ISOLATING})
 HINDERS = frozenset({_E.FAILED, _E.REFUSED, _E.UNREACHED, _E.GIVEN_UP})
 
 

@@ -59,6 +59,8 @@ class Work(Enum):
     """Roll back, source: its registration as it was."""
     TAKE_BACK = "take back"
     """Roll back, source: PREEMPT where the reservation has moved."""
+    ISOLATE = "isolate"
+    """Roll back, source, while the destination cannot be asked: a key on its nexus that the other has not."""
     EVICT = "evict"
     """Roll back, source, while the destination cannot be asked: remove its registration."""
     REGISTER = "register"
@@ -297,63 +299,94 @@ def _withdraw(lun: MovingLun) -> Steps[MovingLun]:
 
 
 # -- one side without the other -------------------------------------------------------------------
+#
+# This side's nexus takes a key that nobody has, so that a PREEMPT of the guest's key names the other side
+# alone. What was so before is told by which key it took: the journal is asked to keep nothing in between.
+
+
+def _isolate(lun: MovingLun) -> Steps[MovingLun]:
+    tracked, mine, fresh = lun.tracked, lun.source_spare, lun.fresh_spare
+    if tracked.key == 0:
+        return lun
+    own = yield from own_key(tracked, (tracked.key, mine, fresh))
+    keys = yield from read_keys()
+    if lun.destination_spare in keys:
+        # it was to be preempted from here, and its key says so without a word from the other side
+        prey, wanted = lun.destination_spare, tracked.key
+    else:
+        prey, wanted = tracked.key, fresh
+        _require_alone(lun, keys)
+    if own == 0:
+        if prey not in keys:
+            return replace(lun, tracked=UNREGISTERED)
+        yield from register_key(tracked, wanted)
+        own = wanted
+        keys = yield from read_keys()
+    elif own == tracked.key != wanted and keys.count(own) > lun.source_nexuses:
+        yield from change_key(tracked, own, mine, "REGISTER (re-key)")
+    if own == wanted and prey not in keys:
+        # whoever removed the guest's registration from the other side meant this one too
+        yield from _unregister(tracked, own)
+        return replace(lun, tracked=UNREGISTERED)
+    return lun
+
+
+def _require_alone(lun: MovingLun, keys: tuple[int, ...]) -> None:
+    key = lun.tracked.key
+    if key in lun.others or keys.count(key) > lun.source_nexuses + lun.destination_nexuses:
+        raise StepFailed(
+            "PREEMPT",
+            f"key {key:#x} stands on a third nexus too, which a PREEMPT from this host alone would remove",
+        )
 
 
 def _evict(lun: MovingLun) -> Steps[MovingLun]:
-    return _alone(lun, lun.source_spare, lun.destination_spare, lun.source_nexuses)
+    return _alone(lun, (lun.source_spare, lun.fresh_spare), lun.destination_spare, lun.source_nexuses)
 
 
 def _take(lun: MovingLun) -> Steps[MovingLun]:
-    return _alone(lun, lun.destination_spare, lun.source_spare, lun.destination_nexuses)
-
-
-def _alone(lun: MovingLun, mine: int, theirs: int, nexuses: int) -> Steps[MovingLun]:
-    """Everything of the guest to this nexus, nothing left on the other host's, which cannot be asked.
-
-    This nexus takes a key that nobody has, so that a PREEMPT of the guest's key names the other host alone.
-
-    Raises:
-        StepFailed: The guest's key stands on a third nexus as well, which a PREEMPT would remove.
-    """
-    tracked = lun.tracked
+    tracked, mine = lun.tracked, lun.destination_spare
     if tracked.key == 0:
         return lun
     own = yield from own_key(tracked, (tracked.key, mine))
     keys = yield from read_keys()
-    if theirs in keys:
-        if own == 0:
-            yield from register_key(tracked, tracked.key)
-        elif own == mine:
-            yield from change_key(tracked, mine, tracked.key, "REGISTER (re-key)")
-        yield from _preempt(tracked, tracked.key, theirs, lun)
-        return (yield from _after_alone(lun, nexuses))
-    if keys.count(tracked.key) > lun.source_nexuses + lun.destination_nexuses or tracked.key in lun.others:
-        raise StepFailed(
-            "PREEMPT",
-            f"key {tracked.key:#x} stands on a third nexus too, which a PREEMPT from this host alone "
-            "would remove",
-        )
     if own == 0:
-        if tracked.key not in keys:
-            return replace(lun, tracked=UNREGISTERED)
-        yield from register_key(tracked, mine)
-    elif own == tracked.key:
-        if keys.count(tracked.key) <= nexuses:
-            return (yield from _after_alone(lun, nexuses))
-        yield from change_key(tracked, tracked.key, mine, "REGISTER (re-key)")
-    yield from _preempt(tracked, mine, tracked.key, lun)
-    if tracked.key in (yield from read_keys()):
-        raise StepFailed("PREEMPT", f"key {tracked.key:#x} is still registered by the other host")
-    yield from change_key(tracked, mine, tracked.key, "REGISTER (re-key)")
-    return (yield from _after_alone(lun, nexuses))
+        raise StepFailed(
+            "REGISTER (probe)", "the guest's key is not on this host's nexus: it was not prepared"
+        )
+    if lun.source_spare not in keys:
+        _require_alone(lun, keys)
+        if own == tracked.key and keys.count(own) > lun.destination_nexuses:
+            yield from change_key(tracked, own, mine, "REGISTER (re-key)")
+    return (yield from _alone(lun, (mine,), lun.source_spare, lun.destination_nexuses))
 
 
-def _after_alone(lun: MovingLun, nexuses: int) -> Steps[MovingLun]:
-    problem = yield from _difference(lun.tracked, lun, nexuses)
+def _alone(lun: MovingLun, mine: tuple[int, ...], theirs: int, nexuses: int) -> Steps[MovingLun]:
+    """Everything of the guest to this nexus, nothing left on the other side's, which cannot be asked."""
+    tracked = lun.tracked
+    if tracked.key == 0:
+        return lun
+    own = yield from own_key(tracked, (tracked.key, *mine))
+    if own == 0:
+        if tracked.key in (yield from read_keys()):
+            raise StepFailed("REGISTER (probe)", _REMOVED)
+        return replace(lun, tracked=UNREGISTERED)
+    if own == tracked.key:
+        if theirs in (yield from read_keys()):
+            yield from _preempt(tracked, own, theirs, lun)
+    else:
+        yield from _preempt(tracked, own, tracked.key, lun)
+        if tracked.key in (yield from read_keys()):
+            raise StepFailed("PREEMPT", f"key {tracked.key:#x} is still registered by the other host")
+        yield from change_key(tracked, own, tracked.key, "REGISTER (re-key)")
+    problem = yield from _difference(tracked, lun, nexuses)
+    if problem and (yield from _is_taken(tracked, 0)):
+        yield from _unregister(tracked, tracked.key)
+        return replace(lun, tracked=UNREGISTERED, standing=())
     if problem:
         raise StepFailed("PREEMPT", problem)
     yield from settle()
-    return replace(lun, standing=(lun.tracked.key,))
+    return replace(lun, standing=(tracked.key,))
 
 
 # -- parts ----------------------------------------------------------------------------------------
@@ -393,7 +426,7 @@ def _difference(tracked: Tracked, lun: MovingLun, nexuses: int) -> Steps[str]:
     if (yield from own_key(tracked, (tracked.key,))) == 0:
         return _REMOVED
     keys = yield from read_keys()
-    for spare in (lun.source_spare, lun.destination_spare):
+    for spare in (lun.source_spare, lun.destination_spare, lun.fresh_spare):
         if spare and spare in keys:
             return f"key {spare:#x}, which this handover used, is still registered"
     if not lun.shared and keys.count(tracked.key) > nexuses:
@@ -454,6 +487,7 @@ _STEPS: dict[Work, Callable[[MovingLun], Steps[MovingLun]]] = {
     Work.ASK: _ask,
     Work.RECLAIM: _reclaim,
     Work.TAKE_BACK: _take_back,
+    Work.ISOLATE: _isolate,
     Work.EVICT: _evict,
     Work.REGISTER: _register,
     Work.PREEMPT: _preempt_from_source,
