@@ -1,4 +1,4 @@
-"""Run inside a kernel of the rig: our helper and qemu-pr-helper, asked the same things by one client.
+"""Run inside a kernel of the rig: our helpers and qemu-pr-helper, asked the same things by one client.
 
 Writes what it sees to the file that is its argument; what it should see is `test_kernel_pr_helper`'s to say.
 """
@@ -22,11 +22,14 @@ from holdover.scsi.reservation_out import out_command
 from tests.helper.client import HelperClient, Reply
 from tests.rig.kernel_programs import start_program
 
-OURS, QEMU = Path("/run/ours.sock"), Path("/run/qemu.sock")
+SOCKETS = {name: Path(f"/run/{name}.sock") for name in ("ours", "agent", "qemu")}
+_CONFIG = Path("/run/agent.toml")
 _PIDFILE = Path("/run/ours.pid")
 _DISKS = ["/dev/sda", "/dev/sdb", "/dev/sdc"]
 _NOBODY = 65534
+_GUEST = "db1"
 _A, _B, _C = 0xA, 0xB, 0xC
+_ACT = OutServiceAction
 _READS = 300
 _TIMEOUT = 5.0
 
@@ -34,15 +37,22 @@ Answer = list[Any]
 
 
 class Bench:
-    """Both helpers, a connection to each, and the disks open for writing."""
+    """The helpers (our own alone, an agent's, and QEMU's), a connection to each, and the disks."""
 
     def __init__(self) -> None:
-        options = ["-k", str(OURS), "-f", str(_PIDFILE), "-u", str(_NOBODY), "-g", str(_NOBODY), "-q"]
+        holdover = [sys.executable, "-m", "holdover"]
+        options = ["-f", str(_PIDFILE), "-u", str(_NOBODY), "-g", str(_NOBODY), "-q"]
+        _CONFIG.write_text(
+            'name = "h"\ninitiator = "iqn.2026-11.org.example:h"\n[api]\nlisten = "127.0.0.1:7101"\n'
+            f'[helper]\nsocket = "{SOCKETS["agent"]}"\n[[guest]]\nname = "{_GUEST}"\nmachine = "pc-q35-7.2"\n'
+            f'devices = ["scsi-block,drive={_DISKS[0]},migrate-pr=on"]\n'
+        )
         self.helpers: list[Popen[bytes]] = [
-            start_program([sys.executable, "-m", "holdover", "pr-helper", *options]),
-            start_program(["qemu-pr-helper", "-k", str(QEMU)]),
+            start_program([*holdover, "pr-helper", "-k", str(SOCKETS["ours"]), *options]),
+            start_program([*holdover, "agent", "--config", str(_CONFIG)]),
+            start_program(["qemu-pr-helper", "-k", str(SOCKETS["qemu"])]),
         ]
-        self.clients = {"ours": _connect(OURS), "qemu": _connect(QEMU)}
+        self.clients = {name: _connect(path) for name, path in SOCKETS.items()}
         self.disks = [os.open(each, os.O_RDWR | os.O_NONBLOCK) for each in _DISKS]
 
     def ask(self, helper: str, nexus: int, command: Command) -> Answer:
@@ -52,12 +62,12 @@ class Bench:
             reply = client.run(self.disks[nexus], command.cdb, command.data_out)
         except OSError as error:
             client.close()
-            self.clients[helper] = _connect(OURS if helper == "ours" else QEMU)
+            self.clients[helper] = _connect(SOCKETS[helper])
             return ["no answer" if isinstance(error, TimeoutError) else "disconnected", "", ""]
         return _shown(reply)
 
-    def both(self, nexus: int, command: Command) -> dict[str, Answer]:
-        """One command that changes nothing, through both."""
+    def all(self, nexus: int, command: Command) -> dict[str, Answer]:
+        """One command that changes nothing, through all of them."""
         return {helper: self.ask(helper, nexus, command) for helper in self.clients}
 
     def close(self) -> list[int]:
@@ -97,24 +107,71 @@ def _out(
 
 def failing() -> dict[str, Command]:
     """PERSISTENT RESERVE OUT commands that must fail, whatever is registered, and change nothing."""
-    register, reserve = OutServiceAction.REGISTER, OutServiceAction.RESERVE
-    right = _out(register, 0xBAD, 1).data_out
-    found = {
-        "wrong key": _out(register, 0xBAD, 1),
-        "reserve with a wrong key": _out(reserve, 0xBAD, kind=1),
-        "clear with a wrong key": _out(OutServiceAction.CLEAR, 0xBAD),
-        "preempt with a wrong key": _out(OutServiceAction.PREEMPT, 0xBAD, _B, 1),
-        "type 0": Command(PersistentReserveOut(reserve, 24, 0).encode(), _out(reserve, _A).data_out),
-        "type 15": Command(PersistentReserveOut(reserve, 24, 15).encode(), _out(reserve, _A).data_out),
-        "scope 1": Command(PersistentReserveOut(reserve, 24, 1, 1).encode(), _out(reserve, _A).data_out),
-        "service action 8": Command(PersistentReserveOut(8, 24).encode(), right),
-        "service action 31": Command(PersistentReserveOut(31, 24).encode(), right),
-        "more than 8 KiB": Command(PersistentReserveOut(register, 8193).encode(), bytes(8193)),
-    }
-    for length in (0, 1, 8, 23, 25, 28, 200, 8192):
-        data = right.ljust(length, b"\0")[:length]
-        found[f"{length} bytes"] = Command(PersistentReserveOut(register, length).encode(), data)
+    found = {**wrong_keys(), **wrong_fields(), **wrong_lengths()}
+    found["more than 8 KiB"] = Command(PersistentReserveOut(_ACT.REGISTER, 8193).encode(), bytes(8193))
     return found
+
+
+def wrong_keys() -> dict[str, Command]:
+    """A reservation key that nobody has, in every service action that looks at it."""
+    return {
+        "wrong key": _out(_ACT.REGISTER, 0xBAD, 1),
+        "wrong key and nothing to register": _out(_ACT.REGISTER, 0xBAD),
+        **{f"{act.name} with a wrong key": _out(act, 0xBAD, kind=1) for act in (_ACT.RESERVE, _ACT.CLEAR)},
+        **{
+            f"{act.name} with a wrong key": _out(act, 0xBAD, _B, 1)
+            for act in (_ACT.PREEMPT, _ACT.PREEMPT_AND_ABORT)
+        },
+        "PREEMPT with a wrong key of nobody": _out(_ACT.PREEMPT, 0xBAD, 0xBAD, 1),
+        "REGISTER AND MOVE with a wrong key": Command(
+            PersistentReserveOut(_ACT.REGISTER_AND_MOVE, 48).encode(), _move(0xBAD, 0xBAD)
+        ),
+    }
+
+
+def wrong_fields() -> dict[str, Command]:
+    """Types, scopes, service actions and flags that there are not, or that do not go together."""
+    right = _out(_ACT.RESERVE, _A).data_out
+    found = {
+        f"RESERVE, type {kind}": Command(PersistentReserveOut(_ACT.RESERVE, 24, kind).encode(), right)
+        for kind in (0, 2, 4, 9, 15)
+    }
+    for scope in (1, 2, 15):
+        cdb = PersistentReserveOut(_ACT.RESERVE, 24, 1, scope).encode()
+        found[f"RESERVE, scope {scope}"] = Command(cdb, right)
+    for action in (8, 9, 16, 31):
+        found[f"service action {action}"] = Command(PersistentReserveOut(action, 24).encode(), right)
+    for flags in (0x02, 0x04, 0x08, 0xF0):
+        data = bytearray(_out(_ACT.REGISTER, 0xBAD, 1).data_out)
+        data[20] = flags
+        found[f"REGISTER, flags {flags:02x}"] = Command(
+            PersistentReserveOut(_ACT.REGISTER, 24).encode(), bytes(data)
+        )
+    return found
+
+
+def wrong_lengths() -> dict[str, Command]:
+    """Parameter lists of every wrong length, of every kind of service action."""
+    found = {}
+    for action in (_ACT.REGISTER, _ACT.RESERVE, _ACT.PREEMPT, _ACT.CLEAR):
+        right = _out(action, 0xBAD, 1, kind=1)
+        kind = right.cdb[2] & 0x0F
+        for length in (0, 1, 8, 16, 23, 25, 28, 200, 8192):
+            data = right.data_out.ljust(length, b"\0")[:length]
+            cdb = PersistentReserveOut(action, length, kind).encode()
+            found[f"{action.name}, {length} bytes"] = Command(cdb, data)
+    for length in (0, 8, 23, 24, 40, 49, 8192):
+        data = _move(0xBAD, 1).ljust(length, b"\0")[:length]
+        cdb = PersistentReserveOut(_ACT.REGISTER_AND_MOVE, length).encode()
+        found[f"REGISTER AND MOVE, {length} bytes"] = Command(cdb, data)
+    return found
+
+
+def _move(key: int, new: int) -> bytes:
+    """The parameter list of REGISTER AND MOVE to a SAS address that is nobody's."""
+    identifier = bytes([6, 0, 0, 0]) + bytes(20)
+    keys = key.to_bytes(8, "big") + new.to_bytes(8, "big")
+    return keys + bytes(4) + len(identifier).to_bytes(4, "big") + identifier
 
 
 def reads(bench: Bench, state: str) -> list[dict[str, Any]]:
@@ -123,9 +180,9 @@ def reads(bench: Bench, state: str) -> list[dict[str, Any]]:
     for action in (0, 1, 2, 3, 4, 31):
         for length in (0, 4, 8, 24, 255, 8192, 8193):
             name = f"{state}: IN {action}, {length} bytes"
-            found.append({"name": name, **bench.both(0, _read(action, length))})
+            found.append({"name": name, **bench.all(0, _read(action, length))})
     for name, command in failing().items():
-        found.append({"name": f"{state}: OUT, {name}", **bench.both(0, command)})
+        found.append({"name": f"{state}: OUT, {name}", **bench.all(0, command)})
     return found
 
 
@@ -175,9 +232,9 @@ def read_only(bench: Bench) -> dict[str, Answer]:
     """A disk that the client may only read: reading passes, reserving does not."""
     writable = bench.disks[0]
     bench.disks[0] = os.open(_DISKS[0], os.O_RDONLY | os.O_NONBLOCK)
-    answers = {f"IN {helper}": answer for helper, answer in bench.both(0, _read(0, 8)).items()}
+    answers = {f"IN {helper}": answer for helper, answer in bench.all(0, _read(0, 8)).items()}
     clear = _out(OutServiceAction.CLEAR, _A)
-    answers |= {f"OUT {helper}": answer for helper, answer in bench.both(0, clear).items()}
+    answers |= {f"OUT {helper}": answer for helper, answer in bench.all(0, clear).items()}
     os.close(bench.disks[0])
     bench.disks[0] = writable
     return answers
@@ -215,4 +272,8 @@ def main() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    if "-name" not in sys.argv:
+        # an agent knows a guest by the command line of its QEMU: whoever has this one is that
+        again = [sys.executable, "-m", "tests.peers.kernel_inside_pr_helper", sys.argv[1], "-name", _GUEST]
+        sys.exit(start_program(again).wait())
     Path(sys.argv[1]).write_text(json.dumps(main()))
