@@ -197,6 +197,18 @@ class TestReread:
 
         asyncio.run(test())
 
+    def test_what_the_questions_themselves_meet_is_answered_by_them(self) -> None:
+        async def test() -> None:
+            rig = Rig()
+            await rig.must(out_command(REGISTER, 0, 5))
+            rig.third(out_command(REGISTER, 0, 6))
+            rig.third(out_command(PREEMPT, 6, 5))
+            assert (await rig.device.reread(1)).certain
+            assert rig.device.block.state() == settled(Tracked())
+            assert is_unit_attention(await rig.tell(READ))
+
+        asyncio.run(test())
+
     def test_the_second_time_it_reads_alone(self) -> None:
         async def test() -> None:
             rig = Rig()
@@ -297,6 +309,24 @@ class TestTurns:
             assert await rig.device.run(_one(READY), 1) == Response(Status.GOOD)
             assert (await reserve).good
             assert rig.truth == Tracked(6)
+
+        asyncio.run(test())
+
+    def test_nor_by_the_guest_that_had_waited_for_its_turn(self) -> None:
+        async def test() -> None:
+            rig = Rig()
+            hold = asyncio.Event()
+            # the guest comes between two tries, when nothing is under way
+            rig.path.script = [PathError("memory", "away"), hold]
+            own = asyncio.ensure_future(rig.device.run(_one(out_command(REGISTER, 0, 5)), 0.3))
+            await rig.settle()
+            reserve = asyncio.ensure_future(rig.tell(out_command(REGISTER, 5, 6)))
+            with pytest.raises(PathError, match="in doubt"):
+                await own
+            await rig.settle()
+            assert rig.path.outs() == [out_command(REGISTER, 0, 5)] * 2
+            hold.set()
+            assert (await reserve).good
 
         asyncio.run(test())
 
