@@ -58,9 +58,8 @@ def test_a_process_that_is_no_guest_is_refused(alive: bool) -> None:
         pid = os.getpid() if alive else 0
         io = SgIo(1)
         disks = HostDisks(io)
-        door = HelperDoor(
-            Attachments(agent(Path("/x")), {}, no_guest), DeviceMaker(Rules([]), disks, io, 1), disks
-        )
+        maker = DeviceMaker(Rules([]), disks, io, 1)
+        door = HelperDoor(Attachments(agent(Path("/x")), {}, no_guest, maker), maker, disks)
         response = await door.handle(Peer(pid, 0, 0), 0, in_command(InServiceAction.READ_KEYS))
         assert decode_sense(response.sense).additional == AdditionalSense.LOGICAL_UNIT_NOT_SUPPORTED
         io.close()

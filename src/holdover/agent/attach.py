@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Protocol
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
 import structlog
 
-from holdover.agent.attach_devices import Attached, Refused
+from holdover.agent.attach_devices import Attached, DeviceMaker, Refused
 from holdover.agent.attach_process import Process
 from holdover.agent.attach_qmp import MonitorIdentity, ask_monitor
 from holdover.agent.config import AgentConfig, monitor_of
@@ -56,15 +57,18 @@ class MakeGuest(Protocol):
 class Attachments:
     """The guests of the helper's sockets; ``guests``, which the rest of the agent uses, is kept in step."""
 
-    def __init__(self, config: AgentConfig, guests: dict[str, HostedGuest], make: MakeGuest) -> None:
+    def __init__(
+        self, config: AgentConfig, guests: dict[str, HostedGuest], make: MakeGuest, maker: DeviceMaker
+    ) -> None:
         self._config = config
         self._guests = guests
         self._make = make
+        self._maker = maker
         self._attached: dict[str, Attached] = {}
         self._by_process: dict[int, Attached] = {}
         self._attaching: dict[tuple[int, str | None], asyncio.Task[Attached]] = {}
         self._asked: dict[str, float] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._timers: dict[Attached, asyncio.TimerHandle] = {}
         """Of guests that are remembered for a while."""
         self._unannounced: dict[Attached, asyncio.TimerHandle] = {}
@@ -233,7 +237,7 @@ class Attachments:
         if attached.gate_now is Gate.DEPARTED and incoming:
             attached.move_gate(Gate.INCOMING)
         elif attached.gate_now is not Gate.RUNNING and not incoming:
-            attached.run()
+            self._spawn(self._maker.let_run(attached))
 
     def _leave(self, attached: Attached, to_qemu: bool) -> None:
         """Leave a guest's reservations to its QEMU, or take them up again."""
@@ -248,7 +252,7 @@ class Attachments:
         attached.gate = Gate.RUNNING
         self._guests[old.name] = attached.guest
         if old is not attached.home:
-            self._close(old)
+            self._spawn(old.close())
 
     def note_command(self, attached: Attached) -> None:
         """A guest has sent a command, so it runs: one that nobody has announced runs here all the same."""
@@ -267,7 +271,7 @@ class Attachments:
                 "a guest came here by a migration that no host has announced; what it held is not here",
                 guest=attached.guest.name,
             )
-            attached.run()
+            self._spawn(self._maker.let_run(attached))
 
     # -- how it ends ------------------------------------------------------------------------------
 
@@ -315,12 +319,12 @@ class Attachments:
             timer = timers.pop(attached, None)
             if timer is not None:
                 timer.cancel()
-        self._close(attached.guest)
+        self._spawn(attached.guest.close())
 
-    def _close(self, guest: HostedGuest) -> None:
-        task = asyncio.ensure_future(guest.close())
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+    def _spawn(self, what: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(what)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
         """Watch no process any more; the guests themselves are closed by whoever has them."""
@@ -332,7 +336,7 @@ class Attachments:
         self._by_process.clear()
         for task in tuple(self._attaching.values()):
             task.cancel()
-        await asyncio.gather(*self._closing, *self._attaching.values(), return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._attaching.values(), return_exceptions=True)
 
 
 def _known_machine(text: str) -> MachineType | None:

@@ -93,7 +93,7 @@ class Attached:
             device.move_gate(gate)
 
     def run(self) -> None:
-        """It runs here though nobody handed it over: what it holds must be read before it is used."""
+        """It runs here; what it holds must be read before it is used."""
         for device in self.guest.devices:
             if device.block.migrate_pr:
                 device.block.mark_stale()
@@ -172,14 +172,24 @@ class DeviceMaker:
             disk=path.name,
             migrate_pr=device.block.migrate_pr,
         )
-        if device.block.migrate_pr and device.block.gate is Gate.RUNNING:
+        if device.block.gate is Gate.RUNNING:
             # it may have registered before this agent knew of it
-            try:
-                await device.reread(self._limit)
-            except (PathError, StepFailed) as error:
-                device.block.mark_stale()
-                log.warning("what the guest holds could not be read", disk=path.name, error=str(error))
+            await self._read(device)
         return device
+
+    async def let_run(self, attached: Attached) -> None:
+        """A guest runs here though nobody handed it over: read what it holds before that is used."""
+        attached.run()
+        await asyncio.gather(*(self._read(device) for device in attached.guest.devices))
+
+    async def _read(self, device: GuestDevice) -> None:
+        if not device.block.migrate_pr:
+            return
+        try:
+            await device.reread(self._limit)
+        except (PathError, StepFailed) as error:
+            device.block.mark_stale()
+            log.warning("what a guest holds could not be read", disk=device.name, error=str(error))
 
     async def make(
         self, attached: Attached, designator: Designator, path: DiskPath, migrate_pr: bool | None, gate: Gate

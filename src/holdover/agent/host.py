@@ -69,7 +69,7 @@ class Host:
         self._disks = HostDisks(self._io)
         self._rules = Rules(config.rule)
         self._maker = DeviceMaker(self._rules, self._disks, self._io, config.limits.step)
-        self._attachments = Attachments(config, self.guests, self._hosted)
+        self._attachments = Attachments(config, self.guests, self._hosted, self._maker)
         self._arrivals = Arrivals(self._attachments, self._maker, self._connected)
         self._helpers: dict[str, tuple[HelperServer, OnLoop]] = {}
 
