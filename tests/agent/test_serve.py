@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import structlog
 
 from holdover.agent import serve as serving
 from holdover.agent.api import Step
@@ -98,6 +99,26 @@ def test_certificates_that_are_not_good(tmp_path: Path) -> None:
             assert await ask(api, good) == "host-a"
         async with agent(authority, authority.issue("host-a", days=5, age=10)) as api:
             assert "its certificate is refused (certificate has expired)" in await ask(api, good)
+
+    within(60, test)
+
+
+def test_the_log_says_who_does_not_get_in(tmp_path: Path) -> None:
+    async def test() -> None:
+        authority, other = Authority.make(tmp_path / "ca"), Authority.make(tmp_path / "other")
+        ca = tmp_path / "ca" / "ca.crt"
+        async with agent(authority) as api:
+            with structlog.testing.capture_logs() as told:
+                await ask(api, authority.client("admin-1"))
+                await ask(api, authority.client("admin-1", days=5, age=10))
+                await ask(api, context(ca, other.issue("admin-1")))
+                await ask(api, context(ca))
+            # a GET is asked a second time, once, where the connection is closed upon it
+            assert list(dict.fromkeys(each["why"] for each in told if each["event"] == "client refused")) == [
+                "its certificate: certificate has expired",
+                "its certificate: unable to get local issuer certificate",
+                "PEER_DID_NOT_RETURN_A_CERTIFICATE",
+            ]
 
     within(60, test)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
+import structlog
 from cryptography import x509
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -22,6 +23,8 @@ from holdover.agent.certificate import CertificateError, describe, load_certific
 from holdover.agent.config import ApiConfig, ConfigError
 
 __all__ = ["ClientTls", "Credentials", "NamingProtocol", "TlsFiles", "explain", "peer_name"]
+
+log = structlog.get_logger()
 
 _PEER = "holdover.peer"
 _MINIMUM = ssl.TLSVersion.TLSv1_2
@@ -47,6 +50,22 @@ class ClientTls:
     server_name: str | None = None
 
 
+class _LoggedHandshake(ssl.SSLObject):
+    """Tells the log why a client does not get in: the client itself only sees its connection closed."""
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLCertVerificationError as error:
+            log.warning("client refused", why=f"its certificate: {error.verify_message}")
+            raise
+        except ssl.SSLError as error:
+            log.warning("client refused", why=error.reason or str(error))
+            raise
+
+
 class Credentials:
     """A certificate, its key and the authorities, in contexts for both directions.
 
@@ -69,6 +88,7 @@ class Credentials:
             raise ConfigError(f"{files.certificate}: names nobody; it must hold a DNS name or a common name")
         self.server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.server.verify_mode = ssl.CERT_REQUIRED
+        self.server.sslobject_class = _LoggedHandshake
         # a resumed session would not be asked for its certificate again
         self.server.options |= ssl.OP_NO_TICKET
         self.server.num_tickets = 0
@@ -183,7 +203,7 @@ def peer_name(request: _Scoped) -> str | None:
 
 _PROBLEMS = {
     "PROTOCOL_VERSION": "it speaks no version of TLS that we do (1.2 and later)",
-    "WRONG_VERSION_NUMBER": "it does not speak TLS; is it plain http://?",
+    "WRONG_VERSION_NUMBER": "it does not speak TLS; where it is plain, write http://HOST:PORT",
 }
 
 
