@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from tests.handover.model import Model, Violation, World
+from tests.handover.model import Model
+from tests.handover.world import Violation, World
 
 __all__ = ["Broken", "Explored", "explore"]
 
