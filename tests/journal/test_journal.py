@@ -191,14 +191,14 @@ def test_after_damage_nothing_more_is_taken(tmp_path: Path) -> None:
         file = tmp_path / "journal"
         journal = Journal.open(file)
         await journal.put(guest())
-        data = file.read_bytes()
-        file.unlink()
-        file.write_bytes(data)
-        for _ in range(2):
-            with pytest.raises(
-                JournalDamaged, match="was replaced while in use; put the file that was there back"
-            ):
-                await journal.put(guest("other"))
+        file.rename(tmp_path / "aside")
+        file.write_bytes(b"")
+        says = "was replaced while in use; put the file that was there back"
+        with pytest.raises(JournalDamaged, match=says):
+            await journal.put(guest("other"))
+        (tmp_path / "aside").rename(file)
+        with pytest.raises(JournalDamaged, match=says):
+            await journal.put(guest("late"))
         assert isinstance(journal.failed, JournalDamaged)
         await journal.close()
 
