@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import random
 import socket
@@ -11,11 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import structlog
+
 from holdover.helper.server import HelperServer
 from holdover.scsi.cdb import PersistentReserveIn, PersistentReserveOut
 from tests.helper.client import HelperClient, Reply
 
-__all__ = ["Good", "Nasty", "besiege", "fuzz_cases", "settle"]
+__all__ = ["Good", "Nasty", "besiege", "fuzz_cases", "quiet", "settle"]
 
 SILENT = 40
 """How many clients fall silent in the middle: each stays until it is thrown out."""
@@ -152,6 +155,13 @@ class Good:
         except BaseException as error:
             self._problem = error
 
+    def await_more_than(self, served: int) -> None:
+        """Wait until it has been served more often than that."""
+        deadline = time.monotonic() + _PATIENCE
+        while self.served <= served and self._problem is None:
+            assert time.monotonic() < deadline, "the good client is not served"
+            time.sleep(0.001)
+
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
         """While this lasts."""
@@ -169,11 +179,22 @@ def besiege(path: Path, folder: Path, seed: int, cases: int, good: Good) -> Nast
     """Run cases while a good client is at work; gives the nasty one, with its silent clients still there."""
     nasty = Nasty(path, folder, seed)
     with good.at_work():
-        before = -1
         while nasty.cases < cases:
+            before = good.served
             nasty.run(min(_AT_ONCE, cases - nasty.cases))
-            assert good.served > before or nasty.cases < 10 * _AT_ONCE, "the good client is not served"
+            good.await_more_than(before)
     return nasty
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No log: of thousands of clients that break the protocol each would write a line."""
+    before = structlog.get_config()["wrapper_class"]
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        yield
+    finally:
+        structlog.configure(wrapper_class=before)
 
 
 def settle(server: HelperServer, nasty: Nasty) -> None:

@@ -18,7 +18,7 @@ from holdover.scsi.cdb import PersistentReserveIn
 from holdover.scsi.command import Command, Response
 from holdover.scsi.status import Status
 from tests.helper.client import HelperClient, Reply
-from tests.helper.fuzz import Good, besiege, fuzz_cases, settle
+from tests.helper.fuzz import Good, besiege, fuzz_cases, quiet, settle
 from tests.helper.serving import open_descriptors, serving
 
 CASES = fuzz_cases(100_000)
@@ -33,7 +33,6 @@ def handle(peer: Peer, device: OpenDevice, command: Command) -> Response:
     return Passthrough().handle(peer, device, command)
 
 
-@pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("seed", range(SHARDS))
 def test_clients_that_break_the_protocol_harm_nobody(tmp_path: Path, seed: int) -> None:
     zero = os.open("/dev/zero", os.O_RDWR)
@@ -45,7 +44,7 @@ def test_clients_that_break_the_protocol_harm_nobody(tmp_path: Path, seed: int) 
 
     path = tmp_path / "helper.sock"
     before = open_descriptors()
-    with serving(path, handle, silence=1.0) as server:
+    with quiet(), serving(path, handle, silence=1.0) as server:
         good = Good(path, work)
         nasty = besiege(path, tmp_path, seed, CASES // SHARDS, good)
         assert good.served > CASES // SHARDS // 100

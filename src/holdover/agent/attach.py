@@ -118,6 +118,12 @@ class Attachments:
             said = await self._ask(peer.pid, identity, own)
             if process is not None and process.ended:
                 raise Refused(f"process {peer.pid} has ended")
+            other = self._by_process.get(peer.pid)
+            if other is not None:
+                raise Refused(
+                    f"process {peer.pid} is guest {other.guest.name}, and came to the socket of guest {own}; "
+                    "give each QEMU the socket of its own guest"
+                )
             attached = self._bind(peer.pid, identity, said, own)
         except BaseException:
             if process is not None:

@@ -1,0 +1,120 @@
+"""Clients that break the helper's protocol in every way, at an agent's sockets, beside a guest's QEMU.
+
+The guest's disk is played by /dev/zero, its LUN is one in memory. What the others send are no SCSI devices,
+and go as far as the look at what they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+from pathlib import Path
+
+import pytest
+
+from holdover.agent import host as host_module
+from holdover.agent.config import AgentConfig, ApiConfig, GuestConfig, HelperConfig
+from holdover.agent.host import Host
+from holdover.helper.server import HelperServer
+from holdover.lun.embedded import EmbeddedLun
+from holdover.lun.options import LunOptions
+from holdover.paths.host_disks import HostDisks
+from holdover.paths.local import LocalPath
+from holdover.scsi.inquiry import Designator
+from holdover.scsi.nexus import ITNexus
+from holdover.scsi.opcodes import InServiceAction, OutServiceAction
+from holdover.scsi.reservation_in import ReadKeys
+from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.status import Status
+from holdover.scsi.transport_id import IscsiTransportID
+from tests.helper.client import HelperClient
+from tests.helper.fuzz import Good, besiege, fuzz_cases, quiet, settle
+from tests.helper.serving import open_descriptors
+
+CASES = fuzz_cases(24_000)
+
+ZERO = os.stat("/dev/zero").st_rdev
+NEXUS = ITNexus(IscsiTransportID("iqn.2026-11.org.example:h", bytes(6)))
+READ_KEYS = in_command(InServiceAction.READ_KEYS, 64).cdb
+SOCKETS = ("the guest's", "another guest's", "all guests'")
+
+
+def agent(folder: Path) -> AgentConfig:
+    """An agent with a guest whose disk its file names, one whose disks come as descriptors, and others."""
+    guests = (
+        GuestConfig(
+            name="db1",
+            machine="pc-q35-7.2",
+            devices=("scsi-block,id=disk0,drive=/dev/zero,migrate-pr=on",),
+            helper=str(folder / SOCKETS[0]),
+        ),
+        GuestConfig(name="db2", machine="pc-q35-7.2", devices=(), helper=str(folder / SOCKETS[1])),
+    )
+    return AgentConfig(
+        name="h",
+        initiator="iqn.2026-11.org.example:h",
+        api=ApiConfig(listen="127.0.0.1:7101"),
+        guest=guests,
+        helper=HelperConfig(socket=str(folder / SOCKETS[2])),
+    )
+
+
+@pytest.fixture
+def lun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EmbeddedLun:
+    """The LUN that the agent takes /dev/zero for; silent clients are thrown out soon."""
+    file = tmp_path / "disk"
+    lun = EmbeddedLun.open(LunOptions(file=file, size=1 << 20))
+    ask = HostDisks.designator_of
+
+    async def designator_of(self: HostDisks, descriptor: int, name: str = "descriptor") -> Designator:
+        if os.fstat(descriptor).st_rdev == ZERO:
+            return lun.designator
+        return await ask(self, descriptor, name)
+
+    monkeypatch.setattr(HostDisks, "designator_of", designator_of)
+    monkeypatch.setattr(host_module, "open_path", lambda *_: LocalPath(lun, NEXUS, "/dev/zero"))
+    monkeypatch.setattr(host_module, "HelperServer", functools.partial(HelperServer, silence=1.0))
+    return lun
+
+
+def say_hello(socket: Path, descriptor: int) -> None:
+    with HelperClient(socket) as one:
+        one.run(descriptor, READ_KEYS)
+
+
+@pytest.mark.parametrize("socket", SOCKETS)
+def test_clients_that_break_the_protocol_harm_no_guest(tmp_path: Path, lun: EmbeddedLun, socket: str) -> None:
+    zero = os.open("/dev/zero", os.O_RDWR)
+    action = OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY
+
+    def work(one: HelperClient, number: int) -> None:
+        """A key of its own each time: nobody else's command may come between."""
+        register = out_command(action, 0, number + 1)
+        assert one.run(zero, register.cdb, register.data_out).status == Status.GOOD
+        reply = one.run(zero, READ_KEYS)
+        assert reply.status == Status.GOOD
+        assert ReadKeys.decode(reply.payload).keys == (number + 1,)
+
+    async def main() -> None:
+        host = Host(agent(tmp_path))
+        await host.start()
+        await lun.execute(NEXUS, in_command(InServiceAction.READ_KEYS))  # it has been powered on
+        # who the guests' processes are is known from now on, and watched
+        for each in SOCKETS:
+            await asyncio.to_thread(say_hello, tmp_path / each, zero)
+        before = open_descriptors()
+        good = Good(tmp_path / SOCKETS[0], work)
+        cases = CASES // len(SOCKETS)
+        nasty = await asyncio.to_thread(besiege, tmp_path / socket, tmp_path, 1, cases, good)
+        assert good.served > cases // 100
+        assert set(nasty.answers) == {Status.CHECK_CONDITION}
+        assert nasty.answers[Status.CHECK_CONDITION] > cases // 10
+        server, _ = host._helpers[str(tmp_path / socket)]
+        await asyncio.to_thread(settle, server, nasty)
+        assert open_descriptors() == before
+        await host.close()
+
+    with quiet():
+        asyncio.run(main())
+    os.close(zero)
