@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from holdover.agent.config import ConfigError, HostPort, export_iqn, load_config, parse_host_port
+from holdover.agent.config import ConfigError, HostPort, export_iqn, load_config, monitor_of, parse_host_port
 from holdover.iscsi.names import check_iscsi_name
 
 GOOD = """
@@ -121,6 +121,98 @@ def test_a_guest_without_devices_is_refused(tmp_path: Path) -> None:
     text = GOOD.replace('["scsi-block,id=d0,drive=iscsi://127.0.0.1/iqn.2026-11.org.example:san/0"]', "[]")
     with pytest.raises(ConfigError, match="guest db1: has no device to export"):
         load(tmp_path, text)
+
+
+WITH_HELPERS = (
+    GOOD
+    + """
+[helper]
+socket = "/run/h/all.sock"
+mode = "0600"
+
+[[guest]]
+name = "vm1"
+machine = "pc-q35-7.2"
+helper = "/run/h/vm1.sock"
+qmp = "/run/q/vm1.sock"
+
+[[rule]]
+guest = "win-*"
+lun = "naa.6001405*"
+migrate-pr = "on"
+adopt = true
+
+[qmp]
+socket = "/run/q/{name}-{uuid}.sock"
+"""
+)
+
+
+def test_a_file_with_helpers_rules_and_monitors(tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text(WITH_HELPERS, encoding="utf-8")
+    config = load_config(file)
+    assert config.guest[2].helper == "/run/h/vm1.sock"
+    assert config.guest[2].devices == ()
+    assert [(rule.guest, rule.lun, rule.migrate_pr, rule.adopt) for rule in config.rule] == [
+        ("win-*", "naa.6001405*", "on", True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            'helper = "/run/h/vm1.sock"',
+            'helper = "vm1.sock"',
+            "guest.helper: 'vm1.sock': .* must be absolute",
+        ),
+        ('qmp = "/run/q/vm1.sock"', 'qmp = "vm1.sock"', "guest.qmp: 'vm1.sock': .* must be absolute"),
+        ("/run/h/vm1.sock", "/run/h/all.sock", r"guest vm1: helper: /run/h/all.sock is that of \[helper\]"),
+        ('lun = "naa.6001405*"', 'lun = "6001405*"', r"rule.lun: '6001405\*' matches no designator"),
+        ('migrate-pr = "on"', 'migrate-pr = "yes"', "Invalid enum value 'yes'"),
+        ('guest = "win-*"', 'guets = "win-*"', "unknown field `guets`"),
+        ("{name}-{uuid}", "all", "qmp.socket: '/run/q/all.sock' must have {name}, {uuid} or {pid}"),
+        ("{name}-{uuid}", "{name}{user}", "must have {name}, {uuid} or {pid} and no others"),
+        ("{name}-{uuid}", "{name", "qmp.socket: '/run/q/{name.sock': "),
+        ("/run/q/{name}", "q/{name}", "qmp.socket: .* must be absolute"),
+        ('mode = "0600"', 'mode = "rw"', "helper.mode: 'rw'"),
+    ],
+)
+def test_what_cannot_be_used_of_these_is_refused_by_name(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    assert old in WITH_HELPERS
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, WITH_HELPERS.replace(old, new, 1))
+
+
+def test_two_guests_cannot_have_one_socket(tmp_path: Path) -> None:
+    again = '[[guest]]\nname = "vm2"\nmachine = "pc"\nhelper = "/run/h/vm1.sock"\n'
+    with pytest.raises(ConfigError, match=r"guest vm2: helper: /run/h/vm1.sock is that of guest vm1"):
+        load(tmp_path, WITH_HELPERS + again)
+
+
+def test_a_guest_with_a_socket_of_its_own_needs_no_other(tmp_path: Path) -> None:
+    text = WITH_HELPERS.replace('[helper]\nsocket = "/run/h/all.sock"\nmode = "0600"\n', "")
+    load(tmp_path, text)
+    with pytest.raises(ConfigError, match=r"guest vm1: has no export, and there is no \[helper\] socket"):
+        load(tmp_path, text.replace('helper = "/run/h/vm1.sock"\n', ""))
+
+
+def test_where_a_guests_monitor_is(tmp_path: Path) -> None:
+    text = WITH_HELPERS.replace("/run/q/{name}-{uuid}", f"{tmp_path}/{{name}}-{{uuid}}-{{pid}}")
+    file = tmp_path / "agent.toml"
+    file.write_text(text, encoding="utf-8")
+    config = load_config(file)
+    assert monitor_of(config, "vm1", None, 7) == Path("/run/q/vm1.sock")
+    assert monitor_of(config, "x", "00-11", 7) is None
+    found = tmp_path / "x-00-11-7.sock"
+    found.touch()
+    assert monitor_of(config, "x", "00-11", 7) == found
+    assert monitor_of(config, "x", None, 7) is None
+    assert monitor_of(config, "../x", "00-11", 7) is None
+    assert monitor_of(config, "x", "../00-11", 7) is None
 
 
 def test_a_device_id_that_is_there_twice_is_refused(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdover.paths.host_disks import HostDisks
+from holdover.paths.multipath import nexuses_of
 from holdover.paths.path import PathError
 from holdover.paths.sgio import SgIo, check_scsi_device
 from holdover.scsi.command import Command, Response
@@ -30,7 +31,7 @@ _READ_ONLY = frozenset({errno.EACCES, errno.EROFS})
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """One SCSI device of this host: /dev/sdX or /dev/sgN.
+    """One SCSI device of this host: /dev/sdX, /dev/sgN or a multipath device.
 
     Attributes:
         kind: The type of file, as in st_mode.
@@ -100,8 +101,8 @@ class DiskPath:
 
     @property
     def nexuses(self) -> int:
-        """One."""
-        return 1
+        """As many as a multipath device has paths, else 1."""
+        return nexuses_of(Path(self._name))
 
     def holds(self, disk: Disk) -> bool:
         """Whether it is this disk, open until `release`."""

@@ -330,7 +330,7 @@ def monitor_of(config: AgentConfig, name: str, uuid: str | None, pid: int) -> Pa
         return None
     known = {"name": name, "uuid": uuid, "pid": pid or None}
     fields = {field for _, field, _, _ in Formatter().parse(config.qmp.socket) if field is not None}
-    if "/" in name or any(known[field] is None for field in fields):
+    if "/" in f"{name}{uuid}" or any(known[field] is None for field in fields):
         return None
     found = Path(config.qmp.socket.format(**known))
     return found if found.exists() else None
