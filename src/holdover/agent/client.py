@@ -17,18 +17,12 @@ from yarl import URL
 
 from holdover.agent.api import GuestState, HostState, Moved, Problem, Step, StepAnswer, StepRequest
 from holdover.agent.config import ConfigError, parse_api
+from holdover.agent.idle import CLIENT_SECONDS, keep_alive
 from holdover.agent.tls import ClientTls, explain
 
 __all__ = ["AgentClient", "AgentError", "AgentRefused"]
 
 T = TypeVar("T")
-
-_IDLE_SECONDS = 3000.0
-"""A connection that nobody used for so long is closed; less than the agent's own limit, which would
-otherwise close one just when a request is on its way."""
-
-_KEEP_ALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
-"""Seconds, seconds, count: neither a firewall nor a host that is gone is found out only in the handover."""
 
 
 class AgentError(Exception):
@@ -119,11 +113,11 @@ class AgentClient:
     def _open(self) -> aiohttp.ClientSession:
         connector: aiohttp.BaseConnector
         if self._socket is not None:
-            connector = aiohttp.UnixConnector(str(self._socket), keepalive_timeout=_IDLE_SECONDS)
+            connector = aiohttp.UnixConnector(str(self._socket), keepalive_timeout=CLIENT_SECONDS)
         else:
             connector = aiohttp.TCPConnector(
                 ssl=self._tls.context if self._tls is not None else True,
-                keepalive_timeout=_IDLE_SECONDS,
+                keepalive_timeout=CLIENT_SECONDS,
                 limit=0,
                 socket_factory=_kept_alive_socket,
             )
@@ -159,7 +153,5 @@ class AgentClient:
 def _kept_alive_socket(address: aiohttp.AddrInfoType) -> socket.socket:
     family, kind, protocol, _, _ = address
     made = socket.socket(family, kind, protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in _KEEP_ALIVE.items():
-        made.setsockopt(socket.IPPROTO_TCP, option, value)
+    keep_alive(made)
     return made

@@ -16,6 +16,7 @@ import uvicorn
 
 from holdover.agent.config import AgentConfig, ApiAddress, ApiConfig, ConfigError
 from holdover.agent.host import Host
+from holdover.agent.idle import AGENT_SECONDS, keep_alive
 from holdover.agent.server import application
 from holdover.agent.tls import Credentials, NamingProtocol
 from holdover.helper.listener import listen, resolve_group
@@ -28,8 +29,6 @@ _BACKLOG = 1024
 _HANDSHAKE_SECONDS = 10.0
 """For a TLS handshake: who connects and says nothing does not hold a descriptor for ever."""
 _CLOSE_SECONDS = 2.0
-_IDLE_SECONDS = 3600
-"""A connection without a request: other agents keep theirs warm, and close them before this."""
 _WARN_SECONDS = 86400.0
 
 
@@ -103,7 +102,7 @@ async def serve(config: AgentConfig, ready: Callable[[Host], None]) -> None:
             lifespan="off",
             ws="none",
             proxy_headers=False,
-            timeout_keep_alive=_IDLE_SECONDS,
+            timeout_keep_alive=AGENT_SECONDS,
             timeout_graceful_shutdown=2,
         )
         server = _Server(settings, listeners, credentials.server if credentials is not None else None)
@@ -143,9 +142,9 @@ def _listen(address: ApiAddress, api: ApiConfig, stack: ExitStack) -> socket.soc
         stack.callback(listener.close)
         return listener.socket
     family = socket.AF_INET6 if ":" in address.where.host else socket.AF_INET
-    return stack.enter_context(
-        socket.create_server((address.where.host, address.where.port), family=family, backlog=_BACKLOG)
-    )
+    made = socket.create_server((address.where.host, address.where.port), family=family, backlog=_BACKLOG)
+    keep_alive(made)
+    return stack.enter_context(made)
 
 
 @contextmanager
