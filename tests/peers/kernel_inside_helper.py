@@ -13,14 +13,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from holdover.agent.api import Step
+from holdover.agent.attach_expect import ExpectedDevice
 from holdover.agent.client import AgentClient
+from holdover.agent.config import AgentConfig, ApiConfig, HelperConfig, Limits
+from holdover.agent.host import Host
 from holdover.agent.orchestrator import MigrateFailed, Orchestrator, Qemus
+from holdover.agent.rules import Rule
+from holdover.agent.serve import serve
 from holdover.paths.sgio import SgIo, SgioPath
 from holdover.qemu.console import Console
 from holdover.qemu.image import READY, GuestImage
@@ -145,6 +150,27 @@ class Site:
         await self.moved(qemu)
         return "moved" if not outcome.warnings else f"moved: {outcome.warnings}"
 
+    async def migrate_unnamed(self, agents: Sequence[Host]) -> str:
+        """As `migrate`, by agents whose files do not name the guest."""
+        there = 1 - self.here
+        self.port += 1
+        uri = f"tcp:127.0.0.1:{self.port}"
+        qemu = self.start_qemu(there, self.helper(there), uri)
+        async with await qemu.monitor():
+            pass  # it has opened its disk, and is connected to its helper
+        guest = agents[self.here].guests[GUEST].state()
+        devices = [ExpectedDevice(each.designator or "", each.migrate_pr) for each in guest.devices]
+        await agents[there].expect(GUEST, guest.machine, devices)
+        clients = [AgentClient(f"127.0.0.1:{PORTS[host]}", timeout=120) for host in (self.here, there)]
+        qemus = Qemus(source=self.qemu.qmp_path, destination=qemu.qmp_path, uri=uri, timeout=300)
+        try:
+            outcome = await Orchestrator(GUEST, clients[0], clients[1], lambda _: None).run(qemus)
+        finally:
+            for client in clients:
+                await client.close()
+        await self.moved(qemu)
+        return "moved" if not outcome.warnings else f"moved: {outcome.warnings}"
+
     async def migrate_without_agents(self, helper: Path) -> None:
         """To the other host as any operator would who knows nothing of reservations."""
         self.port += 1
@@ -201,6 +227,30 @@ def agents(site: Site) -> Iterator[None]:
                 process.wait(30)
 
 
+@asynccontextmanager
+async def agents_without_guests(site: Site) -> AsyncGenerator[list[Host]]:
+    """Agents in this process, whose files name no guest."""
+    tasks, hosts = [], []
+    for number, name in enumerate(HOSTS):
+        config = AgentConfig(
+            name=name,
+            initiator=f"iqn.2026-11.org.example:{name}",
+            api=ApiConfig(listen=f"127.0.0.1:{PORTS[number]}"),
+            helper=HelperConfig(socket=str(site.helper(number))),
+            rule=(Rule(guest="db*", lun="naa.6001405*", migrate_pr="on"),),
+            limits=Limits(step=60),
+        )
+        ready: asyncio.Future[Host] = asyncio.get_running_loop().create_future()
+        tasks.append(asyncio.create_task(serve(config, ready.set_result)))
+        hosts.append(await ready)
+    try:
+        yield hosts
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 @contextmanager
 def qemu_pr_helper(socket: Path) -> Iterator[Path]:
     """QEMU's own helper."""
@@ -219,6 +269,24 @@ def appears(socket: Path) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{socket} did not appear")
         time.sleep(0.2)
+
+
+async def unnamed(site: Site, hosts: Sequence[Host]) -> dict[str, Any]:
+    """A guest that no file names moves, and its QEMU is started anew where it is then."""
+    await site.boot(site.helper(0))
+    await site.reserve(1)
+    before = await site.seen()
+    outcome = await site.migrate_unnamed(hosts)
+    seen = {"before": before, "outcome": outcome, "after": await site.seen(), "here": site.here}
+    await site.console.close()
+    await site.qemu.end()
+    await site.boot(site.helper(site.here))
+    seen["restarted"] = await site.seen()
+    seen["known"] = [
+        [(device.drive, device.key, device.gate) for device in guest.devices]
+        for guest in hosts[site.here].state().guests
+    ]
+    return seen
 
 
 async def main(image: GuestImage) -> dict[str, Any]:
@@ -242,6 +310,9 @@ async def main(image: GuestImage) -> dict[str, Any]:
                 await site.reserve(1)
                 outcome = await site.migrate(fail_after=Step.PREEMPT)
                 observed["failed"] = {"outcome": outcome, "after": await site.seen(), "here": site.here}
+                await site.forget()
+            async with agents_without_guests(site) as hosts:
+                observed["unnamed"] = await unnamed(site, hosts)
                 await site.forget()
             with qemu_pr_helper(site.folder / "c-helper.sock") as helper:
                 await site.boot(helper)

@@ -37,7 +37,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Any:
         folder,
         nexuses=3,
         memory="1536M",
-        timeout=600,
+        timeout=900,
     )
     assert done.status == 0, done.output
     return json.loads(result.read_text())
@@ -83,6 +83,20 @@ def test_after_a_failure_at_commit_the_guest_goes_on_on_the_source(seen: Any) ->
     assert found["outcome"].startswith("failed: a failure after preempt was asked for")
     assert found["here"] == 1
     check(found["after"], 1, 1)
+
+
+def test_a_guest_that_no_file_names_moves_to_a_host_that_did_not_know_it(seen: Any) -> None:
+    found = seen["unnamed"]
+    assert found["outcome"] == "moved"
+    assert found["here"] == 1
+    check(found["before"], 1, 0)
+    check(found["after"], 1, 1)
+
+
+def test_a_guest_whose_qemu_is_started_anew_goes_on_with_what_it_held(seen: Any) -> None:
+    found = seen["unnamed"]
+    check(found["restarted"], 1, 1)
+    assert found["known"] == [[["/dev/sdb", KEY, "running"]]]
 
 
 def test_with_the_helper_of_qemu_the_guest_is_a_stranger_after_the_move(seen: Any) -> None:
