@@ -111,12 +111,18 @@ def test_a_multipathd_that_keeps_no_keys_is_refused(
         daemon.register("mpatha", Registration(0xA, aptpl=False))
     assert multipathd.key is None
     assert not multipathd.watched
+    multipathd.answers["setprkey map mpatha key 0xa"] = "fail\n"
+    with pytest.raises(PathError, match="put `reservation_key file` into the defaults of"):
+        daemon.register("mpatha", Registration(0xA, aptpl=False))
 
 
 def test_what_it_refuses_is_told(multipathd: FakeMultipathd, daemon: MultipathDaemon) -> None:
     multipathd.answers["setprkey map mpatha key 0xa"] = "permission deny: need to be root\n"
     with pytest.raises(PathError, match="Holdover has to run as root"):
         daemon.register("mpatha", Registration(0xA, aptpl=False))
+    multipathd.answers["unsetprkey map mpatha"] = "fail\n"
+    with pytest.raises(PathError, match="it refuses `unsetprkey map mpatha`; see its log"):
+        daemon.register("mpatha", None)
     multipathd.answers["getprkey map mpatha"] = "fail\n"
     multipathd.answers["getprstatus map mpatha"] = "1\n"
     with pytest.raises(PathError, match="'fail' to the question for the key of mpatha"):

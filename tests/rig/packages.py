@@ -16,6 +16,7 @@ PRESENT: dict[str, Callable[[], bool]] = {
     "busybox-static": lambda: shutil.which("busybox") is not None,
     "libiscsi-bin": lambda: shutil.which("iscsi-test-cu") is not None,
     "e2fsprogs": lambda: shutil.which("mkfs.ext4") is not None,
+    "multipath-tools": lambda: shutil.which("multipathd", path="/sbin:/usr/sbin") is not None,
     "open-iscsi": lambda: shutil.which("iscsistart") is not None,
     "qemu-block-extra": lambda: "qemu-block-extra" not in missing_qemu_packages(),
     "qemu-system-common": lambda: shutil.which("qemu-pr-helper") is not None,

@@ -61,9 +61,9 @@ class MultipathDaemon:
             self._tell(f"unsetprkey map {name}")
             return
         suffix = _APTPL if registration.aptpl else ""
-        self._tell(f"setprkey map {name} key {registration.key:#x}{suffix}")
-        if self._key(name) != registration:
-            self._tell(f"unsetprkey map {name}")
+        taken = self._take(f"setprkey map {name} key {registration.key:#x}{suffix}")
+        if not taken or self._key(name) != registration:
+            self._take(f"unsetprkey map {name}")
             raise _problem(
                 f"it would not register new paths of {name}; put `reservation_key file` into the defaults of "
                 "/etc/multipath.conf, then run `multipathd reconfigure`"
@@ -86,10 +86,15 @@ class MultipathDaemon:
             self._connection = None
 
     def _tell(self, command: str) -> None:
+        if not self._take(command):
+            raise _problem(f"it refuses `{command}`; see its log")
+
+    def _take(self, command: str) -> bool:
+        """Whether it has done what it was told."""
         answer = self._ask(command).strip()
-        if answer != "ok":
-            hint = "; Holdover has to run as root" if "root" in answer else ""
-            raise _problem(f"it answers {answer!r} to `{command}`{hint}")
+        if "root" in answer:
+            raise _problem(f"it answers {answer!r} to `{command}`; Holdover has to run as root")
+        return answer == "ok"
 
     def _ask(self, command: str) -> str:
         library = _library()
