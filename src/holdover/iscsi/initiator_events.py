@@ -35,7 +35,7 @@ class LoginFailed:
     error: LoginError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CommandCompleted:
     """A command was answered with a SCSI status."""
 

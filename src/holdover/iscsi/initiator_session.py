@@ -69,6 +69,7 @@ from holdover.scsi.status import Status
 __all__ = ["InitiatorSession"]
 
 _LOGIN_DATA_LENGTH = 8192
+_STATUSES = {int(status): status for status in Status}
 _MAX_ATTEMPTS = 4
 """How often a command is sent whose immediate data arrive damaged."""
 
@@ -250,7 +251,8 @@ class InitiatorSession:
     def _note_window(self, pdu: ResponsePdu) -> None:
         """MaxCmdSN, which never goes back (RFC 7143 4.2.2.1)."""
         if (
-            serial_distance(pdu.exp_cmd_sn, pdu.max_cmd_sn) >= -1
+            pdu.max_cmd_sn != self._max_cmd_sn
+            and serial_distance(pdu.exp_cmd_sn, pdu.max_cmd_sn) >= -1
             and serial_distance(self._max_cmd_sn, pdu.max_cmd_sn) > 0
         ):
             self._max_cmd_sn = pdu.max_cmd_sn
@@ -297,9 +299,8 @@ class InitiatorSession:
             self._complete(task, pdu.status, pdu.sense)
 
     def _complete(self, task: InitiatorTask, status: int, sense: bytes) -> None:
-        try:
-            known = Status(status)
-        except ValueError:
+        known = _STATUSES.get(status)
+        if known is None:
             return self._refuse(task, f"the target answers with status {status:02X}h, which is none")
         del self._tasks[task.tag]
         self._events.append(CommandCompleted(task.tag, Response(known, b"".join(task.parts), sense)))

@@ -168,20 +168,21 @@ class DataIn:
 
 def _decode_data_in(words: Words, data: bytes) -> DataIn:
     flags = words[1]
+    # in the order of the fields: names would cost a microsecond, here of some seven
     return DataIn(
-        task_tag=words[6],
-        data_sn=words[11],
-        offset=words[12],
-        data=data,
-        exp_cmd_sn=words[9],
-        max_cmd_sn=words[10],
-        final=flags & FINAL != 0,
-        has_status=flags & 0x01 != 0,
-        status=words[3],
-        stat_sn=words[8],
-        overflow=flags & 0x04 != 0,
-        underflow=flags & 0x02 != 0,
-        residual=words[13],
+        words[6],
+        words[11],
+        words[12],
+        data,
+        words[9],
+        words[10],
+        flags & FINAL != 0,
+        flags & 0x01 != 0,
+        words[3],
+        words[8],
+        flags & 0x04 != 0,
+        flags & 0x02 != 0,
+        words[13],
     )
 
 
