@@ -23,6 +23,7 @@ PRESENT: dict[str, Callable[[], bool]] = {
     "qemu-system-x86": lambda: "qemu-system-x86" not in missing_qemu_packages(),
     "qemu-utils": lambda: shutil.which("qemu-img") is not None,
     "sg3-utils": lambda: shutil.which("sg_persist") is not None,
+    "systemd": lambda: shutil.which("systemd-analyze") is not None,
     "tgt": lambda: shutil.which("tgtd") is not None,
     "user-mode-linux": lambda: shutil.which("linux.uml") is not None,
 }
