@@ -469,6 +469,9 @@ def test_changes_of_the_guest_are_counted_and_told() -> None:
         rig.path.script = [AnswerLost("memory", "gone")]
         await rig.tell(out_command(OutServiceAction.RELEASE, 5, type=WERO))
         assert told == [1, 2, 3]
+        await rig.settle()  # the answer is looked for, and was a change
+        await rig.device.reread(1)
+        assert told == [1, 2, 3, 4]
 
     asyncio.run(test())
 

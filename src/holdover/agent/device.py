@@ -50,7 +50,8 @@ class GuestDevice:
             its end and before the guest knows of it; and when the picture has gone stale or was read again.
             It must not wait for anything that waits for `run` of this device.
         on_guest_change: Called with the device when `changes` has moved.
-        changes: How many PERSISTENT RESERVE OUT of the guest were or may have been carried out.
+        changes: How often what the guest has was or may have been changed: by a PERSISTENT RESERVE OUT of
+            its own, or unseen, as reading it again has shown.
         adopt: The guest's setting for registrations that it did not make through this agent; None: adopt
             where there is one explanation.
         sole_nexus: Whether the guest's nexus is its own, and not the host's.
@@ -182,9 +183,7 @@ class GuestDevice:
         finally:
             await self._try_to_record()
             if changed:
-                self.changes += 1
-                if self.on_guest_change is not None:
-                    self.on_guest_change(self)
+                self._tell_of_change()
 
     async def _drive(self, steps: Generator[Command, Response, Response], request: Command) -> Response:
         try:
@@ -328,7 +327,14 @@ class GuestDevice:
             # what our own commands met came before the answers to them
             block.adopt(decision.tracked, doubts + self._own_doubts - own_before)
             await self._try_to_record()
+            if decision.tracked != tracked:
+                self._tell_of_change()
         return found
+
+    def _tell_of_change(self) -> None:
+        self.changes += 1
+        if self.on_guest_change is not None:
+            self.on_guest_change(self)
 
     # -- what others did --------------------------------------------------------------------------
 

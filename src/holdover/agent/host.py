@@ -43,6 +43,7 @@ from holdover.helper.listener import activated, listen, resolve_group
 from holdover.helper.on_loop import OnLoop
 from holdover.helper.server import HelperServer
 from holdover.iscsi.target import IscsiTarget
+from holdover.iscsi.url import IscsiUrl
 from holdover.paths.host_disks import HostDisks
 from holdover.paths.iscsi import Identity, IscsiSessions, isid_of
 from holdover.paths.path import Path, PathError
@@ -159,6 +160,8 @@ class Host:
         decided = DeviceOptions(id=options.id, drive=options.drive, migrate_pr=migrate_pr)
         device = GuestDevice(ScsiBlock(decided, machine, gate), str(place), path_of)
         device.adopt = adopt
+        # behind iSCSI the ISID is the guest's alone
+        device.sole_nexus = isinstance(place, IscsiUrl)
         return device
 
     async def _ruled(
