@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -96,12 +97,15 @@ class Site:
 @contextmanager
 def qemu(*options: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process with these options."""
-    command = [sys.executable, "-S", "-c", "import sys; sys.stdin.read()", *options]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE)
+    command = [sys.executable, "-S", "-c", "import sys; print(flush=True); sys.stdin.read()", *options]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
     try:
         yield process
     finally:
-        process.communicate()
+        if process.returncode is None:
+            process.communicate()
 
 
 @asynccontextmanager
@@ -191,7 +195,7 @@ def test_a_second_process_is_not_the_guest_while_the_first_one_runs() -> None:
                 assert f"process {second.pid} says that it is guest db1, which process {first.pid} is" in said
                 holding(attached, 1)
                 first.communicate()
-                await here.gone(attached)
+                # at once, before the loop has heard of the end
                 assert await here.of(second) is attached
 
     run(test())
@@ -226,6 +230,20 @@ def test_the_name_of_one_and_the_uuid_of_another_is_refused() -> None:
                 await here.of(second)
                 said = await here.refused(third)
                 assert "the name of one guest and the UUID of another: db1 and db2" in said
+
+    run(test())
+
+
+def test_a_connection_is_not_that_of_a_later_process_with_its_number() -> None:
+    async def test() -> None:
+        async with site() as here:
+            before = time.clock_gettime(time.CLOCK_BOOTTIME) - 1
+            with qemu("-name", "db1") as process:
+                peer = Peer(process.pid, 0, 0, before)
+                for _ in range(2):
+                    with pytest.raises(Refused, match="its number is another process's now"):
+                        await here.attachments.guest_of(peer)
+                    assert (await here.of(process)).process is not None
 
     run(test())
 

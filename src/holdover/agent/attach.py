@@ -105,7 +105,10 @@ class Attachments:
     def _known(self, peer: Peer, own: str | None) -> Attached | None:
         if peer.pid:
             attached = self._by_process.get(peer.pid)
-            return attached if attached is not None and own in (None, attached.guest.name) else None
+            process = None if attached is None else self._running(attached)
+            if attached is None or process is None or process.started > peer.since:
+                return None
+            return attached if own in (None, attached.guest.name) else None
         if own is None or time.monotonic() - self._asked.get(own, 0.0) > _ASK_AGAIN_SECONDS:
             return None
         return self._attached[own]
@@ -114,11 +117,18 @@ class Attachments:
         # watched before it is looked at: what is read is of the process that is watched
         process = self._watch(peer.pid) if peer.pid else None
         try:
+            if process is not None and process.started > peer.since:
+                raise Refused(f"process {peer.pid} has ended, and its number is another process's now")
             identity = await self._identify(peer, own)
             said = await self._ask(peer.pid, identity, own)
             if process is not None and process.ended:
                 raise Refused(f"process {peer.pid} has ended")
             other = self._by_process.get(peer.pid)
+            if other is not None and self._running(other) is None:
+                other = None
+            if other is not None and process is not None and own in (None, other.guest.name):
+                process.close()
+                return other
             if other is not None:
                 raise Refused(
                     f"process {peer.pid} is guest {other.guest.name}, and came to the socket of guest {own}; "
@@ -188,10 +198,10 @@ class Attachments:
         if attached is None:
             gate = Gate.INCOMING if identity.incoming else Gate.RUNNING
             attached = self.add(identity.name or uuid or "", machine, gate)
-        elif attached.process is not None and attached.process.pid != pid:
+        elif (process := self._running(attached)) is not None and process.pid != pid:
             raise Refused(
-                f"process {pid} says that it is guest {attached.guest.name}, which process "
-                f"{attached.process.pid} is; give each guest a -name and a -uuid of its own"
+                f"process {pid} says that it is guest {attached.guest.name}, which process {process.pid} is; "
+                "give each guest a -name and a -uuid of its own"
             )
         else:
             self._come_back(attached, identity.incoming)
@@ -214,7 +224,7 @@ class Attachments:
         (attached,) = found
         if attached.listed or None in (uuid, attached.uuid) or attached in by_uuid:
             return attached
-        if attached.process is not None or not attached.settled:
+        if self._running(attached) is not None or not attached.settled:
             raise Refused(
                 f"process {pid} says that it is guest {name} with UUID {uuid}, and the guest of that name "
                 f"that this agent knows has UUID {attached.uuid}; give each guest a name of its own"
@@ -281,10 +291,19 @@ class Attachments:
 
     # -- how it ends ------------------------------------------------------------------------------
 
+    def _running(self, attached: Attached) -> Process | None:
+        """The guest's process, if it still runs; it is not waited for that the end of another is told."""
+        process = attached.process
+        if process is not None and process.ended:
+            process.close()
+            self._ended(process)
+        return attached.process
+
     def _ended(self, process: Process) -> None:
-        attached = self._by_process.pop(process.pid, None)
+        attached = self._by_process.get(process.pid)
         if attached is None or attached.process is not process:
             return
+        del self._by_process[process.pid]
         attached.process = None
         attached.release()
         log.info("a guest's QEMU has ended", guest=attached.guest.name, pid=process.pid)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import array
 import contextlib
+import math
 import os
 import socket
 import struct
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Final
 
 from holdover.helper.protocol import ProtocolError, Request, ServerProtocol, State
@@ -30,11 +32,14 @@ class Peer:
         pid: Its process, 0 where that is not of this PID namespace.
         uid: Its user.
         gid: Its group.
+        since: When it had connected, seconds since the system was started. A process that began later is
+            another one, to which its number was given.
     """
 
     pid: int
     uid: int
     gid: int
+    since: float = field(default=math.inf, compare=False)
 
 
 class ConnectionEnded(Exception):
@@ -63,7 +68,8 @@ class Connection:
         client.settimeout(None)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIME.pack(0, round(patience * 1e6)))
         credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        self.peer = Peer(*_CREDENTIALS.unpack(credentials))
+        pid, uid, gid = _CREDENTIALS.unpack(credentials)
+        self.peer = Peer(pid, uid, gid, time.clock_gettime(time.CLOCK_BOOTTIME))
         self.number = client.fileno()
         self.deadline: float | None = None
         self._socket = client
