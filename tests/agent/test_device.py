@@ -197,6 +197,18 @@ class TestReread:
 
         asyncio.run(test())
 
+    def test_behind_multipath_a_command_of_the_guest_moves_the_generation_by_more(self) -> None:
+        async def test() -> None:
+            rig = Rig()
+            rig.path.nexuses = 2
+            await rig.must(in_command(InServiceAction.READ_KEYS))
+            await rig.must(out_command(REGISTER, 0, 5))
+            rig.third(out_command(REGISTER, 0, 5))  # the other path
+            await rig.must(in_command(InServiceAction.READ_KEYS))
+            assert not rig.device.block.stale
+
+        asyncio.run(test())
+
     def test_what_the_questions_themselves_meet_is_answered_by_them(self) -> None:
         async def test() -> None:
             rig = Rig()

@@ -55,6 +55,8 @@ class Rig:
     missing: frozenset[int] = frozenset()
     faults: dict[int, bool] = field(default_factory=dict)
     """The number of a command -> whether it is carried out before its answer is lost."""
+    twin: ITNexus | None = None
+    """A second path of this host, for which a PERSISTENT RESERVE OUT is carried out too."""
     beside: dict[int, Callable[[], None]] = field(default_factory=dict)
     """The number of a command -> what others do before it."""
     sent: list[Command] = field(default_factory=list)
@@ -87,6 +89,8 @@ class Rig:
     def answer(self, command: Command) -> Response:
         if command.opcode == OperationCode.PERSISTENT_RESERVE_IN and command.cdb[1] in self.missing:
             return LACKING
+        if self.twin is not None and command.opcode == OperationCode.PERSISTENT_RESERVE_OUT:
+            self.do(self.twin, command)
         return self.unit.execute(SELF, command)
 
     def do(self, who: ITNexus, command: Command) -> Response:
@@ -289,7 +293,9 @@ def test_of_two_with_one_key_the_holder_cannot_be_told() -> None:
 def test_two_paths_of_this_host_with_one_key_are_one_guest() -> None:
     rig = registered((THIRD, 5), (SELF, 5))
     rig.must(THIRD, out_command(RESERVE, 5, type=WERO))
+    rig.twin = THIRD
     assert rig.run(find_own_registration((5,), nexuses=2)) == Found(Tracked(5, type=WERO), certain=True)
+    assert rig.probes() == [5]
     told = rig.run(compare(Tracked(5, type=WERO), nexuses=2))
     assert told == Difference(Tracked(5, type=WERO), Tracked(5, type=WERO))
 

@@ -181,6 +181,8 @@ class GuestDevice:
             changed = False
             raise
         finally:
+            if self.nexuses > 1:
+                self.block.forget_generation()  # one command has moved it for every path
             await self._try_to_record()
             if changed:
                 self._tell_of_change()

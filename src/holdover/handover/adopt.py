@@ -8,7 +8,7 @@ key. Two commands tell a nexus its own key and change nothing (SPC-4 5.13.7, tab
 
 The first one sets APTPL, which is the whole LUN's, so it carries the value that is active (PTPL_A of REPORT
 CAPABILITIES); and it adds one to PRGENERATION, as any registration does. What was read before and after it
-belongs together when PRGENERATION has moved by no more than that.
+belongs together when PRGENERATION has moved by no more than that (behind multipath, one for each path).
 
 READ FULL STATUS names nexuses by their TransportIDs. Where the TransportID of this nexus is known, that
 command alone is enough; where it is not, it is learned from the descriptor beside a key that is proven to be
@@ -123,7 +123,7 @@ def find_own_registration(
         if key == 0:
             return Found(Tracked(), certain=True)
         after = yield from _read()
-        if (after.generation - before.generation) & _WRAP <= 1:
+        if (after.generation - before.generation) & _WRAP <= nexuses:
             return (yield from _judge(Tracked(key, active), after, nexuses))
         candidates = (key, *candidates)
     return Found(Tracked(), certain=False, reason="other nodes register faster than this host can ask")
