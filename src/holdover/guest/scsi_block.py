@@ -338,7 +338,7 @@ class ScsiBlock:
             # Not a service action that we know, or not a success that the standard has.
             self._leave_open()
             return
-        self._generation.explain(self._tracked, cdb, parameters)
+        self._generation.explain(cdb, parameters)
         ignores_key = action == OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY
         if action == OutServiceAction.REGISTER and parameters.key == 0:
             # Proof that the guest had nothing, as one that comes back after it was preempted.

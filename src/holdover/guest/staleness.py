@@ -89,13 +89,13 @@ class Generation:
         """The next one that is read is taken as it is: commands that are not the guest's have moved it."""
         self._last = None
 
-    def explain(self, before: Tracked, cdb: PersistentReserveOut, parameters: ParameterList) -> None:
+    def explain(self, cdb: PersistentReserveOut, parameters: ParameterList) -> None:
         """A successful PERSISTENT RESERVE OUT of the guest: all but RESERVE and RELEASE add one."""
         action = cdb.service_action
         if action not in REGISTERS and action not in PREEMPTS and action != OutServiceAction.CLEAR:
             return
-        # to unregister who was not registered is no change, which some logical units count and some do not
-        certain = action not in REGISTERS or parameters.service_action_key != 0 or before.key != 0
+        # the kernel's target does not count a REGISTER that unregisters, against SPC-4 6.16.2
+        certain = action not in REGISTERS or parameters.service_action_key != 0
         self._least += certain
         self._most += 1
 
