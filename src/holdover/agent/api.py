@@ -1,59 +1,34 @@
 """What travels between agents and those who ask them: the documents of the API.
 
-``GET /guests`` and ``GET /guests/{name}`` answer `GuestState`; ``POST /guests/{name}/handover/{step}``
-takes a `StepRequest` and answers a `StepAnswer`. Errors are a `Problem` with status 404 (no such guest),
-409 (the step could not be done), 403 (who asks may not) or 400 (a document that is not one of these).
+``GET /guests`` and ``GET /guests/{name}`` answer `HostState` and `GuestState`. Of handovers,
+``GET /guests/{name}/handover`` answers the `HandoverState` of the newest;
+``POST /guests/{name}/handover/prepare`` takes a `PrepareRequest`, ``.../commit``, ``.../rollback``,
+``.../finish`` and ``.../take`` a `HandoverRequest`; they answer when what was asked has been reached.
+Agents among themselves: ``POST /peer/handover`` takes a `PeerMessage` and answers an `Answer`,
+``GET /peer/handover/{id}`` a `PeerState`. Errors are a `Problem` with status 404 (no such guest or
+handover), 409 (it could not be done), 403 (who asks may not) or 400 (a document that is not one of these).
 """
 
 from __future__ import annotations
 
-from enum import Enum
-
 import msgspec
 
-from holdover.scsi.opcodes import ReservationType
+from holdover.handover.moving import MovingLun
+from holdover.handover.protocol import Message
 
 __all__ = [
     "DeviceState",
     "GuestState",
+    "HandoverRequest",
+    "HandoverState",
     "HostState",
-    "Moved",
+    "PeerMessage",
+    "PeerState",
+    "PrepareRequest",
     "Problem",
     "SessionState",
-    "Step",
-    "StepAnswer",
-    "StepRequest",
+    "Span",
 ]
-
-
-_TYPES = frozenset(int(each) for each in ReservationType)
-
-
-class Step(Enum):
-    """The steps of a handover in their order, then those of rolling it back.
-
-    The giver is the host that the guest leaves, the taker the one that it goes to.
-    """
-
-    LEAVE = "leave"
-    """Giver: hold the guest's commands, wait for those in flight, ask the LUNs what is true."""
-    REGISTER = "register"
-    """Taker: the guest's key on its nexus."""
-    GIVE = "give"
-    """Giver: re-key or unregister where PREEMPT alone would touch a third nexus or nothing."""
-    PREEMPT = "preempt"
-    """Taker: PREEMPT, ask the LUN, let the guest's commands through."""
-    FINISH = "finish"
-    """Giver: clear the unit attentions left there; refuse what a left-behind guest may send."""
-
-    CLOSE = "close"
-    """Roll back, taker: hold commands again."""
-    RECLAIM = "reclaim"
-    """Roll back, giver: its registration as it was; tells whether it had been lost."""
-    RETURN = "return"
-    """Roll back, taker: remove what was prepared, or make ready for the giver's PREEMPT."""
-    RESUME = "resume"
-    """Roll back, giver: PREEMPT where the reservation had moved, then let the guest's commands through."""
 
 
 class DeviceState(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +69,8 @@ class GuestState(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[DeviceState, ...]
     sessions: tuple[SessionState, ...] = ()
     handover: str | None = None
+    handover_state: str = ""
+    handover_problem: str = ""
 
 
 class HostState(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,54 +83,92 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
 
 
-class Moved(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one step tells the next about one LUN, which is known by its designator.
+class Span(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that took its time in a handover: a state, work on one LUN, one round trip to it, a message.
 
     Attributes:
-        designator: "naa.…", "eui.…" or "t10.…" (VPD page 83h).
-        migrate_pr: Whether the device moves its reservation; else the rest is empty.
-        key, type, scope, aptpl: What the guest established.
-        shared: A third nexus has registered the same key.
-        lost: The giver had lost its registration, so the reservation had moved.
-        prey: The key that PREEMPT shall name; 0 for none.
+        name: "state prepared", "work preempt", "PREEMPT", "message commit".
+        host: Where.
+        lun: The LUN's designator; empty for all.
+        began, ended: Seconds since the epoch, by this host's clock.
     """
 
-    designator: str
-    migrate_pr: bool = True
-    key: int = 0
-    type: int | None = None
-    scope: int = 0
-    aptpl: bool = False
-    shared: bool = False
-    lost: bool = False
-    prey: int = 0
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.key < 1 << 64 and 0 <= self.prey < 1 << 64):
-            raise ValueError("a reservation key has 64 bits")
-        if self.type is not None and (self.key == 0 or self.type not in _TYPES):
-            raise ValueError(f"no guest holds a reservation of type {self.type} with key {self.key:#x}")
+    name: str
+    host: str
+    lun: str
+    began: float
+    ended: float
 
 
-class StepRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One step of one handover: its identity and what the steps before it told."""
+class HandoverState(msgspec.Struct, frozen=True, kw_only=True):
+    """A handover on one host.
+
+    Attributes:
+        role: "source" or "destination".
+        peer: The other host.
+        state: As in `holdover.handover.states`.
+        open: Whether something is left to do.
+        reason: Why it is, or was, rolled back.
+        problem: What keeps it from going on; while there is one, it is in doubt where the guest's
+            reservations are if the state is neither a rest nor an end.
+        milliseconds: How long the request took.
+        spans: What took how long, so far.
+    """
 
     handover: str
-    devices: tuple[Moved, ...] = ()
-
-
-class StepAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What the step tells the next one, and how long it took on the host, milliseconds."""
-
-    devices: tuple[Moved, ...]
+    guest: str
+    host: str
+    role: str
+    peer: str
+    state: str
+    open: bool
+    luns: tuple[MovingLun, ...]
+    reason: str = ""
+    problem: str = ""
     milliseconds: float = 0.0
+    spans: tuple[Span, ...] = ()
+
+
+class PrepareRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Prepare a handover to ``to``: the name of a peer, or the address of an API on this machine."""
+
+    handover: str
+    to: str
+
+
+class HandoverRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Go on with a handover; ``alone``: roll back without waiting for the destination."""
+
+    handover: str
+    alone: bool = False
+
+
+class PeerMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """A message from the agent of ``host``, whose API is at ``api``."""
+
+    host: str
+    api: str
+    message: Message
+
+
+class PeerState(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a handover stands on its source; ``state`` is empty if it is not known there."""
+
+    handover: str
+    known: bool
+    state: str = ""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a request was not done: what happened and to whom."""
+    """Why a request was not done: what happened and to whom.
+
+    ``state``: of the handover. ``in_doubt``: whether it is not certain where the guest's reservations are.
+    """
 
     error: str
     host: str = ""
     guest: str = ""
     step: str = ""
     lun: str = ""
+    state: str = ""
+    in_doubt: bool = False

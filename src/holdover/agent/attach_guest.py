@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from holdover.agent.api import GuestState, Moved, Step
-from holdover.agent.guest import HostedGuest, StepProblem
+from holdover.agent.api import GuestState
+from holdover.agent.guest import HostedGuest
 
 __all__ = ["MARK", "LeftToQemu"]
 
@@ -22,15 +22,6 @@ class LeftToQemu(HostedGuest):
         state = super().state()
         devices = tuple(msgspec.structs.replace(device, gate=MARK) for device in state.devices)
         return msgspec.structs.replace(state, devices=devices)
-
-    async def step(self, step: Step, handover: str, devices: tuple[Moved, ...]) -> tuple[Moved, ...]:
-        """Refused.
-
-        Raises:
-            StepProblem: Always.
-        """
-        del handover, devices
-        raise StepProblem(step, self.refusal)
 
     @property
     def refusal(self) -> str:

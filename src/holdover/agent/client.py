@@ -15,10 +15,20 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from holdover.agent.api import GuestState, HostState, Moved, Problem, Step, StepAnswer, StepRequest
+from holdover.agent.api import (
+    GuestState,
+    HandoverRequest,
+    HandoverState,
+    HostState,
+    PeerMessage,
+    PeerState,
+    PrepareRequest,
+    Problem,
+)
 from holdover.agent.config import ConfigError, parse_api
 from holdover.agent.idle import CLIENT_SECONDS, keep_alive
 from holdover.agent.tls import ClientTls, explain
+from holdover.handover.protocol import Answer
 
 __all__ = ["AgentClient", "AgentError", "AgentRefused"]
 
@@ -70,16 +80,57 @@ class AgentClient:
         """One guest."""
         return await self._ask("GET", f"/guests/{quote(name, safe='')}", GuestState)
 
-    async def step(self, guest: str, step: Step, handover: str, devices: tuple[Moved, ...]) -> StepAnswer:
-        """One step of a handover.
+    async def handover(self, guest: str) -> HandoverState:
+        """The newest handover of a guest on this host.
 
         Raises:
-            AgentRefused: The step was not done.
-            AgentError: Whether it was done is in doubt; repeating it is harmless.
+            AgentRefused: There was none.
+            AgentError: The agent cannot be asked.
         """
-        body = msgspec.json.encode(StepRequest(handover=handover, devices=devices))
-        path = f"/guests/{quote(guest, safe='')}/handover/{step.value}"
-        return await self._ask("POST", path, StepAnswer, body)
+        return await self._ask("GET", f"{_of(guest)}/handover", HandoverState)
+
+    async def prepare(self, guest: str, handover: str, to: str) -> HandoverState:
+        """Begin a handover of a guest to a peer; returns when it is prepared. Like all of these, it may be
+        repeated.
+
+        Raises:
+            AgentRefused: It was not prepared.
+            AgentError: Whether it was is in doubt.
+        """
+        body = msgspec.json.encode(PrepareRequest(handover=handover, to=to))
+        return await self._ask("POST", f"{_of(guest)}/handover/prepare", HandoverState, body)
+
+    async def commit(self, guest: str, handover: str) -> HandoverState:
+        """The guest has stopped: move everything. Raises as `prepare`."""
+        return await self._go_on(guest, "commit", handover)
+
+    async def roll_back(self, guest: str, handover: str, *, alone: bool = False) -> HandoverState:
+        """The guest stays; ``alone``: do not wait for the destination. Raises as `prepare`."""
+        return await self._go_on(guest, "rollback", handover, alone=alone)
+
+    async def finish(self, guest: str, handover: str) -> HandoverState:
+        """The guest runs on the destination. Raises as `prepare`."""
+        return await self._go_on(guest, "finish", handover)
+
+    async def take(self, guest: str, handover: str) -> HandoverState:
+        """To the destination's agent: the source is dead, move everything without it. Raises as `prepare`."""
+        return await self._go_on(guest, "take", handover)
+
+    async def tell(self, message: PeerMessage) -> Answer:
+        """One agent to another.
+
+        Raises:
+            AgentError: No answer; repeating the message is harmless.
+        """
+        return await self._ask("POST", "/peer/handover", Answer, msgspec.json.encode(message))
+
+    async def peer_state(self, handover: str) -> PeerState:
+        """Where a handover stands whose source this agent is. Raises as `tell`."""
+        return await self._ask("GET", f"/peer/handover/{quote(handover, safe='')}", PeerState)
+
+    async def _go_on(self, guest: str, what: str, handover: str, *, alone: bool = False) -> HandoverState:
+        body = msgspec.json.encode(HandoverRequest(handover=handover, alone=alone))
+        return await self._ask("POST", f"{_of(guest)}/handover/{what}", HandoverState, body)
 
     async def _ask(self, method: str, path: str, answer: type[T], body: bytes | None = None) -> T:
         status, content = await self._exchange(method, path, body)
@@ -148,6 +199,10 @@ class AgentClient:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+
+def _of(guest: str) -> str:
+    return f"/guests/{quote(guest, safe='')}"
 
 
 def _kept_alive_socket(address: aiohttp.AddrInfoType) -> socket.socket:

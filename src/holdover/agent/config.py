@@ -23,6 +23,7 @@ __all__ = [
     "GuestConfig",
     "HelperConfig",
     "HostPort",
+    "JournalConfig",
     "Limits",
     "PeerConfig",
     "QmpConfig",
@@ -70,11 +71,20 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         connect: Connecting and logging in to a target.
         step: One step of a handover on one LUN.
         drain: Commands in flight when a guest leaves.
+        peer: One message to another agent, its work on the LUNs included.
+        give_up: A destination that does not answer, before a commit is rolled back and before that goes on
+            without it.
+        recheck: From one look at what was prepared to the next.
+        handover: The whole, while the guest runs; then it is rolled back.
     """
 
     connect: float = 10.0
     step: float = 10.0
     drain: float = 30.0
+    peer: float = 15.0
+    give_up: float = 15.0
+    recheck: float = 5.0
+    handover: float = 3600.0
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -122,6 +132,16 @@ class HelperConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         if self.socket is not None and not Path(self.socket).is_absolute():
             raise ValueError(f"helper.socket: {self.socket!r}: the path of the socket must be absolute")
         _permission_bits(self.mode, "helper.mode")
+
+
+class JournalConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the agent keeps what it must not forget."""
+
+    file: str
+
+    def __post_init__(self) -> None:
+        if not Path(self.file).is_absolute():
+            raise ValueError(f"journal.file: {self.file!r}: the path must be absolute")
 
 
 class QmpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -202,7 +222,7 @@ class PeerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One agent. In TOML: ``name``, ``initiator``, ``[api]``, ``[[peer]]``, ``[[guest]]``, ``[helper]``,
-    ``[[rule]]``, ``[qmp]``, ``[limits]``."""
+    ``[[rule]]``, ``[qmp]``, ``[journal]``, ``[limits]``."""
 
     name: str
     initiator: str
@@ -212,6 +232,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     helper: HelperConfig | None = None
     rule: tuple[Rule, ...] = ()
     qmp: QmpConfig | None = None
+    journal: JournalConfig | None = None
     limits: Limits = Limits()
 
 

@@ -9,10 +9,11 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
 
+import msgspec
 import structlog
 
 from holdover import __version__
-from holdover.agent.api import HostState
+from holdover.agent.api import GuestState, HostState
 from holdover.agent.attach import Attachments
 from holdover.agent.attach_devices import DeviceMaker
 from holdover.agent.attach_expect import Arrivals, ExpectedDevice
@@ -29,7 +30,9 @@ from holdover.agent.config import (
 from holdover.agent.device import GuestDevice
 from holdover.agent.door import HelperDoor
 from holdover.agent.guest import HostedGuest
+from holdover.agent.handovers import Handovers
 from holdover.agent.peers import Peers
+from holdover.agent.records import keep_records, restore_devices
 from holdover.agent.rules import Rules, Undecided
 from holdover.agent.runner import run_steps
 from holdover.agent.tls import Credentials
@@ -44,6 +47,8 @@ from holdover.helper.on_loop import OnLoop
 from holdover.helper.server import HelperServer
 from holdover.iscsi.target import IscsiTarget
 from holdover.iscsi.url import IscsiUrl
+from holdover.journal.journal import JournalLike
+from holdover.journal.memory import MemoryJournal
 from holdover.paths.host_disks import HostDisks
 from holdover.paths.iscsi import Identity, IscsiSessions, isid_of
 from holdover.paths.path import Path, PathError
@@ -59,9 +64,17 @@ log = structlog.get_logger()
 class Host:
     """The guests of one host and the sessions to their LUNs."""
 
-    def __init__(self, config: AgentConfig, credentials: Credentials | None = None) -> None:
-        """``credentials`` are what this host shows to others, and what they are verified by."""
+    def __init__(
+        self,
+        config: AgentConfig,
+        credentials: Credentials | None = None,
+        journal: JournalLike | None = None,
+    ) -> None:
+        """``credentials`` are what this host shows to others, and what they are verified by; ``journal`` is
+        what it goes on from, None: it forgets with its process."""
         self.config = config
+        self.journal: JournalLike = MemoryJournal() if journal is None else journal
+        self._records = self.journal.load()
         self.peers = Peers(config.name, config.peer, credentials)
         self._credentials = credentials
         self.guests: dict[str, HostedGuest] = {}
@@ -72,6 +85,7 @@ class Host:
         self._maker = DeviceMaker(self._rules, self._disks, self._io, config.limits.step)
         self._attachments = Attachments(config, self.guests, self._hosted, self._maker)
         self._arrivals = Arrivals(self._attachments, self._maker, self._connected)
+        self.handovers = Handovers(config, self.guests, self.peers, self.journal, self.expect)
         self._helpers: dict[str, tuple[HelperServer, OnLoop]] = {}
 
     async def start(self) -> None:
@@ -85,6 +99,7 @@ class Host:
         try:
             for guest in self.config.guest:
                 await self._start_guest(guest)
+            self.handovers.restore(self._records.handovers)
             settings = self.config.helper or HelperConfig()
             if settings.socket is not None:
                 self._start_helper(settings.socket, settings)
@@ -137,6 +152,10 @@ class Host:
         machine, options, address = parse_guest(config, "configuration")
         gate = Gate.INCOMING if config.incoming else Gate.RUNNING
         devices = [await self._device(config.name, each, machine, gate) for each in options]
+        records = [each for each in self._records.devices if each.guest == config.name]
+        restore_devices(devices, records)
+        for device in devices:
+            keep_records(config.name, device, self.journal)
         target = None if address is None else IscsiTarget(export_iqn(config.name), dict(enumerate(devices)))
         guest = self._hosted(config.name, machine, devices, target)
         self.guests[config.name] = guest
@@ -160,6 +179,7 @@ class Host:
         decided = DeviceOptions(id=options.id, drive=options.drive, migrate_pr=migrate_pr)
         device = GuestDevice(ScsiBlock(decided, machine, gate), str(place), path_of)
         device.adopt = adopt
+        device.sole_nexus = isinstance(place, IscsiUrl)
         # behind iSCSI the ISID is the guest's alone
         device.sole_nexus = isinstance(place, IscsiUrl)
         return device
@@ -203,8 +223,21 @@ class Host:
             host=self.config.name,
             initiator=self.config.initiator,
             version=__version__,
-            guests=tuple(guest.state() for guest in self.guests.values()),
+            guests=tuple(self.guest_state(guest) for guest in self.guests.values()),
             warnings=credentials.warnings(now) if credentials is not None else (),
+        )
+
+    def guest_state(self, guest: HostedGuest) -> GuestState:
+        """What `holdover status` shows of one guest."""
+        state = guest.state()
+        handover = self.handovers.state(guest.name)
+        if handover is None or not handover.open:
+            return state
+        return msgspec.structs.replace(
+            state,
+            handover=handover.handover,
+            handover_state=handover.state,
+            handover_problem=handover.problem,
         )
 
     async def close(self) -> None:
@@ -213,6 +246,7 @@ class Host:
         await asyncio.gather(*(asyncio.to_thread(server.close) for server, _ in helpers))
         for _, on_loop in helpers:
             on_loop.close()
+        await self.handovers.close()
         await self._attachments.close()
         await self.peers.close()
         for guest in self.guests.values():

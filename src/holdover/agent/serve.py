@@ -20,6 +20,8 @@ from holdover.agent.idle import AGENT_SECONDS, keep_alive
 from holdover.agent.server import application
 from holdover.agent.tls import Credentials, NamingProtocol
 from holdover.helper.listener import listen, resolve_group
+from holdover.journal.journal import Journal, JournalLike
+from holdover.journal.memory import MemoryJournal
 
 __all__ = ["serve"]
 
@@ -94,7 +96,10 @@ async def serve(config: AgentConfig, ready: Callable[[Host], None]) -> None:
     credentials = _credentials(config)
     with ExitStack() as stack:
         listeners = [_listen(address, config.api, stack) for address in config.api.addresses]
-        host = Host(config, credentials)
+        journal: JournalLike = MemoryJournal()
+        if config.journal is not None:
+            journal = Journal.open(Path(config.journal.file))
+        host = Host(config, credentials, journal)
         settings = uvicorn.Config(
             application(host),
             log_config=None,
@@ -122,6 +127,7 @@ async def serve(config: AgentConfig, ready: Callable[[Host], None]) -> None:
         finally:
             server.end()
             await host.close()
+            await journal.close()
 
 
 def _credentials(config: AgentConfig) -> Credentials | None:

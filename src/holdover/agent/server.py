@@ -1,9 +1,11 @@
-"""The agent's API over HTTP; thin: every decision is made by `HostedGuest` and below."""
+"""The agent's API over HTTP; thin: every decision is made by `Handovers` and below."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable
 
+import msgspec
 import structlog
 from litestar import Litestar, Request, Response, get, post
 from litestar.connection import ASGIConnection
@@ -13,10 +15,22 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath, JSONBody
 
 from holdover.agent.access import refusal
-from holdover.agent.api import GuestState, HostState, Problem, Step, StepAnswer, StepRequest
-from holdover.agent.guest import HostedGuest, StepProblem
+from holdover.agent.api import (
+    GuestState,
+    HandoverRequest,
+    HandoverState,
+    HostState,
+    PeerMessage,
+    PeerState,
+    PrepareRequest,
+    Problem,
+)
+from holdover.agent.guest import HostedGuest
+from holdover.agent.handovers import HandoverProblem
 from holdover.agent.host import Host
 from holdover.agent.tls import peer_name
+from holdover.handover.protocol import Answer
+from holdover.handover.states import Event
 
 __all__ = ["application"]
 
@@ -24,6 +38,12 @@ log = structlog.get_logger()
 
 
 class _NoSuchGuest(Exception):
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+class _NoHandover(Exception):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.name = name
@@ -60,25 +80,60 @@ def application(host: Host) -> Litestar:
 
     @get("/guests/{name:str}", sync_to_thread=False)
     def guest_state(name: FromPath[str]) -> GuestState:
-        return find(name).state()
+        return host.guest_state(find(name))
 
-    @post("/guests/{name:str}/handover/{step:str}", status_code=200)
-    async def handover(name: FromPath[str], step: FromPath[Step], data: JSONBody[StepRequest]) -> StepAnswer:
+    @get("/guests/{name:str}/handover", sync_to_thread=False)
+    def newest(name: FromPath[str]) -> HandoverState:
+        state = host.handovers.state(find(name).name)
+        if state is None:
+            raise _NoHandover(name)
+        return state
+
+    async def timed(what: Awaitable[HandoverState]) -> HandoverState:
         started = time.perf_counter()
-        devices = await find(name).step(step, data.handover, data.devices)
-        return StepAnswer(devices=devices, milliseconds=(time.perf_counter() - started) * 1000)
+        state = await what
+        return msgspec.structs.replace(state, milliseconds=(time.perf_counter() - started) * 1000)
+
+    @post("/guests/{name:str}/handover/prepare", status_code=200)
+    async def prepare(name: FromPath[str], data: JSONBody[PrepareRequest]) -> HandoverState:
+        return await timed(host.handovers.prepare(find(name).name, data.handover, data.to))
+
+    @post("/guests/{name:str}/handover/commit", status_code=200)
+    async def commit(name: FromPath[str], data: JSONBody[HandoverRequest]) -> HandoverState:
+        return await timed(host.handovers.ask(find(name).name, data.handover, Event.ASKED_COMMIT))
+
+    @post("/guests/{name:str}/handover/rollback", status_code=200)
+    async def roll_back(name: FromPath[str], data: JSONBody[HandoverRequest]) -> HandoverState:
+        event = Event.ASKED_ALONE if data.alone else Event.ASKED_ROLL_BACK
+        return await timed(host.handovers.ask(find(name).name, data.handover, event))
+
+    @post("/guests/{name:str}/handover/finish", status_code=200)
+    async def finish(name: FromPath[str], data: JSONBody[HandoverRequest]) -> HandoverState:
+        return await timed(host.handovers.ask(find(name).name, data.handover, Event.ASKED_FINISH))
+
+    @post("/guests/{name:str}/handover/take", status_code=200)
+    async def take(name: FromPath[str], data: JSONBody[HandoverRequest]) -> HandoverState:
+        return await timed(host.handovers.take(find(name).name, data.handover))
+
+    @post("/peer/handover", status_code=200)
+    async def hear(request: Request[object, object, State], data: JSONBody[PeerMessage]) -> Answer:
+        return await host.handovers.hear(data, peer_name(request))
+
+    @get("/peer/handover/{handover:str}", sync_to_thread=False)
+    def peer_state(handover: FromPath[str]) -> PeerState:
+        return host.handovers.peer_state(handover)
 
     def no_such_guest(_request: Request[object, object, State], error: _NoSuchGuest) -> Response[Problem]:
         known = ", ".join(host.guests) or "none"
         text = f"{host.config.name} has no guest {error.name!r}; it has: {known}"
         return Response(Problem(error=text, host=host.config.name, guest=error.name), status_code=404)
 
-    def step_problem(request: Request[object, object, State], error: StepProblem) -> Response[Problem]:
-        name = str(request.path_params.get("name", ""))
-        problem = Problem(
-            error=str(error), host=host.config.name, guest=name, step=error.step.value, lun=error.lun
-        )
-        return Response(problem, status_code=409)
+    def no_handover(_request: Request[object, object, State], error: _NoHandover) -> Response[Problem]:
+        text = f"guest {error.name} has not been handed over from or to {host.config.name}"
+        return Response(Problem(error=text, host=host.config.name, guest=error.name), status_code=404)
+
+    def not_done(_request: Request[object, object, State], error: HandoverProblem) -> Response[Problem]:
+        return Response(error.problem, status_code=409)
 
     def bad_request(
         _request: Request[object, object, State], error: ValidationException
@@ -96,12 +151,24 @@ def application(host: Host) -> Litestar:
         return Response(problem, status_code=500)
 
     return Litestar(
-        route_handlers=[guests, guest_state, handover],
+        route_handlers=[
+            guests,
+            guest_state,
+            newest,
+            prepare,
+            commit,
+            roll_back,
+            finish,
+            take,
+            hear,
+            peer_state,
+        ],
         guards=[guard],
         exception_handlers={
             _Forbidden: forbidden,
             _NoSuchGuest: no_such_guest,
-            StepProblem: step_problem,
+            _NoHandover: no_handover,
+            HandoverProblem: not_done,
             ValidationException: bad_request,
             Exception: unexpected,
         },

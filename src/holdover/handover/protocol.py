@@ -60,13 +60,17 @@ class Answered(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """From source to destination. ``number`` grows with every message of the handover."""
+    """From source to destination.
+
+    ``number`` grows with every message of the handover, ``machine`` is the guest's machine type.
+    """
 
     kind: MessageKind
     handover: str
     guest: str
     number: int
     luns: tuple[MovingLun, ...]
+    machine: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,7 @@ class Source:
         changed: Designators of LUNs on which the guest changed something after the last PREPARE was sent.
         reason: Why it is rolled back; empty while it is not.
         problem: What keeps it from going on; empty while nothing does.
+        machine: The guest's machine type.
     """
 
     handover: str
@@ -102,6 +107,7 @@ class Source:
     changed: frozenset[str] = frozenset()
     reason: str = ""
     problem: str = ""
+    machine: str = ""
 
     @property
     def is_open(self) -> bool:
@@ -211,9 +217,13 @@ _UNASKED = frozenset({DestinationState.TAKING, DestinationState.WITHDRAWING})
 """States of the destination that no message has brought about, so that nobody waits for an answer."""
 
 
-def begin(handover: str, guest: str, peer: str, luns: tuple[MovingLun, ...]) -> tuple[Source, Effects]:
+def begin(
+    handover: str, guest: str, peer: str, luns: tuple[MovingLun, ...], machine: str = ""
+) -> tuple[Source, Effects]:
     """A handover that the source has been asked to prepare. ``luns`` come with their random spare keys."""
-    return _enter_source(Source(handover, guest, peer, SourceState.CHECKING, luns), again=False)
+    return _enter_source(
+        Source(handover, guest, peer, SourceState.CHECKING, luns, machine=machine), again=False
+    )
 
 
 def source_step(source: Source, happened: Happened) -> tuple[Source, Effects]:
@@ -304,7 +314,7 @@ def _enter_source(source: Source, *, again: bool) -> tuple[Source, Effects]:
         return source, (Write(), Open(does.gate), *activity)
     changed = frozenset[str]() if does.message is MessageKind.PREPARE else source.changed
     source = replace(source, number=source.number + 1, changed=changed)
-    message = Message(does.message, source.handover, source.guest, source.number, source.luns)
+    message = Message(does.message, source.handover, source.guest, source.number, source.luns, source.machine)
     return source, (Write(), Open(does.gate), Tell(message, again))
 
 
