@@ -1,125 +1,375 @@
-"""Run inside a kernel of the rig: hundreds of reservation commands from three nexuses to the kernel's target.
+"""Run inside a kernel of the rig: the logical unit beside the kernel's target, command by command.
 
-Writes what the target answers to the file that is its argument. `test_kernel_lun` has a logical unit of ours
-answer the same commands.
+Hypothesis draws sequences of reservation commands; each command goes to both, and after it both are asked for
+their keys, their reservation and their full status. Arguments: where to write what was seen (JSON: see
+`Figures`), how many sequences, how many steps a sequence has at most, and the seed, or none for the same
+sequences every time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import random
+import fcntl
+import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+import time
+import traceback
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from holdover.paths.sgio import SgIo, SgioPath
-from holdover.scsi.cdb import PersistentReserveOut, TestUnitReady
+import hypothesis
+import msgspec
+from hypothesis import HealthCheck, Phase
+from hypothesis import strategies as st
+
+from holdover.lun.embedded import EmbeddedLun
+from holdover.lun.options import LunOptions
+from holdover.lun.reservations import ReservationState
+from holdover.paths.sgio_header import SG_IO, SgRequest, judge
+from holdover.scsi.cdb import PersistentReserveOut
 from holdover.scsi.command import Command, Response
+from holdover.scsi.nexus import ITNexus
 from holdover.scsi.opcodes import InServiceAction, OutServiceAction
-from holdover.scsi.reservation_out import ParameterList, in_command
-from holdover.scsi.sense import is_unit_attention
-
-SEQUENCES, STEPS, NEXUSES = 32, 12, 3
+from holdover.scsi.reservation_in import Capabilities
+from holdover.scsi.reservation_out import ParameterList, in_command, out_command
+from holdover.scsi.sense import describe_response, is_unit_attention
+from holdover.scsi.transport_id import SasTransportID
+from tests.peers.lun_differences import EXAMPLES, FORGOTTEN, Met, explain
+from tests.peers.reservation_sequences import (
+    NEXUSES,
+    Access,
+    Look,
+    Out,
+    Step,
+    beginnings,
+    command,
+    sender,
+    steps,
+)
 
 Execute = Callable[[int, Command], Awaitable[Response]]
-Step = dict[str, Any]
 
-_KEYS = (0xA, 0xB, 0xC)
-_READY = Command(TestUnitReady().encode())
+_OBSERVER = NEXUSES  # a nexus that never registers, so that no unit attention is ever in its way
+_READY = Command(bytes(6))
 _READS = (InServiceAction.READ_KEYS, InServiceAction.READ_RESERVATION, InServiceAction.READ_FULL_STATUS)
-# PREEMPT AND ABORT stays out: the kernel's loopback fabric (6.1) never answers it.
-_ACTIONS = (
-    [OutServiceAction.REGISTER] * 4
-    + [OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY] * 3
-    + [OutServiceAction.RESERVE] * 4
-    + [OutServiceAction.PREEMPT] * 4
-    + [OutServiceAction.RELEASE] * 2
-    + [OutServiceAction.CLEAR]
+_PATIENCE = 20.0
+_APTPL = frozenset(
+    {
+        OutServiceAction.REGISTER,
+        OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY,
+        OutServiceAction.REGISTER_AND_MOVE,
+        OutServiceAction.CLEAR,
+    }
 )
-_TYPES = (1, 3, 5, 6, 7, 8)
+_CAPABILITIES = in_command(InServiceAction.REPORT_CAPABILITIES, 8)
 
 
-def command(
-    action: int, key: int, new: int = 0, kind: int = 0, scope: int = 0, aptpl: bool = False
-) -> Command:
-    """A PERSISTENT RESERVE OUT, right or wrong."""
-    data = ParameterList(key, new, aptpl=aptpl).encode()
-    return Command(PersistentReserveOut(action, len(data), kind, scope).encode(), data)
+@dataclass(slots=True)
+class Figures:
+    """What was seen.
+
+    Attributes:
+        commands: How many commands went to both and were compared.
+        sequences: How many sequences.
+        attentions: How often a nexus was asked for its unit attentions.
+        known: How often each known difference was met.
+        cuts: How many sequences ended early, as a known difference left two states.
+        ends: How often each service action ended how, at ours.
+        held: How many commands met which reservation, and how many registrations.
+        seconds: How long it took.
+        failure: What no known difference explains: the shortest sequence that shows it.
+    """
+
+    commands: int = 0
+    sequences: int = 0
+    attentions: int = 0
+    known: dict[str, int] = field(default_factory=Counter)
+    cuts: dict[str, int] = field(default_factory=Counter)
+    ends: dict[str, int] = field(default_factory=Counter)
+    held: dict[str, int] = field(default_factory=Counter)
+    seconds: float = 0.0
+    failure: str = ""
 
 
-def sequence(number: int) -> Iterator[tuple[int, Command]]:
-    """Who sends what: most of it makes sense, from nexuses that mostly know their keys."""
-    draw = random.Random(number)
-    kind = draw.choice(_TYPES)
-    for nexus in range(draw.randint(1, NEXUSES)):
-        yield nexus, command(OutServiceAction.REGISTER, 0, _KEYS[nexus], aptpl=draw.random() < 0.2)
-    for _ in range(STEPS):
-        nexus = draw.randrange(NEXUSES)
-        action = draw.choice(_ACTIONS)
-        key = draw.choice([_KEYS[nexus]] * 6 + [0, 0xBAD])
-        new = draw.choice([*_KEYS, *_KEYS, 0, 0xBAD])
-        if action is OutServiceAction.RESERVE and draw.random() < 0.2:
-            kind = draw.choice(_TYPES)
-        wrong = draw.choice([kind] * 8 + [0, 2, 15, draw.choice(_TYPES)])
-        scope = draw.choice([0] * 12 + [1])
-        yield nexus, command(action, key, new, wrong, scope)
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What an initiator can read of the reservations."""
+
+    generation: int
+    state: tuple[bytes, ...]
+    activated: bool
+
+
+class Kernel:
+    """The kernel's target, through one disk for each nexus; it blocks, as nothing else is to do meanwhile."""
+
+    def __init__(self) -> None:
+        self._disks = [os.open(f"/dev/sd{letter}", os.O_RDWR | os.O_NONBLOCK) for letter in "abcd"]
+        self._request = SgRequest()
+
+    async def execute(self, nexus: int, command: Command) -> Response:
+        self._request.lay_out(command, _PATIENCE)
+        fcntl.ioctl(self._disks[nexus], SG_IO, self._request.header)
+        return judge(f"nexus {nexus}", self._request.outcome())
+
+
+class Ours:
+    """The embedded LUN, through nexuses like the kernel's."""
+
+    def __init__(self, file: Path) -> None:
+        ports = tuple(range(1, NEXUSES + 2))
+        self.nexuses = [
+            ITNexus(SasTransportID(bytes.fromhex(f"60014050000000{port:02x}")), port) for port in ports
+        ]
+        self.lun = EmbeddedLun.open(LunOptions(file, size=1 << 20), ports=ports)
+
+    async def execute(self, nexus: int, command: Command) -> Response:
+        return await self.lun.execute(self.nexuses[nexus], command)
+
+
+class Comparison:
+    """Both, and what was seen of them."""
+
+    def __init__(self, ours: Ours, kernel: Kernel) -> None:
+        self.figures = Figures()
+        self._ours = ours
+        self._kernel = kernel
+        self._story: list[tuple[object, ...]] = []
+
+    async def meet(self) -> None:
+        """Whatever each has to say to a new nexus is said."""
+        for nexus in range(NEXUSES + 1):
+            await drain(self._ours.execute, nexus)
+            await drain(self._kernel.execute, nexus)
+
+    async def run(self, steps: Iterable[Step]) -> None:
+        """One sequence, from no registrations on; no more steps are asked for than are compared.
+
+        Raises:
+            AssertionError: Something differs that no known difference explains; it tells the sequence.
+        """
+        self.figures.sequences += 1
+        self._story = []
+        await forget_all(self._ours.execute)
+        await forget_all(self._kernel.execute)
+        before = await look(self._ours.execute, None), await look(self._kernel.execute, None)
+        for step in steps:
+            if isinstance(step, Look):
+                await self._compare_attentions(self._sender(step))
+                continue
+            after = await self._compare(step, before)
+            if after is None:
+                return
+            before = after
+
+    def _sender(self, step: Step) -> int:
+        return sender(step, self._ours.lun.state, self._ours.nexuses)
+
+    async def _compare(self, step: Out | Access, before: tuple[Seen, Seen]) -> tuple[Seen, Seen] | None:
+        """What both show after a step; None where a known difference has left two states."""
+        state, nexus = self._ours.lun.state, self._sender(step)
+        sent = command(step, state, self._ours.nexuses)
+        ours = await self._ours.execute(nexus, sent)
+        kernels = await self._kernel.execute(nexus, in_its_place(step, sent, ours))
+        # only what ends well and concerns APTPL can change whether it is activated
+        known = before if not isinstance(step, Out) or step.action not in _APTPL else (None, None)
+        after = await look(self._ours.execute, known[0]), await look(self._kernel.execute, known[1])
+        self._tell(step, nexus, sent, ours, kernels, state)
+        parts = differing(ours, kernels, before, after)
+        names = []
+        if parts:
+            found = explain(self._met(step, nexus, sent, state, ours, kernels), parts)
+            assert found is not None, self._say(f"{', '.join(sorted(parts))} differ: {after[0]}, {after[1]}")
+            names = found
+            for each in names:
+                self.figures.known[each] += 1
+        if is_unit_attention(ours) or is_unit_attention(kernels):
+            await self._settle_attentions(nexus)
+        if "state" in parts:
+            self.figures.cuts[names[0]] += 1
+            return None
+        return after
+
+    def _met(
+        self,
+        step: Out | Access,
+        nexus: int,
+        sent: Command,
+        state: ReservationState,
+        ours: Response,
+        kernels: Response,
+    ) -> Met:
+        key, new = (int.from_bytes(sent.data_out[at : at + 8], "big") for at in (0, 8))
+        registered = state.key_of(self._ours.nexuses[nexus]) != 0
+        return Met(step, key, new, registered, state, ours, kernels)
+
+    async def _compare_attentions(self, nexus: int) -> None:
+        ours = await drain(self._ours.execute, nexus)
+        kernels = await drain(self._kernel.execute, nexus)
+        self.figures.attentions += 1
+        self._story.append((f"nexus {nexus} is told {ours}, by the kernel {kernels}",))
+        if len(ours) > 1 and kernels == ours[:1]:
+            self.figures.known[FORGOTTEN] += 1
+        else:
+            assert ours == kernels, self._say("unit attentions differ")
+
+    async def _settle_attentions(self, nexus: int) -> None:
+        """A unit attention was reported, and the kernel has then none left for this nexus."""
+        ours = await drain(self._ours.execute, nexus)
+        kernels = await drain(self._kernel.execute, nexus)
+        assert not kernels, self._say(f"the kernel has more unit attentions: {kernels}")
+        if ours:
+            self.figures.known[FORGOTTEN] += 1
+
+    def _tell(
+        self,
+        step: Out | Access,
+        nexus: int,
+        sent: Command,
+        ours: Response,
+        kernels: Response,
+        state: ReservationState,
+    ) -> None:
+        self.figures.commands += 1
+        name = action_name(step)
+        self.figures.ends[f"{name}: {describe_response(ours)}"] += 1
+        kind = "no reservation" if state.reservation is None else state.reservation.type.name
+        self.figures.held[f"{kind}, {len(state.registrations)} registered"] += 1
+        answers = (describe_response(ours), "- the kernel:", describe_response(kernels))
+        self._story.append((f"nexus {nexus}", name, sent.cdb.hex(), sent.data_out[:64].hex(), *answers))
+
+    def _say(self, what: str) -> str:
+        return "\n".join([*(" ".join(map(str, each)) for each in self._story), what])
+
+
+def in_its_place(step: Out | Access, sent: Command, ours: Response) -> Command:
+    """What the kernel gets: PREEMPT for a PREEMPT AND ABORT that does something.
+
+    Kernel 6.1 never answers that one through its loopback fabric: core_tmr_lun_reset() waits for the end of
+    the work item that it runs in. Where nothing is to be aborted both end alike (SPC-4 5.13.11.2.6).
+    """
+    if not isinstance(step, Out) or step.action != OutServiceAction.PREEMPT_AND_ABORT or not ours.good:
+        return sent
+    return Command(bytes([sent.cdb[0], OutServiceAction.PREEMPT]) + sent.cdb[2:], sent.data_out)
+
+
+def differing(
+    ours: Response, kernels: Response, before: tuple[Seen, Seen], after: tuple[Seen, Seen]
+) -> set[str]:
+    """Which parts of what is seen differ."""
+    counted = [after[side].generation - before[side].generation for side in (0, 1)]
+    parts = {
+        "answer": (ours.status, ours.sense[:14]) != (kernels.status, kernels.sense[:14]),
+        "state": after[0].state != after[1].state,
+        "generation": counted[0] != counted[1],
+        # what a known difference has left stays until the next REGISTER
+        "activated": after[0].activated != after[1].activated and before[0].activated == before[1].activated,
+    }
+    return {part for part, differs in parts.items() if differs}
+
+
+def action_name(step: Out | Access) -> str:
+    """What a step does, in words."""
+    if isinstance(step, Access):
+        return "WRITE" if step.write else "READ"
+    try:
+        return OutServiceAction(step.action).name
+    except ValueError:
+        return f"service action {step.action:02X}h"
 
 
 async def drain(execute: Execute, nexus: int) -> list[str]:
-    """The sense data of the unit attentions that wait for a nexus."""
+    """The additional sense codes of the unit attentions that wait for a nexus."""
     found: list[str] = []
-    for _ in range(8):
+    for _ in range(9):
         response = await execute(nexus, _READY)
         if not is_unit_attention(response):
             return found
-        found.append(response.sense[:14].hex())
-    return found
+        found.append(response.sense[12:14].hex())
+    raise AssertionError(f"nexus {nexus} has no end of unit attentions: {found}")
 
 
-async def clear(execute: Execute) -> None:
-    """Nobody is registered afterwards, and nobody has anything to be told."""
-    ignore = OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY
-    await execute(0, command(ignore, 0, _KEYS[0]))
-    await execute(0, command(OutServiceAction.CLEAR, _KEYS[0]))
+async def look(execute: Execute, before: Seen | None) -> Seen:
+    """What a nexus that has nothing to do with it all reads; PTPL_A is taken from what was before."""
+    found = []
+    for action in _READS:
+        response = await execute(_OBSERVER, in_command(action, 1024))
+        assert response.good, f"{action.name}: {describe_response(response)}"
+        found.append(response.data_in)
+    generations = {each[:4] for each in found}
+    assert len(generations) == 1, f"PRgeneration differs from read to read: {generations}"
+    if before is None:
+        activated = Capabilities.decode((await execute(_OBSERVER, _CAPABILITIES)).data_in).ptpl_a
+    else:
+        activated = before.activated
+    return Seen(int.from_bytes(generations.pop(), "big"), tuple(each[4:] for each in found), activated)
+
+
+async def forget_all(execute: Execute) -> None:
+    """No registration is left, APTPL is off, and nobody has anything to be told."""
+    for nexus in range(NEXUSES):
+        await drain(execute, nexus)
+    # with ALL_TG_PT, as the kernel refuses to change a registration that was made with it otherwise
+    data = ParameterList(0, 1, all_tg_pt=True).encode()
+    cdb = PersistentReserveOut(OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY, len(data)).encode()
+    for each in (Command(cdb, data), out_command(OutServiceAction.CLEAR, 1)):
+        response = await execute(0, each)
+        assert response.good, describe_response(response)
     for nexus in range(NEXUSES):
         await drain(execute, nexus)
 
 
-async def tell(execute: Execute) -> list[list[Step]]:
-    """All sequences, and after each command what everybody is told and what is registered and reserved."""
-    told = []
-    for number in range(SEQUENCES):
-        await clear(execute)
-        steps: list[Step] = []
-        for nexus, each in sequence(number):
-            response = await execute(nexus, each)
-            step: Step = {
-                "nexus": nexus,
-                "cdb": each.cdb.hex(),
-                "list": each.data_out.hex(),
-                "status": int(response.status),
-                "sense": response.sense[:14].hex(),
-                "attentions": [await drain(execute, other) for other in range(NEXUSES)],
-            }
-            for action in _READS:
-                # without PRgeneration, which goes on from sequence to sequence
-                step[action.name] = (await execute(0, in_command(action, 8192))).data_in[4:].hex()
-            steps.append(step)
-        told.append(steps)
-    return told
+def compare(count: int, longest: int, seed: int | None) -> Figures:
+    """Compare the examples of all known differences, and so many sequences that hypothesis draws."""
+    loop = asyncio.new_event_loop()
+
+    async def start() -> Comparison:
+        return Comparison(Ours(Path("/dev/shm/lun")), Kernel())
+
+    comparison = loop.run_until_complete(start())
+    loop.run_until_complete(comparison.meet())
+
+    def body(data: st.DataObject) -> None:
+        loop.run_until_complete(comparison.run(draw(data, longest)))
+
+    test = hypothesis.given(st.data())(body)
+    if seed is not None:
+        test = hypothesis.seed(seed)(test)
+    test = hypothesis.settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        derandomize=seed is None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )(test)
+    begun = time.monotonic()
+    try:
+        for each in EXAMPLES.values():
+            loop.run_until_complete(comparison.run(each))
+        test()
+    except Exception:
+        comparison.figures.failure = traceback.format_exc()
+    comparison.figures.seconds = time.monotonic() - begun
+    return comparison.figures
 
 
-async def main() -> list[list[Step]]:
-    io = SgIo(1)
-    paths = [SgioPath(Path(f"/dev/sd{letter}"), io) for letter in "abc"]
-    told = await tell(lambda nexus, each: paths[nexus].execute(each))
-    for path in paths:
-        await path.close()
-    io.close()
-    return told
+def draw(data: st.DataObject, longest: int) -> Iterator[Step]:
+    """A sequence, step by step."""
+    yield from data.draw(beginnings)
+    for _ in range(longest):
+        step = data.draw(steps)
+        if step is None:
+            return
+        yield step
+
+
+def main(result: str, count: str, longest: str, seed: str = "") -> None:
+    figures = compare(int(count), int(longest), int(seed) if seed else None)
+    Path(result).write_bytes(msgspec.json.encode(figures))
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(json.dumps(asyncio.run(main())))
+    main(*sys.argv[1:])

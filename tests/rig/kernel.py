@@ -84,10 +84,13 @@ def run_in_kernel(
     return KernelRun(int(status.read_text()), output)
 
 
-def observe(module: str, folder: Path, *, nexuses: int = 2, luns: int = 1) -> Any:
-    """Boot, run a module of ours there, and give what it has put into the JSON file of its one argument."""
+def observe(
+    module: str, folder: Path, *arguments: str, nexuses: int = 2, luns: int = 1, timeout: float = 240.0
+) -> Any:
+    """Boot, run a module of ours there, and give what it has put into the JSON file of its first argument."""
     result = folder / "observed.json"
-    done = run_in_kernel([sys.executable, "-m", module, str(result)], folder, nexuses=nexuses, luns=luns)
+    command = [sys.executable, "-m", module, str(result), *arguments]
+    done = run_in_kernel(command, folder, nexuses=nexuses, luns=luns, timeout=timeout)
     assert done.status == 0, f"{module} ended with {done.status}:\n{done.output}"
     return json.loads(result.read_text())
 
