@@ -236,6 +236,19 @@ class TestReread:
 
         asyncio.run(test())
 
+    def test_a_doubt_is_looked_into_though_somebody_has_adopted_an_older_answer(self) -> None:
+        async def test() -> None:
+            rig = Rig()
+            await rig.must(out_command(REGISTER, 0, 5))
+            rig.third(out_command(REGISTER, 0, 6))
+            rig.third(out_command(PREEMPT, 6, 5))
+            await rig.tell(READ)
+            rig.device.block.adopt(Tracked(5))
+            await rig.settle()
+            assert rig.device.block.state() == settled(Tracked())
+
+        asyncio.run(test())
+
     def test_one_at_a_time_and_not_for_ever(self) -> None:
         async def test() -> None:
             rig = Rig()

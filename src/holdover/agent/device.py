@@ -348,9 +348,10 @@ class GuestDevice:
 
     async def _reread_while_stale(self) -> None:
         """Read again, once for what has come up, so that who asks is told the truth soon."""
-        seen = -1
+        seen: int | None = None
         for _ in range(_REREAD_ROUNDS):
-            if not self.block.stale or self.block.doubts == seen:
+            # the first time whatever was adopted since: that may have been read before the doubt came up
+            if seen is not None and (not self.block.stale or self.block.doubts == seen):
                 return
             seen = self.block.doubts
             try:
