@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import sys
 import tempfile
@@ -19,16 +18,16 @@ from pathlib import Path
 
 from bench.agents import GUEST, agent, own_environment
 from bench.delay import DelayProxy
-from bench.servers import TARGET_IQN, serve_luns
+from bench.servers import TARGET_IQN, Server, serve_luns
 from holdover.demo.processes import free_port
 from holdover.iscsi.url import IscsiUrl
-from holdover.paths.iscsi import Identity, IscsiSessions, isid_of
+from holdover.paths.iscsi import Identity, IscsiPath, IscsiSessions, isid_of
 from holdover.qemu.console import Console
 from holdover.qemu.image import READY, GuestImage
 from holdover.qemu.monitor import Monitor, QmpEvent
 from holdover.qemu.process import IscsiDisk, QemuProcess, VirtualMachine
 from holdover.scsi.opcodes import InServiceAction, ReservationType
-from holdover.scsi.reservation_in import FullStatus
+from holdover.scsi.reservation_in import ReadKeys, ReadReservation, Reservation
 from holdover.scsi.reservation_out import in_command
 from holdover.scsi.sense import is_unit_attention
 
@@ -38,6 +37,7 @@ KEY = 0x484F4C44
 HOSTS = ("host-a", "host-b")
 _BOOT = 300.0
 _MOVE = 120.0
+_LUN_SIZE = 8 << 20
 _LAST_COPY_MS = 20
 """`downtime-limit` of all migrations: how long QEMU lets the last of the memory take with the guest stopped.
 Its default of 300 ms would make the guest's memory the greater part of every figure, and of its noise."""
@@ -90,6 +90,7 @@ class _Host:
     portal: str
     iqn: str
     initiator: str
+    lun: int
     api: str = ""
 
 
@@ -102,6 +103,7 @@ class MovingGuest:
     image: GuestImage
     proxy: DelayProxy
     folder: Path
+    target: Server
     target_port: int
     here: _Host
     there: _Host
@@ -125,7 +127,7 @@ class MovingGuest:
             f"for d in /sys/block/sd*; do n=${{d##*/}}; {register} && {reserve} || exit 1; done",
             timeout=_BOOT,
         )
-        await self._check_holds(None)
+        await self._check_reservations()
 
     async def end(self) -> None:
         """End its QEMU."""
@@ -144,7 +146,6 @@ class MovingGuest:
             NotMeasured: It did not arrive, or without its reservations.
         """
         assert self.qemu is not None
-        before = await self._holders()
         uri = f"tcp:127.0.0.1:{free_port()}"
         destination = self._start(self.there, uri, stopped)
         try:
@@ -165,7 +166,7 @@ class MovingGuest:
         await self.end()
         self.qemu, self.here, self.there = destination, self.there, self.here
         self.console = await destination.console()
-        await self._check_arrival(before)
+        await self._check_arrival()
         return Move(standstill, handover)
 
     async def _migrate(
@@ -178,55 +179,37 @@ class MovingGuest:
         command = ["migrate", GUEST, "--from", self.here.api, "--to", self.there.api, "--json"]
         command += ["--source-qmp", str(self.qemu.qmp_path), "--destination-qmp", str(qemu.qmp_path)]
         said = await _holdover(self.folder, *command, "--migrate-uri", uri)
-        milliseconds = json.loads(said)["outcome"].get("milliseconds")
+        milliseconds = json.loads(said).get("outcome", {}).get("milliseconds")
         return float(milliseconds) if milliseconds is not None else None
 
-    async def _check_arrival(self, before: set[str]) -> None:
-        """The guest lives, and where reservations move with it, holds them all and writes."""
+    async def _check_arrival(self) -> None:
+        """The guest lives; where reservations move with it, it has them all, and writes to each disk."""
         if not self.kind.carries:
             await self._run("true")
             return
-        await self._check_holds(before)
-        disks = {0, self.luns - 1}
-        for name in (f"$(ls /sys/block | grep ^sd | sed -n {number + 1}p)" for number in sorted(disks)):
-            await self._run(f"dd if=/dev/zero of=/dev/{name} bs=4096 count=1 oflag=direct")
+        await self._check_reservations()
+        write = "dd if=/dev/zero of=/dev/${d##*/} bs=4096 count=1 oflag=direct status=none"
+        await self._run(f"for d in /sys/block/sd*; do {write} || exit 1; done")
 
-    async def _check_holds(self, before: set[str] | None) -> None:
-        """Each LUN has one registrant, with the key, which holds the reservation and is not of ``before``."""
-        holders = await self._holders()
-        if before is not None and holders & before:
-            raise NotMeasured(f"{self.kind.name}: reservations stayed behind, at {sorted(holders & before)}")
-        if not holders:
-            raise NotMeasured(f"{self.kind.name}: the guest holds no reservation")
+    async def _check_reservations(self) -> None:
+        """Each LUN has one registrant, with the guest's key, and is reserved with type 5.
 
-    async def _holders(self) -> set[str]:
-        """Who holds the LUNs; empty unless each is held by one registrant with the guest's key, type 5."""
+        Who that is, the guest's writes tell: nobody else may.
+
+        Raises:
+            NotMeasured: A LUN is another.
+        """
         sessions = IscsiSessions()
         identity = Identity("iqn.2026-11.org.holdover:bench-observer", isid_of("bench"))
-        url = IscsiUrl("127.0.0.1", self.target_port, TARGET_IQN, 0)
-        paths = [sessions.path(dataclasses.replace(url, lun=lun), identity) for lun in range(self.luns)]
-        command = in_command(InServiceAction.READ_FULL_STATUS)
-        holders = set()
-        try:
-            for path in paths:
-                while is_unit_attention(response := await path.execute(command)):
-                    pass
-                status = FullStatus.decode(response.data_in)
-                for each in status.descriptors:
-                    if (
-                        each.key != KEY
-                        or not each.holder
-                        or each.type != ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
-                        or len(status.descriptors) != 1
-                    ):
-                        raise NotMeasured(
-                            f"{self.kind.name}: {path.name}: registered is {status.descriptors}"
-                        )
-                    holders.add(str(each.transport_id))
-        finally:
-            for path in paths:
+        for lun in range(self.target.lun, self.target.lun + self.luns):
+            path = sessions.path(IscsiUrl("127.0.0.1", self.target_port, TARGET_IQN, lun), identity)
+            try:
+                keys = ReadKeys.decode(await _ask(path, InServiceAction.READ_KEYS)).keys
+                held = ReadReservation.decode(await _ask(path, InServiceAction.READ_RESERVATION)).reservation
+            finally:
                 await path.close()
-        return holders
+            if keys != (KEY,) or held != Reservation(KEY, ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY):
+                raise NotMeasured(f"{self.kind.name}: {path.name}: keys {keys}, reservation {held}")
 
     async def _run(self, command: str, timeout: float = 120.0) -> None:
         assert self.console is not None
@@ -238,7 +221,7 @@ class MovingGuest:
 
     def _start(self, host: _Host, incoming: str | None, stopped: bool) -> QemuProcess:
         disks = tuple(
-            IscsiDisk(portal=host.portal, target=host.iqn, initiator=host.initiator, lun=lun)
+            IscsiDisk(portal=host.portal, target=host.iqn, initiator=host.initiator, lun=host.lun + lun)
             for lun in range(self.luns)
         )
         # a second monitor: that of `holdover migrate` takes one client at a time
@@ -278,6 +261,12 @@ class MovingGuest:
                     raise NotMeasured(f"{self.kind.name}: QEMU ended:\n{qemu.errors}")
                 await asyncio.sleep(0.02)
         return await Monitor.connect(path, self.kind.name, timeout=_MOVE)
+
+
+async def _ask(path: IscsiPath, action: InServiceAction) -> bytes:
+    while is_unit_attention(response := await path.execute(in_command(action))):
+        pass
+    return response.data_in
 
 
 async def _ready(source: Monitor, destination: Monitor) -> None:
@@ -339,17 +328,21 @@ async def _holdover(folder: Path, *arguments: str) -> str:
 
 @asynccontextmanager
 async def moving_guest(
-    kind: GuestKind, luns: int, image: GuestImage, proxy: DelayProxy
+    kind: GuestKind, luns: int, image: GuestImage, proxy: DelayProxy, server: Server
 ) -> AsyncIterator[MovingGuest]:
     """A guest that has booted and holds reservations on all of its ``luns`` LUNs."""
     with tempfile.TemporaryDirectory(prefix="hb-") as name:
         folder = Path(name)
         async with AsyncExitStack() as stack:
-            target = stack.enter_context(serve_luns(folder, luns))
+            files = [folder / f"lun{lun}" for lun in range(luns)]
+            for file in files:
+                with file.open("wb") as new:
+                    new.truncate(_LUN_SIZE)
+            target = stack.enter_context(serve_luns(server, files))
             way = await proxy.route(target)
             start = _behind_agent if kind.holdover else _plain
-            here, there = (stack.enter_context(start(folder, host, way, luns)) for host in HOSTS)
-            guest = MovingGuest(kind, luns, image, proxy, folder, target, here, there)
+            here, there = (stack.enter_context(start(folder, host, way, server, luns)) for host in HOSTS)
+            guest = MovingGuest(kind, luns, image, proxy, folder, server, target, here, there)
             stack.push_async_callback(guest.end)
             await guest.boot()
             await guest.reserve()
@@ -357,12 +350,12 @@ async def moving_guest(
 
 
 @contextlib.contextmanager
-def _plain(_folder: Path, host: str, port: int, _luns: int) -> Iterator[_Host]:
-    yield _Host(host, f"127.0.0.1:{port}", TARGET_IQN, f"iqn.2026-11.org.holdover:{host}")
+def _plain(_folder: Path, host: str, port: int, server: Server, _luns: int) -> Iterator[_Host]:
+    yield _Host(host, f"127.0.0.1:{port}", TARGET_IQN, f"iqn.2026-11.org.holdover:{host}", server.lun)
 
 
 @contextlib.contextmanager
-def _behind_agent(folder: Path, host: str, port: int, luns: int) -> Iterator[_Host]:
-    drives = [f"iscsi://127.0.0.1:{port}/{TARGET_IQN}/{lun}" for lun in range(luns)]
+def _behind_agent(folder: Path, host: str, port: int, server: Server, luns: int) -> Iterator[_Host]:
+    drives = [f"iscsi://127.0.0.1:{port}/{TARGET_IQN}/{server.lun + lun}" for lun in range(luns)]
     with agent(folder, host, drives, incoming=host != HOSTS[0]) as there:
-        yield _Host(host, there.portal, there.iqn, "iqn.2026-11.org.holdover:guest", there.api)
+        yield _Host(host, there.portal, there.iqn, "iqn.2026-11.org.holdover:guest", 0, there.api)

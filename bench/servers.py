@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,35 +50,21 @@ SERVERS = (Server("holdover", None, "", 0), Server("tgt", "tgtd", "tgt", 1))
 @contextmanager
 def serve(server: Server, file: Path) -> Iterator[str]:
     """Serve ``file`` until the block ends; gives the LUN's iscsi:// URL."""
-    port = free_port()
-    run = _tgt if server.program == "tgtd" else _holdover
-    with run(file, port):
+    with serve_luns(server, [file]) as port:
         yield f"iscsi://127.0.0.1:{port}/{TARGET_IQN}/{server.lun}"
 
 
 @contextmanager
-def serve_luns(folder: Path, count: int) -> Iterator[int]:
-    """Serve ``count`` new LUNs in ``folder`` by our own target until the block ends; gives its port."""
+def serve_luns(server: Server, files: Sequence[Path]) -> Iterator[int]:
+    """Serve files as the LUNs from ``server.lun`` on until the block ends; gives the port."""
     port = free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "holdover",
-        "target",
-        "--listen",
-        f"127.0.0.1:{port}",
-        "--iqn",
-        TARGET_IQN,
-    ]
-    for lun in range(count):
-        command += ["--lun", f"file={folder / f'lun{lun}'},size=8M"]
-    with running(command, (port,), folder / "target.log"):
+    run = _tgt if server.program == "tgtd" else _holdover
+    with run(files, port):
         yield port
 
 
 @contextmanager
-def _holdover(file: Path, port: int) -> Iterator[None]:
-    lun = f"file={str(file).replace(',', ',,')}"
+def _holdover(files: Sequence[Path], port: int) -> Iterator[None]:
     command = [
         sys.executable,
         "-m",
@@ -89,19 +75,39 @@ def _holdover(file: Path, port: int) -> Iterator[None]:
         "--iqn",
         TARGET_IQN,
     ]
-    with running([*command, "--lun", lun], (port,)):
+    for file in files:
+        command += ["--lun", f"file={str(file).replace(',', ',,')}"]
+    with running(command, (port,)):
         yield
 
 
 @contextmanager
-def _tgt(file: Path, port: int) -> Iterator[None]:
+def _tgt(files: Sequence[Path], port: int) -> Iterator[None]:
     # the control port names a Unix socket: one of our own, beside any tgtd that the machine runs
     control = str(port)
     admin = ["tgtadm", "-C", control, "--lld", "iscsi", "--mode"]
+    # the serial number makes the designator, which must not be that of another target's LUN
+    luns = [
+        [
+            ["logicalunit", "--op", "new", "--tid", "1", "--lun", str(lun), "--backing-store", str(file)],
+            [
+                "logicalunit",
+                "--op",
+                "update",
+                "--tid",
+                "1",
+                "--lun",
+                str(lun),
+                "--params",
+                f"scsi_sn={control}-{lun}",
+            ],
+        ]
+        for lun, file in enumerate(files, 1)
+    ]
     with running(["tgtd", "-f", "-C", control, "--iscsi", f"portal=127.0.0.1:{port}"], (port,)):
         for arguments in (
             ["target", "--op", "new", "--tid", "1", "--targetname", TARGET_IQN],
-            ["logicalunit", "--op", "new", "--tid", "1", "--lun", "1", "--backing-store", str(file)],
+            *(command for commands in luns for command in commands),
             ["target", "--op", "bind", "--tid", "1", "--initiator-address", "ALL"],
         ):
             subprocess.run([*admin, *arguments], check=True, capture_output=True)

@@ -33,6 +33,7 @@ from bench.machine import Machine, available_mib, describe_machine, wide_console
 from bench.moving import GuestKind, MovingGuest, NotMeasured, moving_guest
 from bench.plot import draw_bars, draw_svg
 from bench.qemu11 import Qemu11Error, qemu11
+from bench.servers import SERVERS, Server
 from holdover.qemu.console import ConsoleError
 from holdover.qemu.image import GuestImage, ImageError, guest_image
 from holdover.qemu.monitor import QemuError
@@ -51,6 +52,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """All that was measured."""
 
     machine: Machine
+    target: str
     qemus: dict[str, str]
     rounds: int
     proxy: list[Accuracy]
@@ -92,8 +94,16 @@ def _plan(tell: Console) -> _Plan:
     return _Plan({run: kinds[run] for run in Run if run in kinds}, versions)
 
 
+def _server(name: str | None, tell: Console) -> Server:
+    """The target that was asked for; else one that is not ours, where there is one."""
+    present = {each.name: each for each in SERVERS if not each.missing}
+    server = present.get(name or "tgt", SERVERS[0])
+    tell.print(f"target: {server.name}")
+    return server
+
+
 async def measure(
-    plan: _Plan, luns: Sequence[int], delays_ms: Sequence[float], rounds: int, tell: Console
+    plan: _Plan, server: Server, luns: Sequence[int], delays_ms: Sequence[float], rounds: int, tell: Console
 ) -> tuple[list[Case], list[Accuracy]]:
     """All cases; guests boot once for each number of LUNs."""
     cases = []
@@ -107,21 +117,27 @@ async def measure(
                 tell.print(f"left out: {count} LUNs: {needed} MiB of memory are needed")
                 continue
             async with AsyncExitStack() as stack:
-                guests = await _boot(plan, stack, count, image, proxy, tell)
+                guests = await _boot(plan, server, stack, count, image, proxy, tell)
                 for delay in delays_ms:
                     cases.append(await _case(plan, guests, count, delay, rounds, tell))
     return cases, accuracy
 
 
 async def _boot(
-    plan: _Plan, stack: AsyncExitStack, luns: int, image: GuestImage, proxy: DelayProxy, tell: Console
+    plan: _Plan,
+    server: Server,
+    stack: AsyncExitStack,
+    luns: int,
+    image: GuestImage,
+    proxy: DelayProxy,
+    tell: Console,
 ) -> dict[GuestKind, MovingGuest]:
     """The guests that could be started, each holding reservations on all its LUNs."""
     guests = {}
     for kind in dict.fromkeys(plan.kinds.values()):
         tell.print(f"booting {kind.name} with {luns} LUNs", highlight=False)
         try:
-            guests[kind] = await stack.enter_async_context(moving_guest(kind, luns, image, proxy))
+            guests[kind] = await stack.enter_async_context(moving_guest(kind, luns, image, proxy, server))
         except _FAILURES as error:
             tell.print(f"left out: {kind.name} with {luns} LUNs: {error}", markup=False)
     return guests
@@ -190,12 +206,15 @@ def main() -> None:
     )
     parser.add_argument("--luns", type=int, nargs="+", default=[1, 4, 16, 64, 256])
     parser.add_argument("--delays", type=float, nargs="+", default=[0, 1, 5], help="milliseconds each way")
+    names = [each.name for each in SERVERS]
+    parser.add_argument("--target", choices=names, help="which target; tgt where it is installed")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write all figures into this file")
     parser.add_argument("--svg", type=Path, help="draw the plot into this file")
     options = parser.parse_args()
     console = wide_console()
     plan = _plan(console)
+    server = _server(options.target, console)
     try:
         guest_image()
     except ImageError as error:
@@ -204,9 +223,16 @@ def main() -> None:
     cases: list[Case] = []
     accuracy: list[Accuracy] = []
     with contextlib.suppress(KeyboardInterrupt):
-        cases, accuracy = asyncio.run(measure(plan, options.luns, options.delays, options.rounds, console))
+        cases, accuracy = asyncio.run(
+            measure(plan, server, options.luns, options.delays, options.rounds, console)
+        )
     report = Report(
-        machine=describe_machine(), qemus=plan.versions, rounds=options.rounds, proxy=accuracy, cases=cases
+        machine=describe_machine(),
+        target=server.name,
+        qemus=plan.versions,
+        rounds=options.rounds,
+        proxy=accuracy,
+        cases=cases,
     )
     show(report, console)
     if options.json is not None:
