@@ -149,7 +149,7 @@ class Capabilities:
         atp_c: ALL_TG_PT is supported.
         ptpl_c: Persistence through power loss is supported.
         ptpl_a: Persistence through power loss is activated.
-        allow_commands: Which commands are allowed besides (SPC-4 6.15.4 table 213), 0 to 7.
+        allow_commands: Which commands are allowed besides (SPC-4 6.15.4 table 208), 0 to 7.
         types: The supported reservation types; None when the device does not say (TMV 0).
         rlr_c: REPLACE LOST RESERVATION is supported.
     """
