@@ -28,6 +28,7 @@ from holdover.scsi.transport_id import SasTransportID
 from tests.helper.client import HelperClient
 from tests.rig.kernel_multipath import DEVICE, Multipathd, await_true
 from tests.rig.kernel_programs import Shell, start_program
+from tests.systemd.units import read_unit
 
 LUN = "naa.600140500000001f00d0000000000000"
 _THIRD = "/dev/sdc"
@@ -35,7 +36,22 @@ _DISKS = {"sda": "/dev/sda", "sdb": "/dev/sdb"}
 K, L, C = 0xA, 0xB, 0xC
 WE, WE_RO = ReservationType.WRITE_EXCLUSIVE, ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
 Act = OutServiceAction
-_SOCKET, _QEMU = Path("/run/ours.sock"), Path("/run/qemu.sock")
+_SOCKET, _QEMU, _GUEST = Path("/run/ours.sock"), Path("/run/qemu.sock"), Path("/run/db1.sock")
+_NOBODY = 65534
+_AGENT = Path("/run/agent.toml")
+_AGENT_FILE = f"""
+name = "host-a"
+initiator = "iqn.2026-11.org.example:host-a"
+[api]
+listen = "unix:/run/agent.sock"
+[helper]
+group = "{_NOBODY}"
+[[guest]]
+name = "db1"
+machine = "pc-q35-7.2"
+helper = "{_GUEST}"
+devices = ["scsi-block,id=disk0,drive={DEVICE},migrate-pr=on"]
+"""
 
 
 def send(device: str, command: Command) -> Response:
@@ -141,6 +157,7 @@ def story(scene: Scene) -> list[Any]:
         out(Act.RESERVE, K, kind=WE_RO),
         out(Act.RESERVE, L, kind=WE_RO),
         out(Act.RELEASE, K, kind=WE),
+        out(Act.RELEASE, L, kind=WE_RO),
         out(Act.REGISTER, K, L),
         scene.key(),
         out(Act.PREEMPT, L, L, WE_RO),
@@ -247,8 +264,10 @@ def beside_mpathpersist(scene: Scene) -> dict[str, list[str]]:
 
 def through_the_helpers(scene: Scene) -> dict[str, Any]:
     """The device's descriptor, sent to our helper and to QEMU's."""
+    unit = read_unit("holdover-pr-helper.service")
+    activate = ["systemd-socket-activate", f"-EPYTHONPATH={os.environ['PYTHONPATH']}", "-l", str(_SOCKET)]
     helpers = [
-        start_program([sys.executable, "-m", "holdover", "pr-helper", "-k", str(_SOCKET), "-q"]),
+        start_program([*unit.limits, *activate, sys.executable, "-m", "holdover", *unit.arguments]),
         start_program(["qemu-pr-helper", "-k", str(_QEMU)]),
     ]
     await_true(lambda: _SOCKET.exists() and _QEMU.exists())
@@ -293,6 +312,37 @@ def through_the_helpers(scene: Scene) -> dict[str, Any]:
     for helper in helpers:
         helper.terminate()
     found["ends"] = [helper.wait(20) for helper in helpers]
+    return found
+
+
+def through_an_agent(scene: Scene) -> dict[str, Any]:
+    """The device's descriptor, sent to an agent that runs with what its unit leaves it.
+
+    The device belongs to the user of QEMU, as libvirt has it.
+    """
+    unit = read_unit("holdover-agent.service")
+    os.chown(DEVICE, _NOBODY, _NOBODY)
+    os.chmod(DEVICE, 0o660)
+    _AGENT.write_text(_AGENT_FILE)
+    arguments = [str(_AGENT) if each.endswith(".toml") else each for each in unit.arguments]
+    agent = start_program([*unit.limits, sys.executable, "-m", "holdover", *arguments])
+    await_true(_GUEST.exists)
+    descriptor = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK)
+    found: dict[str, Any] = {"group": _GUEST.stat().st_gid}
+    with HelperClient(_GUEST) as client:
+        for name, command in {
+            "register": out_command(Act.REGISTER, 0, K, aptpl=True),
+            "reserve": out_command(Act.RESERVE, K, type=WE_RO),
+            "wrong key": out_command(Act.RELEASE, L, type=WE_RO),
+        }.items():
+            reply = client.run(descriptor, command.cdb, command.data_out)
+            found[name] = [reply.status, *registrants()]
+        command = in_command(InServiceAction.REPORT_CAPABILITIES, 8)
+        found["capabilities"] = client.run(descriptor, command.cdb).payload.hex()
+        found["unmasked"] = send(_DISKS["sda"], command).data_in.hex()
+    os.close(descriptor)
+    agent.terminate()
+    found["end"] = agent.wait(30)
     return found
 
 
@@ -341,6 +391,7 @@ SCENES: dict[str, Callable[[Scene], Any]] = {
     "a wrong release": a_wrong_release,
     "beside mpathpersist": beside_mpathpersist,
     "helpers": through_the_helpers,
+    "agent": through_an_agent,
     "by hand": by_hand,
     "known as": known_as,
     "without multipathd": without_multipathd,

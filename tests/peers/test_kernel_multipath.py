@@ -34,6 +34,7 @@ def test_every_path_is_registered_and_one_holds_the_reservation(seen: Any) -> No
         "GOOD: sda a*, sdb a, sdc c",
         "RESERVATION CONFLICT: sda a*, sdb a, sdc c",
         "RESERVATION CONFLICT: sda a*, sdb a, sdc c",
+        "RESERVATION CONFLICT: sda a*, sdb a, sdc c",
         "GOOD: sda b*, sdb b, sdc c",
         "0xb 1",
         "GOOD: sda b*, sdb b, sdc c",
@@ -113,6 +114,16 @@ def test_the_helper_answers_byte_for_byte_as_the_logical_unit_does(seen: Any) ->
         assert ours == direct
     assert [ours[0] for ours, _ in seen["helpers"]["failing"]].count(Status.RESERVATION_CONFLICT) == 4
     assert seen["helpers"]["ends"] == [0, 0]
+
+
+def test_an_agent_with_the_capabilities_of_its_unit_serves_the_guest(seen: Any) -> None:
+    found = seen["agent"]
+    assert found["register"] == [Status.GOOD, "sda a", "sdb a"]
+    assert found["reserve"] == [Status.GOOD, "sda a*", "sdb a"]
+    assert found["wrong key"] == [Status.RESERVATION_CONFLICT, "sda a*", "sdb a"]
+    # SIP_C and ATP_C, byte 2, are masked
+    assert (found["unmasked"], found["capabilities"]) == ("00081d91ea010000", "00081191ea010000")
+    assert (found["group"], found["end"]) == (65534, 0)
 
 
 def test_holdover_pr_takes_the_device(seen: Any) -> None:

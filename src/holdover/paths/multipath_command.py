@@ -324,11 +324,12 @@ def _release(command: Command, parameters: ParameterList, device: Usable) -> Ste
     if not found.conflict and not away:
         return _GOOD
     held = yield from _held(found.good[0])
-    if held is None or held.key != parameters.key:
+    if held is None:
         return _GOOD
     if found.conflict:
-        return _CONFLICT  # to LIO a release of the wrong type is one, and other paths say GOOD beside it
-    if held.type == PersistentReserveOut.decode(command.cdb).type:
+        # from the path that holds it, to LIO, a wrong type or key is one; paths that do not say GOOD to any
+        return _CONFLICT
+    if held.key == parameters.key and held.type == PersistentReserveOut.decode(command.cdb).type:
         raise PathError(
             device.name,
             "RELEASE: a path that cannot be reached holds the reservation; wait for it, or PREEMPT",
