@@ -11,12 +11,15 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from holdover.agent.attach import Attachments
-from holdover.agent.attach_devices import Attached, DeviceMaker, Refused
+from holdover.agent.attach_devices import DeviceMaker
 from holdover.agent.attach_expect import Arrivals, ExpectedDevice, ExpectError
 from holdover.agent.attach_guest import LeftToQemu
+from holdover.agent.attach_records import Keeper
+from holdover.agent.attached import Attached, Busy, Refused
 from holdover.agent.config import AgentConfig, ApiConfig, GuestConfig, Limits, QmpConfig
 from holdover.agent.device import GuestDevice
 from holdover.agent.guest import HostedGuest
@@ -26,6 +29,8 @@ from holdover.guest.machine import MachineType
 from holdover.guest.options import DeviceOptions
 from holdover.guest.scsi_block import ScsiBlock, Tracked
 from holdover.helper.connection import Peer
+from holdover.journal.memory import MemoryJournal
+from holdover.journal.records import DeviceRecord, GuestRecord
 from holdover.paths.host_disks import HostDisks
 from holdover.paths.local import LocalPath
 from holdover.paths.sgio import SgIo
@@ -62,15 +67,19 @@ class Nothing:
 class Site:
     """The guests of an agent without sockets."""
 
-    def __init__(self, config: AgentConfig) -> None:
+    def __init__(self, config: AgentConfig, journal: MemoryJournal) -> None:
         self.guests: dict[str, HostedGuest] = {}
+        self.moving: set[str] = set()
         io = SgIo()
-        self.maker = DeviceMaker(Rules(config.rule), Disks(io), io, 1)
-        self.attachments = Attachments(config, self.guests, self.make, self.maker)
+        moving = self.moving.__contains__
+        self.maker = DeviceMaker(Rules(config.rule), Disks(io), io, Keeper(journal), 1, moving)
+        self.attachments = Attachments(config, self.guests, self.make, self.maker, moving)
         self.arrivals = Arrivals(self.attachments, self.maker, lambda: ())
         for guest in config.guest:
             self.guests[guest.name] = self.make(guest.name, PC, [])
             self.attachments.take_up(self.guests[guest.name], PC, Gate.RUNNING)
+        records = journal.load()
+        self.attachments.restore(records.guests, records.devices)
 
     def make(
         self, name: str, machine: MachineType, devices: list[GuestDevice], *, left_to_qemu: bool = False
@@ -109,7 +118,9 @@ def qemu(*options: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @asynccontextmanager
-async def site(*guests: GuestConfig, qmp: str | None = None) -> AsyncIterator[Site]:
+async def site(
+    *guests: GuestConfig, qmp: str | None = None, journal: MemoryJournal | None = None
+) -> AsyncIterator[Site]:
     config = AgentConfig(
         name="host",
         initiator="iqn.2026-11.org.example:host",
@@ -118,7 +129,7 @@ async def site(*guests: GuestConfig, qmp: str | None = None) -> AsyncIterator[Si
         qmp=None if qmp is None else QmpConfig(socket=qmp),
         limits=Limits(step=0.2),
     )
-    found = Site(config)
+    found = Site(config, journal or MemoryJournal())
     yield found
     await found.attachments.close()
 
@@ -397,6 +408,68 @@ def test_a_machine_type_that_is_not_known_needs_a_rule() -> None:
                 assert attached.guest.state().machine == "pc-q35-rhel9.6.0"
                 with pytest.raises(Refused, match=r'\[\[rule\]\] guest = "db1" migrate-pr = "on"'):
                     await here.maker.find(attached, 0)
+
+    run(test())
+
+
+def test_a_guest_that_is_being_handed_over_gets_no_new_device_and_is_not_forgotten() -> None:
+    async def test() -> None:
+        async with site() as here:
+            with qemu("-name", "db1", "-M", "pc") as process:
+                attached = await here.of(process)
+                here.moving.add("db1")
+                with pytest.raises(Busy, match="is new to guest db1, which is being handed over"):
+                    await here.maker.find(attached, 0)
+            await here.gone(attached)
+            assert list(here.guests) == ["db1"]
+
+    run(test())
+
+
+def record(guest: str, lun: Designator, key: int) -> DeviceRecord:
+    block = ScsiBlock(DeviceOptions(None, "x", migrate_pr=True), PC, Gate.RUNNING)
+    block.adopt(Tracked(key=key))
+    body = msgspec.json.encode(block.state())
+    return DeviceRecord(guest=guest, designator=str(lun), drive="/dev/none", body=body)
+
+
+def test_what_is_on_record_is_there_after_a_restart_of_the_agent() -> None:
+    async def test() -> None:
+        journal = MemoryJournal()
+        await journal.put(
+            GuestRecord(name="db1", uuid=UUIDS[1], machine="pc-q35-7.2", origin="attached"),
+            record("db1", LUN, 0xAB),
+            GuestRecord(name="db2", uuid=None, machine="pc-q35-rhel9", origin="expected"),
+            record("own", LUN, 0xCD),
+            record("nobody", LUN, 0xEF),
+        )
+        async with site(GuestConfig(name="own", machine="pc"), journal=journal) as here:
+            state = here.guests["db1"].state()
+            assert (state.machine, here.guests["db2"].state().machine) == ("pc-q35-7.2", "pc-q35-rhel9")
+            assert [(each.designator, each.key, each.gate) for each in state.devices] == [
+                (str(LUN), 0xAB, "running")
+            ]
+            assert [each.key for each in here.guests["own"].state().devices] == [0xCD]
+            assert set(here.guests) == {"own", "db1", "db2"}
+            with qemu("-name", "x", "-uuid", UUIDS[1]) as process:
+                assert (await here.of(process)).guest is here.guests["db1"]
+
+    run(test())
+
+
+def test_a_guest_that_is_forgotten_is_taken_off_the_record() -> None:
+    async def test() -> None:
+        journal = MemoryJournal()
+        async with site(journal=journal) as here:
+            guest = await here.arrivals.expect("db1", "pc", [])
+            assert journal.load().guests == (
+                GuestRecord(name="db1", uuid=None, machine="pc", origin="expected"),
+            )
+            attached = here.attachments.get("db1")
+            assert attached is not None
+            assert attached.guest is guest
+            here.attachments.forget(attached)
+        assert journal.load().guests == ()
 
     run(test())
 

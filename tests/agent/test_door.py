@@ -11,6 +11,7 @@ import pytest
 
 from holdover.agent.attach import Attachments
 from holdover.agent.attach_devices import DeviceMaker
+from holdover.agent.attach_records import Keeper
 from holdover.agent.config import AgentConfig, ApiConfig, ConfigError, HelperConfig, load_config
 from holdover.agent.door import HelperDoor
 from holdover.agent.guest import HostedGuest
@@ -18,6 +19,7 @@ from holdover.agent.host import Host
 from holdover.agent.rules import Rules
 from holdover.helper.connection import Peer
 from holdover.helper.listener import ListenerError
+from holdover.journal.memory import MemoryJournal
 from holdover.paths.host_disks import HostDisks
 from holdover.paths.sgio import SgIo
 from holdover.scsi.opcodes import InServiceAction
@@ -58,8 +60,9 @@ def test_a_process_that_is_no_guest_is_refused(alive: bool) -> None:
         pid = os.getpid() if alive else 0
         io = SgIo(1)
         disks = HostDisks(io)
-        maker = DeviceMaker(Rules([]), disks, io, 1)
-        door = HelperDoor(Attachments(agent(Path("/x")), {}, no_guest, maker), maker, disks)
+        maker = DeviceMaker(Rules([]), disks, io, Keeper(MemoryJournal()), 1, lambda _: False)
+        attachments = Attachments(agent(Path("/x")), {}, no_guest, maker, lambda _: False)
+        door = HelperDoor(attachments, maker, disks)
         response = await door.handle(Peer(pid, 0, 0), 0, in_command(InServiceAction.READ_KEYS))
         assert decode_sense(response.sense).additional == AdditionalSense.LOGICAL_UNIT_NOT_SUPPORTED
         io.close()

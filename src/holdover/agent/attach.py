@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Protocol
 
 import structlog
 
-from holdover.agent.attach_devices import Attached, DeviceMaker, Refused
+from holdover.agent.attach_devices import DeviceMaker
 from holdover.agent.attach_process import Process
 from holdover.agent.attach_qmp import MonitorIdentity, ask_monitor
+from holdover.agent.attach_records import EXPECTED
+from holdover.agent.attached import Attached, Refused
 from holdover.agent.config import AgentConfig, monitor_of
 from holdover.agent.device import GuestDevice
 from holdover.agent.guest import HostedGuest
@@ -29,6 +31,7 @@ from holdover.guest.gate import Gate
 from holdover.guest.machine import MachineType
 from holdover.guest.options import OptionError
 from holdover.helper.connection import Peer
+from holdover.journal.records import DeviceRecord, GuestRecord
 from holdover.qemu.monitor import QemuError
 
 __all__ = ["Attachments", "MakeGuest"]
@@ -58,8 +61,15 @@ class Attachments:
     """The guests of the helper's sockets; ``guests``, which the rest of the agent uses, is kept in step."""
 
     def __init__(
-        self, config: AgentConfig, guests: dict[str, HostedGuest], make: MakeGuest, maker: DeviceMaker
+        self,
+        config: AgentConfig,
+        guests: dict[str, HostedGuest],
+        make: MakeGuest,
+        maker: DeviceMaker,
+        moving: Callable[[str], bool],
     ) -> None:
+        """``moving``: whether a guest is being handed over."""
+        self._moving = moving
         self._config = config
         self._guests = guests
         self._make = make
@@ -79,6 +89,20 @@ class Attachments:
         """A guest of the agent's file."""
         fixed = guest if guest.devices else None
         self._attached[guest.name] = Attached(guest, machine, gate, listed=True, home=fixed)
+
+    def restore(self, guests: Iterable[GuestRecord], devices: Iterable[DeviceRecord]) -> None:
+        """Take up the guests that are on record, and the devices of all whose devices no file gives."""
+        for guest in guests:
+            if guest.name in self._attached:
+                continue  # the file names it now
+            attached = self.add(guest.name, guest.machine, Gate.INCOMING)
+            attached.uuid = guest.uuid
+            attached.expected = guest.origin == EXPECTED
+            self.remember_for_a_while(attached)
+        for device in devices:
+            known = self._attached.get(device.guest)
+            if known is not None and not known.fixed:
+                self._maker.restore(known, device)
 
     def get(self, name: str) -> Attached | None:
         """The guest of a name, where it is one that comes through the helper's socket."""
@@ -224,7 +248,8 @@ class Attachments:
         (attached,) = found
         if attached.listed or None in (uuid, attached.uuid) or attached in by_uuid:
             return attached
-        if self._running(attached) is not None or not attached.settled:
+        needed = attached.holds or self._moving(attached.guest.name)
+        if needed or self._running(attached) is not None:
             raise Refused(
                 f"process {pid} says that it is guest {name} with UUID {uuid}, and the guest of that name "
                 f"that this agent knows has UUID {attached.uuid}; give each guest a name of its own"
@@ -248,10 +273,11 @@ class Attachments:
 
     def _come_back(self, attached: Attached, incoming: bool) -> None:
         """A new process of a guest that is known: it tells where the guest stands now."""
-        if attached.listed or attached.guest.state().handover is not None:
+        if attached.listed or self._moving(attached.guest.name):
             return
         if attached.gate_now is Gate.DEPARTED and incoming:
             attached.move_gate(Gate.INCOMING)
+            self._spawn(self._maker.note(attached))
         elif attached.gate_now is not Gate.RUNNING and not incoming:
             self._spawn(self._maker.let_run(attached))
 
@@ -264,7 +290,7 @@ class Attachments:
             kind = attached.machine or MachineType(old.state().machine, None)
             attached.guest = self._make(old.name, kind, [], left_to_qemu=to_qemu)
         attached.left_to_qemu = to_qemu
-        attached.paths.clear()
+        attached.disks.clear()
         attached.gate = Gate.RUNNING
         self._guests[old.name] = attached.guest
         if old is not attached.home:
@@ -282,7 +308,7 @@ class Attachments:
         del self._unannounced[attached]
         if attached.expected or attached.gate_now is not Gate.INCOMING:
             return
-        if attached.guest.state().handover is None:
+        if not self._moving(attached.guest.name):
             log.warning(
                 "a guest came here by a migration that no host has announced; what it held is not here",
                 guest=attached.guest.name,
@@ -330,7 +356,7 @@ class Attachments:
             self.remember_for_a_while(attached)
 
     def _forget_if_settled(self, attached: Attached) -> bool:
-        if attached.listed or not attached.settled:
+        if attached.listed or attached.holds or self._moving(attached.guest.name):
             return False
         self.forget(attached)
         return True
@@ -345,6 +371,7 @@ class Attachments:
             if timer is not None:
                 timer.cancel()
         self._spawn(attached.guest.close())
+        self._spawn(self._maker.forget(name))
 
     def _spawn(self, what: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(what)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
 
 from holdover.agent.attach_disk import Disk, DiskPath
 from holdover.agent.attach_process import Process
+from holdover.agent.attach_records import Keeper, state_of
+from holdover.agent.attached import Attached, Busy, Refused
 from holdover.agent.device import GuestDevice
-from holdover.agent.guest import HostedGuest
 from holdover.agent.rules import Rules
 from holdover.agent.runner import run_steps
 from holdover.agent.who import open_devices
@@ -23,109 +23,37 @@ from holdover.guest.options import DeviceOptions
 from holdover.guest.scsi_block import ScsiBlock
 from holdover.handover.adopt import find_own_registration
 from holdover.handover.steps import StepFailed
+from holdover.journal.journal import JournalError
+from holdover.journal.records import DeviceRecord
 from holdover.paths.host_disks import HostDisks
 from holdover.paths.path import PathError
 from holdover.paths.sgio import SgIo
+from holdover.scsi.errors import DecodeError
 from holdover.scsi.inquiry import Designator
 
-__all__ = ["Attached", "Busy", "DeviceMaker", "Refused"]
+__all__ = ["DeviceMaker"]
 
 log = structlog.get_logger()
-
-
-class Refused(Exception):
-    """Why a command does not go anywhere; the message ends in what to do about it."""
-
-
-class Busy(Exception):
-    """A command cannot be carried out now; whoever sent it should try again."""
-
-
-@dataclass(eq=False)
-class Attached:
-    """A guest that comes through the helper's socket.
-
-    Attributes:
-        guest: What the rest of the agent sees of it.
-        machine: Its machine type, None where that is not one whose default of ``migrate-pr`` is known.
-        gate: Where a device stands with its guest that is the guest's first.
-        listed: Whether the agent's file names it.
-        uuid: Its UUID in lower case, where it is known.
-        expected: Whether the host that it comes from has announced it.
-        left_to_qemu: Whether its QEMU moves its reservations itself.
-        process: The QEMU that it runs in, while that runs.
-        paths: The disks of its devices, by LUN; empty for devices of the agent's file.
-        home: The guest with the devices that the agent's file gives it; None where the file gives it none.
-        one_by_one: Held while devices are added or change their disk.
-    """
-
-    guest: HostedGuest
-    machine: MachineType | None
-    gate: Gate
-    listed: bool = False
-    uuid: str | None = None
-    expected: bool = False
-    left_to_qemu: bool = False
-    process: Process | None = None
-    paths: dict[Designator, DiskPath] = field(default_factory=dict)
-    home: HostedGuest | None = None
-    one_by_one: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What patterns of rules are matched with."""
-        return (self.guest.name,) if self.uuid is None else (self.guest.name, self.uuid)
-
-    @property
-    def fixed(self) -> bool:
-        """Whether its devices are those of the agent's file."""
-        return self.guest is self.home
-
-    @property
-    def gate_now(self) -> Gate:
-        """Where its devices stand with it."""
-        return self.guest.devices[0].block.gate if self.guest.devices else self.gate
-
-    def move_gate(self, gate: Gate) -> None:
-        """Say where its devices, and those to come, stand with it."""
-        self.gate = gate
-        for device in self.guest.devices:
-            device.move_gate(gate)
-
-    def run(self) -> None:
-        """It runs here; what it holds must be read before it is used."""
-        for device in self.guest.devices:
-            if device.block.migrate_pr:
-                device.block.mark_stale()
-        self.move_gate(Gate.RUNNING)
-
-    def device(self, designator: Designator) -> GuestDevice | None:
-        """Its device on a LUN."""
-        return next((each for each in self.guest.devices if each.designator == designator), None)
-
-    def append(self, designator: Designator, device: GuestDevice, path: DiskPath) -> None:
-        """Give it a device on a LUN."""
-        self.paths[designator] = path
-        self.guest.devices.append(device)
-
-    @property
-    def settled(self) -> bool:
-        """Whether nothing is known of it that must not be forgotten."""
-        return self.guest.state().handover is None and not any(
-            device.tracked.key or device.block.stale for device in self.guest.devices
-        )
-
-    def release(self) -> None:
-        """Its process has gone: hold no disk open for it."""
-        for path in self.paths.values():
-            path.release()
 
 
 class DeviceMaker:
     """Makes the devices of attached guests, and sees to it that each has the disk that its guest has."""
 
-    def __init__(self, rules: Rules, disks: HostDisks, io: SgIo, limit: float) -> None:
-        """``limit``: seconds that asking one LUN may take."""
+    def __init__(
+        self,
+        rules: Rules,
+        disks: HostDisks,
+        io: SgIo,
+        keeper: Keeper,
+        limit: float,
+        moving: Callable[[str], bool],
+    ) -> None:
+        """``limit``: seconds that asking one LUN may take.
+
+        ``moving``: whether a guest is being handed over.
+        """
+        self._keeper = keeper
+        self._moving = moving
         self._rules = rules
         self._disks = disks
         self._io = io
@@ -141,14 +69,14 @@ class DeviceMaker:
         """
         designator = await self._disks.designator_of(descriptor, f"descriptor of guest {attached.guest.name}")
         disk = Disk.of(os.fstat(descriptor))
-        path, device = attached.paths.get(designator), attached.device(designator)
-        if path is not None and device is not None and path.holds(disk):
-            return device
+        found = attached.disks.get(designator)
+        if found is not None and found[1].holds(disk):
+            return found[0]
         async with attached.one_by_one:
-            path, device = attached.paths.get(designator), attached.device(designator)
-            if path is None or device is None:
+            if designator not in attached.disks:
                 return await self._attach(attached, designator, disk, descriptor)
-            if path.disk != disk:
+            device, path = attached.disks[designator]
+            if path.disk is not None and path.disk != disk:
                 await self._check_move(attached, designator, device, path.disk, disk)
             await path.hold(descriptor)
             device.name = path.name
@@ -157,7 +85,7 @@ class DeviceMaker:
     async def _attach(
         self, attached: Attached, designator: Designator, disk: Disk, descriptor: int
     ) -> GuestDevice:
-        if attached.guest.state().handover is not None:
+        if self._moving(attached.guest.name):
             # what it would register now, the handover would not take along
             raise Busy(f"LUN {designator} is new to guest {attached.guest.name}, which is being handed over")
         migrate_pr = self._migrate_pr(attached, designator)
@@ -165,6 +93,13 @@ class DeviceMaker:
         await path.hold(descriptor)
         device = await self.make(attached, designator, path, migrate_pr, attached.gate_now)
         attached.append(designator, device, path)
+        try:
+            await self._keeper.keep(attached)
+        except JournalError as error:
+            await attached.remove(designator).close()
+            raise PathError(
+                path.name, f"guest {attached.guest.name} cannot be put on record: {error}"
+            ) from error
         log.info(
             "a guest's disk",
             guest=attached.guest.name,
@@ -181,6 +116,21 @@ class DeviceMaker:
         """A guest runs here though nobody handed it over: read what it holds before that is used."""
         attached.run()
         await asyncio.gather(*(self._read(device) for device in attached.guest.devices))
+        await self.note(attached)
+
+    async def note(self, attached: Attached) -> None:
+        """Put on record how a guest stands now, if that can be done."""
+        try:
+            await self._keeper.keep(attached)
+        except JournalError as error:
+            log.error("a guest could not be put on record", guest=attached.guest.name, error=str(error))
+
+    async def forget(self, name: str, luns: Sequence[Designator] = ()) -> None:
+        """Take a guest, or only some of its devices, off the record, if that can be done."""
+        try:
+            await self._keeper.forget(name, luns)
+        except JournalError as error:
+            log.error("a guest could not be taken off the record", guest=name, error=str(error))
 
     async def _read(self, device: GuestDevice) -> None:
         if not device.block.migrate_pr:
@@ -199,9 +149,7 @@ class DeviceMaker:
         Raises:
             PathError: The LUN does not answer, or is another one.
         """
-        machine = attached.machine or MachineType("unknown", None)
-        options = DeviceOptions(id=None, drive=path.name, migrate_pr=migrate_pr)
-        device = GuestDevice(ScsiBlock(options, machine, gate), path.name, lambda _: path)
+        device = self._device(attached, path, migrate_pr, gate)
         device.adopt = self._rules.adopt(attached.names, designator)
         try:
             found = await device.learn_designator(self._limit)
@@ -214,6 +162,34 @@ class DeviceMaker:
             await device.close()
             raise
         return device
+
+    def _device(self, attached: Attached, path: DiskPath, migrate_pr: bool | None, gate: Gate) -> GuestDevice:
+        machine = attached.machine or MachineType("unknown", None)
+        options = DeviceOptions(id=None, drive=path.name, migrate_pr=migrate_pr)
+        device = GuestDevice(ScsiBlock(options, machine, gate), path.name, lambda _: path)
+        if not attached.left_to_qemu:
+            self._keeper.watch(attached, device)
+        return device
+
+    def restore(self, attached: Attached, record: DeviceRecord) -> None:
+        """Give a guest back a device that is on record; its LUN is asked when there is something to do."""
+        try:
+            designator = Designator.parse(record.designator)
+        except DecodeError:
+            log.error("a device without a designator is on record", guest=record.guest, drive=record.drive)
+            return
+        path = DiskPath(_disk_at(Path(record.drive)), designator, self._disks, self._io)
+        state = state_of(record)
+        said = self._rules.migrate_pr(attached.names, designator)
+        known = None if state is None else state.migrate_pr
+        device = self._device(attached, path, known if said is None else said, attached.gate)
+        device.adopt = self._rules.adopt(attached.names, designator)
+        device.recall_designator(designator)
+        if state is None:
+            device.block.mark_stale()
+        else:
+            device.block.restore(state)
+        attached.append(designator, device, path)
 
     def _migrate_pr(self, attached: Attached, designator: Designator) -> bool | None:
         if attached.left_to_qemu:
@@ -297,6 +273,14 @@ class DeviceMaker:
                 "agent's file"
             )
         return DiskPath(next(iter(disks)), designator, self._disks, self._io)
+
+
+def _disk_at(node: Path) -> Disk | None:
+    try:
+        found = node.stat()
+    except OSError:
+        return None
+    return Disk.of(found) if found.st_rdev else None
 
 
 def _listed(files: Sequence[Path]) -> str:

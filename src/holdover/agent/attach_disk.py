@@ -80,15 +80,23 @@ class DiskPath:
     """A path to the LUN behind a disk; whatever it opens must be that LUN."""
 
     def __init__(
-        self, disk: Disk, designator: Designator, disks: HostDisks, io: SgIo, idle: float = _IDLE_SECONDS
+        self,
+        disk: Disk | None,
+        designator: Designator,
+        disks: HostDisks,
+        io: SgIo,
+        idle: float = _IDLE_SECONDS,
     ) -> None:
-        """``idle``: seconds without a command after which a disk that nobody holds is closed."""
+        """``disk`` None: the one that leads to the LUN, if there is one, looked for when it is needed.
+
+        ``idle``: seconds without a command after which a disk that nobody holds is closed.
+        """
         self.disk = disk
         self._designator = designator
         self._disks = disks
         self._io = io
         self._idle = idle
-        self._name = _name_of(disk)
+        self._name = str(designator) if disk is None else _name_of(disk)
         self._descriptor: int | None = None
         self._held = False
         self._opening = asyncio.Lock()
@@ -115,7 +123,7 @@ class DiskPath:
             PathError: It cannot be opened, or leads to another LUN.
         """
         async with self._opening:
-            disk = Disk.of(check_scsi_device(descriptor, str(self.disk)))
+            disk = Disk.of(check_scsi_device(descriptor, self.name))
             if self.holds(disk):
                 return
             fresh = await self._open(Path(f"/proc/self/fd/{descriptor}"), disk)
@@ -137,7 +145,9 @@ class DiskPath:
         if self._descriptor is None:
             async with self._opening:
                 if self._descriptor is None:
-                    self._descriptor = await self._open(self.disk.node(), self.disk)
+                    disk = self.disk or await self._look_for()
+                    self._descriptor = await self._open(disk.node(), disk)
+                    self.disk = disk
         descriptor = self._descriptor
         try:
             return await self._io.execute(descriptor, command, self.name)
@@ -152,6 +162,13 @@ class DiskPath:
     async def close(self) -> None:
         """Close the disk; commands under way have a descriptor of their own."""
         self.release()
+
+    async def _look_for(self) -> Disk:
+        files = await self._disks.find(self._designator)
+        if len(files) != 1:
+            found = " and ".join(str(file) for file in files) or "no disk"
+            raise PathError(str(self._designator), f"this host has {found} of this LUN; one is needed")
+        return Disk.of(await asyncio.to_thread(files[0].stat))
 
     async def _open(self, file: Path, disk: Disk) -> int:
         name = str(file if file.parts[1] == "dev" else disk)

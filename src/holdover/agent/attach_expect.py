@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import structlog
 
 from holdover.agent.attach import Attachments
-from holdover.agent.attach_devices import Attached, DeviceMaker, Refused
+from holdover.agent.attach_devices import DeviceMaker
 from holdover.agent.attach_disk import DiskPath
+from holdover.agent.attached import Attached, Refused
 from holdover.agent.device import GuestDevice
 from holdover.agent.guest import HostedGuest
 from holdover.agent.who import NotIdentified, identify_process
@@ -118,19 +119,16 @@ class Arrivals:
 
     async def _equip(self, attached: Attached, wanted: dict[Designator, bool]) -> None:
         """Give a guest that is to arrive the devices that are wanted, and no others."""
-        name, guest = attached.guest.name, attached.guest
+        name = attached.guest.name
         settings = {lun: self._maker.expected(attached.names, lun, theirs) for lun, theirs in wanted.items()}
-        keep = [
-            each for each in guest.devices if (each.designator, each.block.migrate_pr) in settings.items()
-        ]
-        for device in guest.devices:
-            if device not in keep and (device.tracked.key or device.block.stale):
+        known = {lun: device for lun, (device, _) in attached.disks.items()}
+        keep = {lun for lun, device in known.items() if settings.get(lun) is device.block.migrate_pr}
+        for lun, device in known.items():
+            if lun not in keep and (device.tracked.key or device.block.stale):
                 raise ExpectError(
-                    name,
-                    "it holds something here on a LUN that it is not to arrive with",
-                    str(device.designator),
+                    name, f"it holds something here on LUN {lun}, which it is not to arrive with so", str(lun)
                 )
-        missing = [lun for lun in settings if lun not in {each.designator for each in keep}]
+        missing = [lun for lun in settings if lun not in keep]
         made = await asyncio.gather(
             *(self._device(attached, lun, settings[lun]) for lun in missing), return_exceptions=True
         )
@@ -140,17 +138,20 @@ class Arrivals:
             for _, device, _ in pairs:
                 await device.close()
             raise problems[0]
-        for device in [each for each in guest.devices if each not in keep]:
-            guest.devices.remove(device)
-            if device.designator is not None:
-                attached.paths.pop(device.designator, None)
-            await device.close()
+        await self._take_away(attached, [lun for lun in known if lun not in keep])
         for lun, device, path in pairs:
             attached.append(lun, device, path)
         attached.expected = True
         attached.move_gate(Gate.INCOMING)
+        await self._maker.note(attached)
         self._attachments.remember_for_a_while(attached)
         log.info("a guest is expected", guest=name, luns=[str(lun) for lun in settings])
+
+    async def _take_away(self, attached: Attached, luns: Sequence[Designator]) -> None:
+        for lun in luns:
+            await attached.remove(lun).close()
+        if luns:
+            await self._maker.forget(attached.guest.name, luns)
 
     async def _device(
         self, attached: Attached, lun: Designator, migrate_pr: bool

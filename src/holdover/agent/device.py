@@ -293,6 +293,10 @@ class GuestDevice:
         if is_unit_attention(response):
             self._own_doubts += self.block.meet(response)
 
+    def recall_designator(self, designator: Designator) -> None:
+        """By what the LUN was known before a restart of the agent; its path sees to it that it still is."""
+        self._designator = designator
+
     async def learn_designator(self, limit: float) -> Designator:
         """Ask the LUN for its designator, every time: a path may lead elsewhere after a change."""
         designator = await self.run(identify(), limit)

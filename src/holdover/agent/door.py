@@ -12,7 +12,8 @@ from pathlib import Path
 import structlog
 
 from holdover.agent.attach import Attachments
-from holdover.agent.attach_devices import Attached, Busy, DeviceMaker, Refused
+from holdover.agent.attach_devices import DeviceMaker
+from holdover.agent.attached import Attached, Busy, Refused
 from holdover.agent.device import GuestDevice
 from holdover.helper.connection import Peer
 from holdover.paths.host_disks import HostDisks

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime
 import os
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from holdover.agent.attach import Attachments
 from holdover.agent.attach_devices import DeviceMaker
 from holdover.agent.attach_expect import Arrivals, ExpectedDevice
 from holdover.agent.attach_guest import LeftToQemu
+from holdover.agent.attach_records import Keeper
 from holdover.agent.config import (
     AgentConfig,
     ConfigError,
@@ -82,8 +82,10 @@ class Host:
         self._io = SgIo()
         self._disks = HostDisks(self._io)
         self._rules = Rules(config.rule)
-        self._maker = DeviceMaker(self._rules, self._disks, self._io, config.limits.step)
-        self._attachments = Attachments(config, self.guests, self._hosted, self._maker)
+        self._maker = DeviceMaker(
+            self._rules, self._disks, self._io, Keeper(self.journal), config.limits.step, self._moving
+        )
+        self._attachments = Attachments(config, self.guests, self._hosted, self._maker, self._moving)
         self._arrivals = Arrivals(self._attachments, self._maker, self._connected)
         self.handovers = Handovers(config, self.guests, self.peers, self.journal, self.expect)
         self._helpers: dict[str, tuple[HelperServer, OnLoop]] = {}
@@ -99,6 +101,7 @@ class Host:
         try:
             for guest in self.config.guest:
                 await self._start_guest(guest)
+            self._attachments.restore(self._records.guests, self._records.devices)
             self.handovers.restore(self._records.handovers)
             settings = self.config.helper or HelperConfig()
             if settings.socket is not None:
@@ -122,6 +125,10 @@ class Host:
     def helper_sockets(self) -> tuple[str, ...]:
         """Where helpers listen."""
         return tuple(self._helpers)
+
+    def _moving(self, name: str) -> bool:
+        handover = self.handovers.state(name)
+        return handover is not None and handover.open
 
     def _connected(self) -> tuple[Peer, ...]:
         return tuple(peer for server, _ in self._helpers.values() for peer in server.peers)
@@ -179,7 +186,6 @@ class Host:
         decided = DeviceOptions(id=options.id, drive=options.drive, migrate_pr=migrate_pr)
         device = GuestDevice(ScsiBlock(decided, machine, gate), str(place), path_of)
         device.adopt = adopt
-        device.sole_nexus = isinstance(place, IscsiUrl)
         # behind iSCSI the ISID is the guest's alone
         device.sole_nexus = isinstance(place, IscsiUrl)
         return device
@@ -210,11 +216,17 @@ class Host:
                 await path.close()
 
     async def _try_to_identify(self, guest: str, device: GuestDevice) -> None:
-        """Learn the designator for the display; a LUN that is away now is asked again in a handover."""
-        with contextlib.suppress(PathError):
+        """Learn the designator, and what a guest that runs here has by now: while no agent looked, others
+        may have changed it, or the guest itself. A LUN that is away now is asked again in a handover."""
+        asks = device.block.migrate_pr and device.block.gate is Gate.RUNNING
+        if asks:
+            device.block.mark_stale()
+        try:
             await device.learn_designator(self.config.limits.connect)
-            return
-        log.warning("the LUN cannot be reached yet", guest=guest, drive=device.name)
+            if asks:
+                await device.reread(self.config.limits.connect)
+        except (PathError, StepFailed) as error:
+            log.warning("the LUN cannot be asked yet", guest=guest, drive=device.name, error=str(error))
 
     def state(self) -> HostState:
         """What `holdover status` shows."""
