@@ -69,6 +69,7 @@ def _measure(plan: Plan, sockets: dict[str, Path], devices: Sequence[int]) -> li
     for clients in plan.clients:
         loads = {name: Load(path, devices, clients) for name, path in sockets.items()}
         for load in loads.values():
+            load.greet()
             load.run(_WARM_UP)
         for number in range(plan.rounds):
             # who goes first changes, so that a drift of the machine hits all

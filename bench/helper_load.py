@@ -25,6 +25,7 @@ _READ_KEYS = PersistentReserveIn(InServiceAction.READ_KEYS, _ALLOCATION).encode(
 _HEADER = 8 + 96
 _LARGEST = _HEADER + _ALLOCATION
 _PATIENCE = 20.0
+_ATTENTIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,18 @@ class Load:
             device = array.array("i", [devices[number % len(devices)]]).tobytes()
             self._sockets[one.fileno()] = one
             self._rights[one.fileno()] = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, device)]
+
+    def greet(self) -> None:
+        """Have each device say what it has to say first: unit attentions, one by one."""
+        for number, one in self._sockets.items():
+            for attempt in range(_ATTENTIONS):
+                one.sendmsg((_READ_KEYS,), self._rights[number])
+                try:
+                    _read_reply(one)
+                    break
+                except RuntimeError:
+                    if attempt == _ATTENTIONS - 1:
+                        raise
 
     def close(self) -> None:
         """Hang up."""
@@ -114,7 +127,11 @@ class Load:
 
 
 def _read_reply(one: socket.socket) -> None:
-    """Read one reply, in one read where the helper sends it in one piece."""
+    """Read one reply, in one read where the helper sends it in one piece.
+
+    Raises:
+        RuntimeError: It is not GOOD.
+    """
     reply = one.recv(_LARGEST)
     while len(reply) < _HEADER or len(reply) < _HEADER + int.from_bytes(reply[4:8], "big"):
         piece = one.recv(_LARGEST)
