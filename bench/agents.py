@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from bench.servers import running
 from holdover.agent.config import export_iqn
 from holdover.demo.processes import free_port
 
-__all__ = ["GUEST", "Agent", "agent", "own_environment"]
+__all__ = ["GUEST", "Agent", "agent", "new_apis", "own_environment"]
 
 GUEST = "db1"
 
@@ -34,16 +34,26 @@ class Agent:
     iqn: str
 
 
+def new_apis(*hosts: str) -> dict[str, str]:
+    """Addresses for the agents of these hosts, which are one another's peers."""
+    return {host: f"127.0.0.1:{free_port()}" for host in hosts}
+
+
 @contextmanager
-def agent(folder: Path, host: str, drives: Sequence[str], *, incoming: bool = False) -> Iterator[Agent]:
-    """An agent whose guest has a device for each URL in ``drives``, with migrate-pr, until the block ends."""
-    api, export = (f"127.0.0.1:{free_port()}" for _ in range(2))
+def agent(
+    folder: Path, host: str, apis: Mapping[str, str], drives: Sequence[str], *, incoming: bool = False
+) -> Iterator[Agent]:
+    """An agent with a journal, whose guest has a device for each URL in ``drives``, with migrate-pr, until
+    the block ends. ``apis`` are those of all hosts."""
+    api, export = apis[host], f"127.0.0.1:{free_port()}"
+    peers = (f'[[peer]]\nname = "{name}"\napi = "{where}"\n' for name, where in apis.items() if name != host)
     devices = [f"scsi-block,id=disk{lun},drive={url},migrate-pr=on" for lun, url in enumerate(drives)]
     config = folder / f"{host}.toml"
     # a list of strings is the same in JSON and in TOML
     config.write_text(
         f'name = "{host}"\ninitiator = "iqn.2026-11.org.holdover:{host}"\n'
-        f'[api]\nlisten = "{api}"\n'
+        f'[api]\nlisten = "{api}"\n{"".join(peers)}'
+        f'[journal]\nfile = "{folder / host}.journal"\n'
         f'[[guest]]\nname = "{GUEST}"\nmachine = "pc"\nexport = "{export}"\n'
         f"incoming = {str(incoming).lower()}\ndevices = {json.dumps(devices)}\n",
         encoding="utf-8",

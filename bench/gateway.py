@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 from rich.table import Table
 
-from bench.agents import agent
+from bench.agents import agent, new_apis
 from bench.figures import differences, median_ratio
 from bench.load import Load, carry_out, make_disk, possible
 from bench.machine import Machine, describe_machine, wide_console
@@ -67,7 +67,7 @@ def _on(server: Server, folder: Path, loads: Sequence[Load], rounds: int, second
     file = folder / "disk"
     make_disk(file)
     rows = []
-    with serve(server, file) as url, agent(folder, "host-a", [url]) as there:
+    with serve(server, file) as url, agent(folder, "host-a", new_apis("host-a"), [url]) as there:
         urls = {"direct": url, "export": f"iscsi://{there.portal}/{there.iqn}/0"}
         for load in loads:
             figures: dict[str, list[float]] = {way: [] for way in _WAYS}

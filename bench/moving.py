@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.agents import GUEST, agent, own_environment
+from bench.agents import GUEST, agent, new_apis, own_environment
 from bench.delay import DelayProxy
 from bench.servers import TARGET_IQN, Server, serve_luns
 from holdover.demo.processes import free_port
@@ -341,7 +341,10 @@ async def moving_guest(
             target = stack.enter_context(serve_luns(server, files))
             way = await proxy.route(target)
             start = _behind_agent if kind.holdover else _plain
-            here, there = (stack.enter_context(start(folder, host, way, server, luns)) for host in HOSTS)
+            apis = new_apis(*HOSTS)
+            here, there = (
+                stack.enter_context(start(folder, host, apis, way, server, luns)) for host in HOSTS
+            )
             guest = MovingGuest(kind, luns, image, proxy, folder, server, target, here, there)
             stack.push_async_callback(guest.end)
             await guest.boot()
@@ -350,12 +353,16 @@ async def moving_guest(
 
 
 @contextlib.contextmanager
-def _plain(_folder: Path, host: str, port: int, server: Server, _luns: int) -> Iterator[_Host]:
+def _plain(
+    _folder: Path, host: str, _apis: dict[str, str], port: int, server: Server, _luns: int
+) -> Iterator[_Host]:
     yield _Host(host, f"127.0.0.1:{port}", TARGET_IQN, f"iqn.2026-11.org.holdover:{host}", server.lun)
 
 
 @contextlib.contextmanager
-def _behind_agent(folder: Path, host: str, port: int, server: Server, luns: int) -> Iterator[_Host]:
+def _behind_agent(
+    folder: Path, host: str, apis: dict[str, str], port: int, server: Server, luns: int
+) -> Iterator[_Host]:
     drives = [f"iscsi://127.0.0.1:{port}/{TARGET_IQN}/{server.lun + lun}" for lun in range(luns)]
-    with agent(folder, host, drives, incoming=host != HOSTS[0]) as there:
+    with agent(folder, host, apis, drives, incoming=host != HOSTS[0]) as there:
         yield _Host(host, there.portal, there.iqn, "iqn.2026-11.org.holdover:guest", 0, there.api)
