@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from holdover.paths.multipath_map import MultipathMap, MultipathPath, is_multipath, map_of_disk, read_map
+from holdover.paths.multipath_map import (
+    MultipathMap,
+    MultipathPath,
+    is_multipath,
+    map_of_disk,
+    multipath_below,
+    read_map,
+)
 from holdover.paths.path import PathError
 
 DEVICE = os.makedev(253, 0)
@@ -76,3 +83,14 @@ def test_a_disk_leads_to_the_device_above_it(sys: Path) -> None:
     holders.mkdir(parents=True)
     (holders / "dm-1").symlink_to(sys / "devices" / "dm-1")
     assert map_of_disk("sdc", sys) is None
+
+
+def test_what_lies_on_a_multipath_device_is_known(sys: Path) -> None:
+    volume = sys / "dev" / "block" / "253:1"
+    (volume / "slaves" / "dm-0").symlink_to(sys / "devices" / "dm-0")
+    add_device(sys, "253:2", "dm-2", "LVM-def", "vg-thin")
+    (sys / "dev" / "block" / "253:2" / "slaves" / "dm-1").symlink_to(sys / "devices" / "dm-1")
+    assert multipath_below(os.makedev(253, 1), sys) == "dm-0"
+    assert multipath_below(os.makedev(253, 2), sys) == "dm-0"
+    assert multipath_below(DEVICE, sys) is None
+    assert multipath_below(os.makedev(8, 16), sys) is None

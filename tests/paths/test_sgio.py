@@ -5,6 +5,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from holdover.paths import sgio
+from holdover.paths.multipath import SendToPath
 from holdover.paths.path import AnswerLost, PathError
-from holdover.paths.sgio import SgIo, SgioPath, check_scsi_device
+from holdover.paths.sgio import OpenDevice, SgIo, SgioPath, carry_out, check_scsi_device
 from holdover.paths.sgio_header import SG_IO, SgHeader
 from holdover.scsi.command import Command, Response
 from holdover.scsi.opcodes import InServiceAction
@@ -297,3 +299,29 @@ def test_a_regular_file_is_no_scsi_device(io: SgIo, disk: Path) -> None:
         asyncio.run(SgioPath(disk, io).execute(READ_KEYS))
     with pytest.raises(PathError, match="No such file"):
         asyncio.run(SgioPath(disk.with_name("missing"), io).execute(READ_KEYS))
+
+
+def block_device(major: int) -> os.stat_result:
+    """What fstat(2) says of one."""
+    return os.stat_result((stat.S_IFBLK | 0o660, *[0] * 9), {"st_rdev": os.makedev(major, 0)})
+
+
+def test_what_lies_on_a_multipath_device_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sgio, "multipath_below", lambda _: "dm-0")
+    monkeypatch.setattr(os, "fstat", lambda _: block_device(253))
+    with pytest.raises(PathError, match="it lies on the multipath device /dev/dm-0; name that"):
+        check_scsi_device(0, "volume")
+    monkeypatch.setattr(os, "fstat", lambda _: block_device(8))
+    assert check_scsi_device(0, "disk") == block_device(8), "a disk lies on nothing"
+
+
+def test_a_command_for_a_multipath_device_goes_to_its_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    def to_each_path(device: int, command: Command, send: SendToPath) -> Response:
+        assert device == os.makedev(253, 0)
+        with open("/dev/null", "rb") as path:
+            return send(path.fileno(), command, "mpatha: sda")
+
+    monkeypatch.setattr(sgio, "is_multipath", lambda device: os.major(device) == 253)
+    monkeypatch.setattr(sgio, "carry_out_multipath", to_each_path)
+    with pytest.raises(PathError, match="mpatha: sda: no SCSI device"):
+        carry_out(OpenDevice(0, block_device(253)), READ_KEYS, "mpatha", 1.0)

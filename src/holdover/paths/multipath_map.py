@@ -8,7 +8,7 @@ from pathlib import Path
 
 from holdover.paths.path import PathError
 
-__all__ = ["MultipathMap", "MultipathPath", "is_multipath", "map_of_disk", "read_map"]
+__all__ = ["MultipathMap", "MultipathPath", "is_multipath", "map_of_disk", "multipath_below", "read_map"]
 
 _UUID_PREFIX = "mpath-"
 _RUNNING = "running"
@@ -70,6 +70,19 @@ def map_of_disk(disk: str, sys: Path = Path("/sys")) -> str | None:
     for holder in sorted((sys / "class" / "block" / disk / "holders").glob("dm-*")):
         if _is_multipath(holder):
             return holder.name
+    return None
+
+
+def multipath_below(device: int, sys: Path = Path("/sys")) -> str | None:
+    """The multipath device that a partition of it or a logical volume lies on, "dm-0"; None without."""
+    return _below(_folder(device, sys))
+
+
+def _below(folder: Path) -> str | None:
+    for each in sorted((folder / "slaves").glob("dm-*")):
+        found = each.name if _is_multipath(each) else _below(each)
+        if found is not None:
+            return found
     return None
 
 

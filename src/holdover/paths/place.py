@@ -20,7 +20,7 @@ class PlaceError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class HostDevice:
-    """A SCSI device of this host: /dev/sdX, /dev/sgN or a link to one."""
+    """A SCSI device of this host: /dev/sdX, /dev/sgN, a multipath device or a link to one."""
 
     path: FilePath
 

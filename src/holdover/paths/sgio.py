@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from holdover.paths.multipath import carry_out_multipath, nexuses_of
-from holdover.paths.multipath_map import is_multipath
+from holdover.paths.multipath_map import is_multipath, multipath_below
 from holdover.paths.path import PathError
 from holdover.paths.sgio_header import SG_IO, SgRequest, judge, judge_errno
 from holdover.paths.turns import Turns
@@ -61,7 +61,7 @@ def check_scsi_device(descriptor: int, name: str) -> os.stat_result:
     """Look whether a descriptor is one that SG_IO may be tried on: the number means other things elsewhere.
 
     Raises:
-        PathError: It is neither a block device nor a SCSI generic device.
+        PathError: It is neither a block device nor a SCSI generic device, or lies on a multipath device.
     """
     try:
         found = os.fstat(descriptor)
@@ -77,6 +77,10 @@ def _check(found: os.stat_result, name: str) -> None:
         return
     if not stat.S_ISBLK(mode):
         raise PathError(name, "no SCSI device: neither a block device nor /dev/sgN")
+    below = multipath_below(found.st_rdev) if major not in _SD_MAJORS else None
+    if below is not None:
+        # the kernel would send the command down one path of it
+        raise PathError(name, f"it lies on the multipath device /dev/{below}; name that")
 
 
 def _is_multipath(found: os.stat_result) -> bool:
