@@ -19,12 +19,12 @@ from typing import Any
 import msgspec
 from structlog.testing import capture_logs
 
-from holdover.agent.api import Step
 from holdover.agent.attach_expect import ExpectedDevice, ExpectError
 from holdover.agent.config import AgentConfig
-from holdover.agent.guest import StepProblem
+from holdover.agent.handovers import HandoverProblem
 from holdover.agent.host import Host
 from holdover.guest.gate import Gate
+from holdover.journal.memory import MemoryJournal
 from holdover.scsi.command import Command, Response
 from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.reservation_in import Capabilities
@@ -88,8 +88,15 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        file = FILE.format(folder=folder)
-        self.host = Host(msgspec.toml.decode(file, type=AgentConfig))
+        self._config = msgspec.toml.decode(FILE.format(folder=folder), type=AgentConfig)
+        self._journal = MemoryJournal()
+        self.host = Host(self._config, journal=self._journal)
+
+    async def restart(self) -> None:
+        """The agent ends, and another one goes on from its journal."""
+        await self.host.close()
+        self.host = Host(self._config, journal=self._journal)
+        await self.host.start()
 
     @asynccontextmanager
     async def qemu(
@@ -156,6 +163,8 @@ async def restarts(site: Site) -> dict[str, Any]:
             seen["another process"] = await second.say(READ_KEYS)
     seen["open after"] = await site.open_disks([])
     seen["remembered"] = site.guests()
+    await site.restart()
+    seen["on record"] = site.guests()
     async with site.qemu("-name", "db1", "-uuid", UUID.format(2)) as stranger:
         seen["same name, other UUID"] = await stranger.say(READ_KEYS)
     async with site.qemu(*names, disks=("sdb",)) as moved:
@@ -194,8 +203,8 @@ async def left_to_qemu(site: Site) -> dict[str, Any]:
             "guests": site.guests()["new"],
         }
         try:
-            await site.host.guests["new"].step(Step.LEAVE, "h", ())
-        except StepProblem as error:
+            await site.host.handovers.prepare("new", "h", "127.0.0.1:7102")
+        except HandoverProblem as error:
             seen["leave"] = str(error)
         try:
             await site.host.expect("new", "q35", [ExpectedDevice(LUN, True)])

@@ -33,6 +33,7 @@ def test_a_guest_that_has_ended_is_remembered_with_what_it_holds_and_its_disk_is
     found = seen["restarts"]
     assert found["open after"] == []
     assert found["remembered"] == {"boxed": [], "db1": HELD}
+    assert found["on record"] == {"boxed": [], "db1": HELD}
     assert found["again"] == GOOD
     assert found["remembered again"] == {"boxed": [], "db1": HELD}
 
@@ -50,10 +51,10 @@ def test_whoever_cannot_be_that_guest_is_refused_with_the_reason(seen: Any) -> N
     assert [found[case] for case in cases] == [REFUSED] * 4
     assert seen["rules"]["nameless"] == REFUSED
     twice, another, same_name, other_nexus, nameless = seen["refused"]
-    assert f"guest db1 has LUN {LUN} twice, as device 8:0 and as device 8:16; give it one of them" in twice
+    assert f"guest db1 has LUN {LUN} twice, as /dev/sda and as /dev/sdb; give it one of them" in twice
     assert "says that it is guest db1, which process " in another
     assert f"guest db1 with UUID {UUID.format(2)}, and the guest of that name that" in same_name
-    assert f"registered on LUN {LUN} as device 8:0, and has it now as device 8:16, which is" in other_nexus
+    assert f"registered on LUN {LUN} as /dev/sda, and has it now as /dev/sdb, which is" in other_nexus
     assert "has neither -name nor -uuid; start QEMU with -name GUEST, or" in nameless
 
 
@@ -74,7 +75,7 @@ def test_a_guest_whose_qemu_moves_reservations_itself_is_left_to_it(seen: Any) -
     assert not found["masked"]
     assert found["register"] == GOOD
     assert found["guests"] == [["/dev/sda", "MOVED BY QEMU", False, 0, False]]
-    assert found["leave"].startswith("the QEMU of guest new moves its reservations itself")
+    assert found["leave"].startswith("guest new: its QEMU moves its reservations itself")
     assert found["expect"].startswith("guest new: its QEMU on this host moves its reservations itself")
     assert found["after"] == ["boxed"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from holdover.agent.attach_disk import Disk, DiskPath
+from holdover.agent.attach_disk import Disk, DiskPath, name_of
 from holdover.agent.attach_process import Process
 from holdover.agent.attach_records import Keeper, state_of
 from holdover.agent.attached import Attached, Busy, Refused
@@ -216,7 +216,7 @@ class DeviceMaker:
             opened = await asyncio.to_thread(open_devices, attached.process.pid)
             if (before.kind, before.number) in opened:
                 raise Refused(
-                    f"guest {name} has LUN {designator} twice, as {before} and as {now}; "
+                    f"guest {name} has LUN {designator} twice, as {name_of(before)} and as {name_of(now)}; "
                     "give it one of them, or a multipath device"
                 )
         address = before.address()
@@ -226,26 +226,22 @@ class DeviceMaker:
             return
         if not await self._is_registered(now, designator, device):
             raise Refused(
-                f"guest {name} registered on LUN {designator} as {before}, and has it now as {now}, which is "
-                f"another I_T nexus; start it with {before}, or remove its key with holdover pr"
+                f"guest {name} registered on LUN {designator} as {name_of(before)}, and has it now as "
+                f"{name_of(now)}, which is another I_T nexus; start it with {name_of(before)}, or remove its "
+                "key with holdover pr"
             )
 
     async def _is_registered(self, disk: Disk, designator: Designator, device: GuestDevice) -> bool:
         path = DiskPath(disk, designator, self._disks, self._io)
-        tracked = device.tracked
-        steps = find_own_registration(
-            (tracked.key, *device.block.candidates),
-            aptpl=tracked.aptpl,
-            nexus=None,
-            nexuses=device.nexuses,
-        )
+        keys = (device.tracked.key, *device.block.candidates)
+        steps = find_own_registration(keys, aptpl=device.tracked.aptpl, nexus=None, nexuses=device.nexuses)
         try:
             found = await run_steps(path, steps, self._limit)
         except StepFailed as error:
             raise PathError(path.name, str(error)) from error
         finally:
             await path.close()
-        return found.certain and found.tracked.key == tracked.key
+        return found.certain and found.tracked.key != 0 and found.tracked.key in keys
 
     async def path(self, designator: Designator, process: Process | None) -> DiskPath:
         """A path to a LUN: by the disk that the guest's process has open, else by the only one of this host.
@@ -258,8 +254,8 @@ class DeviceMaker:
         disks = {Disk.of(await asyncio.to_thread(file.stat)): file for file in files}
         if not disks:
             raise Refused(
-                f"this host has no disk of LUN {designator}; connect the LUN to it "
-                "(holdover pr status /dev/sdX shows the designator of a disk)"
+                f"this host has no disk of LUN {designator}; connect the LUN to it, "
+                "and look whether its disk appears in /dev/disk/by-id"
             )
         if len(disks) > 1 and process is not None:
             opened = await asyncio.to_thread(open_devices, process.pid)

@@ -22,7 +22,7 @@ from holdover.paths.sgio import SgIo, check_scsi_device
 from holdover.scsi.command import Command, Response
 from holdover.scsi.inquiry import Designator
 
-__all__ = ["Disk", "DiskPath"]
+__all__ = ["Disk", "DiskPath", "name_of"]
 
 _IDLE_SECONDS = 60.0
 _FLAGS = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -96,7 +96,7 @@ class DiskPath:
         self._disks = disks
         self._io = io
         self._idle = idle
-        self._name = str(designator) if disk is None else _name_of(disk)
+        self._name = str(designator) if disk is None else name_of(disk)
         self._descriptor: int | None = None
         self._held = False
         self._opening = asyncio.Lock()
@@ -182,7 +182,7 @@ class DiskPath:
         except BaseException:
             os.close(descriptor)
             raise
-        self._name = _name_of(disk)
+        self._name = name_of(disk)
         return descriptor
 
     def _rest(self) -> None:
@@ -201,7 +201,8 @@ class DiskPath:
             os.close(descriptor)
 
 
-def _name_of(disk: Disk) -> str:
+def name_of(disk: Disk) -> str:
+    """A disk's file, or its number where the host does not have it any more."""
     try:
         return str(disk.node())
     except PathError:

@@ -27,6 +27,6 @@ class LeftToQemu(HostedGuest):
     def refusal(self) -> str:
         """Why it is not handed over."""
         return (
-            f"the QEMU of guest {self.name} moves its reservations itself (migrate-pr is on); migrate it "
-            "without Holdover, or start it with migrate-pr=off on its scsi-block devices"
+            "its QEMU moves its reservations itself (migrate-pr is on); migrate it without Holdover, or "
+            "start it with migrate-pr=off on its scsi-block devices"
         )

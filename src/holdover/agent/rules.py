@@ -56,7 +56,7 @@ class Rule(
         if not any(kind.startswith(start) or start.startswith(kind) for kind in _KINDS):
             raise ValueError(
                 f"rule.lun: {self.lun!r} matches no designator; they begin with {', '.join(_KINDS)} "
-                "and holdover pr status shows a disk's"
+                "and holdover status shows them"
             )
 
 
