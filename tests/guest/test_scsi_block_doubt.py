@@ -10,7 +10,7 @@ from holdover.scsi.cdb import PersistentReserveOut
 from holdover.scsi.cdb import TestUnitReady as UnitReady
 from holdover.scsi.command import Command, Response
 from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
-from holdover.scsi.reservation_in import ReadKeys, ReadReservation
+from holdover.scsi.reservation_in import ReadKeys, ReadReservation, Reservation
 from holdover.scsi.reservation_out import in_command, out_command
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 from holdover.scsi.status import Status
@@ -36,8 +36,9 @@ def keys(*values: int, generation: int = 1) -> Response:
     return Response(Status.GOOD, ReadKeys(generation, values).encode())
 
 
-def held(generation: int = 1) -> Response:
-    return Response(Status.GOOD, ReadReservation(generation, None).encode())
+def held(key: int = 0, generation: int = 1) -> Response:
+    reservation = Reservation(key, WE) if key else None
+    return Response(Status.GOOD, ReadReservation(generation, reservation).encode())
 
 
 class TestIntent:
@@ -100,6 +101,29 @@ class TestDoubt:
         assert block.notice(PREEMPTED)
         assert block.stale
         assert not scsi_block(False).notice(PREEMPTED)
+
+    def test_one_that_comes_beside_a_first_registration_stays(self) -> None:
+        block = scsi_block()
+        steps = block.process(out_command(REGISTER, 0, 5))
+        next(steps)
+        block.notice(PREEMPTED)
+        with pytest.raises(StopIteration):
+            steps.send(GOOD)
+        assert (block.tracked, block.stale) == (Tracked(5), True)
+
+    def test_one_that_the_question_after_a_preempt_meets_came_before_its_answer(self) -> None:
+        block = scsi_block()
+        block.adopt(Tracked(5))
+        answers = script(GOOD, PREEMPTED, keys(5), held(5))
+        assert drive(block, out_command(PREEMPT, 5, 6, type=WE), answers) == GOOD
+        assert (block.tracked, block.stale) == (Tracked(5, type=WE), False)
+
+    def test_a_picture_that_was_stale_is_no_witness_to_whose_a_reservation_is(self) -> None:
+        block = scsi_block()
+        block.adopt(Tracked(5, type=WE))
+        block.mark_stale()
+        assert drive(block, out_command(PREEMPT, 5, 6, type=WE), script(GOOD, keys(5, 5), held(5))) == GOOD
+        assert block.stale
 
     def test_a_conflict_that_what_is_tracked_does_not_explain(self) -> None:
         block = scsi_block()
