@@ -319,10 +319,8 @@ class Handovers:
         return None
 
     async def _arriving(self, message: Message) -> HostedGuest:
-        guest = self._guests.get(message.guest)
-        if guest is None or not guest.devices:
-            devices = tuple(ExpectedDevice(lun.designator, lun.migrate_pr) for lun in message.luns)
-            guest = await self._expect(message.guest, message.machine, devices)
+        devices = tuple(ExpectedDevice(lun.designator, lun.migrate_pr) for lun in message.luns)
+        guest = await self._expect(message.guest, message.machine, devices)
         for device in guest.devices:
             if device.block.gate not in (Gate.INCOMING, Gate.DEPARTED):
                 raise self._refusal(
