@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Two cores: more workers than cores only make the real guests slower.
 WORKERS ?= 2
 
-.PHONY: demo demo-vm test check format bench bench-target bench-gateway bench-standstill bench-helper requirements clean
+.PHONY: demo demo-vm test check format bench bench-target bench-gateway bench-standstill bench-scale bench-helper requirements clean
 
 demo: $(VENV)/run.stamp
 	$(BIN)/holdover demo
@@ -35,6 +35,10 @@ bench-standstill: $(VENV)/dev.stamp
 # The helper beside QEMU's (packages user-mode-linux, qemu-system-common).
 bench-helper: $(VENV)/dev.stamp
 	$(BIN)/python -m bench.helper
+
+# One agent with up to 1,000 guests.
+bench-scale: $(VENV)/dev.stamp
+	$(BIN)/python -m bench.scale
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check src tests bench

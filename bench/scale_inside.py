@@ -1,0 +1,293 @@
+"""The process that `bench.scale` measures: an agent with many guests, their LUNs in memory beside it.
+
+    python -m bench.scale_inside GUESTS FOLDER fill
+    python -m bench.scale_inside GUESTS FOLDER measure FIGURES
+
+`fill` lets every guest register and reserve, so that the journal in FOLDER has all of it; `measure` starts
+the agent anew on LUNs that are as that journal says, and writes a `Figures` into FIGURES, as JSON.
+
+For the handovers there is a second agent in the same process, on the same loop: what is measured then is more
+than one host does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import random
+import re
+import resource
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import msgspec
+import structlog
+import uvloop
+
+from holdover.agent.client import AgentClient
+from holdover.agent.config import AgentConfig, ApiConfig, GuestConfig, JournalConfig, PeerConfig
+from holdover.agent.host import Host
+from holdover.agent.serve import serve
+from holdover.demo.processes import free_port
+from holdover.iscsi.url import IscsiUrl
+from holdover.lun.inquiry import Identity as LunIdentity
+from holdover.lun.logical_unit import LogicalUnit
+from holdover.paths.iscsi import Identity, IscsiSessions, isid_of
+from holdover.paths.local import LocalPath
+from holdover.paths.path import Path as LunPath
+from holdover.paths.place import Place
+from holdover.paths.sgio import SgIo
+from holdover.scsi.command import Command, Response
+from holdover.scsi.nexus import ITNexus
+from holdover.scsi.opcodes import OutServiceAction, ReservationType
+from holdover.scsi.reservation_out import out_command
+from holdover.scsi.transport_id import IscsiTransportID
+
+__all__ = ["LUNS", "Figures", "handed_over"]
+
+LUNS = 16
+_AGENT, _OTHER = "host-a", "host-b"
+_IDLE_SECONDS = 5.0
+_PAUSE = 0.002
+"""Between two snooped commands, seconds."""
+_QEMU = ITNexus(IscsiTransportID("iqn.2026-11.org.holdover:qemu", b"\x80\0\0\0\0\1"))
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """What one process told.
+
+    Attributes:
+        memory_mib: Resident, without what the LUNs take.
+        start_seconds: From the agent's first step to its answering, with everything in its journal.
+        idle_us: Of each snooped command of a guest, while nothing else happens.
+        busy_us: The same while guests are being handed over.
+        handovers: How many at once.
+        handovers_seconds: From the first prepare to the last finish.
+    """
+
+    guests: int
+    memory_mib: float
+    start_seconds: float
+    idle_us: list[float]
+    busy_us: list[float]
+    handovers: int
+    handovers_seconds: float
+
+
+def handed_over(guests: int) -> int:
+    """How many of them are handed over at once: half, and 100 at most."""
+    return min(100, guests // 2)
+
+
+class _Medium:
+    """A medium that nobody reads; 64 blocks."""
+
+    size = 64 * 512
+
+    def read(self, offset: int, length: int) -> bytes:  # noqa: ARG002 - `Medium` names it
+        return bytes(length)
+
+    def write(self, offset: int, data: bytes) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def unmap(self, offset: int, length: int) -> None: ...
+
+    def extent(self, offset: int) -> tuple[bool, int]:
+        return True, self.size - offset
+
+    def prefetch(self, offset: int, length: int) -> None: ...
+
+
+class _Lun:
+    """A logical unit in memory as a device server."""
+
+    def __init__(self, serial: str) -> None:
+        self.unit = LogicalUnit(_Medium(), LunIdentity(serial), greet=False)
+
+    async def execute(self, nexus: ITNexus, command: Command) -> Response:
+        await asyncio.sleep(0)
+        return self.unit.execute(nexus, command)
+
+    async def reset(self) -> None: ...
+
+
+def _key(guest: int) -> int:
+    return 0x1000 + guest
+
+
+def _commands(guest: int) -> tuple[Command, Command]:
+    """What a guest does to each of its LUNs."""
+    key = _key(guest)
+    register = out_command(OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY, 0, key)
+    kind = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
+    return register, out_command(OutServiceAction.RESERVE, key, type=kind)
+
+
+class _Site:
+    """The LUNs of all guests, and the agents around them."""
+
+    def __init__(self, guests: int, folder: Path) -> None:
+        self.guests = guests
+        self._folder = folder
+        self._apis = {name: f"127.0.0.1:{free_port()}" for name in (_AGENT, _OTHER)}
+        self._luns = {
+            (self._iqn(guest), lun): _Lun(f"{guest}-{lun}") for guest in range(guests) for lun in range(LUNS)
+        }
+
+    def seed(self) -> None:
+        """Every guest holds its LUNs, by the nexus that the agent gives it."""
+        for guest in range(self.guests):
+            isid = isid_of(f"{self.name(guest)}\0")
+            nexus = ITNexus(IscsiTransportID(self._initiator(_AGENT), isid))
+            for lun in range(LUNS):
+                for command in _commands(guest):
+                    assert self._luns[self._iqn(guest), lun].unit.execute(nexus, command).good
+
+    def open_path(self, place: Place, identity: Identity, _sessions: IscsiSessions, _io: SgIo) -> LunPath:
+        """In place of the agent's own: leads to a LUN here."""
+        assert isinstance(place, IscsiUrl)
+        nexus = ITNexus(IscsiTransportID(identity.initiator, identity.isid))
+        return LocalPath(self._luns[place.iqn, place.lun], nexus, str(place))
+
+    @asynccontextmanager
+    async def agent(self, name: str) -> AsyncIterator[tuple[Host, AgentClient]]:
+        """An agent that answers, with all guests; on the second one they are to arrive."""
+        ready: asyncio.Future[Host] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(serve(self._config(name), ready.set_result))
+
+        def ended(done: asyncio.Task[None]) -> None:
+            if not ready.done():
+                ready.set_exception(done.exception() or RuntimeError("the agent ended"))
+
+        task.add_done_callback(ended)
+        host = await ready
+        client = AgentClient(self._apis[name], timeout=300)
+        try:
+            yield host, client
+        finally:
+            await client.close()
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    def name(self, guest: int) -> str:
+        return f"guest{guest}"
+
+    def _iqn(self, guest: int) -> str:
+        return f"iqn.2026-11.org.holdover:bench{guest}"
+
+    def _initiator(self, name: str) -> str:
+        return f"iqn.2026-11.org.holdover:{name}"
+
+    def _config(self, name: str) -> AgentConfig:
+        return AgentConfig(
+            name=name,
+            initiator=self._initiator(name),
+            api=ApiConfig(listen=self._apis[name]),
+            peer=tuple(PeerConfig(name=other, api=api) for other, api in self._apis.items() if other != name),
+            journal=JournalConfig(file=str(self._folder / f"{name}.journal")),
+            guest=tuple(self._guest(guest, name) for guest in range(self.guests)),
+        )
+
+    def _guest(self, guest: int, host: str) -> GuestConfig:
+        drives = (f"iscsi://127.0.0.1:1/{self._iqn(guest)}/{lun}" for lun in range(LUNS))
+        devices = tuple(f"scsi-block,id=d{n},drive={url},migrate-pr=on" for n, url in enumerate(drives))
+        return GuestConfig(
+            name=self.name(guest),
+            machine="pc-q35-7.2",
+            devices=devices,
+            export="127.0.0.1:0",
+            incoming=host != _AGENT,
+        )
+
+
+async def _fill(site: _Site) -> None:
+    async with site.agent(_AGENT) as (host, _):
+        for guest in range(site.guests):
+            for command in _commands(guest):
+                devices = host.guests[site.name(guest)].devices
+                answers = await asyncio.gather(*(each.execute(_QEMU, command) for each in devices))
+                assert all(answer.good for answer in answers)
+
+
+async def _measure(guests: int, folder: Path) -> Figures:
+    before = _resident_mib()
+    site = _Site(guests, folder)
+    site.seed()
+    gc.collect()
+    luns = _resident_mib() - before
+    with patch("holdover.agent.host.open_path", site.open_path):
+        began = time.perf_counter()
+        async with site.agent(_AGENT) as (host, client):
+            started = time.perf_counter() - began
+            gc.collect()
+            memory = _resident_mib() - luns
+            idle = await _snooped(host, site, asyncio.create_task(asyncio.sleep(_IDLE_SECONDS)))
+            async with site.agent(_OTHER):
+                began = time.perf_counter()
+                handovers = asyncio.create_task(_hand_over(client, site))
+                busy = await _snooped(host, site, handovers)
+                await handovers
+                took = time.perf_counter() - began
+    return Figures(
+        guests=guests,
+        memory_mib=memory,
+        start_seconds=started,
+        idle_us=idle,
+        busy_us=busy,
+        handovers=handed_over(guests),
+        handovers_seconds=took,
+    )
+
+
+async def _hand_over(client: AgentClient, site: _Site) -> None:
+    names = [site.name(guest) for guest in range(handed_over(site.guests))]
+    await asyncio.gather(*(client.prepare(name, f"handover-{name}", _OTHER) for name in names))
+    await asyncio.gather(*(client.commit(name, f"handover-{name}") for name in names))
+    await asyncio.gather(*(client.finish(name, f"handover-{name}") for name in names))
+
+
+async def _snooped(host: Host, site: _Site, during: asyncio.Task[None]) -> list[float]:
+    """Microseconds of each PERSISTENT RESERVE OUT of guests that stay, one by one, until ``during`` ends."""
+    stay = range(handed_over(site.guests), site.guests)
+    times = []
+    while not during.done():
+        guest = random.choice(stay)
+        device = random.choice(host.guests[site.name(guest)].devices)
+        register, _ = _commands(guest)
+        began = time.perf_counter()
+        answer = await device.execute(_QEMU, register)
+        times.append((time.perf_counter() - began) * 1e6)
+        assert answer.good
+        await asyncio.sleep(_PAUSE)
+    return times
+
+
+def _resident_mib() -> float:
+    found = re.search(r"^VmRSS:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+def main() -> None:
+    guests, folder, phase = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    # each export is a descriptor
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    if phase == "fill":
+        site = _Site(guests, folder)
+        with patch("holdover.agent.host.open_path", site.open_path):
+            uvloop.run(_fill(site))
+    else:
+        Path(sys.argv[4]).write_bytes(msgspec.json.encode(uvloop.run(_measure(guests, folder))))
+
+
+if __name__ == "__main__":
+    main()
