@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from holdover.agent.api import DeviceState, HostState
+from holdover.agent.attach_guest import MARK as LEFT_TO_QEMU
 from holdover.agent.client import AgentError
 from holdover.agent.config import ConfigError
 from holdover.cli.asking import Asking
@@ -18,7 +19,13 @@ from holdover.scsi.opcodes import ReservationType
 
 __all__ = ["run"]
 
-_GATE_STYLES = {"running": "green", "incoming": "yellow", "leaving": "yellow", "departed": "dim"}
+_GATE_STYLES = {
+    "running": "green",
+    "incoming": "yellow",
+    "leaving": "yellow",
+    "departed": "dim",
+    LEFT_TO_QEMU: "cyan",
+}
 
 
 def run(apis: list[str], asking: Asking, json: bool) -> None:
@@ -56,9 +63,11 @@ def _table(hosts: list[HostState]) -> Table:
         if not host.guests:
             table.add_row(host.host, "no guest")
         for guest in host.guests:
+            name = escape(guest.name)
+            if not guest.devices:
+                table.add_row(host.host, name, "no device yet")
             for device in guest.devices:
-                row = (host.host, guest.name, *_cells(device), str(len(guest.sessions)))
-                table.add_row(*row)
+                table.add_row(host.host, name, *_cells(device), str(len(guest.sessions)))
     return table
 
 
