@@ -415,7 +415,7 @@ def commands(draw: st.DrawFn) -> Command:
     return out_command(action, key, new, type=kind, aptpl=draw(st.booleans()))
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), commands()), max_size=20), st.booleans())
 def test_a_device_with_three_paths_answers_as_one_nexus_does(
     story: list[tuple[bool, Command]], aptpl: bool
