@@ -11,6 +11,8 @@ handover), 409 (it could not be done), 403 (who asks may not) or 400 (a document
 
 from __future__ import annotations
 
+from enum import Enum
+
 import msgspec
 
 from holdover.handover.moving import MovingLun
@@ -22,12 +24,14 @@ __all__ = [
     "HandoverRequest",
     "HandoverState",
     "HostState",
+    "PeerAddress",
     "PeerMessage",
     "PeerState",
     "PrepareRequest",
     "Problem",
     "SessionState",
     "Span",
+    "Stale",
 ]
 
 
@@ -73,6 +77,13 @@ class GuestState(msgspec.Struct, frozen=True, kw_only=True):
     handover_problem: str = ""
 
 
+class PeerAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """A [[peer]] of an agent."""
+
+    name: str
+    api: str
+
+
 class HostState(msgspec.Struct, frozen=True, kw_only=True):
     """One agent: its host's name, its initiator name and its guests; ``warnings`` are for whoever runs it."""
 
@@ -81,6 +92,7 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     guests: tuple[GuestState, ...]
     warnings: tuple[str, ...] = ()
+    peers: tuple[PeerAddress, ...] = ()
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,11 +141,23 @@ class HandoverState(msgspec.Struct, frozen=True, kw_only=True):
     spans: tuple[Span, ...] = ()
 
 
+class Stale(Enum):
+    """What to do where what is tracked of a LUN may be out of date, or is other than the LUN says."""
+
+    REFUSE = "refuse"
+    """Do not begin."""
+    REREAD = "reread"
+    """Take what the LUN says; where it does not tell whose its reservation is, do not begin."""
+    FORCE = "force"
+    """As before, but where it does not tell, take what was tracked last, if the LUN holds that type."""
+
+
 class PrepareRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Prepare a handover to ``to``: the name of a peer, or the address of an API on this machine."""
 
     handover: str
     to: str
+    stale: Stale = Stale.REREAD
 
 
 class HandoverRequest(msgspec.Struct, frozen=True, kw_only=True):

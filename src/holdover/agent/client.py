@@ -24,6 +24,7 @@ from holdover.agent.api import (
     PeerState,
     PrepareRequest,
     Problem,
+    Stale,
 )
 from holdover.agent.config import ConfigError, parse_api
 from holdover.agent.idle import CLIENT_SECONDS, keep_alive
@@ -89,7 +90,7 @@ class AgentClient:
         """
         return await self._ask("GET", f"{_of(guest)}/handover", HandoverState)
 
-    async def prepare(self, guest: str, handover: str, to: str) -> HandoverState:
+    async def prepare(self, guest: str, handover: str, to: str, stale: Stale = Stale.REREAD) -> HandoverState:
         """Begin a handover of a guest to a peer; returns when it is prepared. Like all of these, it may be
         repeated.
 
@@ -97,7 +98,7 @@ class AgentClient:
             AgentRefused: It was not prepared.
             AgentError: Whether it was is in doubt.
         """
-        body = msgspec.json.encode(PrepareRequest(handover=handover, to=to))
+        body = msgspec.json.encode(PrepareRequest(handover=handover, to=to, stale=stale))
         return await self._ask("POST", f"{_of(guest)}/handover/prepare", HandoverState, body)
 
     async def commit(self, guest: str, handover: str) -> HandoverState:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import msgspec
 import structlog
 
-from holdover.agent.api import HandoverState, PeerMessage, PeerState, Problem
+from holdover.agent.api import HandoverState, PeerMessage, PeerState, Problem, Stale
 from holdover.agent.attach_expect import ExpectedDevice, ExpectError
 from holdover.agent.attach_guest import LeftToQemu
 from holdover.agent.carrying_out import Workshop
@@ -20,6 +20,7 @@ from holdover.agent.config import AgentConfig, ConfigError, parse_api
 from holdover.agent.destination_handover import DestinationHandover
 from holdover.agent.device import GuestDevice
 from holdover.agent.guest import HostedGuest
+from holdover.agent.looking import look_again
 from holdover.agent.neighbours import Standing, neighbour
 from holdover.agent.peers import Peers, UnknownPeer
 from holdover.agent.source_handover import SourceHandover
@@ -93,7 +94,7 @@ class Handovers:
 
     # -- asked by operators -------------------------------------------------------------------------
 
-    async def prepare(self, name: str, handover: str, to: str) -> HandoverState:
+    async def prepare(self, name: str, handover: str, to: str, stale: Stale = Stale.REREAD) -> HandoverState:
         """Begin a handover of a guest to another host; returns when it is prepared.
 
         Raises:
@@ -108,14 +109,14 @@ class Handovers:
             raise self._refusal(name, "a handover of this guest is being prepared")
         self._preparing.add(name)
         try:
-            source, effects = await self._begin(self._guest(name), handover, to)
+            source, effects = await self._begin(self._guest(name), handover, to, stale)
         finally:
             self._preparing.discard(name)
         machine = await source.start(effects)
         return self._reached(source, machine, SourceState.PREPARED)
 
     async def _begin(
-        self, guest: HostedGuest, handover: str, to: str
+        self, guest: HostedGuest, handover: str, to: str, stale: Stale
     ) -> tuple[SourceHandover, tuple[Effect, ...]]:
         self._require_free(guest)
         peer = self._peer_of(to)
@@ -129,7 +130,7 @@ class Handovers:
                     "where it runs",
                 )
         try:
-            await self._look_again(guest)
+            await look_again(guest, stale)
         except (PathError, StepFailed) as error:
             raise self._refusal(guest.name, f"{error}; nothing was changed") from error
         self._require_no_neighbour(guest)
@@ -150,16 +151,6 @@ class Handovers:
         source = SourceHandover(machine, workshop, send)
         self._newest[guest.name] = self._sources[machine.handover] = source
         return source
-
-    async def _look_again(self, guest: HostedGuest) -> None:
-        limit = guest.limits.step
-        await asyncio.gather(*(device.learn_designator(limit) for device in guest.devices))
-        stale = [each for each in guest.devices if each.block.migrate_pr and each.block.stale]
-        await asyncio.gather(*(device.reread(limit) for device in stale))
-        seen = [str(device.designator) for device in guest.devices]
-        for designator in seen:
-            if seen.count(designator) > 1:
-                raise StepFailed("INQUIRY", f"two devices of guest {guest.name} are one LUN, {designator}")
 
     def _require_free(self, guest: HostedGuest) -> None:
         if isinstance(guest, LeftToQemu):

@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from holdover import __version__
-from holdover.agent.api import GuestState, HostState
+from holdover.agent.api import GuestState, HostState, PeerAddress
 from holdover.agent.attach import Attachments
 from holdover.agent.attach_devices import DeviceMaker
 from holdover.agent.attach_expect import Arrivals, ExpectedDevice
@@ -237,6 +237,7 @@ class Host:
             version=__version__,
             guests=tuple(self.guest_state(guest) for guest in self.guests.values()),
             warnings=credentials.warnings(now) if credentials is not None else (),
+            peers=tuple(PeerAddress(name=peer.name, api=peer.api) for peer in self.config.peer),
         )
 
     def guest_state(self, guest: HostedGuest) -> GuestState:

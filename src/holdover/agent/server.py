@@ -96,7 +96,7 @@ def application(host: Host) -> Litestar:
 
     @post("/guests/{name:str}/handover/prepare", status_code=200)
     async def prepare(name: FromPath[str], data: JSONBody[PrepareRequest]) -> HandoverState:
-        return await timed(host.handovers.prepare(find(name).name, data.handover, data.to))
+        return await timed(host.handovers.prepare(find(name).name, data.handover, data.to, data.stale))
 
     @post("/guests/{name:str}/handover/commit", status_code=200)
     async def commit(name: FromPath[str], data: JSONBody[HandoverRequest]) -> HandoverState:
