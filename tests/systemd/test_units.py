@@ -66,6 +66,7 @@ def test_a_service_is_closed_in(name: str) -> None:
     unit = read_unit(name)
     expected = {
         "NoNewPrivileges": "yes",
+        "MemoryDenyWriteExecute": "yes",
         "ProtectSystem": "strict",
         "ProtectHome": "yes",
         "DevicePolicy": "closed",
