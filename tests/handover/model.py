@@ -67,8 +67,9 @@ class Model(Faults):
         yield from self._third(world)
         if world.cut:
             yield "the partition heals", world._replace(cut=False)
-        if not world.source_up:
+        if not world.source_up and (not world.dead or self._is_taken(world)):
             yield "the source restarts", self._restart_source(world)
+        yield from self._death(world)
         if not world.destination_up:
             yield "the destination restarts", self._restart_destination(world)
         for ghost in world.late:
@@ -76,6 +77,29 @@ class Model(Faults):
             luns, _ = self.execute(world, who, lun, self.part(command))
             left = tuple(each for each in world.late if each != ghost)
             yield f"a late command on LUN {lun}", world._replace(luns=luns, late=left)
+
+    def _is_taken(self, world: World) -> bool:
+        destination = self.part(world.destination if world.destination_up else world.destination_journal)
+        taken = (DestinationState.TAKING, DestinationState.TAKEN, DestinationState.HERE)
+        return destination is not None and destination.state in taken
+
+    def _death(self, world: World) -> Iterator[tuple[str, World]]:
+        """The operator gives the source up; its host comes back, if ever, when the destination has taken."""
+        destination = self.part(world.destination)
+        if destination is None or not world.destination_up or world.destination_task:
+            return
+        if self.bounds.dies and not world.source_up and not world.dead and world.guest != AT_DESTINATION:
+            late = tuple(each for each in world.late if each[0] != 0)
+            yield "the source is declared dead", world._replace(dead=True, guest=STOPPED, late=late)
+        if not world.dead:
+            return
+        if destination.state is DestinationState.TAKEN:
+            if world.guest == STOPPED:
+                yield "the guest is started on the destination", world._replace(guest=AT_DESTINATION)
+            else:
+                yield "finish without the source", self.at_destination(world, Happened(Event.ASKED_FINISH))
+        elif Event.ASKED_TAKE in DESTINATION[destination.state]:
+            yield "take", self.at_destination(world, Happened(Event.ASKED_TAKE))
 
     def _restart_source(self, world: World) -> World:
         up = world._replace(source_up=True, source=world.source_journal, source_task=())
@@ -157,9 +181,11 @@ class Model(Faults):
         return bool(world.destination_task) and destination.number == number and destination.answer is None
 
     def _orchestrator(self, world: World) -> Iterator[tuple[str, World]]:
-        if not world.source_up:
-            return
         machine = self.part(world.source)
+        if world.dead and world.source_up and machine is not None and machine.state is SourceState.PREPARED:
+            yield "check", self.at_source(world, Happened(Event.ASKED_CHECK))
+        if not world.source_up or world.dead:
+            return
         if machine is None:
             yield "prepare", self._prepare(world)
             return
@@ -329,7 +355,11 @@ class Model(Faults):
     def check_end(self, world: World) -> None:
         """Raise `Violation` if nothing more can happen and not all is as it should be."""
         source, destination = self.part(world.source), self.part(world.destination)
-        if source.state is SourceState.STAYED:
+        if world.dead and not self._is_taken(world):
+            return  # nothing was prepared that could be taken
+        if world.dead and not world.source_up:
+            here, there, ended = DESTINATION_NEXUS, SOURCE_NEXUS, destination.state is DestinationState.HERE
+        elif source.state is SourceState.STAYED:
             here, there = SOURCE_NEXUS, DESTINATION_NEXUS
             ended = destination is None or not destination.is_open
         else:

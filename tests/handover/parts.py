@@ -95,6 +95,7 @@ class Parts:
             self.bounds.thirds,
             self.bounds.changes,
             False,
+            False,
             (),
         )
 

@@ -83,11 +83,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Bounds:
-    """How much may go wrong: faults, actions of the third nexus, changes by the guest."""
+    """How much may go wrong: faults, actions of the third nexus, changes by the guest; and whether a source
+    that has crashed may be declared dead."""
 
     faults: int = 2
     thirds: int = 0
     changes: int = 0
+    dies: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,6 @@ class Safeguards:
     rekey: bool = True
     ask: bool = True
     gate: bool = True
-    numbers: bool = True
 
 
 def out(
@@ -148,7 +149,8 @@ class World(NamedTuple):
     """Everything at one instant; numbers name interned parts of the `Model`, -1 is none.
 
     Tasks are () for none, ("work", progress of each LUN) or ("tell", number); a work's progress is interned.
-    ``net`` holds messages and answers on their way, ``late`` commands of a crashed agent that may still
+    ``dead``: the source's host is, as its operator says, and the guest with it. ``net`` holds messages and
+    answers on their way, ``late`` commands of a crashed agent that may still
     be carried out: (agent, LUN, command). ``truth`` is what the guest has established and nobody taken;
     where ``open_end``, a third has preempted its key while one of its nexuses had another one for a moment:
     then to be removed is as right as to stay.
@@ -173,6 +175,7 @@ class World(NamedTuple):
     thirds: int
     changes: int
     cut: bool
+    dead: bool
     late: tuple[tuple[int, int, int], ...]
 
 

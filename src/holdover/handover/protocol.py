@@ -96,6 +96,8 @@ class Source:
         reason: Why it is rolled back; empty while it is not.
         problem: What keeps it from going on; empty while nothing does.
         machine: The guest's machine type.
+        restarted: The agent has begun anew since, so the source may have been declared dead meanwhile.
+        isolated: `SourceState.ISOLATING` is done, and must not be begun again.
     """
 
     handover: str
@@ -108,6 +110,8 @@ class Source:
     reason: str = ""
     problem: str = ""
     machine: str = ""
+    restarted: bool = False
+    isolated: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -213,7 +217,10 @@ class Happened:
 Effects = tuple[Effect, ...]
 
 _BUSY = frozenset(state for state, does in SOURCE_DOES.items() if does.work or does.message)
-_UNASKED = frozenset({DestinationState.TAKING, DestinationState.WITHDRAWING})
+_TAKEN = frozenset({DestinationState.TAKING, DestinationState.TAKEN, DestinationState.HERE})
+"""States in which a source that still asks for something has not heard that the guest is gone."""
+
+_UNASKED = frozenset({DestinationState.CLAIMING, DestinationState.TAKING, DestinationState.WITHDRAWING})
 """States of the destination that no message has brought about, so that nobody waits for an answer."""
 
 
@@ -252,7 +259,9 @@ def _learn(source: Source, happened: Happened) -> Source:
             replace(lun, tracked=news[lun.designator].tracked) if lun.designator in news else lun
             for lun in source.luns
         )
-        return replace(source, luns=luns, changed=source.changed | frozenset(news))
+        restarted = source.restarted or happened.event is Event.RESTARTED
+        changed = source.changed | frozenset(news)
+        return replace(source, luns=luns, changed=changed, restarted=restarted)
     if happened.event is Event.DONE:
         luns = tuple(
             replace(news[lun.designator], tracked=lun.tracked)
@@ -263,7 +272,7 @@ def _learn(source: Source, happened: Happened) -> Source:
             else news[lun.designator]
             for lun in source.luns
         )
-        return replace(source, luns=luns)
+        return replace(source, luns=luns, isolated=source.state is SourceState.ISOLATING)
     if happened.event is Event.TOLD:
         kind = SOURCE_DOES[source.state].message
         return replace(source, luns=tuple(_told(lun, news.get(lun.designator), kind) for lun in source.luns))
@@ -289,12 +298,17 @@ def _is_changed(known: Source, before: Source) -> bool:
     )
 
 
-def _is_shared(known: Source, _: Source) -> bool:
-    """Whether the source cannot act alone: a third nexus has the guest's key on some LUN."""
-    return any(lun.shared for lun in known.luns)
+def _may_act_alone(known: Source, _: Source) -> bool:
+    """Whether the source may go on without the destination and without being told to: a third nexus that has
+    the guest's key would be hurt, and a source that has begun anew may have been declared dead."""
+    return not known.restarted and not any(lun.shared for lun in known.luns)
 
 
-_CONDITIONS = {"changed": _is_changed, "shared": _is_shared}
+def _is_isolated(known: Source, _: Source) -> bool:
+    return known.isolated
+
+
+_CONDITIONS = {"changed": _is_changed, "isolated": _is_isolated, "alone": _may_act_alone}
 
 
 def _explain(known: Source, before: Source, follows: SourceState, happened: Happened) -> Source:
@@ -331,7 +345,7 @@ def destination_hears(
         return destination, (_refusal(message, "a later message of this handover was heard before it"),)
     if message.number == destination.number and destination.answer is not None:
         return destination, (Reply(destination.answer),)
-    if destination.state is DestinationState.TAKEN and message.kind is not MessageKind.FINISH:
+    if destination.state in _TAKEN and message.kind is not MessageKind.FINISH:
         answer = Answer(Answered.TAKEN, message.number, destination.luns)
         return _answered(replace(destination, number=message.number), answer)
     follows = DESTINATION[destination.state].get(EVENT_OF[message.kind])

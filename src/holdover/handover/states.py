@@ -13,8 +13,10 @@ say which state follows. The effects of a transition are carried out in their or
 Rules for whoever edits this file:
 
 - To enter a state twice must be harmless: that is how a host goes on after a crash, and how it tries again.
-- A message that is lost, late or doubled must be harmless. Messages of one handover are numbered; an older
-  number than the last is refused, the last is answered again.
+- A message that is lost, late or doubled must be harmless. Messages of a handover are numbered; one that
+  is older than the last is refused, the last is answered again.
+- A source that begins anew may have been declared dead: before it changes anything on a LUN, it hears what
+  the destination has to say.
 - A crash of the source before it has answered "committed" rolls back, since nobody was told that the guest
   may run elsewhere. A crash after that changes nothing.
 - What is not known is asked of the LUN. Where it cannot be asked, the state stays and says so.
@@ -93,6 +95,8 @@ class SourceState(Enum):
     """Roll back without the destination, which cannot be reached: take a key that it has not."""
     EVICTING = "evicting"
     """Roll back without the destination: remove its registration."""
+    INQUIRING = "inquiring"
+    """Roll back without the destination, after a restart: has that taken everything meanwhile?"""
     STAYED = "stayed"
     """The guest is on the source with everything that it had. The end."""
 
@@ -122,8 +126,10 @@ class DestinationState(Enum):
     """The guest runs here: is all as it should be?"""
     HERE = "here"
     """The guest is here. The end."""
+    CLAIMING = "claiming"
+    """The source is dead: can everything be taken without it?"""
     TAKING = "taking"
-    """The source is dead: take everything without it."""
+    """The source is dead: take everything without it. There is no way back."""
     TAKEN = "taken"
     """Taken without the source, which is told when it comes back."""
     WITHDRAWING = "withdrawing"
@@ -220,6 +226,7 @@ SOURCE_DOES: Mapping[SourceState, Does] = {
     _S.RESUMING: Does(Gate.LEAVING, work=Work.TAKE_BACK),
     _S.ISOLATING: Does(Gate.LEAVING, work=Work.ISOLATE),
     _S.EVICTING: Does(Gate.LEAVING, work=Work.EVICT),
+    _S.INQUIRING: Does(Gate.LEAVING, message=_M.CLOSE),
     _S.STAYED: Does(Gate.RUNNING),
 }
 
@@ -235,6 +242,7 @@ DESTINATION_DOES: Mapping[DestinationState, Does] = {
     _D.RETURNED: Does(Gate.INCOMING),
     _D.VERIFYING: Does(Gate.RUNNING, work=Work.VERIFY),
     _D.HERE: Does(Gate.RUNNING),
+    _D.CLAIMING: Does(Gate.INCOMING, work=Work.CLAIM),
     _D.TAKING: Does(Gate.INCOMING, work=Work.TAKE),
     _D.TAKEN: Does(Gate.RUNNING),
     _D.WITHDRAWING: Does(Gate.INCOMING, work=Work.WITHDRAW),
@@ -250,6 +258,7 @@ SOURCE: Mapping[SourceState, Mapping[Event, SourceState | Choice]] = {
     _S.PREPARING: {
         _E.TOLD: Choice("changed", _S.PREPARING, _S.CONFIRMING),
         _E.REFUSED: _S.UNDOING,
+        _E.TAKEN: _S.SETTLING,
         _E.UNREACHED: _S.UNDOING,
         _E.GIVEN_UP: _S.UNDOING,
         _E.CHANGED: _S.PREPARING,
@@ -293,6 +302,7 @@ SOURCE: Mapping[SourceState, Mapping[Event, SourceState | Choice]] = {
     _S.CATCHING_UP: {
         _E.TOLD: _S.RECHECKING,
         _E.REFUSED: _S.CLOSING,
+        _E.TAKEN: _S.SETTLING,
         _E.UNREACHED: _S.CLOSING,
         _E.GIVEN_UP: _S.CLOSING,
         _E.RESTARTED: _S.CLOSING,
@@ -336,31 +346,31 @@ SOURCE: Mapping[SourceState, Mapping[Event, SourceState | Choice]] = {
         _E.REFUSED: _S.CLOSING,
         _E.TAKEN: _S.SETTLING,
         _E.UNREACHED: _S.CLOSING,
-        _E.GIVEN_UP: Choice("shared", _S.CLOSING, _S.ISOLATING),
+        _E.GIVEN_UP: Choice("alone", _S.ISOLATING, _S.CLOSING),
         _E.ASKED_ROLL_BACK: _S.CLOSING,
-        _E.ASKED_ALONE: Choice("shared", _S.CLOSING, _S.ISOLATING),
+        _E.ASKED_ALONE: _S.ISOLATING,
         _E.RESTARTED: _S.CLOSING,
     },
     _S.ASKING: {
         _E.DONE: _S.RECLAIMING,
         _E.FAILED: _S.ASKING,
         _E.ASKED_ROLL_BACK: _S.ASKING,
-        _E.RESTARTED: _S.ASKING,
+        _E.RESTARTED: _S.CLOSING,
     },
     _S.RECLAIMING: {
         _E.DONE: _S.RETURNING,
         _E.FAILED: _S.RECLAIMING,
         _E.ASKED_ROLL_BACK: _S.RECLAIMING,
-        _E.RESTARTED: _S.RECLAIMING,
+        _E.RESTARTED: _S.CLOSING,
     },
     _S.RETURNING: {
         _E.TOLD: _S.RESUMING,
         _E.REFUSED: _S.RETURNING,
         _E.TAKEN: _S.SETTLING,
         _E.UNREACHED: _S.RETURNING,
-        _E.GIVEN_UP: Choice("shared", _S.RETURNING, _S.ISOLATING),
+        _E.GIVEN_UP: Choice("alone", _S.ISOLATING, _S.RETURNING),
         _E.ASKED_ROLL_BACK: _S.RETURNING,
-        _E.ASKED_ALONE: Choice("shared", _S.RETURNING, _S.ISOLATING),
+        _E.ASKED_ALONE: _S.ISOLATING,
         _E.RESTARTED: _S.RETURNING,
     },
     _S.RESUMING: {
@@ -375,14 +385,24 @@ SOURCE: Mapping[SourceState, Mapping[Event, SourceState | Choice]] = {
         _E.FAILED: _S.ISOLATING,
         _E.ASKED_ROLL_BACK: _S.ISOLATING,
         _E.ASKED_ALONE: _S.ISOLATING,
-        _E.RESTARTED: _S.ISOLATING,
+        _E.RESTARTED: _S.INQUIRING,
     },
     _S.EVICTING: {
         _E.DONE: _S.STAYED,
         _E.FAILED: _S.EVICTING,
         _E.ASKED_ROLL_BACK: _S.EVICTING,
         _E.ASKED_ALONE: _S.EVICTING,
-        _E.RESTARTED: _S.EVICTING,
+        _E.RESTARTED: _S.INQUIRING,
+    },
+    _S.INQUIRING: {
+        _E.TOLD: Choice("isolated", _S.EVICTING, _S.ISOLATING),
+        _E.REFUSED: _S.INQUIRING,
+        _E.TAKEN: _S.SETTLING,
+        _E.UNREACHED: _S.INQUIRING,
+        _E.GIVEN_UP: _S.INQUIRING,
+        _E.ASKED_ROLL_BACK: _S.INQUIRING,
+        _E.ASKED_ALONE: Choice("isolated", _S.EVICTING, _S.ISOLATING),
+        _E.RESTARTED: _S.INQUIRING,
     },
     _S.STAYED: {_E.ASKED_ROLL_BACK: _S.STAYED, _E.CHANGED: _S.STAYED, _E.RESTARTED: _S.STAYED},
 }
@@ -394,7 +414,7 @@ DESTINATION: Mapping[DestinationState, Mapping[Event, DestinationState]] = {
         _E.COMMIT: _D.PREEMPTING,
         _E.CLOSE: _D.CLOSING,
         _E.RETURN: _D.RETURNING,
-        _E.ASKED_TAKE: _D.TAKING,
+        _E.ASKED_TAKE: _D.CLAIMING,
         _E.OVER: _D.WITHDRAWING,
         _E.RESTARTED: _D.PREPARED,
     },
@@ -402,7 +422,7 @@ DESTINATION: Mapping[DestinationState, Mapping[Event, DestinationState]] = {
         _E.PREPARE: _D.REGISTERING,
         _E.CLOSE: _D.CLOSING,
         _E.RETURN: _D.RETURNING,
-        _E.ASKED_TAKE: _D.TAKING,
+        _E.ASKED_TAKE: _D.CLAIMING,
         _E.OVER: _D.WITHDRAWING,
         _E.RESTARTED: _D.FAILED,
     },
@@ -418,7 +438,7 @@ DESTINATION: Mapping[DestinationState, Mapping[Event, DestinationState]] = {
     _D.CLOSED: {
         _E.CLOSE: _D.CLOSING,
         _E.RETURN: _D.RETURNING,
-        _E.ASKED_TAKE: _D.TAKING,
+        _E.ASKED_TAKE: _D.CLAIMING,
         _E.OVER: _D.WITHDRAWING,
         _E.RESTARTED: _D.CLOSED,
     },
@@ -431,7 +451,13 @@ DESTINATION: Mapping[DestinationState, Mapping[Event, DestinationState]] = {
     },
     _D.VERIFYING: {_E.DONE: _D.HERE, _E.FAILED: _D.HERE, _E.RESTARTED: _D.COMMITTED},
     _D.HERE: {_E.FINISH: _D.HERE, _E.RESTARTED: _D.HERE},
-    _D.TAKING: {_E.DONE: _D.TAKEN, _E.FAILED: _D.FAILED, _E.RESTARTED: _D.FAILED},
+    _D.CLAIMING: {_E.DONE: _D.TAKING, _E.FAILED: _D.FAILED, _E.RESTARTED: _D.FAILED},
+    _D.TAKING: {
+        _E.DONE: _D.TAKEN,
+        _E.FAILED: _D.TAKING,
+        _E.ASKED_TAKE: _D.TAKING,
+        _E.RESTARTED: _D.TAKING,
+    },
     _D.TAKEN: {
         _E.FINISH: _D.VERIFYING,
         _E.ASKED_TAKE: _D.TAKEN,

@@ -73,6 +73,8 @@ class Work(Enum):
     """Roll back, destination: unregister, or make ready for the source's PREEMPT."""
     VERIFY = "verify"
     """Destination, when the guest runs there: is all as it should be, for third nexuses too?"""
+    CLAIM = "claim"
+    """Destination, when the source is dead: can everything be moved without it?"""
     TAKE = "take"
     """Destination, when the source is dead: move everything without it."""
     WITHDRAW = "withdraw"
@@ -168,7 +170,8 @@ def _ask(lun: MovingLun) -> Steps[MovingLun]:
     if own == 0 and not lun.registered_there:
         # on neither host: somebody else has removed the guest's registrations, as a cluster does to fence it
         return replace(lun, tracked=UNREGISTERED, lost=False)
-    return replace(lun, lost=own == 0)
+    # once lost and registered again it does not look lost, but what it held is not back
+    return replace(lun, lost=lun.lost or own == 0)
 
 
 def _reclaim(lun: MovingLun) -> Steps[MovingLun]:
@@ -344,16 +347,31 @@ def _evict(lun: MovingLun) -> Steps[MovingLun]:
     return _alone(lun, (lun.source_spare, lun.fresh_spare), lun.destination_spare, lun.source_nexuses)
 
 
+def _claim(lun: MovingLun) -> Steps[MovingLun]:
+    tracked = lun.tracked
+    if tracked.key == 0:
+        return lun
+    if (yield from own_key(tracked, (tracked.key,))) == 0:
+        raise StepFailed(
+            "REGISTER (probe)", "the guest's key is not on this host's nexus: it was not prepared"
+        )
+    keys = yield from read_keys()
+    if lun.source_spare not in keys:
+        _require_alone(lun, keys)
+    if not _is_no_holder(tracked) and (yield from _is_taken(tracked, lun.source_spare)):
+        raise StepFailed(
+            "READ RESERVATION",
+            "the reservation is not the one that was prepared: the guest or another node has changed it since",
+        )
+    return lun
+
+
 def _take(lun: MovingLun) -> Steps[MovingLun]:
     tracked, mine = lun.tracked, lun.destination_spare
     if tracked.key == 0:
         return lun
     own = yield from own_key(tracked, (tracked.key, mine))
     keys = yield from read_keys()
-    if own == 0:
-        raise StepFailed(
-            "REGISTER (probe)", "the guest's key is not on this host's nexus: it was not prepared"
-        )
     if lun.source_spare not in keys:
         _require_alone(lun, keys)
         if own == tracked.key and keys.count(own) > lun.destination_nexuses:
@@ -494,6 +512,7 @@ _STEPS: dict[Work, Callable[[MovingLun], Steps[MovingLun]]] = {
     Work.PROBE: _probe,
     Work.RETURN: _return,
     Work.VERIFY: _verify,
+    Work.CLAIM: _claim,
     Work.TAKE: _take,
     Work.WITHDRAW: _withdraw,
 }
