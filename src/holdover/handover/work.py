@@ -151,7 +151,7 @@ def _give(lun: MovingLun) -> Steps[MovingLun]:
     if _is_no_holder(tracked):
         yield from change_key(tracked, tracked.key, 0, "REGISTER (unregister)")
         return replace(lun, prey=0)
-    if lun.shared:
+    if _must_rekey(lun, lun.destination_nexuses):
         yield from change_key(tracked, tracked.key, lun.source_spare, "REGISTER (re-key)")
         return replace(lun, prey=lun.source_spare)
     return replace(lun, prey=tracked.key)
@@ -272,7 +272,7 @@ def _return(lun: MovingLun) -> Steps[MovingLun]:
     if _is_no_holder(tracked):
         yield from change_key(tracked, own, 0, "REGISTER (unregister)")
         return replace(lun, prey=0)
-    if lun.shared and own != lun.destination_spare:
+    if _must_rekey(lun, lun.source_nexuses) and own != lun.destination_spare:
         yield from change_key(tracked, own, lun.destination_spare, "REGISTER (re-key)")
         own = lun.destination_spare
     return replace(lun, prey=own)
@@ -361,7 +361,7 @@ def _claim(lun: MovingLun) -> Steps[MovingLun]:
     if not _is_no_holder(tracked) and (yield from _is_taken(tracked, lun.source_spare)):
         raise StepFailed(
             "READ RESERVATION",
-            "the reservation is not the one that was prepared: the guest or another node has changed it since",
+            "the reservation is not the one that was prepared: the guest or a third node has changed it",
         )
     return lun
 
@@ -413,6 +413,15 @@ def _alone(lun: MovingLun, mine: tuple[int, ...], theirs: int, nexuses: int) -> 
 def _is_no_holder(tracked: Tracked) -> bool:
     """Whether there is no reservation that a PREEMPT would have to move."""
     return tracked.type is None or tracked.type.all_registrants
+
+
+def _must_rekey(lun: MovingLun, preempting: int) -> bool:
+    """Whether a PREEMPT of the guest's own key would remove more than the other host's registrations.
+
+    It spares the nexus that it comes by, and no third one with that key; nor, where a host has
+    ``preempting`` nexuses to the LUN, the others of that very host.
+    """
+    return lun.shared or preempting > 1
 
 
 def _preempt(tracked: Tracked, key: int, prey: int, lun: MovingLun) -> Steps[str]:
