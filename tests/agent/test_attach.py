@@ -74,7 +74,8 @@ class Site:
         moving = self.moving.__contains__
         self.maker = DeviceMaker(Rules(config.rule), Disks(io), io, Keeper(journal), 1, moving)
         self.attachments = Attachments(config, self.guests, self.make, self.maker, moving)
-        self.arrivals = Arrivals(self.attachments, self.maker, lambda: ())
+        self.peers: list[tuple[Peer, str | None]] = []
+        self.arrivals = Arrivals(self.attachments, self.maker, lambda: self.peers)
         for guest in config.guest:
             self.guests[guest.name] = self.make(guest.name, PC, [])
             self.attachments.take_up(self.guests[guest.name], PC, Gate.RUNNING)
@@ -282,6 +283,9 @@ def test_a_guest_of_the_file_is_recognised_and_stays_when_its_process_ends() -> 
                 attached = await here.of(first)
                 assert attached.guest is here.guests["db1"]
                 assert (await here.of(second)).guest is here.guests[UUIDS[1]]
+            with qemu("-name", "db1", "-uuid", UUIDS[0]) as again:
+                # a guest of the file may be made anew
+                assert await here.of(again) is attached
             await here.gone(attached)
             assert set(here.guests) == {"db1", UUIDS[1]}
 
@@ -422,6 +426,25 @@ def test_a_guest_that_is_being_handed_over_gets_no_new_device_and_is_not_forgott
                     await here.maker.find(attached, 0)
             await here.gone(attached)
             assert list(here.guests) == ["db1"]
+
+    run(test())
+
+
+def test_a_guest_that_is_expected_is_the_qemu_that_waits_for_it() -> None:
+    async def test() -> None:
+        async with site(GuestConfig(name="own", machine="pc", helper="/run/own.sock")) as here:
+            waiting = ("-incoming", "defer")
+            with qemu("-name", "db1", *waiting) as first, qemu("-name", "x", *waiting) as second:
+                here.peers = [(Peer(0, 0, 0), None), (Peer(first.pid, 0, 0), None)]
+                here.peers.append((Peer(second.pid, 0, 0), "own"))
+                for name, process in (("db1", first), ("own", second)):
+                    guest = await here.arrivals.expect(name, "pc", [])
+                    attached = here.attachments.get(name)
+                    assert attached is not None
+                    assert attached.guest is guest
+                    assert attached.process is not None
+                    assert attached.process.pid == process.pid
+                    assert attached.expected
 
     run(test())
 

@@ -88,7 +88,10 @@ class Attachments:
     def take_up(self, guest: HostedGuest, machine: MachineType, gate: Gate) -> None:
         """A guest of the agent's file."""
         fixed = guest if guest.devices else None
-        self._attached[guest.name] = Attached(guest, machine, gate, listed=True, home=fixed)
+        expected = gate is Gate.INCOMING
+        self._attached[guest.name] = Attached(
+            guest, machine, gate, listed=True, expected=expected, home=fixed
+        )
 
     def restore(self, guests: Iterable[GuestRecord], devices: Iterable[DeviceRecord]) -> None:
         """Take up the guests that are on record, and the devices of all whose devices no file gives."""
@@ -107,6 +110,10 @@ class Attachments:
     def get(self, name: str) -> Attached | None:
         """The guest of a name, where it is one that comes through the helper's socket."""
         return self._attached.get(name)
+
+    def is_attached(self, pid: int) -> bool:
+        """Whether a process is known to be a guest."""
+        return pid in self._by_process
 
     async def guest_of(self, peer: Peer, own: str | None = None) -> Attached:
         """The guest that sends commands by a connection.
@@ -228,7 +235,7 @@ class Attachments:
                 "give each guest a -name and a -uuid of its own"
             )
         else:
-            self._come_back(attached, identity.incoming)
+            self._come_back(attached, identity)
         attached.uuid = uuid or attached.uuid
         if attached.left_to_qemu != moves_itself:
             self._leave(attached, moves_itself)
@@ -271,14 +278,17 @@ class Attachments:
         self._guests[name] = guest
         return attached
 
-    def _come_back(self, attached: Attached, incoming: bool) -> None:
-        """A new process of a guest that is known: it tells where the guest stands now."""
-        if attached.listed or self._moving(attached.guest.name):
+    def _come_back(self, attached: Attached, identity: QemuIdentity) -> None:
+        """A new process of a guest that is known: it tells where the guest stands now, if it can be seen."""
+        if attached.fixed or identity == QemuIdentity() or self._moving(attached.guest.name):
             return
-        if attached.gate_now is Gate.DEPARTED and incoming:
+        # one with devices that runs here was migrated to this host long ago
+        arrives = attached.gate_now is Gate.DEPARTED or not attached.guest.devices
+        if identity.incoming and arrives and attached.gate_now is not Gate.INCOMING:
+            attached.expected = False
             attached.move_gate(Gate.INCOMING)
             self._spawn(self._maker.note(attached))
-        elif attached.gate_now is not Gate.RUNNING and not incoming:
+        elif attached.gate_now is not Gate.RUNNING and not identity.incoming:
             self._spawn(self._maker.let_run(attached))
 
     def _leave(self, attached: Attached, to_qemu: bool) -> None:
@@ -298,7 +308,7 @@ class Attachments:
 
     def note_command(self, attached: Attached) -> None:
         """A guest has sent a command, so it runs: one that nobody has announced runs here all the same."""
-        unannounced = not attached.listed and not attached.expected and not attached.left_to_qemu
+        unannounced = not attached.fixed and not attached.expected and not attached.left_to_qemu
         if unannounced and attached.gate_now is Gate.INCOMING and attached not in self._unannounced:
             loop = asyncio.get_running_loop()
             limit = self._config.limits.step

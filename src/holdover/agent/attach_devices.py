@@ -243,6 +243,14 @@ class DeviceMaker:
             await path.close()
         return found.certain and found.tracked.key != 0 and found.tracked.key in keys
 
+    async def elsewhere(self, attached: Attached) -> set[Designator]:
+        """The LUNs of a guest that its process has open by another disk than it had before."""
+        if attached.process is None:
+            return set()
+        opened = await asyncio.to_thread(open_devices, attached.process.pid)
+        disks = ((lun, path.disk) for lun, (_, path) in attached.disks.items())
+        return {lun for lun, disk in disks if disk is not None and (disk.kind, disk.number) not in opened}
+
     async def path(self, designator: Designator, process: Process | None) -> DiskPath:
         """A path to a LUN: by the disk that the guest's process has open, else by the only one of this host.
 

@@ -61,9 +61,12 @@ class Arrivals:
     """Makes guests that are announced."""
 
     def __init__(
-        self, attachments: Attachments, maker: DeviceMaker, peers: Callable[[], Iterable[Peer]]
+        self,
+        attachments: Attachments,
+        maker: DeviceMaker,
+        peers: Callable[[], Iterable[tuple[Peer, str | None]]],
     ) -> None:
-        """``peers``: who is connected to the helper's sockets now."""
+        """``peers``: who is connected now, each with the name of the guest whose socket it came by if any."""
         self._attachments = attachments
         self._maker = maker
         self._peers = peers
@@ -79,7 +82,9 @@ class Arrivals:
         """
         wanted = {_parse(name, each): each.migrate_pr for each in devices}
         async with self._one_by_one:
-            known = self._attachments.get(name) or await self._connected(name)
+            known = self._attachments.get(name)
+            if known is None or known.process is None:
+                known = await self._connected(name) or known
             if known is None:
                 return await self._make(name, machine, wanted)
             if known.left_to_qemu:
@@ -108,11 +113,13 @@ class Arrivals:
 
     async def _connected(self, name: str) -> Attached | None:
         """The guest whose QEMU is connected, and has sent nothing yet."""
-        for peer in {each.pid: each for each in self._peers() if each.pid}.values():
+        for peer, own in set(self._peers()):
+            if not peer.pid or own not in (None, name) or self._attachments.is_attached(peer.pid):
+                continue
             try:
-                identity = await asyncio.to_thread(identify_process, peer.pid)
-                if name in (identity.name, identity.uuid):
-                    return await self._attachments.guest_of(peer)
+                identity = None if own else await asyncio.to_thread(identify_process, peer.pid)
+                if identity is None or name in (identity.name, identity.uuid):
+                    return await self._attachments.guest_of(peer, own)
             except (NotIdentified, Refused) as error:
                 log.info("a client of the helper is not the guest that is expected", why=str(error))
         return None
@@ -123,6 +130,7 @@ class Arrivals:
         settings = {lun: self._maker.expected(attached.names, lun, theirs) for lun, theirs in wanted.items()}
         known = {lun: device for lun, (device, _) in attached.disks.items()}
         keep = {lun for lun, device in known.items() if settings.get(lun) is device.block.migrate_pr}
+        keep -= await self._maker.elsewhere(attached)
         for lun, device in known.items():
             if lun not in keep and (device.tracked.key or device.block.stale):
                 raise ExpectError(

@@ -34,7 +34,7 @@ class Attached:
         gate: Where a device stands with its guest that is the guest's first.
         listed: Whether the agent's file names it.
         uuid: Its UUID in lower case, where it is known.
-        expected: Whether the host that it comes from has announced it.
+        expected: Whether the agent's file, or the host that it comes from, has announced its arrival.
         left_to_qemu: Whether its QEMU moves its reservations itself.
         process: The QEMU that it runs in, while that runs.
         disks: Its devices by LUN, each with the disk of its QEMU; empty for devices of the agent's file.

@@ -130,8 +130,10 @@ class Host:
         handover = self.handovers.state(name)
         return handover is not None and handover.open
 
-    def _connected(self) -> tuple[Peer, ...]:
-        return tuple(peer for server, _ in self._helpers.values() for peer in server.peers)
+    def _connected(self) -> tuple[tuple[Peer, str | None], ...]:
+        own = {guest.helper: guest.name for guest in self.config.guest}
+        servers = [(server, own.get(socket)) for socket, (server, _) in self._helpers.items()]
+        return tuple((peer, name) for server, name in servers for peer in server.peers)
 
     def _start_helper(self, socket: str, settings: HelperConfig, own: str | None = None) -> None:
         group = None if settings.group is None else resolve_group(settings.group)
