@@ -167,11 +167,11 @@ class Event(Enum):
     """The agent has begun anew, with what the journal says."""
     OVER = "over"
     """The source says that it has rolled this handover back."""
-    PREPARE = "prepare"
-    COMMIT = "commit!"
-    CLOSE = "close"
-    RETURN = "return"
-    FINISH = "finish!"
+    PREPARE = "PREPARE"
+    COMMIT = "COMMIT"
+    CLOSE = "CLOSE"
+    RETURN = "RETURN"
+    FINISH = "FINISH"
 
 
 class MessageKind(Enum):
