@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Two cores: more workers than cores only make the real guests slower.
 WORKERS ?= 2
 
-.PHONY: demo demo-vm test check format bench bench-target bench-gateway bench-standstill bench-scale bench-helper requirements clean
+.PHONY: demo demo-vm test check format bench bench-target bench-gateway bench-standstill bench-scale bench-helper explore requirements clean
 
 demo: $(VENV)/run.stamp
 	$(BIN)/holdover demo
@@ -39,6 +39,10 @@ bench-helper: $(VENV)/dev.stamp
 # One agent with up to 1,000 guests.
 bench-scale: $(VENV)/dev.stamp
 	$(BIN)/python -m bench.scale
+
+# Every interleaving of a handover, beyond what the tests go through; an hour or so.
+explore: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.handover.explore
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check src tests bench
