@@ -21,7 +21,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     Registrants are shown as "sda a*": the disk, the key, and a star on who holds the reservation.
     """
-    return observe("tests.peers.kernel_inside_multipath", tmp_path_factory.mktemp("kernel"), nexuses=3)
+    folder = tmp_path_factory.mktemp("kernel")
+    return observe("tests.peers.kernel_inside_multipath", folder, nexuses=3, timeout=600)
 
 
 def test_every_path_is_registered_and_one_holds_the_reservation(seen: Any) -> None:
