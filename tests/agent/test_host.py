@@ -1,115 +1,108 @@
-"""A host that starts: what its guests have on their LUNs is asked before it is believed."""
+"""A host's guests as the agent's file describes them: rules where a device says nothing, their own sockets."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import stat
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from holdover.agent.config import AgentConfig, ApiConfig, GuestConfig, Limits
+import pytest
+
+from holdover.agent.config import AgentConfig, ApiConfig, ConfigError, GuestConfig, HelperConfig, Limits
 from holdover.agent.host import Host
-from holdover.guest.gate import Gate
-from holdover.guest.scsi_block import BlockState
-from holdover.guest.snoop import Tracked
+from holdover.agent.rules import Rule
 from holdover.iscsi.target import IscsiTarget
-from holdover.iscsi.url import parse_iscsi_url
 from holdover.lun.embedded import EmbeddedLun
 from holdover.lun.options import LunOptions
-from holdover.paths.iscsi import Identity, IscsiPath, IscsiSessions, isid_of
-from holdover.scsi.command import Command
-from holdover.scsi.opcodes import OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import out_command
-from holdover.scsi.sense import is_unit_attention
+from tests.rig.processes import free_port
 
 IQN = "iqn.2026-11.org.example:san"
-EA = ReservationType.EXCLUSIVE_ACCESS
-
-
-class San:
-    """A target with one LUN, and initiators to whatever exports it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.lun = EmbeddedLun.open(LunOptions(folder / "lun", 1 << 20))
-        self.target = IscsiTarget(IQN, {0: self.lun})
-        self.port = 0
-        self.sessions = IscsiSessions()
-
-    @property
-    def url(self) -> str:
-        return f"iscsi://127.0.0.1:{self.port}/{IQN}/0"
-
-    @asynccontextmanager
-    async def host(self) -> AsyncGenerator[Host, None]:
-        guest = GuestConfig(
-            name="db1",
-            machine="pc-q35-7.2",
-            export="127.0.0.1:0",
-            devices=(f"scsi-block,id=disk0,drive={self.url},migrate-pr=on",),
-        )
-        config = AgentConfig(
-            name="host-a",
-            initiator="iqn.2026-11.org.example:host-a",
-            api=ApiConfig(listen="127.0.0.1:7101"),
-            guest=(guest,),
-            limits=Limits(connect=1, step=1, drain=1),
-        )
-        host = Host(config)
-        await host.start()
-        try:
-            yield host
-        finally:
-            await host.close()
-
-    async def tell(self, name: str, url: str, command: Command) -> None:
-        path: IscsiPath = self.sessions.path(
-            parse_iscsi_url(url), Identity(f"iqn.2026-11.org.example:{name}", isid_of(name))
-        )
-        response = await path.execute(command)
-        while is_unit_attention(response):
-            response = await path.execute(command)
-        assert response.good
-        await path.close()
 
 
 @asynccontextmanager
-async def san(folder: Path) -> AsyncGenerator[San, None]:
-    opened = San(folder)
-    opened.port = await opened.target.start("127.0.0.1", 0)
+async def lun(folder: Path) -> AsyncIterator[str]:
+    """A LUN over iSCSI: how to write it."""
+    embedded = EmbeddedLun.open(LunOptions(folder / "lun", 1 << 20))
+    target = IscsiTarget(IQN, {0: embedded})
+    port = await target.start("127.0.0.1", 0)
     try:
-        yield opened
+        yield f"iscsi://127.0.0.1:{port}/{IQN}/0"
     finally:
-        await opened.target.close()
-        await opened.lun.close()
+        await target.close()
+        await embedded.close()
 
 
-def state_of(host: Host) -> BlockState:
-    return host.guests["db1"].devices[0].block.state()
+def host(folder: Path, drive: str, *rules: Rule, option: str = "", helper: bool = False) -> Host:
+    """A host with one guest, "db1", which has one device."""
+    own = str(folder / "own.sock") if helper else None
+    device = f"scsi-block,drive={drive}{option}"
+    guest = GuestConfig(name="db1", machine="pc-q35-7.2", devices=(device,), export="127.0.0.1:0", helper=own)
+    return Host(
+        AgentConfig(
+            name="host",
+            initiator="iqn.2026-11.org.example:host",
+            api=ApiConfig(listen="127.0.0.1:7101"),
+            guest=(guest,),
+            helper=HelperConfig(mode="0600") if helper else None,
+            rule=rules,
+            limits=Limits(connect=1, step=1),
+        )
+    )
 
 
-def test_what_a_guest_registered_before_the_agent_was_started_is_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("rules", "option", "migrate_pr", "adopt"),
+    [
+        ((), "", False, None),
+        ((Rule(guest="db*", migrate_pr="on"),), "", True, None),
+        ((Rule(lun="naa.*", migrate_pr="on", adopt=True),), "", True, True),
+        ((Rule(lun="eui.*", migrate_pr="on", adopt=True),), "", False, None),
+        ((Rule(guest="db1", migrate_pr="on"),), ",migrate-pr=off", False, None),
+        ((Rule(guest="db2", migrate_pr="on"), Rule(adopt=False)), "", False, False),
+    ],
+)
+def test_rules_decide_where_the_device_does_not(
+    tmp_path: Path, rules: tuple[Rule, ...], option: str, migrate_pr: bool, adopt: bool | None
+) -> None:
     async def test() -> None:
-        async with san(tmp_path) as opened:
-            async with opened.host() as host:
-                url = f"{host.guests['db1'].export}/0"
-                await opened.tell("qemu", url, out_command(OutServiceAction.REGISTER, 0, 5, aptpl=True))
-                await opened.tell("qemu", url, out_command(OutServiceAction.RESERVE, 5, type=EA))
-                assert state_of(host) == BlockState(True, Gate.RUNNING, Tracked(5, True, EA), stale=False)
-            async with opened.host() as host:
-                assert state_of(host) == BlockState(True, Gate.RUNNING, Tracked(5, True, EA), stale=False)
-            await opened.tell("third", opened.url, out_command(OutServiceAction.REGISTER, 0, 6, aptpl=True))
-            await opened.tell("third", opened.url, out_command(OutServiceAction.PREEMPT, 6, 5, type=EA))
-            async with opened.host() as host:
-                assert state_of(host) == BlockState(True, Gate.RUNNING, Tracked(), stale=False)
+        async with lun(tmp_path) as drive:
+            here = host(tmp_path, drive, *rules, option=option)
+            await here.start()
+            (device,) = here.guests["db1"].devices
+            assert (device.block.migrate_pr, device.adopt) == (migrate_pr, adopt)
+            await here.close()
 
     asyncio.run(test())
 
 
-def test_while_the_lun_is_away_nothing_is_believed(tmp_path: Path) -> None:
+def test_a_rule_for_a_lun_that_cannot_be_asked_is_an_error_that_says_so(tmp_path: Path) -> None:
     async def test() -> None:
-        async with san(tmp_path) as opened:
-            await opened.target.close()
-            async with opened.host() as host:
-                assert state_of(host) == BlockState(True, Gate.RUNNING, Tracked(), stale=True)
+        drive = f"iscsi://127.0.0.1:{free_port()}/{IQN}/0"
+        here = host(tmp_path, drive, Rule(lun="naa.*", migrate_pr="on"))
+        with pytest.raises(
+            ConfigError, match=r'guest db1: .* the rule for lun = "naa.\*" may be meant for it'
+        ):
+            await here.start()
+        # where the LUN does not matter it may be away
+        here = host(tmp_path, drive, Rule(guest="db1", migrate_pr="on"))
+        await here.start()
+        assert here.guests["db1"].devices[0].block.migrate_pr
+        await here.close()
+
+    asyncio.run(test())
+
+
+def test_a_guest_has_a_socket_of_its_own_beside_its_export(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with lun(tmp_path) as drive:
+            here = host(tmp_path, drive, helper=True)
+            await here.start()
+            socket = tmp_path / "own.sock"
+            assert here.helper_sockets == (str(socket),)
+            assert stat.S_IMODE(socket.stat().st_mode) == 0o600
+            await here.close()
+            assert not socket.exists()
 
     asyncio.run(test())
