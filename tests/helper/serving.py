@@ -42,9 +42,11 @@ class Recorder:
 
 
 @contextlib.contextmanager
-def serving(path: Path, handle: Handler, silence: float = 30.0, turns: int = 32) -> Iterator[HelperServer]:
+def serving(
+    path: Path, handle: Handler, silence: float = 30.0, turns: int = 32, linger: float = 0.05
+) -> Iterator[HelperServer]:
     """A server at `path`, closed afterwards."""
-    server = HelperServer(listen(path), handle, silence, turns)
+    server = HelperServer(listen(path), handle, silence, turns, linger)
     server.start()
     try:
         yield server

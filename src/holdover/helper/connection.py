@@ -6,6 +6,7 @@ import array
 import contextlib
 import math
 import os
+import select
 import socket
 import struct
 import time
@@ -22,6 +23,7 @@ _TIME: Final = struct.Struct("ll")  # struct timeval: seconds, microseconds
 _INT: Final = array.array("i").itemsize
 # Room for two: one too many is seen, and the kernel closes what does not fit (MSG_CTRUNC).
 _ANCILLARY: Final = socket.CMSG_SPACE(2 * _INT)
+_SOON_MS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +61,16 @@ class Connection:
     __slots__ = ("_protocol", "_socket", "_unsent", "deadline", "number", "peer")
 
     def __init__(self, client: socket.socket, patience: float) -> None:
-        """``patience``: for how many seconds `next_request` may wait.
+        """``patience``: for how many seconds `next_request` may wait for a client to begin something.
 
         Raises:
             OSError: The client has gone already.
         """
         # The system's own limit: Python's would be one more system call for each read.
         client.settimeout(None)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIME.pack(0, round(patience * 1e6)))
+        seconds, rest = divmod(patience, 1)
+        limit = _TIME.pack(int(seconds), round(rest * 1e6))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         pid, uid, gid = _CREDENTIALS.unpack(credentials)
         self.peer = Peer(pid, uid, gid, time.clock_gettime(time.CLOCK_BOOTTIME))
@@ -95,16 +99,20 @@ class Connection:
         """Read what comes next; the command once it is whole, None while it is not.
 
         Raises:
-            BlockingIOError: Nothing has come, within the patience if ``wait``.
+            BlockingIOError: Nothing has come; if ``wait``, within the patience, or for a moment where the
+                client has begun something.
             ConnectionEnded: The client has hung up.
             ProtocolError: The client has broken the protocol.
         """
         protocol = self._protocol
-        flags = socket.MSG_CMSG_CLOEXEC if wait else socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+        waiting = wait and protocol.idle
+        flags = socket.MSG_CMSG_CLOEXEC if waiting else socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
         try:
             data, ancillary, said, _ = self._socket.recvmsg(protocol.wanted, _ANCILLARY, flags)
         except BlockingIOError:
-            raise
+            if waiting or not wait or not self._goes_on():
+                raise
+            return None
         except OSError as error:
             raise ConnectionEnded(error.strerror) from error
         protocol.receive(data, _descriptors(ancillary) if ancillary else ())
@@ -114,6 +122,12 @@ class Connection:
             raise ConnectionEnded("hung up")
         requests = protocol.events_received()
         return requests[0] if requests else None
+
+    def _goes_on(self) -> bool:
+        """Whether the rest of what the client has begun comes soon."""
+        poller = select.poll()
+        poller.register(self.number, select.POLLIN)
+        return bool(poller.poll(_SOON_MS))
 
     def answer(self, response: Response) -> None:
         """Answer the command that is under way, as `flush` does."""

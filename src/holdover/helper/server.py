@@ -7,7 +7,7 @@ whose         when                                                    goes on
 ============  ======================================================  =====================================
 the poller    the client is silent, or does not read                  to a thread, when its socket is ready
 a thread      the client talks: one thread reads, carries the         to the poller, when nothing comes for
-              command out and answers, without help of others         a moment; or to a turn
+              command out and answers, without help of others         some seconds; or to a turn
 a turn        its device has as many commands under way as it may     to the thread that ends one of these
 ============  ======================================================  =====================================
 
@@ -53,11 +53,11 @@ _TURNS: Final = 32
 _THREADS: Final = 1 << 15
 """More than there are ever clients that talk at once: turns are what limits threads."""
 
-_LINGER: Final = 0.1
-"""Seconds for which a thread stays with a client after an answer."""
+_LINGER: Final = 10.0
+"""Seconds for which a thread stays with a client after an answer: clusters look at their keys every few."""
 
 _LINGERING: Final = 64
-"""With more threads than these none stays with a silent client."""
+"""With more clients than these in the hands of threads, no thread stays with a silent one."""
 
 _ACCEPTED_AT_ONCE: Final = 64
 _ACCEPT_PAUSE: Final = 0.5
@@ -88,7 +88,12 @@ class HelperServer:
     """Serves every client of one listening socket."""
 
     def __init__(
-        self, listener: Listener, handle: Handler, silence: float = 30.0, turns: int = _TURNS
+        self,
+        listener: Listener,
+        handle: Handler,
+        silence: float = 30.0,
+        turns: int = _TURNS,
+        linger: float = _LINGER,
     ) -> None:
         """``listener`` is the server's from now on.
 
@@ -96,7 +101,9 @@ class HelperServer:
         disconnected, or half as many again. It may be the client's own end of the connection that it has
         sent as a descriptor: that connection never ends by itself.
         ``turns``: commands under way on one device.
+        ``linger``: seconds for which a thread stays with a client after an answer.
         """
+        self._linger = linger
         self._listener = listener
         self._handle = handle
         self._silence = silence
@@ -197,7 +204,7 @@ class HelperServer:
 
     def _admit(self, client: socket.socket) -> None:
         try:
-            connection = Connection(client, _LINGER)
+            connection = Connection(client, self._linger)
             self._epoll.register(connection.number, _ONCE)
         except OSError as error:
             log.warning("client lost", error=error.strerror)
