@@ -1,4 +1,4 @@
-"""A host's guests as the agent's file describes them: rules where a device says nothing, their own sockets."""
+"""A host's guests as the agent's file describes them: rules where a device says nothing, own sockets."""
 
 from __future__ import annotations
 
