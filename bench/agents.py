@@ -14,7 +14,7 @@ from bench.servers import running
 from holdover.agent.config import export_iqn
 from holdover.demo.processes import free_port
 
-__all__ = ["GUEST", "Agent", "agent", "new_apis", "own_environment"]
+__all__ = ["GUEST", "Agent", "agent", "new_apis", "own_environment", "settings"]
 
 GUEST = "db1"
 
@@ -46,22 +46,28 @@ def agent(
     """An agent with a journal, whose guest has a device for each URL in ``drives``, with migrate-pr, until
     the block ends. ``apis`` are those of all hosts."""
     api, export = apis[host], f"127.0.0.1:{free_port()}"
-    peers = (f'[[peer]]\nname = "{name}"\napi = "{where}"\n' for name, where in apis.items() if name != host)
-    devices = [f"scsi-block,id=disk{lun},drive={url},migrate-pr=on" for lun, url in enumerate(drives)]
     config = folder / f"{host}.toml"
-    # a list of strings is the same in JSON and in TOML
-    config.write_text(
-        f'name = "{host}"\ninitiator = "iqn.2026-11.org.holdover:{host}"\n'
-        f'[api]\nlisten = "{api}"\n{"".join(peers)}'
-        f'[journal]\nfile = "{folder / host}.journal"\n'
-        f'[[guest]]\nname = "{GUEST}"\nmachine = "pc"\nexport = "{export}"\n'
-        f"incoming = {str(incoming).lower()}\ndevices = {json.dumps(devices)}\n",
-        encoding="utf-8",
-    )
+    config.write_text(settings(folder, host, apis, export, drives, incoming=incoming), encoding="utf-8")
     command = [sys.executable, "-m", "holdover", "agent", "--config", str(config)]
     ports = tuple(int(address.rpartition(":")[2]) for address in (api, export))
     with running(command, ports, folder / f"{host}.log", own_environment(folder)):
         yield Agent(api, export, export_iqn(GUEST))
+
+
+def settings(
+    folder: Path, host: str, apis: Mapping[str, str], export: str, drives: Sequence[str], *, incoming: bool
+) -> str:
+    """The TOML of such an agent."""
+    devices = [f"scsi-block,id=disk{lun},drive={url},migrate-pr=on" for lun, url in enumerate(drives)]
+    peers = (f'[[peer]]\nname = "{name}"\napi = "{where}"\n' for name, where in apis.items() if name != host)
+    # a list of strings is the same in JSON and in TOML
+    return (
+        f'name = "{host}"\ninitiator = "iqn.2026-11.org.holdover:{host}"\n'
+        f'[api]\nlisten = "{apis[host]}"\n{"".join(peers)}'
+        f'[journal]\nfile = "{folder / host}.journal"\n'
+        f'[[guest]]\nname = "{GUEST}"\nmachine = "pc"\nexport = "{export}"\n'
+        f"incoming = {str(incoming).lower()}\ndevices = {json.dumps(devices)}\n"
+    )
 
 
 def own_environment(folder: Path) -> dict[str, str]:
