@@ -15,9 +15,9 @@ async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 async def _through(proxy: DelayProxy, port: int, pieces: list[bytes], delays: list[float]) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", await proxy.route(port))
     for number, piece in enumerate(pieces):
-        await proxy.set_delay(delays[number % len(delays)])
+        # the first before the proxy has a connection to the server
         writer.write(piece)
-        await writer.drain()
+        await proxy.set_delay(delays[number % len(delays)])
     back = await reader.readexactly(sum(map(len, pieces)))
     writer.close()
     return back
