@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 
 from holdover.agent.client import AgentClient
 from holdover.agent.config import AgentConfig, ApiConfig, GuestConfig, Limits
 from holdover.agent.host import Host
-from holdover.agent.orchestrator import Orchestrator, Progress
+from holdover.agent.orchestrator import Orchestrator
+from holdover.agent.outcome import Progress
 from holdover.agent.serve import serve
 from holdover.iscsi.target import IscsiTarget
+from holdover.iscsi.target_connection import TargetConnection
 from holdover.iscsi.url import parse_iscsi_url
+from holdover.journal.memory import MemoryJournal
+from holdover.journal.records import HandoverRecord, JournalContents, Key, Record
 from holdover.lun.embedded import EmbeddedLun
 from holdover.lun.options import LunOptions
 from holdover.paths.iscsi import Identity, IscsiPath, IscsiSessions, isid_of
 from holdover.scsi.cdb import Read, Write
 from holdover.scsi.command import Command, Response
+from holdover.scsi.nexus import ITNexus
 from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.reservation_in import FullStatus
 from holdover.scsi.reservation_out import in_command, out_command
@@ -58,20 +64,164 @@ class Initiator:
         await self.must(out_command(OutServiceAction.RESERVE, key, type=kind))
 
 
+class Fate(Enum):
+    """What becomes of a command; where it is not answered the connection is cut."""
+
+    ANSWERED = "answered"
+    UNANSWERED = "carried out, and not answered"
+    LOST = "not carried out"
+
+
+Hook = Callable[[str, Command], Awaitable[Fate]]
+"""Is told of every command, and of the host that sends it, before it is carried out."""
+
+
+class Lun:
+    """A LUN at which a test can look at commands, hold them up, and lose their answers."""
+
+    def __init__(self, device: EmbeddedLun, cut: Callable[[ITNexus], None]) -> None:
+        self.device = device
+        self.hook: Hook | None = None
+        self._cut = cut
+
+    def execute_now(self, nexus: ITNexus, command: Command) -> Response | None:
+        return self.device.execute_now(nexus, command) if self.hook is None else None
+
+    async def execute(self, nexus: ITNexus, command: Command) -> Response:
+        fate = Fate.ANSWERED if self.hook is None else await self.hook(_name_of(nexus), command)
+        if fate is not Fate.LOST:
+            response = await self.device.execute(nexus, command)
+            if fate is Fate.ANSWERED:
+                return response
+        self._cut(nexus)
+        never: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        return await never
+
+    async def reset(self) -> None:
+        await self.device.reset()
+
+    async def nexus_lost(self, nexus: ITNexus) -> None:
+        await self.device.nexus_lost(nexus)
+
+
+def _name_of(nexus: ITNexus) -> str:
+    return str(nexus.initiator).split(",")[0].rpartition(":")[2]
+
+
+class Target(IscsiTarget):
+    """A target whose connections can be cut."""
+
+    def __init__(self, iqn: str, luns: dict[int, Lun]) -> None:
+        super().__init__(iqn, luns)
+        self._open: set[TargetConnection] = set()
+        self._cutting: set[asyncio.Task[None]] = set()
+
+    def connection_opened(self, connection: TargetConnection) -> bool:
+        opened = super().connection_opened(connection)
+        if opened:
+            self._open.add(connection)
+        return opened
+
+    def connection_ended(self, connection: TargetConnection, reason: str) -> None:
+        self._open.discard(connection)
+        super().connection_ended(connection, reason)
+
+    def cut(self, nexus: ITNexus) -> None:
+        for connection in [each for each in self._open if each.nexus == nexus]:
+            task = asyncio.create_task(connection.shut("a test cut the connection"))
+            self._cutting.add(task)
+            task.add_done_callback(self._cutting.discard)
+
+
+class DyingJournal:
+    """A journal of an agent that dies when it is about to write, or has just written."""
+
+    def __init__(self) -> None:
+        self.inner = MemoryJournal()
+        self.dead = asyncio.Event()
+        self._left = 0
+        self._after = False
+
+    def arm(self, number: int, *, after: bool) -> None:
+        """Die at the write of that ``number``, from 1, counted from now; 0: live."""
+        self.dead.clear()
+        self._left, self._after = number, after
+
+    @property
+    def failed(self) -> None:
+        return None
+
+    def load(self) -> JournalContents:
+        return self.inner.load()
+
+    def steps(self, handover: str) -> tuple[HandoverRecord, ...]:
+        return self.inner.steps(handover)
+
+    async def put(self, *records: Record) -> None:
+        if self._left == 1 and not self.dead.is_set():
+            if self._after:
+                await self.inner.put(*records)
+            self.dead.set()
+        if self.dead.is_set():
+            await asyncio.get_running_loop().create_future()
+        self._left -= 1
+        await self.inner.put(*records)
+
+    async def forget(self, *keys: Key) -> None:
+        await self.inner.forget(*keys)
+
+    async def close(self) -> None:
+        """What it has is there at the next start."""
+
+
 @dataclass
 class San:
     """A target whose LUNs can be looked into, two agents, and initiators to them."""
 
     folder: Path
     luns: list[EmbeddedLun]
+    served: list[Lun]
     target: IscsiTarget
     port: int
+    configs: dict[str, AgentConfig] = field(default_factory=dict)
+    journals: dict[str, DyingJournal] = field(default_factory=dict)
     hosts: dict[str, Host] = field(default_factory=dict)
     apis: dict[str, str] = field(default_factory=dict)
     clients: dict[str, AgentClient] = field(default_factory=dict)
     progress: list[Progress] = field(default_factory=list)
     sessions: IscsiSessions = field(default_factory=IscsiSessions)
     _paths: list[IscsiPath] = field(default_factory=list)
+    _agents: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    async def start(self, name: str) -> None:
+        """Start the agent of a host, with what its journal has."""
+        config = self.configs[name]
+        ready: asyncio.Future[Host] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(serve(config, ready.set_result, self.journals[name]))
+
+        def ended(done: asyncio.Task[None]) -> None:
+            if not ready.done():
+                ready.set_exception(done.exception() or RuntimeError("the agent ended"))
+
+        task.add_done_callback(ended)
+        self._agents[name] = task
+        self.hosts[name] = await ready
+
+    async def stop(self, name: str) -> None:
+        """End the agent of a host where it stands."""
+        task = self._agents.pop(name)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    def hook(self, hook: Hook | None) -> None:
+        """Look at the commands to all LUNs."""
+        for lun in self.served:
+            lun.hook = hook
+
+    async def gates(self) -> dict[str, str]:
+        """Of the guest's first device on each host."""
+        return {name: (await client.guest(GUEST)).devices[0].gate for name, client in self.clients.items()}
 
     def initiator(self, name: str, url: str) -> Initiator:
         identity = Identity(f"iqn.2026-11.org.example:{name}", isid_of(name))
@@ -107,6 +257,11 @@ class San:
             await path.close()
         for client in self.clients.values():
             await client.close()
+        for name in tuple(self._agents):
+            await self.stop(name)
+        await self.target.close()
+        for device in self.luns:
+            await device.close()
 
 
 @asynccontextmanager
@@ -117,16 +272,19 @@ async def san(
     migrate_pr: Sequence[str] = ("on", "on"),
     hosts: Sequence[str] = ("host-a", "host-b"),
     step: float = 5.0,
+    limits: Limits | None = None,
 ) -> AsyncGenerator[San, None]:
     """The target and an agent for each of ``hosts``; the guest runs on the first."""
     devices = [EmbeddedLun.open(LunOptions(folder / f"lun{number}", 1 << 20)) for number in range(luns)]
-    target = IscsiTarget(IQN, dict(enumerate(devices)))
+    numbered: dict[int, Lun] = {}
+    target = Target(IQN, numbered)
+    served = [Lun(device, target.cut) for device in devices]
+    numbered.update(enumerate(served))
     port = await target.start("127.0.0.1", 0)
-    set_up = San(folder, devices, target, port)
-    tasks = []
+    set_up = San(folder, devices, served, target, port)
     for name, setting in zip(hosts, migrate_pr, strict=True):
         api = f"127.0.0.1:{free_port()}"
-        config = AgentConfig(
+        set_up.configs[name] = AgentConfig(
             name=name,
             initiator=f"iqn.2026-11.org.example:{name}",
             api=ApiConfig(listen=api),
@@ -134,7 +292,7 @@ async def san(
                 GuestConfig(
                     name=GUEST,
                     machine="pc-q35-10.2",
-                    export="127.0.0.1:0",
+                    export=f"127.0.0.1:{free_port()}",
                     devices=tuple(
                         f"scsi-block,id=disk{number},drive={set_up.url(number)},migrate-pr={setting}"
                         for number in range(luns)
@@ -142,28 +300,14 @@ async def san(
                     incoming=name != hosts[0],
                 ),
             ),
-            limits=Limits(connect=2, step=step, drain=2),
+            limits=limits or Limits(connect=2, step=step, drain=2),
         )
-        ready: asyncio.Future[Host] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(serve(config, ready.set_result))
-        tasks.append(task)
-
-        def ended(done: asyncio.Task[None], ready: asyncio.Future[Host] = ready) -> None:
-            if not ready.done():
-                ready.set_exception(done.exception() or RuntimeError("the agent ended"))
-
-        task.add_done_callback(ended)
-        set_up.hosts[name] = await ready
+        set_up.journals[name] = DyingJournal()
         set_up.apis[name] = api
         set_up.clients[name] = AgentClient(api, timeout=20)
     try:
+        for name in hosts:
+            await set_up.start(name)
         yield set_up
     finally:
         await set_up.close()
-        for task in tasks:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-        await target.close()
-        for device in devices:
-            await device.close()

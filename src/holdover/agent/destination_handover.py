@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 import structlog
 
@@ -23,11 +24,14 @@ from holdover.handover.protocol import (
     destination_hears,
     destination_step,
 )
-from holdover.handover.states import DestinationState, Event
+from holdover.handover.states import DESTINATION_DOES, DestinationState, Event
+from holdover.handover.work import Work
 
 __all__ = ["DestinationHandover"]
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 _ARRIVED = frozenset({DestinationState.COMMITTED, DestinationState.TAKEN})
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
@@ -37,19 +41,24 @@ class DestinationHandover:
     """Drives one `Destination`: one message, or event, after the other.
 
     Attributes:
-        machine: As it stands, and as it is in the journal; None until the first message is accepted.
+        handover: Its identity.
+        machine: As it stands; None until the first message is heard.
         heard_at: When the source was heard last, by the event loop's clock.
         doubt: Why the source cannot be asked whether it is over; empty: it can.
     """
 
-    def __init__(self, machine: Destination | None, workshop: Workshop, peer: str) -> None:
+    def __init__(
+        self, handover: str, peer: str, workshop: Workshop, machine: Destination | None = None
+    ) -> None:
+        self.handover = handover
         self.machine = machine
         self.doubt = ""
         self.heard_at = asyncio.get_running_loop().time()
         self._workshop = workshop
         self._peer = peer
         self._one_by_one = asyncio.Lock()
-        self._tasks: set[asyncio.Task[Answer | None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._retry: asyncio.Task[None] | None = None
         self._pause = _FIRST_PAUSE
 
     @property
@@ -65,7 +74,7 @@ class DestinationHandover:
         return answer
 
     async def happen(self, event: Event, problem: str = "") -> None:
-        """Do what follows from an event that is no message.
+        """Do what follows from an event that is no message; returns when it is done, or is to be tried again.
 
         Raises:
             ProtocolError: It has no meaning in the state in which the handover is then.
@@ -76,7 +85,7 @@ class DestinationHandover:
         """Go on after the agent was started anew."""
         self._spawn(self._happen(Event.RESTARTED, ""))
 
-    def _spawn(self, what: Coroutine[object, object, Answer | None]) -> asyncio.Task[Answer | None]:
+    def _spawn(self, what: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.ensure_future(what)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -92,68 +101,47 @@ class DestinationHandover:
 
     async def _happen(self, event: Event, problem: str) -> None:
         async with self._one_by_one:
-            before = self.machine
-            if before is not None:
-                machine, effects = destination_step(before, Happened(event, problem=problem))
-                await self._go(before, machine, effects)
+            if self.machine is not None:
+                await self._step(self.machine, Happened(event, problem=problem))
+
+    async def _step(self, before: Destination, happened: Happened) -> Answer | None:
+        machine, effects = destination_step(before, happened)
+        return await self._go(before, machine, effects)
 
     async def _go(
         self, before: Destination | None, machine: Destination | None, effects: tuple[Effect, ...]
     ) -> Answer | None:
-        while True:
-            happened, answer = await self._carry_out(before, machine, effects)
-            if machine is None or happened is None:
-                return answer
-            before = machine
-            machine, effects = destination_step(machine, happened)
-
-    async def _carry_out(
-        self, before: Destination | None, machine: Destination | None, effects: tuple[Effect, ...]
-    ) -> tuple[Happened | None, Answer | None]:
-        happened: Happened | None = None
+        """Carry out what follows, until there is an answer, or nothing more to do now."""
+        if machine is not None:
+            self._enter(before, machine)
         answer: Answer | None = None
-        workshop = self._workshop
         for effect in effects:
             match effect:
                 case Write():
                     if machine is not None:
-                        await workshop.write(machine, self._settle_devices(before, machine))
-                        self.machine = machine
-                        self._log(before, machine)
+                        self._workshop.note(machine, self._settle_devices(before, machine))
                 case Open(gate):
-                    workshop.open(gate)
+                    await self._workshop.open(gate)
                 case DoWork(work, again):
                     if machine is None:
                         raise TypeError("work without a handover")
-                    await self._before_trying_again(again)
-                    with workshop.spans.span(f"state {machine.state.value}"):
-                        happened = await workshop.work(work, machine.luns)
+                    if again:
+                        self._try_again_later(work)
+                    else:
+                        happened = await self._workshop.work(work, machine.luns)
+                        return await self._step(machine, happened)
                 case Reply(said):
                     answer = said
                 case _:
                     raise TypeError(f"{effect} is no effect of a destination")
-        return happened, answer
+        await self._workshop.flush()
+        return answer
 
-    def _settle_devices(self, before: Destination | None, machine: Destination) -> list[GuestDevice]:
-        if before is not None and before.state is machine.state:
-            return []
-        if machine.state in _ARRIVED:
-            self._workshop.adopt(machine.luns)
-        elif machine.state is DestinationState.RETURNED and before is not None:
-            self._workshop.forget(machine.luns)
-        else:
-            return []
-        return list(self._workshop.guest.devices)
-
-    async def _before_trying_again(self, again: bool) -> None:
-        if again:
-            await asyncio.sleep(self._pause)
-            self._pause = min(self._pause * 2, _LONGEST_PAUSE)
-        else:
-            self._pause = _FIRST_PAUSE
-
-    def _log(self, before: Destination | None, machine: Destination) -> None:
+    def _enter(self, before: Destination | None, machine: Destination) -> None:
+        self.machine = machine
         if before is None or before.state is not machine.state:
+            self._pause = _FIRST_PAUSE
+            self._workshop.spans.state(machine.state.value)
             log.info(
                 "handover",
                 guest=machine.guest,
@@ -161,6 +149,30 @@ class DestinationHandover:
                 state=machine.state.value,
                 problem=machine.problem,
             )
+
+    def _settle_devices(self, before: Destination | None, machine: Destination) -> list[GuestDevice]:
+        """The devices learn where the guest's reservations are now; those that it concerns."""
+        if before is None or before.state is machine.state:
+            return []
+        if machine.state in _ARRIVED and before.state not in _ARRIVED:
+            return self._workshop.adopt(machine.luns)
+        if machine.state is DestinationState.RETURNED:
+            return self._workshop.forget(machine.luns)
+        return []
+
+    def _try_again_later(self, work: Work) -> None:
+        """After a pause, in which messages are heard."""
+        if self._retry is None or self._retry.done() or self._retry is asyncio.current_task():
+            self._retry = self._spawn(self._try_again(work))
+
+    async def _try_again(self, work: Work) -> None:
+        pause = self._pause
+        self._pause = min(pause * 2, _LONGEST_PAUSE)
+        await asyncio.sleep(pause)
+        async with self._one_by_one:
+            machine = self.machine
+            if machine is not None and DESTINATION_DOES[machine.state].work is work:
+                await self._step(machine, await self._workshop.work(work, machine.luns))
 
     async def close(self) -> None:
         """Stop where it stands; the journal has all of it."""

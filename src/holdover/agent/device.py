@@ -287,6 +287,23 @@ class GuestDevice:
         finally:
             self._turn.release()
 
+    async def ascertain(
+        self, make: Callable[[], Steps[T]], limit: float, tracked_of: Callable[[T], Tracked]
+    ) -> T:
+        """Carry out steps that find out what the guest has, and track that from then on.
+
+        ``make`` is called when they have their turn: what the guest changed before is known then. Raises as
+        `run`.
+        """
+        async with self._in_turn(limit) as left:
+            block, own_before, doubts = self.block, self._own_doubts, self.block.doubts
+            found = await run_steps(self._own, make(), left())
+            tracked = tracked_of(found)
+            if block.stale or block.tracked != tracked:
+                block.adopt(tracked, doubts + self._own_doubts - own_before)
+                await self._try_to_record()
+            return found
+
     def _notice_own(self, command: Command, response: Response) -> None:
         if command.opcode == OperationCode.PERSISTENT_RESERVE_OUT:
             self.block.forget_generation()

@@ -32,7 +32,7 @@ from holdover.agent.door import HelperDoor
 from holdover.agent.guest import HostedGuest
 from holdover.agent.handovers import Handovers
 from holdover.agent.peers import Peers
-from holdover.agent.records import keep_records, restore_devices
+from holdover.agent.records import Remembered, keep_records
 from holdover.agent.rules import Rules, Undecided
 from holdover.agent.runner import run_steps
 from holdover.agent.tls import Credentials
@@ -59,6 +59,12 @@ from holdover.scsi.inquiry import Designator
 __all__ = ["Host"]
 
 log = structlog.get_logger()
+
+_START_SECONDS = 3.0
+"""How long an agent that begins waits for LUNs before it can be asked itself; they may say it later."""
+
+_LUN_AWAY_SECONDS = 5.0
+"""From one question to the next whether a LUN is there again."""
 
 
 class Host:
@@ -89,6 +95,7 @@ class Host:
         self._arrivals = Arrivals(self._attachments, self._maker, self._connected)
         self.handovers = Handovers(config, self.guests, self.peers, self.journal, self.expect)
         self._helpers: dict[str, tuple[HelperServer, OnLoop]] = {}
+        self._settling: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Export every guest, and open the helper's sockets.
@@ -100,15 +107,19 @@ class Host:
         """
         try:
             for guest in self.config.guest:
-                await self._start_guest(guest)
+                await self._make_guest(guest)
             self._attachments.restore(self._records.guests, self._records.devices)
+            # before any command of a guest passes
             self.handovers.restore(self._records.handovers)
+            for guest in self.config.guest:
+                await self._export(guest)
             settings = self.config.helper or HelperConfig()
             if settings.socket is not None:
                 self._start_helper(settings.socket, settings)
             for guest in self.config.guest:
                 if guest.helper is not None:
                     self._start_helper(guest.helper, settings, guest.name)
+            await self._settle_in()
         except BaseException:
             await self.close()
             raise
@@ -127,8 +138,7 @@ class Host:
         return tuple(self._helpers)
 
     def _moving(self, name: str) -> bool:
-        handover = self.handovers.state(name)
-        return handover is not None and handover.open
+        return self.handovers.is_moving(name)
 
     def _connected(self) -> tuple[tuple[Peer, str | None], ...]:
         own = {guest.helper: guest.name for guest in self.config.guest}
@@ -157,22 +167,28 @@ class Host:
         kind = LeftToQemu if left_to_qemu else HostedGuest
         return kind(name, self.config.name, machine, devices, target, self.config.limits)
 
-    async def _start_guest(self, config: GuestConfig) -> None:
+    async def _make_guest(self, config: GuestConfig) -> None:
         machine, options, address = parse_guest(config, "configuration")
         gate = Gate.INCOMING if config.incoming else Gate.RUNNING
         devices = [await self._device(config.name, each, machine, gate) for each in options]
-        records = [each for each in self._records.devices if each.guest == config.name]
-        restore_devices(devices, records)
+        remembered = self._remembered(config.name)
         for device in devices:
+            remembered.restore(device)
             keep_records(config.name, device, self.journal)
         target = None if address is None else IscsiTarget(export_iqn(config.name), dict(enumerate(devices)))
         guest = self._hosted(config.name, machine, devices, target)
         self.guests[config.name] = guest
         self._attachments.take_up(guest, machine, gate)
-        if target is not None and address is not None:
-            bound = HostPort(address.host, await target.start(address.host, address.port))
-            guest.export = f"iscsi://{bound}/{target.iqn}"
-        await asyncio.gather(*(self._try_to_identify(config.name, device) for device in devices))
+
+    def _remembered(self, guest: str) -> Remembered:
+        return Remembered(each for each in self._records.devices if each.guest == guest)
+
+    async def _export(self, config: GuestConfig) -> None:
+        _, _, address = parse_guest(config, "configuration")
+        guest = self.guests[config.name]
+        if guest.target is not None and address is not None:
+            bound = HostPort(address.host, await guest.target.start(address.host, address.port))
+            guest.export = f"iscsi://{bound}/{guest.target.iqn}"
 
     async def _device(
         self, guest: str, options: DeviceOptions, machine: MachineType, gate: Gate
@@ -217,18 +233,53 @@ class Host:
             finally:
                 await path.close()
 
-    async def _try_to_identify(self, guest: str, device: GuestDevice) -> None:
+    async def _settle_in(self) -> None:
+        """Find out what is behind every drive, and go on with handovers; nobody waits long for a LUN that is
+        away."""
+        configured = {guest.name for guest in self.config.guest if guest.devices}
+        for name in self.guests:
+            if name in configured:
+                self._settling.append(asyncio.ensure_future(self._settle_guest_in(self.guests[name])))
+            else:
+                self._settling.append(asyncio.ensure_future(self._settle_attached_in(name)))
+        if self._settling:
+            await asyncio.wait(self._settling, timeout=_START_SECONDS)
+
+    async def _settle_attached_in(self, name: str) -> None:
+        await self._attachments.look_again(name)
+        self.handovers.go_on(name)
+
+    async def _settle_guest_in(self, guest: HostedGuest) -> None:
+        remembered = self._remembered(guest.name)
+        devices = tuple(guest.devices)
+        known = await asyncio.gather(*(self._identify(guest.name, each, remembered) for each in devices))
+        self.handovers.go_on(guest.name)
+        away = [device for device, is_known in zip(devices, known, strict=True) if not is_known]
+        if away:
+            self._settling += [
+                asyncio.ensure_future(self._wait_for(guest.name, each, remembered)) for each in away
+            ]
+
+    async def _wait_for(self, guest: str, device: GuestDevice, remembered: Remembered) -> None:
+        is_known = False
+        while not is_known:
+            await asyncio.sleep(_LUN_AWAY_SECONDS)
+            is_known = await self._identify(guest, device, remembered)
+
+    async def _identify(self, guest: str, device: GuestDevice, remembered: Remembered) -> bool:
         """Learn the designator, and what a guest that runs here has by now: while no agent looked, others
-        may have changed it, or the guest itself. A LUN that is away now is asked again in a handover."""
-        asks = device.block.migrate_pr and device.block.gate is Gate.RUNNING
-        if asks:
-            device.block.mark_stale()
+        may have changed it, or the guest itself. False if the LUN cannot be asked now."""
+        limit = self.config.limits.connect
         try:
-            await device.learn_designator(self.config.limits.connect)
-            if asks:
-                await device.reread(self.config.limits.connect)
+            await device.learn_designator(limit)
+            remembered.identified(device)
+            if device.block.migrate_pr and device.block.gate is Gate.RUNNING:
+                device.block.mark_stale()
+                await device.reread(limit)
         except (PathError, StepFailed) as error:
             log.warning("the LUN cannot be asked yet", guest=guest, drive=device.name, error=str(error))
+            return False
+        return True
 
     def state(self) -> HostState:
         """What `holdover status` shows."""
@@ -261,6 +312,9 @@ class Host:
         await asyncio.gather(*(asyncio.to_thread(server.close) for server, _ in helpers))
         for _, on_loop in helpers:
             on_loop.close()
+        for task in self._settling:
+            task.cancel()
+        await asyncio.gather(*self._settling, return_exceptions=True)
         await self.handovers.close()
         await self._attachments.close()
         await self.peers.close()

@@ -83,10 +83,13 @@ class _Server(uvicorn.Server):
         return NamingProtocol(self.config, self.server_state, {})
 
 
-async def serve(config: AgentConfig, ready: Callable[[Host], None]) -> None:
+async def serve(
+    config: AgentConfig, ready: Callable[[Host], None], journal: JournalLike | None = None
+) -> None:
     """Run an agent until SIGINT or SIGTERM; ``ready`` is called once it can be asked.
 
-    SIGHUP makes it take renewed certificates for connections from then on.
+    ``journal`` is used in place of the one that ``config`` names. SIGHUP makes it take renewed certificates
+    for connections from then on.
 
     Raises:
         OSError: The API or an export cannot listen at its address.
@@ -96,9 +99,8 @@ async def serve(config: AgentConfig, ready: Callable[[Host], None]) -> None:
     credentials = _credentials(config)
     with ExitStack() as stack:
         listeners = [_listen(address, config.api, stack) for address in config.api.addresses]
-        journal: JournalLike = MemoryJournal()
-        if config.journal is not None:
-            journal = Journal.open(Path(config.journal.file))
+        if journal is None:
+            journal = MemoryJournal() if config.journal is None else Journal.open(Path(config.journal.file))
         host = Host(config, credentials, journal)
         settings = uvicorn.Config(
             application(host),

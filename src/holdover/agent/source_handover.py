@@ -1,11 +1,17 @@
-"""A handover on the host that the guest leaves: carries out what `holdover.handover.protocol` decides."""
+"""A handover on the host that the guest leaves: carries out what `holdover.handover.protocol` decides.
+
+One task drives it, so that one event is dealt with after the other: what the guest has changed, how the
+activity of the state has ended, what was asked. While work or a message is under way what is asked waits; the
+pause before something is tried again does not keep it waiting.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import structlog
 
@@ -27,37 +33,41 @@ from holdover.handover.protocol import (
     Write,
     source_step,
 )
-from holdover.handover.states import Event, SourceState
+from holdover.handover.states import SOURCE, Event, SourceState
 from holdover.handover.work import Work
 
-__all__ = ["SourceHandover"]
+__all__ = ["Send", "SourceHandover"]
 
 log = structlog.get_logger()
 
 Send = Callable[[Message], Awaitable[Answer]]
+"""Tells the destination something; raises `AgentError` where no answer came."""
 
 _ANSWERS = {Answered.DONE: Event.TOLD, Answered.REFUSED: Event.REFUSED, Answered.TAKEN: Event.TAKEN}
-_BEFORE_COMMIT = frozenset(
-    {SourceState.CHECKING, SourceState.PREPARING, SourceState.CONFIRMING, SourceState.PREPARED}
-)
-_CONFIRMS = frozenset({SourceState.CHECKING, SourceState.CONFIRMING, SourceState.RECHECKING})
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 
 
 class _Ask:
-    """What an operator, or a clock of our own, has asked for, and waits for."""
+    """Something that was asked for, and is waited for."""
 
     def __init__(self, happened: Happened) -> None:
         self.happened = happened
-        self.delivered = False
         self.done: asyncio.Future[Source] = asyncio.get_running_loop().create_future()
+
+    def answer(self, machine: Source) -> None:
+        if not self.done.done():
+            self.done.set_result(machine)
+
+    def refuse(self, error: Exception) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
 
 
 class SourceHandover:
-    """Drives one `Source`: one task, which ends when the handover does.
+    """Drives one `Source`.
 
     Attributes:
-        machine: As it stands, and as it is in the journal.
+        machine: As it stands; what follows from it is seen when it is in the journal (`Workshop.written`).
     """
 
     def __init__(self, machine: Source, workshop: Workshop, send: Send) -> None:
@@ -73,8 +83,15 @@ class SourceHandover:
         self._pausing = False
         self._pause = _FIRST_PAUSE
         self._unreached_since: float | None = None
+        self._recheck: tuple[Source, int] | None = None
         self._task: asyncio.Task[None] | None = None
         self._began = asyncio.get_running_loop().time()
+        workshop.on_problem = self._answer_all
+
+    @property
+    def handover(self) -> str:
+        """Its identity."""
+        return self.machine.handover
 
     @property
     def workshop(self) -> Workshop:
@@ -83,33 +100,33 @@ class SourceHandover:
 
     # -- from outside -------------------------------------------------------------------------------
 
-    async def start(self, effects: tuple[Effect, ...]) -> Source:
-        """Begin, and wait until it is prepared, over or stuck."""
-        self._go(effects)
-        return await self.settled()
+    def start(self, effects: tuple[Effect, ...]) -> None:
+        """Begin it."""
+        self._go(self._carry_out(effects, self.machine))
+
+    def restart(self, news: tuple[MovingLun, ...]) -> None:
+        """Go on after the agent was started anew; ``news``: LUNs of which the device knows something else."""
+        self._go(self._step(Happened(Event.RESTARTED, news)))
 
     async def settled(self) -> Source:
         """Wait until it is at rest, over or stuck."""
+        if self._task is None or self._task.done():
+            return self.machine
         ask = _Ask(Happened(Event.ASKED_CHECK))
-        ask.delivered = True
         self._waiting.append(ask)
         self._wake.set()
         return await asyncio.shield(ask.done)
 
-    def restart(self, news: tuple[MovingLun, ...]) -> None:
-        """Go on after the agent was started anew; ``news``: LUNs of which the device knows something else."""
-        self._go((), Happened(Event.RESTARTED, news))
-
     async def ask(self, event: Event, problem: str = "") -> Source:
-        """Ask for something and wait until it is reached or the handover is stuck.
+        """Ask for something and wait until the handover is at rest, over or stuck.
 
         Raises:
             ProtocolError: It has no meaning in the state in which the handover is then.
         """
-        ask = _Ask(Happened(event, problem=problem))
         if self._task is None or self._task.done():
-            self.machine, _ = source_step(self.machine, ask.happened)
+            self.machine, _ = source_step(self.machine, Happened(event, problem=problem))
             return self.machine
+        ask = _Ask(Happened(event, problem=problem))
         self._asks.append(ask)
         self._wake.set()
         return await asyncio.shield(ask.done)
@@ -125,88 +142,133 @@ class SourceHandover:
         for task in (self._task, self._activity):
             if task is not None:
                 task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
+                with contextlib.suppress(asyncio.CancelledError, Exception):
                     await task
         for ask in (*self._waiting, *self._asks):
             ask.done.cancel()
 
     # -- the driver ---------------------------------------------------------------------------------
 
-    def _go(self, effects: tuple[Effect, ...], first: Happened | None = None) -> None:
+    def _go(self, first: Coroutine[Any, Any, None]) -> None:
         for device in self._workshop.guest.devices:
             device.on_guest_change = self.guest_changed
-        self._task = asyncio.ensure_future(self._drive(effects, first))
+        self._workshop.spans.state(self.machine.state.value)
+        self._task = asyncio.ensure_future(self._drive(first))
 
-    async def _drive(self, effects: tuple[Effect, ...], first: Happened | None) -> None:
+    async def _drive(self, first: Coroutine[Any, Any, None]) -> None:
         try:
-            if first is not None:
-                await self._step(first)
-            else:
-                await self._carry_out(effects, self.machine)
-            while self.machine.is_open or self._activity is not None:
-                await self._step(await self._next())
-                self._answer_asks()
-            self._answer_asks()
-            self._refuse_asks()
+            await first
+            while (happened := await self._next()) is not None:
+                await self._step(happened)
+            for ask in (*self._waiting, *self._asks):
+                self._end(ask)
         except Exception as error:
             log.error("a handover stops", handover=self.machine.handover, exc_info=error)
             for ask in (*self._waiting, *self._asks):
-                if not ask.done.done():
-                    ask.done.set_exception(error)
+                ask.refuse(error)
             raise
+        finally:
+            for device in self._workshop.guest.devices:
+                if device.on_guest_change == self.guest_changed:
+                    device.on_guest_change = None
 
-    async def _next(self) -> Happened:
-        """The next event: what the guest changed, what the activity came to, what was asked."""
+    async def _next(self) -> Happened | None:
+        """The next event; None when the handover is over."""
         while True:
             self._wake.clear()
             if self._news:
-                lun = self._news.popleft()
-                return Happened(Event.CHANGED, (lun,))
+                return self._take_news()
             if self._activity is not None and self._activity.done():
                 happened = self._activity.result()
                 self._activity = None
                 return happened
-            if self._asks and (self._activity is None or self._pausing):
-                await self._stop_pause()
-                ask = self._asks.popleft()
-                ask.delivered = True
+            await self._leave_recheck()
+            if self._activity is None or self._pausing:
+                ask = await self._take_ask()
+                if ask is not None:
+                    return ask.happened
+                await self._workshop.flush()
+                if not self.machine.is_open:
+                    return None
+                self._answer_if_at_rest()
+            if not self._wake.is_set() and not await self._woken():
+                return self._by_the_clock()
+
+    def _take_news(self) -> Happened:
+        newest = {lun.designator: lun for lun in self._news}
+        self._news.clear()
+        return Happened(Event.CHANGED, tuple(newest.values()))
+
+    async def _take_ask(self) -> _Ask | None:
+        """What was asked for first of all that has a meaning now."""
+        at_rest = self._activity is None
+        for ask in tuple(self._asks):
+            if ask.happened.event in SOURCE[self.machine.state]:
+                self._asks.remove(ask)
                 self._waiting.append(ask)
-                return ask.happened
-            await self._wait()
+                await self._end_pause()
+                return ask
+            if at_rest:
+                self._asks.remove(ask)
+                ask.refuse(self._no_meaning(ask))
+        return None
 
-    async def _wait(self) -> None:
-        limit = None
-        if self.machine.state is SourceState.PREPARED and self._activity is None:
-            limit = self._limits.recheck
-        try:
-            async with asyncio.timeout(limit):
-                await self._wake.wait()
-        except TimeoutError:
-            event, problem = Event.ASKED_CHECK, ""
-            if asyncio.get_running_loop().time() - self._began > self._limits.handover:
-                event = Event.ASKED_ROLL_BACK
-                problem = f"it was prepared for longer than {self._limits.handover:g} s (limits.handover)"
-            self._asks.append(_Ask(Happened(event, problem=problem)))
+    def _no_meaning(self, ask: _Ask) -> ProtocolError:
+        return ProtocolError(f"{ask.happened.event.value}: the handover is {self.machine.state.value}")
 
-    async def _stop_pause(self) -> None:
+    async def _end_pause(self) -> None:
         if self._activity is not None:
             self._activity.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._activity
+            await asyncio.wait([self._activity])
             self._activity = None
+
+    async def _woken(self) -> bool:
+        """Wait for something to happen; False when it is time to look at what was prepared once more."""
+        at_rest = self.machine.state is SourceState.PREPARED and self._activity is None
+        try:
+            async with asyncio.timeout(self._limits.recheck if at_rest else None):
+                await self._wake.wait()
+        except TimeoutError:
+            return self._wake.is_set()
+        return True
+
+    def _by_the_clock(self) -> Happened:
+        if asyncio.get_running_loop().time() - self._began > self._limits.handover:
+            problem = f"it was prepared for longer than {self._limits.handover:g} s (limits.handover)"
+            return Happened(Event.ASKED_ROLL_BACK, problem=problem)
+        self._recheck = self.machine, self._workshop.spans.mark()
+        return Happened(Event.ASKED_CHECK)
+
+    async def _leave_recheck(self) -> None:
+        """Commit was asked for while what was prepared is looked at once more: the guest stands still, and
+        will be looked at in time. Nobody has seen anything of it, and nothing of it is in the journal."""
+        if self._recheck is None or self.machine.state is not SourceState.CONFIRMING:
+            return
+        before, _ = self._recheck
+        asked = any(ask.happened.event is Event.ASKED_COMMIT for ask in self._asks)
+        if asked and self._workshop.written == before and self.machine.changed == before.changed:
+            await self._end_pause()
+            self._workshop.forget_notes()
+            self.machine, self._recheck = before, None
 
     async def _step(self, happened: Happened) -> None:
         before = self.machine
         try:
             machine, effects = source_step(before, happened)
-        except ProtocolError as error:
-            if happened.event is Event.CHANGED:
-                log.error("the guest changed something while its commands were held", guest=before.guest)
-                return
-            self._reject(happened, error)
+        except ProtocolError:
+            if happened.event is not Event.CHANGED:
+                raise
+            log.error("the guest changed something while its commands were held", guest=before.guest)
             return
         if machine.state is not before.state:
-            self._pause, self._unreached_since = _FIRST_PAUSE, None
+            self._entered(machine, happened)
+        self.machine = machine
+        await self._carry_out(effects, before)
+
+    def _entered(self, machine: Source, happened: Happened) -> None:
+        self._pause, self._unreached_since = _FIRST_PAUSE, None
+        self._workshop.spans.state(machine.state.value)
+        if not self._is_only_recheck(machine):
             log.info(
                 "handover",
                 guest=machine.guest,
@@ -215,40 +277,48 @@ class SourceHandover:
                 after=happened.event.value,
                 problem=happened.problem,
             )
-        self.machine = machine
-        await self._carry_out(effects, before)
+
+    def _is_only_recheck(self, machine: Source) -> bool:
+        """Whether what was prepared is looked at once more, or was and is as it had been."""
+        if self._recheck is None or machine.state is SourceState.CONFIRMING:
+            return self._recheck is not None
+        before, mark = self._recheck
+        self._recheck = None
+        if machine == before:
+            self._workshop.spans.forget_since(mark)
+        return machine == before
 
     async def _carry_out(self, effects: tuple[Effect, ...], before: Source) -> None:
-        machine, workshop = self.machine, self._workshop
+        workshop = self._workshop
         for effect in effects:
             match effect:
                 case Write():
-                    await workshop.write(machine, self._settle_devices(before))
+                    workshop.note(self.machine, self._settle_devices(before))
                 case Open(gate):
-                    workshop.open(gate)
+                    await workshop.open(gate)
                 case DoWork(work, again):
                     self._begin(self._work(work, again), again)
                 case Tell(message, again):
+                    await workshop.flush()
                     self._begin(self._tell(message, again), again)
                 case _:
                     raise TypeError(f"{effect} is no effect of a source")
 
     def _settle_devices(self, before: Source) -> list[GuestDevice]:
-        """What the devices know after this transition; those whose records go with it."""
+        """The devices learn where the guest's reservations are now; those that it concerns."""
         machine = self.machine
         if machine.state is before.state:
             return []
-        if machine.state is SourceState.STAYED:
-            self._workshop.adopt(machine.luns)
-        elif machine.state is SourceState.SETTLING:
-            self._workshop.forget(machine.luns)
-        elif before.state in _CONFIRMS and not machine.changed:
-            self._workshop.adopt(machine.luns)
-        else:
-            return []
-        return list(self._workshop.guest.devices)
+        if machine.state is SourceState.SETTLING:
+            return self._workshop.forget(machine.luns)
+        # while the guest ran here its devices knew best
+        if machine.state is SourceState.STAYED and before.gate is not machine.gate:
+            return self._workshop.adopt(machine.luns)
+        return []
 
-    def _begin(self, what: Awaitable[Happened], again: bool) -> None:
+    # -- activities ---------------------------------------------------------------------------------
+
+    def _begin(self, what: Coroutine[Any, Any, Happened], again: bool) -> None:
         self._pausing = again
         self._activity = asyncio.ensure_future(what)
         self._activity.add_done_callback(lambda _: self._wake.set())
@@ -261,49 +331,37 @@ class SourceHandover:
 
     async def _work(self, work: Work, again: bool) -> Happened:
         await self._before_trying_again(again)
-        with self._workshop.spans.span(f"state {self.machine.state.value}"):
-            happened = await self._workshop.work(work, self.machine.luns)
+        happened = await self._workshop.work(work, self.machine.luns)
         if work is Work.DRAIN and happened.event is Event.DONE:
-            self._news.extend(self._unsure())
+            self._news.extend(self._workshop.unsure(self.machine.luns))
         return happened
-
-    def _unsure(self) -> list[MovingLun]:
-        """LUNs of which the devices know something else than was prepared, or nothing certain."""
-        found = []
-        for lun in self.machine.luns:
-            device = self._workshop.device(lun.designator)
-            if lun.migrate_pr and (device.block.stale or device.tracked != lun.tracked):
-                found.append(MovingLun(lun.designator, tracked=device.tracked))
-        return found
 
     async def _tell(self, message: Message, again: bool) -> Happened:
         await self._before_trying_again(again)
-        loop = asyncio.get_running_loop()
         with self._workshop.spans.span(f"message {message.kind.value}"):
             try:
                 async with asyncio.timeout(self._limits.peer):
                     answer = await self._send(message)
             except (AgentError, TimeoutError) as error:
-                since = self._unreached_since = self._unreached_since or loop.time()
-                given_up = loop.time() - since >= self._limits.give_up
                 why = str(error) or f"{self.machine.peer} has not answered within {self._limits.peer:g} s"
-                return Happened(Event.GIVEN_UP if given_up else Event.UNREACHED, problem=why)
+                return self._unreached(why)
         self._unreached_since = None
         problem = answer.problem and f"{self.machine.peer}: {answer.problem}"
         return Happened(_ANSWERS[answer.kind], answer.luns, problem)
 
-    # -- those who wait -------------------------------------------------------------------------------
+    def _unreached(self, why: str) -> Happened:
+        now = asyncio.get_running_loop().time()
+        if self._unreached_since is None:
+            self._unreached_since = now
+        given_up = now - self._unreached_since >= self._limits.give_up
+        return Happened(Event.GIVEN_UP if given_up else Event.UNREACHED, problem=why)
 
-    def _answer_asks(self) -> None:
-        """Tell those who wait, if the handover is at rest, or does not get on."""
-        busy = self._activity is not None and not self._pausing
-        stuck = self._pausing and bool(self.machine.problem) and not self._still_tries()
-        if busy or self._news or (self._activity is not None and not stuck):
-            return
-        for ask in self._waiting:
-            if not ask.done.done():
-                ask.done.set_result(self.machine)
-        self._waiting.clear()
+    # -- those who wait -----------------------------------------------------------------------------
+
+    def _answer_if_at_rest(self) -> None:
+        """Tell those who wait how it stands, if it is at rest or does not get on."""
+        if self._activity is None or (self.machine.problem and not self._still_tries()):
+            self._answer_waiting()
 
     def _still_tries(self) -> bool:
         """Whether the destination has not been waited for long enough to say that it cannot be reached."""
@@ -312,19 +370,21 @@ class SourceHandover:
         waited = asyncio.get_running_loop().time() - self._unreached_since
         return waited < self._limits.give_up
 
-    def _reject(self, happened: Happened, error: ProtocolError) -> None:
-        for ask in [each for each in self._waiting if each.happened is happened]:
-            self._waiting.remove(ask)
-            if not ask.done.done():
-                ask.done.set_exception(error)
-
-    def _refuse_asks(self) -> None:
-        """The handover is over: what was asked too late is answered by what it came to."""
+    def _answer_waiting(self) -> None:
         for ask in self._asks:
-            try:
-                source_step(self.machine, ask.happened)
-            except ProtocolError as error:
-                ask.done.set_exception(error)
-            else:
-                ask.done.set_result(self.machine)
+            ask.refuse(self._no_meaning(ask))
         self._asks.clear()
+        self._answer_all()
+
+    def _answer_all(self) -> None:
+        for ask in (*self._waiting, *self._asks):
+            ask.answer(self.machine)
+        self._waiting.clear()
+        self._asks.clear()
+
+    def _end(self, ask: _Ask) -> None:
+        """The handover is over: what was asked too late is answered by what it came to."""
+        if ask in self._waiting or ask.happened.event in SOURCE[self.machine.state]:
+            ask.answer(self.machine)
+        else:
+            ask.refuse(self._no_meaning(ask))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 from holdover.agent.api import Span
 from holdover.handover.steps import LostAnswer, Steps, T
@@ -16,7 +17,7 @@ from holdover.scsi.opcodes import InServiceAction, OperationCode, OutServiceActi
 __all__ = ["Spans"]
 
 _MOST = 100_000
-"""Spans of one handover; it is checked again every few seconds for as long as it is prepared."""
+"""Spans of one handover, which may go on for long while something cannot be reached."""
 
 
 class Spans:
@@ -27,6 +28,7 @@ class Spans:
         # perf_counter for the differences, the clock once for the place on the axis
         self._offset = time.time() - time.perf_counter()
         self._recorded: list[tuple[str | bytes, str, float, float]] = []
+        self._state: tuple[str, float] | None = None
 
     @contextmanager
     def span(self, name: str, lun: str = "") -> Iterator[None]:
@@ -59,6 +61,21 @@ class Spans:
         if len(self._recorded) < _MOST:
             self._recorded.append((name, lun, began, time.perf_counter()))
 
+    def state(self, name: str) -> None:
+        """The handover has come to the state ``name``: record how long it was in the one before."""
+        if self._state is not None and self._state[0] != name:
+            self._record(f"state {self._state[0]}", "", self._state[1])
+        if self._state is None or self._state[0] != name:
+            self._state = name, time.perf_counter()
+
+    def mark(self) -> int:
+        """How many there are, for `forget_since`."""
+        return len(self._recorded)
+
+    def forget_since(self, mark: int) -> None:
+        """Something was looked at again, and nothing had changed: that is not worth keeping."""
+        del self._recorded[mark:]
+
     def so_far(self) -> tuple[Span, ...]:
         """All that has ended, in the order of their ends."""
         return tuple(
@@ -73,6 +90,7 @@ class Spans:
         )
 
 
+@lru_cache(maxsize=64)
 def _name_of(cdb: bytes) -> str:
     command = Command(cdb)
     try:
