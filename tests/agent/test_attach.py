@@ -469,8 +469,8 @@ def test_what_is_on_record_is_there_after_a_restart_of_the_agent() -> None:
         async with site(GuestConfig(name="own", machine="pc"), journal=journal) as here:
             state = here.guests["db1"].state()
             assert (state.machine, here.guests["db2"].state().machine) == ("pc-q35-7.2", "pc-q35-rhel9")
-            assert [(each.designator, each.key, each.gate) for each in state.devices] == [
-                (str(LUN), 0xAB, "running")
+            assert [(each.designator, each.key, each.gate, each.stale) for each in state.devices] == [
+                (str(LUN), 0xAB, "running", True)
             ]
             assert [each.key for each in here.guests["own"].state().devices] == [0xCD]
             assert set(here.guests) == {"own", "db1", "db2"}

@@ -107,6 +107,12 @@ class Attachments:
             if known is not None and not known.fixed:
                 self._maker.restore(known, device)
 
+    async def look_again(self, name: str) -> None:
+        """After `restore`: see what a guest has by now."""
+        attached = self._attached.get(name)
+        if attached is not None and not attached.fixed:
+            await self._maker.look_again(attached)
+
     def get(self, name: str) -> Attached | None:
         """The guest of a name, where it is one that comes through the helper's socket."""
         return self._attached.get(name)

@@ -80,6 +80,8 @@ class DeviceMaker:
                 await self._check_move(attached, designator, device, path.disk, disk)
             await path.hold(descriptor)
             device.name = path.name
+            if device.block.stale and device.block.gate is Gate.RUNNING:
+                await self._read(device)
             return device
 
     async def _attach(
@@ -117,6 +119,11 @@ class DeviceMaker:
         attached.run()
         await asyncio.gather(*(self._read(device) for device in attached.guest.devices))
         await self.note(attached)
+
+    async def look_again(self, attached: Attached) -> None:
+        """Read what a guest that runs here has by now, where that is in doubt."""
+        doubtful = [each for each in attached.guest.devices if each.block.stale]
+        await asyncio.gather(*(self._read(each) for each in doubtful if each.block.gate is Gate.RUNNING))
 
     async def note(self, attached: Attached) -> None:
         """Put on record how a guest stands now, if that can be done."""
@@ -185,10 +192,11 @@ class DeviceMaker:
         device = self._device(attached, path, known if said is None else said, attached.gate)
         device.adopt = self._rules.adopt(attached.names, designator)
         device.recall_designator(designator)
-        if state is None:
-            device.block.mark_stale()
-        else:
+        if state is not None:
             device.block.restore(state)
+        if device.block.migrate_pr:
+            # while no agent looked, others may have changed it
+            device.block.mark_stale()
         attached.append(designator, device, path)
 
     def _migrate_pr(self, attached: Attached, designator: Designator) -> bool | None:
