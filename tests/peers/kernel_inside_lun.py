@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import hypothesis
 import msgspec
@@ -36,7 +37,7 @@ from holdover.scsi.reservation_in import Capabilities
 from holdover.scsi.reservation_out import ParameterList, in_command, out_command
 from holdover.scsi.sense import describe_response, is_unit_attention
 from holdover.scsi.transport_id import SasTransportID
-from tests.peers.lun_differences import EXAMPLES, FORGOTTEN, Met, explain
+from tests.peers.lun_differences import EXAMPLES, FORGOTTEN, MOVED_BACK, Met, explain
 from tests.peers.reservation_sequences import (
     NEXUSES,
     Access,
@@ -55,6 +56,7 @@ _OBSERVER = NEXUSES  # a nexus that never registers, so that no unit attention i
 _READY = Command(bytes(6))
 _READS = (InServiceAction.READ_KEYS, InServiceAction.READ_RESERVATION, InServiceAction.READ_FULL_STATUS)
 _PATIENCE = 20.0
+_ALL_TG_PT = 0x02
 _APTPL = frozenset(
     {
         OutServiceAction.REGISTER,
@@ -102,10 +104,43 @@ class Seen:
     activated: bool
 
 
-class Kernel:
-    """The kernel's target, through one disk for each nexus; it blocks, as nothing else is to do meanwhile."""
+class Target(Protocol):
+    """The kernel's target, through three nexuses and the observer's."""
+
+    @property
+    def nexuses(self) -> list[ITNexus]:
+        """Which these are."""
+        ...
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The relative target port identifiers of all its ports."""
+        ...
+
+    @property
+    def aborts(self) -> bool:
+        """Whether it answers a PREEMPT AND ABORT that does something."""
+        ...
+
+    async def execute(self, nexus: int, command: Command) -> Response:
+        """Carry out one command through a nexus."""
+        ...
+
+
+class Loopback:
+    """The target through SG_IO: each nexus has a disk, an initiator and a target port of its own.
+
+    It blocks, as nothing else is to do meanwhile. Linux 6.1 never answers PREEMPT AND ABORT here:
+    core_tmr_lun_reset() waits for the end of the work item that it runs in.
+    """
+
+    ports = tuple(range(1, NEXUSES + 2))
+    aborts = False
 
     def __init__(self) -> None:
+        addresses = [bytes.fromhex(f"60014050000000{port:02x}") for port in self.ports]
+        initiators = [SasTransportID(address) for address in addresses]
+        self.nexuses = [ITNexus(*each) for each in zip(initiators, self.ports, strict=True)]
         self._disks = [os.open(f"/dev/sd{letter}", os.O_RDWR | os.O_NONBLOCK) for letter in "abcd"]
         self._request = SgRequest()
 
@@ -118,12 +153,9 @@ class Kernel:
 class Ours:
     """The embedded LUN, through nexuses like the kernel's."""
 
-    def __init__(self, file: Path) -> None:
-        ports = tuple(range(1, NEXUSES + 2))
-        self.nexuses = [
-            ITNexus(SasTransportID(bytes.fromhex(f"60014050000000{port:02x}")), port) for port in ports
-        ]
-        self.lun = EmbeddedLun.open(LunOptions(file, size=1 << 20), ports=ports)
+    def __init__(self, file: Path, target: Target) -> None:
+        self.nexuses = target.nexuses
+        self.lun = EmbeddedLun.open(LunOptions(file, size=1 << 20), ports=target.ports)
 
     async def execute(self, nexus: int, command: Command) -> Response:
         return await self.lun.execute(self.nexuses[nexus], command)
@@ -132,11 +164,12 @@ class Ours:
 class Comparison:
     """Both, and what was seen of them."""
 
-    def __init__(self, ours: Ours, kernel: Kernel) -> None:
+    def __init__(self, ours: Ours, kernel: Target) -> None:
         self.figures = Figures()
         self._ours = ours
         self._kernel = kernel
         self._story: list[tuple[object, ...]] = []
+        self._movers: set[int] = set()
 
     async def meet(self) -> None:
         """Whatever each has to say to a new nexus is said."""
@@ -154,31 +187,59 @@ class Comparison:
         self._story = []
         await forget_all(self._ours.execute)
         await forget_all(self._kernel.execute)
-        before = await look(self._ours.execute, None), await look(self._kernel.execute, None)
+        self._movers = set()
+        seen = await self._look((None, None))
         for step in steps:
-            if isinstance(step, Look):
-                await self._compare_attentions(self._sender(step))
-                continue
-            after = await self._compare(step, before)
-            if after is None:
-                return
-            before = after
+            for each in self._followed(step):
+                after = await self._take(each, seen)
+                if after is None:
+                    return
+                seen = after
+
+    def _followed(self, step: Step) -> Iterator[Step]:
+        """A step, and what is to be tried after it.
+
+        Of a reservation that returns to who moved it away the kernel has an idea of its own (`MOVED_BACK`).
+        It is looked for at once, as it would show in many ways later.
+        """
+        before, sender = self._ours.lun.state.reservation, self._sender(step)
+        yield step
+        if not isinstance(step, Out) or step.action != OutServiceAction.REGISTER_AND_MOVE:
+            return
+        if self._ours.lun.state.reservation == before:
+            return
+        self._movers.add(sender)
+        if step.to in self._movers:
+            yield Look(step.to)
+            yield Out(step.to, OutServiceAction.RESERVE)
+
+    async def _take(self, step: Step, before: tuple[Seen, Seen]) -> tuple[Seen, Seen] | None:
+        """One step; None where a known difference has left two states."""
+        if not isinstance(step, Look):
+            return await self._compare(step, before)
+        await self._compare_attentions(self._sender(step))
+        return before
+
+    async def _look(self, before: tuple[Seen | None, Seen | None]) -> tuple[Seen, Seen]:
+        alone = len(self._kernel.ports) == 1
+        ours = await look(self._ours.execute, before[0], alone)
+        return ours, await look(self._kernel.execute, before[1], alone)
 
     def _sender(self, step: Step) -> int:
         return sender(step, self._ours.lun.state, self._ours.nexuses)
 
     async def _compare(self, step: Out | Access, before: tuple[Seen, Seen]) -> tuple[Seen, Seen] | None:
-        """What both show after a step; None where a known difference has left two states."""
+        """What both show after a command; None where a known difference has left two states."""
         state, nexus = self._ours.lun.state, self._sender(step)
         sent = command(step, state, self._ours.nexuses)
         ours = await self._ours.execute(nexus, sent)
-        kernels = await self._kernel.execute(nexus, in_its_place(step, sent, ours))
+        kernels = await self._kernel.execute(nexus, self._in_its_place(step, sent, ours))
         # only what ends well and concerns APTPL can change whether it is activated
         known = before if not isinstance(step, Out) or step.action not in _APTPL else (None, None)
-        after = await look(self._ours.execute, known[0]), await look(self._kernel.execute, known[1])
+        after = await self._look(known)
         self._tell(step, nexus, sent, ours, kernels, state)
         parts = differing(ours, kernels, before, after)
-        names = []
+        names: list[str] = []
         if parts:
             found = explain(self._met(step, nexus, sent, state, ours, kernels), parts)
             assert found is not None, self._say(f"{', '.join(sorted(parts))} differ: {after[0]}, {after[1]}")
@@ -187,10 +248,18 @@ class Comparison:
                 self.figures.known[each] += 1
         if is_unit_attention(ours) or is_unit_attention(kernels):
             await self._settle_attentions(nexus)
-        if "state" in parts:
+        if "state" in parts or MOVED_BACK in names:
             self.figures.cuts[names[0]] += 1
             return None
         return after
+
+    def _in_its_place(self, step: Out | Access, sent: Command, ours: Response) -> Command:
+        """What the kernel gets: PREEMPT for a PREEMPT AND ABORT that does something and has no answer there.
+        Where nothing is to be aborted both end alike (SPC-4 5.13.11.2.6)."""
+        aborts = isinstance(step, Out) and step.action == OutServiceAction.PREEMPT_AND_ABORT and ours.good
+        if not aborts or self._kernel.aborts:
+            return sent
+        return Command(bytes([sent.cdb[0], OutServiceAction.PREEMPT]) + sent.cdb[2:], sent.data_out)
 
     def _met(
         self,
@@ -203,7 +272,7 @@ class Comparison:
     ) -> Met:
         key, new = (int.from_bytes(sent.data_out[at : at + 8], "big") for at in (0, 8))
         registered = state.key_of(self._ours.nexuses[nexus]) != 0
-        return Met(step, key, new, registered, state, ours, kernels)
+        return Met(step, nexus, key, new, registered, len(self._kernel.ports), state, ours, kernels)
 
     async def _compare_attentions(self, nexus: int) -> None:
         ours = await drain(self._ours.execute, nexus)
@@ -244,17 +313,6 @@ class Comparison:
         return "\n".join([*(" ".join(map(str, each)) for each in self._story), what])
 
 
-def in_its_place(step: Out | Access, sent: Command, ours: Response) -> Command:
-    """What the kernel gets: PREEMPT for a PREEMPT AND ABORT that does something.
-
-    Kernel 6.1 never answers that one through its loopback fabric: core_tmr_lun_reset() waits for the end of
-    the work item that it runs in. Where nothing is to be aborted both end alike (SPC-4 5.13.11.2.6).
-    """
-    if not isinstance(step, Out) or step.action != OutServiceAction.PREEMPT_AND_ABORT or not ours.good:
-        return sent
-    return Command(bytes([sent.cdb[0], OutServiceAction.PREEMPT]) + sent.cdb[2:], sent.data_out)
-
-
 def differing(
     ours: Response, kernels: Response, before: tuple[Seen, Seen], after: tuple[Seen, Seen]
 ) -> set[str]:
@@ -291,8 +349,11 @@ async def drain(execute: Execute, nexus: int) -> list[str]:
     raise AssertionError(f"nexus {nexus} has no end of unit attentions: {found}")
 
 
-async def look(execute: Execute, before: Seen | None) -> Seen:
-    """What a nexus that has nothing to do with it all reads; PTPL_A is taken from what was before."""
+async def look(execute: Execute, before: Seen | None, alone: bool) -> Seen:
+    """What a nexus that has nothing to do with it all reads; PTPL_A is taken from what was before.
+
+    ``alone``: the target has one port.
+    """
     found = []
     for action in _READS:
         response = await execute(_OBSERVER, in_command(action, 1024))
@@ -304,7 +365,23 @@ async def look(execute: Execute, before: Seen | None) -> Seen:
         activated = Capabilities.decode((await execute(_OBSERVER, _CAPABILITIES)).data_in).ptpl_a
     else:
         activated = before.activated
-    return Seen(int.from_bytes(generations.pop(), "big"), tuple(each[4:] for each in found), activated)
+    keys, reservation, full = (each[4:] for each in found)
+    state = (keys, reservation, without_ports(full) if alone else full)
+    return Seen(int.from_bytes(generations.pop(), "big"), state, activated)
+
+
+def without_ports(status: bytes) -> bytes:
+    """READ FULL STATUS data of a target with one port, from ADDITIONAL LENGTH on, without what names ports.
+
+    Such a target may set ALL_TG_PT, or not, in any descriptor of a registration that was once made with
+    it, and where it sets the bit RELATIVE TARGET PORT IDENTIFIER says nothing (SPC-4 6.15.5). Both become 0.
+    """
+    data, at = bytearray(status), 4
+    while at + 24 <= len(data):
+        data[at + 12] &= ~_ALL_TG_PT
+        data[at + 18 : at + 20] = bytes(2)
+        at += 24 + int.from_bytes(data[at + 20 : at + 24], "big")
+    return bytes(data)
 
 
 async def forget_all(execute: Execute) -> None:
@@ -321,15 +398,24 @@ async def forget_all(execute: Execute) -> None:
         await drain(execute, nexus)
 
 
-def compare(count: int, longest: int, seed: int | None) -> Figures:
-    """Compare the examples of all known differences, and so many sequences that hypothesis draws."""
+def compare(make: Callable[[], Target], count: int, longest: int, seed: int | None) -> Figures:
+    """Compare the examples of all known differences, and so many sequences that hypothesis draws.
+
+    Args:
+        make: Makes the kernel's target; called in the event loop.
+        count: How many sequences hypothesis draws.
+        longest: How many steps each has at most.
+        seed: Draws others; None draws the same every time.
+    """
     loop = asyncio.new_event_loop()
 
     async def start() -> Comparison:
-        return Comparison(Ours(Path("/dev/shm/lun")), Kernel())
+        target = make()
+        comparison = Comparison(Ours(Path("/dev/shm/lun"), target), target)
+        await comparison.meet()
+        return comparison
 
     comparison = loop.run_until_complete(start())
-    loop.run_until_complete(comparison.meet())
 
     def body(data: st.DataObject) -> None:
         loop.run_until_complete(comparison.run(draw(data, longest)))
@@ -366,10 +452,11 @@ def draw(data: st.DataObject, longest: int) -> Iterator[Step]:
         yield step
 
 
-def main(result: str, count: str, longest: str, seed: str = "") -> None:
-    figures = compare(int(count), int(longest), int(seed) if seed else None)
+def main(make: Callable[[], Target], result: str, count: str, longest: str, seed: str = "") -> None:
+    """Compare, and write the figures."""
+    figures = compare(make, int(count), int(longest), int(seed) if seed else None)
     Path(result).write_bytes(msgspec.json.encode(figures))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(Loopback, *sys.argv[1:])

@@ -16,7 +16,17 @@ from holdover.scsi.sense import AdditionalSense, SenseKey, decode_sense, is_unit
 from holdover.scsi.status import Status
 from tests.peers.reservation_sequences import Access, Key, Look, Out, Step
 
-__all__ = ["ATTENTION_FIRST", "DIFFERENCES", "EXAMPLES", "FORGOTTEN", "Difference", "Met", "Part", "explain"]
+__all__ = [
+    "ATTENTION_FIRST",
+    "DIFFERENCES",
+    "EXAMPLES",
+    "FORGOTTEN",
+    "MOVED_BACK",
+    "Difference",
+    "Met",
+    "Part",
+    "explain",
+]
 
 ATTENTION_FIRST = "attention before conflict"
 """The kernel reports a unit attention where the command, of whatever kind, would end in RESERVATION CONFLICT;
@@ -27,6 +37,9 @@ FORGOTTEN = "attentions forgotten"
 
 Part = str
 """What can differ: "answer", "state" (of keys and reservation), "generation" and "activated" (PTPL_A)."""
+
+MOVED_BACK = "REGISTER AND MOVE: there and back"
+"""The kernel gives a reservation that comes back to who moved it away another scope, which no read shows."""
 
 _TYPES = frozenset(int(each) for each in ReservationType)
 _ANSWER: frozenset[Part] = frozenset({"answer"})
@@ -39,12 +52,14 @@ _LENGTH = AdditionalSense.PARAMETER_LIST_LENGTH_ERROR
 
 @dataclass(frozen=True, slots=True)
 class Met:
-    """A command, the state that it met, and the two answers."""
+    """A command, the target's number of ports, the state that it met, and the two answers."""
 
     step: Out | Access
+    nexus: int
     key: int
     new: int
     registered: bool
+    ports: int
     before: ReservationState
     ours: Response
     kernels: Response
@@ -119,6 +134,11 @@ def _all_registrants(met: Met) -> bool:
 
 def _conflicts_here(met: Met, kernels: AdditionalSense) -> bool:
     return _conflict(met.ours) and _ends(met.kernels, kernels)
+
+
+def _registers_others(met: Met, step: Out) -> bool:
+    registers = step.action == OutServiceAction.REGISTER and bool(step.ports)
+    return registers and met.ours.good and met.kernels.good
 
 
 DIFFERENCES = (
@@ -230,20 +250,53 @@ DIFFERENCES = (
         "6.16.3: registered on all target ports; the kernel finds those by access lists, loopback has none",
         frozenset({"state"}),
         lambda met, step: (
-            step.action in _REGISTERING and step.all_ports and met.ours.good and met.kernels.good
+            met.ports > 1
+            and step.action in _REGISTERING
+            and step.all_ports
+            and met.ours.good
+            and met.kernels.good
+        ),
+    ),
+    Difference(
+        "ALL_TG_PT for ever",
+        "6.16.3: without ALL_TG_PT the registration of the command's own nexus is changed",
+        _ALL,
+        lambda met, step: (
+            step.action in _REGISTERING
+            and met.registered
+            and not step.all_ports
+            and met.ours.good
+            and _ends(met.kernels, _IN_CDB)
         ),
     ),
     Difference(
         "SPEC_I_PT at another port",
-        "6.16.3: with the command's target port; the kernel takes one where it knows the initiator, and "
-        "counts each registration where 6.15.2 counts the command",
-        frozenset({"state", "generation"}),
+        "6.16.3: with the command's target port; the kernel takes one where it knows the initiator",
+        frozenset({"state"}),
+        lambda met, step: met.ports > 1 and _registers_others(met, step),
+    ),
+    Difference(
+        "SPEC_I_PT of oneself",
+        "5.13.1: one reservation key for each nexus; the kernel registers the sender a second time",
+        frozenset({"state"}),
+        lambda met, step: met.nexus in (step.ports or ()) and _registers_others(met, step),
+    ),
+    Difference(
+        "SPEC_I_PT of a registered one",
+        "5.13.7 table 67 note b: INVALID FIELD IN PARAMETER LIST; the kernel leaves that one out",
+        _ALL,
         lambda met, step: (
             step.action == OutServiceAction.REGISTER
             and bool(step.ports)
-            and met.ours.good
+            and _ends(met.ours, _IN_LIST)
             and met.kernels.good
         ),
+    ),
+    Difference(
+        "SPEC_I_PT counts each",
+        "6.15.2: PRgeneration is incremented for a command, not for each nexus that it registers",
+        frozenset({"generation"}),
+        _registers_others,
     ),
     Difference(
         "SPEC_I_PT first",
@@ -289,6 +342,14 @@ DIFFERENCES = (
             step.action == OutServiceAction.REGISTER_AND_MOVE
             and (_conflict(met.ours) or _ends(met.ours, _IN_CDB))
             and _ends(met.kernels, _IN_LIST)
+        ),
+    ),
+    Difference(
+        MOVED_BACK,
+        "5.13.8 g): the scope stays; 5.13.9: a holder's RESERVE of its own type and scope is GOOD",
+        _ANSWER,
+        lambda met, step: (
+            step.action == OutServiceAction.RESERVE and met.ours.good and _conflict(met.kernels)
         ),
     ),
     Difference(
@@ -366,6 +427,13 @@ EXAMPLES: dict[str, list[Step]] = {
     "CLEAR ends APTPL": [_registered(0, Key.FIRST, aptpl=True), Out(0, _A.CLEAR)],
     "ALL_TG_PT for one port": [Out(0, _A.REGISTER, new=Key.FIRST, all_ports=True)],
     "SPEC_I_PT at another port": [Out(0, _A.REGISTER, new=Key.FIRST, ports=(1,))],
+    "ALL_TG_PT for ever": [
+        Out(0, _A.REGISTER, new=Key.FIRST, all_ports=True),
+        Out(0, _A.REGISTER, new=Key.SECOND),
+    ],
+    "SPEC_I_PT counts each": [Out(0, _A.REGISTER, new=Key.FIRST, ports=(1, 2))],
+    "SPEC_I_PT of oneself": [Out(0, _A.REGISTER, new=Key.FIRST, ports=(0, 2))],
+    "SPEC_I_PT of a registered one": [*_ONE, Out(1, _A.REGISTER, new=Key.SECOND, ports=(0,))],
     "SPEC_I_PT first": [*_ONE, Out(0, _A.RESERVE, Key.WRONG, type=1, ports=())],
     "SPEC_I_PT before its length": [Out(0, _A.REGISTER, new=Key.FIRST, ports=(), length=25)],
     "SPEC_I_PT unread": [Out(0, _A.REGISTER, ports=(), length=25)],
@@ -374,6 +442,12 @@ EXAMPLES: dict[str, list[Step]] = {
         Out(0, _A.REGISTER_AND_MOVE, new=Key.SECOND, to=1, length=32),
     ],
     "REGISTER AND MOVE: list before reservation": [*_ONE, Out(0, _A.REGISTER_AND_MOVE, to=1)],
+    MOVED_BACK: [
+        *_TWO,
+        Out(0, _A.RESERVE, type=1),
+        Out(0, _A.REGISTER_AND_MOVE, new=Key.SECOND, to=1),
+        Out(1, _A.REGISTER_AND_MOVE, new=Key.FIRST, to=0),
+    ],
     "no such action, length first": [Out(0, 31, length=8)],
     "no such action, conflict": [*_reserved(1), Out(1, 31)],
     "all registrants: own registration stays": [*_reserved(7), Out(0, _A.PREEMPT, new=Key.OWN)],

@@ -2,7 +2,7 @@
 
 Where they answer differently a clause of a standard is on the side of ours, or none decides; each such place
 is a row of `lun_differences` and of docs/design.md. Any other difference fails, with the shortest sequence
-that shows it. `python -m tests.peers.test_kernel_lun COMMANDS [SEED]` compares more, and others than here.
+that shows it. `python -m tests.peers.test_kernel_lun COMMANDS [SEED [iscsi]]` compares more, and others.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -23,37 +24,50 @@ pytestmark = pytest.mark.xdist_group("kernel")
 
 _LONGEST = 60
 _PIECE = 1400  # sequences; a kernel is booted for each piece
+# through which fabric of the kernel's target, and how many of the rig's disks that takes
+_INSIDE = {"loopback": ("kernel_inside_lun", 4), "iscsi": ("kernel_inside_lun_iscsi", 1)}
 
 
-def compare(folder: Path, sequences: int, seed: str = "") -> Figures:
+def compare(folder: Path, fabric: str, sequences: int, seed: str = "") -> Figures:
     """Compare so many sequences, in a kernel of their own."""
+    module, disks = _INSIDE[fabric]
     arguments = (str(sequences), str(_LONGEST), seed)
-    seen = observe("tests.peers.kernel_inside_lun", folder, *arguments, nexuses=4, timeout=1800.0)
+    seen = observe(f"tests.peers.{module}", folder, *arguments, nexuses=disks, timeout=1800.0)
     return msgspec.convert(seen, Figures)
 
 
 @pytest.fixture(scope="module")
-def figures(tmp_path_factory: pytest.TempPathFactory) -> Figures:
-    return compare(tmp_path_factory.mktemp("kernel"), _PIECE)
+def figures(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Figures]:
+    counts = {"loopback": _PIECE, "iscsi": 250}
+    return {each: compare(tmp_path_factory.mktemp(each), each, count) for each, count in counts.items()}
 
 
 @pytest.mark.peer("user-mode-linux")
-def test_the_same_commands_lead_to_the_same_state(figures: Figures) -> None:
-    assert not figures.failure, figures.failure
-    assert figures.commands >= 20_000
-    assert sum(figures.known.values()) < figures.commands / 3, "most answers are the same"
-    assert sum(figures.cuts.values()) < figures.sequences * 2 / 3, "most sequences go to their end"
+@pytest.mark.parametrize(("fabric", "least"), [("loopback", 20_000), ("iscsi", 3_000)])
+def test_the_same_commands_lead_to_the_same_state(
+    figures: Mapping[str, Figures], fabric: str, least: int
+) -> None:
+    seen = figures[fabric]
+    assert not seen.failure, seen.failure
+    assert seen.commands >= least
+    assert sum(seen.known.values()) < seen.commands / 3, "most answers are the same"
+    assert sum(seen.cuts.values()) < seen.sequences * 2 / 3, "many sequences go to their end"
 
 
 @pytest.mark.peer("user-mode-linux")
-def test_a_difference_that_is_no_more_has_no_place_in_the_table(figures: Figures) -> None:
-    assert set(figures.known) == set(EXAMPLES)
+def test_a_difference_that_is_no_more_has_no_place_in_the_table(figures: Mapping[str, Figures]) -> None:
+    assert {name for each in figures.values() for name in each.known} == set(EXAMPLES)
 
 
 @pytest.mark.peer("user-mode-linux")
-def test_the_commands_meet_every_kind_of_state(figures: Figures) -> None:
-    """Each type of reservation, with one, two and three registrations."""
-    assert len(figures.held) == 4 + 6 * 3
+def test_the_commands_meet_every_kind_of_state(figures: Mapping[str, Figures]) -> None:
+    """Each type of reservation, with one, two and three registrations, and none."""
+    assert len(figures["loopback"].held) == 4 + 6 * 3
+
+
+@pytest.mark.peer("user-mode-linux")
+def test_preempt_and_abort_is_answered_through_iscsi(figures: Mapping[str, Figures]) -> None:
+    assert figures["iscsi"].ends["PREEMPT_AND_ABORT: GOOD"] > 10
 
 
 def test_every_difference_is_documented() -> None:
@@ -62,24 +76,19 @@ def test_every_difference_is_documented() -> None:
     assert [name for name in EXAMPLES if f"| {name} |" not in design] == []
 
 
-def main(commands: str, seed: str = "1") -> None:
+def main(commands: str, seed: str = "1", fabric: str = "loopback") -> None:
     """Compare so many commands by hand, piece by piece, and print the figures."""
-    sums: dict[str, Counter[str]] = {
-        "known": Counter(),
-        "cuts": Counter(),
-        "held": Counter(),
-        "ends": Counter(),
-    }
+    sums: dict[str, Counter[str]] = {name: Counter() for name in ("known", "cuts", "held", "ends")}
     done, sequences, seconds, piece = 0, 0, 0.0, int(seed)
     while done < int(commands):
         with tempfile.TemporaryDirectory() as folder:
-            figures = compare(Path(folder), _PIECE, str(piece))
-        if figures.failure:
-            sys.exit(f"seed {piece}:\n{figures.failure}")
+            seen = compare(Path(folder), fabric, _PIECE, str(piece))
+        if seen.failure:
+            sys.exit(f"seed {piece}:\n{seen.failure}")
         for name, sum_ in sums.items():
-            sum_.update(getattr(figures, name))
-        done, sequences = done + figures.commands, sequences + figures.sequences
-        seconds, piece = seconds + figures.seconds, piece + 1
+            sum_.update(getattr(seen, name))
+        done, sequences = done + seen.commands, sequences + seen.sequences
+        seconds, piece = seconds + seen.seconds, piece + 1
         print(f"{done} commands, {sequences} sequences, {seconds:.0f} s", flush=True)
     for name, sum_ in sums.items():
         print(name, *(f"{count:9} {what}" for what, count in sum_.most_common()), sep="\n")
