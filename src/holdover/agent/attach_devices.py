@@ -87,13 +87,19 @@ class DeviceMaker:
     async def _attach(
         self, attached: Attached, designator: Designator, disk: Disk, descriptor: int
     ) -> GuestDevice:
-        if self._moving(attached.guest.name):
-            # what it would register now, the handover would not take along
-            raise Busy(f"LUN {designator} is new to guest {attached.guest.name}, which is being handed over")
+        self._refuse_while_moving(attached, designator)
         migrate_pr = self._migrate_pr(attached, designator)
         path = DiskPath(disk, designator, self._disks, self._io)
         await path.hold(descriptor)
         device = await self.make(attached, designator, path, migrate_pr, attached.gate_now)
+        try:
+            if device.block.gate is Gate.RUNNING:
+                # it may have registered before this agent knew of it
+                await self._read(device)
+            self._refuse_while_moving(attached, designator)
+        except BaseException:
+            await device.close()
+            raise
         attached.append(designator, device, path)
         try:
             await self._keeper.keep(attached)
@@ -109,10 +115,12 @@ class DeviceMaker:
             disk=path.name,
             migrate_pr=device.block.migrate_pr,
         )
-        if device.block.gate is Gate.RUNNING:
-            # it may have registered before this agent knew of it
-            await self._read(device)
         return device
+
+    def _refuse_while_moving(self, attached: Attached, designator: Designator) -> None:
+        """What a guest would register on a new LUN, a handover under way would not take along."""
+        if self._moving(attached.guest.name):
+            raise Busy(f"LUN {designator} is new to guest {attached.guest.name}, which is being handed over")
 
     async def let_run(self, attached: Attached) -> None:
         """A guest runs here though nobody handed it over: read what it holds before that is used."""
