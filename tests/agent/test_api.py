@@ -1,36 +1,56 @@
-"""The documents of the API."""
+"""The documents of the API: what is sent is what arrives."""
 
 from __future__ import annotations
 
 import msgspec
 import pytest
 
-from holdover.agent.api import Moved, Step, StepRequest
+from holdover.agent.api import PeerMessage, PrepareRequest, Stale
+from holdover.guest.scsi_block import Tracked
+from holdover.handover.moving import MovingLun
+from holdover.handover.protocol import Answer, Answered, Destination, Message, Source
+from holdover.handover.states import DestinationState, MessageKind, SourceState
+from holdover.scsi.opcodes import ReservationType
 
-
-def test_a_request_survives_the_wire() -> None:
-    moved = Moved(
-        designator="naa.5000", key=1 << 63, type=8, scope=0, aptpl=True, shared=True, lost=True, prey=7
-    )
-    request = StepRequest(handover="h", devices=(moved,))
-    assert msgspec.json.decode(msgspec.json.encode(request), type=StepRequest) == request
+LUN = MovingLun(
+    "naa.5000",
+    tracked=Tracked((1 << 64) - 1, True, ReservationType.EXCLUSIVE_ACCESS_ALL_REGISTRANTS, 0),
+    source_spare=1 << 63,
+    destination_spare=3,
+    fresh_spare=4,
+    source_nexuses=2,
+    shared=True,
+    others=(1, 1, 2),
+    standing=(5, 6),
+    prey=7,
+    registered_there=True,
+    lost=True,
+    alarm="é",
+)
+MESSAGE = Message(MessageKind.PREPARE, "h", "db1", 4, (LUN, MovingLun("naa.5001")), "pc-q35-10.2")
 
 
 @pytest.mark.parametrize(
     "document",
     [
-        '{"designator":"naa.1","key":0,"type":3}',
-        '{"designator":"naa.1","key":1,"type":2}',
-        '{"designator":"naa.1","key":-1}',
-        '{"designator":"naa.1","key":18446744073709551616}',
-        '{"designator":"naa.1","prey":-1}',
-        '{"key":1}',
+        PeerMessage(host="host-a", api="127.0.0.1:1", message=MESSAGE),
+        Answer(Answered.REFUSED, 4, (LUN,), "why"),
+        Source(
+            "h", "db1", "host-b", SourceState.CATCHING_UP, (LUN,), 4, frozenset({"naa.5000"}), "r", "p", "m"
+        ),
+        Destination("h", "db1", "host-a", DestinationState.FAILED, (LUN,), 4, Answer(Answered.DONE, 4), "p"),
+        PrepareRequest(handover="h", to="host-b", stale=Stale.FORCE),
     ],
+    ids=lambda document: type(document).__name__,
 )
-def test_what_no_guest_can_hold_is_refused(document: str) -> None:
+def test_a_document_survives_the_wire_and_the_journal(document: object) -> None:
+    assert msgspec.json.decode(msgspec.json.encode(document), type=type(document)) == document
+
+
+@pytest.mark.parametrize(
+    "document",
+    [b'{"handover":"h"}', b'{"handover":"h","to":"b","stale":"perhaps"}', b'{"handover":1,"to":"b"}', b"[]"],
+)
+def test_what_makes_no_sense_is_refused(document: bytes) -> None:
     with pytest.raises(msgspec.ValidationError):
-        msgspec.json.decode(document, type=Moved)
-
-
-def test_steps_are_named_by_their_words() -> None:
-    assert [step.value for step in Step][:5] == ["leave", "register", "give", "preempt", "finish"]
+        msgspec.json.decode(document, type=PrepareRequest)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from holdover.agent.api import Step
 from holdover.agent.client import AgentClient, AgentError
 from holdover.agent.config import ConfigError
 from holdover.agent.tls import ClientTls
@@ -117,7 +116,7 @@ def test_who_does_not_answer_is_named() -> None:
         port = silent.sockets[0].getsockname()[1]
         client = AgentClient(f"127.0.0.1:{port}", timeout=0.2)
         with pytest.raises(AgentError, match=f"127.0.0.1:{port}: no answer within 0.2 s; .* in doubt"):
-            await client.step("db1", Step.LEAVE, "h", ())
+            await client.commit("db1", "h")
         await client.close()
         silent.close()
 

@@ -17,7 +17,6 @@ import pytest
 import structlog
 
 from holdover.agent import serve as serving
-from holdover.agent.api import Step
 from holdover.agent.client import AgentClient, AgentError, AgentRefused
 from holdover.agent.config import ConfigError
 from holdover.agent.tls import ClientTls, TlsFiles
@@ -75,7 +74,7 @@ def test_a_peer_may_look_and_not_act(tmp_path: Path) -> None:
             with pytest.raises(AgentRefused, match="no guest 'db1'"):
                 await client.guest("db1")
             with pytest.raises(AgentRefused, match="the certificate names 'host-b', which is no operator"):
-                await client.step("db1", Step.LEAVE, "h", ())
+                await client.commit("db1", "h")
             await client.close()
 
     within(60, test)

@@ -8,7 +8,6 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from holdover.agent.api import Step
 from holdover.agent.client import AgentClient, AgentError, AgentRefused
 from tests.agent.hosts import GUEST, san
 from tests.rig.processes import free_port
@@ -23,31 +22,19 @@ def test_problems_are_named(tmp_path: Path) -> None:
             client = set_up.clients["host-a"]
             with pytest.raises(AgentRefused, match="host-a has no guest 'nobody'; it has: db1"):
                 await client.guest("nobody")
-            with pytest.raises(
-                AgentRefused, match=r"GIVE: .*the gate is running, give wants leaving"
-            ) as refused:
-                await client.step(GUEST, Step.GIVE, "h", ())
-            assert refused.value.problem.lun.endswith(")")
+            with pytest.raises(AgentRefused, match="h is not under way on host-a") as refused:
+                await client.commit(GUEST, "h")
+            assert not refused.value.problem.in_doubt
+            with pytest.raises(AgentRefused, match="guest db1 has not been handed over from or to host-a"):
+                await client.handover(GUEST)
             assert (await http.get("/nothing")).status == 404
-            for body in (b"", b"{}", b"\xff", b'{"handover":"h","devices":[{"key":1}]}'):
-                answer = await http.post(f"/guests/{GUEST}/handover/leave", data=body)
+            for body in (b"", b"{}", b"\xff", b'{"handover":"h","alone":"no"}'):
+                answer = await http.post(f"/guests/{GUEST}/handover/commit", data=body)
                 assert answer.status == 400, await answer.text()
                 assert (await answer.json())["host"] == "host-a"
             jump = await http.post(f"/guests/{GUEST}/handover/jump", json={"handover": "h"})
             assert jump.status in (400, 404)
             assert (await client.guest(GUEST)).devices[0].gate == "running"
-
-    asyncio.run(test())
-
-
-def test_a_step_that_comes_twice_is_done_once(tmp_path: Path) -> None:
-    async def test() -> None:
-        async with san(tmp_path) as set_up:
-            client = set_up.clients["host-a"]
-            first = await client.step(GUEST, Step.LEAVE, "h1", ())
-            assert (await client.step(GUEST, Step.LEAVE, "h1", ())).devices == first.devices
-            with pytest.raises(AgentRefused, match="handover h1 of this guest is under way on host-a"):
-                await client.step(GUEST, Step.LEAVE, "h2", ())
 
     asyncio.run(test())
 
