@@ -11,6 +11,7 @@ from holdover.agent.runner import OneByOne, run_steps
 from holdover.handover.steps import LostAnswer, Steps
 from holdover.paths.path import AnswerLost, PathError
 from holdover.scsi.command import Command, Response
+from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 from holdover.scsi.status import Status
 
 COMMAND = Command(bytes(6))
@@ -52,6 +53,40 @@ def run(path: Scripted, limit: float = 5.0) -> str:
 
 def test_an_answer_goes_to_the_steps() -> None:
     assert run(Scripted(GOOD)) == "GOOD"
+
+
+@pytest.mark.parametrize(
+    "busy",
+    [
+        Response(Status.BUSY),
+        Response(Status.TASK_SET_FULL),
+        check_condition(SenseKey.NOT_READY, AdditionalSense.LOGICAL_UNIT_IS_IN_PROCESS_OF_BECOMING_READY),
+        check_condition(
+            SenseKey.NOT_READY,
+            AdditionalSense.LOGICAL_UNIT_NOT_ACCESSIBLE_ASYMMETRIC_ACCESS_STATE_TRANSITION,
+        ),
+    ],
+)
+def test_a_lun_that_is_busy_is_asked_again(busy: Response) -> None:
+    assert run(Scripted(busy, busy, GOOD)) == "GOOD"
+
+
+@pytest.mark.parametrize(
+    "aborted",
+    [
+        Response(Status.TASK_ABORTED),
+        check_condition(SenseKey.ABORTED_COMMAND, AdditionalSense.NO_ADDITIONAL_SENSE),
+        check_condition(SenseKey.HARDWARE_ERROR, AdditionalSense.INTERNAL_TARGET_FAILURE),
+    ],
+)
+def test_a_command_that_was_aborted_may_have_been_carried_out(aborted: Response) -> None:
+    assert run(Scripted(aborted)) == "lost"
+
+
+def test_a_refusal_is_an_answer() -> None:
+    assert run(Scripted(Response(Status.RESERVATION_CONFLICT))) == "RESERVATION_CONFLICT"
+    refused = check_condition(SenseKey.ILLEGAL_REQUEST, AdditionalSense.INVALID_FIELD_IN_CDB)
+    assert run(Scripted(refused)) == "CHECK_CONDITION"
 
 
 def test_a_lost_answer_is_the_steps_matter() -> None:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from holdover.handover.steps import LostAnswer, Steps
+from holdover.handover.steps import LostAnswer, Steps, is_in_doubt, is_not_now
 from holdover.paths.path import AnswerLost, Path, PathError
 from holdover.scsi.command import Command, Response
+from holdover.scsi.sense import describe_response
 
 __all__ = ["OneByOne", "run_steps"]
 
@@ -23,7 +24,8 @@ async def run_steps(path: Path, steps: Steps[T], limit: float) -> T:
     """Carry out ``steps`` on the LUN at the end of ``path`` within ``limit`` seconds.
 
     A command that could not be sent is sent again until the limit: a target that restarts is a
-    moment's matter. One whose answer was lost is left to the steps, which ask the LUN.
+    moment's matter, and so is a LUN that is busy. One whose answer was lost, or that was aborted, is left to
+    the steps, which ask the LUN.
 
     Raises:
         StepFailed: The steps say that they cannot be done.
@@ -43,7 +45,15 @@ async def run_steps(path: Path, steps: Steps[T], limit: float) -> T:
                     last = error
                     await asyncio.sleep(_RETRY_SECONDS)
                 else:
-                    command = steps.send(response)
+                    if is_not_now(response):
+                        last = PathError(path.name, describe_response(response))
+                        await asyncio.sleep(_RETRY_SECONDS)
+                    elif is_in_doubt(response):
+                        last = AnswerLost(path.name, describe_response(response))
+                        await asyncio.sleep(_RETRY_SECONDS)
+                        command = steps.throw(LostAnswer())
+                    else:
+                        command = steps.send(response)
     except StopIteration as done:
         result: T = done.value
         return result

@@ -47,7 +47,14 @@ from holdover.scsi.inquiry import Designator, DeviceIdentification, best_designa
 from holdover.scsi.opcodes import InServiceAction, OutServiceAction
 from holdover.scsi.reservation_in import ReadKeys, ReadReservation, Reservation
 from holdover.scsi.reservation_out import in_command, out_command
-from holdover.scsi.sense import describe_response, is_unit_attention
+from holdover.scsi.sense import (
+    AdditionalSense,
+    Sense,
+    SenseKey,
+    decode_sense,
+    describe_response,
+    is_unit_attention,
+)
 from holdover.scsi.status import Status
 
 __all__ = [
@@ -61,6 +68,8 @@ __all__ = [
     "confirm",
     "give",
     "identify",
+    "is_in_doubt",
+    "is_not_now",
     "own_key",
     "preempt",
     "read_keys",
@@ -112,6 +121,44 @@ class Registered:
 
     was_registered: bool
     shared: bool
+
+
+_WAIT = frozenset({Status.BUSY, Status.TASK_SET_FULL})
+_TRANSITIONS = frozenset(
+    {
+        AdditionalSense.LOGICAL_UNIT_IS_IN_PROCESS_OF_BECOMING_READY,
+        AdditionalSense.LOGICAL_UNIT_NOT_ACCESSIBLE_ASYMMETRIC_ACCESS_STATE_TRANSITION,
+    }
+)
+
+
+def is_not_now(response: Response) -> bool:
+    """Whether the LUN has not carried a command out, and will when it is sent again a little later.
+
+    BUSY and TASK SET FULL (SAM-5 5.3.1), and NOT READY while it becomes ready or its controllers change over.
+    """
+    sense = _sense_of(response)
+    if sense is None:
+        return response.status in _WAIT
+    return sense.key is SenseKey.NOT_READY and sense.additional in _TRANSITIONS
+
+
+def is_in_doubt(response: Response) -> bool:
+    """Whether a command may have been carried out although it was not answered GOOD: ABORTED COMMAND, as of a
+    reset or a controller that gave it up, TASK ABORTED, and errors of the hardware."""
+    if response.status is Status.TASK_ABORTED:
+        return True
+    sense = _sense_of(response)
+    return sense is not None and sense.key in (SenseKey.ABORTED_COMMAND, SenseKey.HARDWARE_ERROR)
+
+
+def _sense_of(response: Response) -> Sense | None:
+    if response.status is not Status.CHECK_CONDITION:
+        return None
+    try:
+        return decode_sense(response.sense)
+    except DecodeError:
+        return None
 
 
 def tell(command: Command, step: str) -> Steps[Response | None]:
