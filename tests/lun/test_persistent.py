@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from holdover.lun.access import Standing, allowed
 from holdover.lun.persistent import carry_out, parameter_data
 from holdover.lun.reservations import (
     PersistentReservation,
@@ -59,8 +60,22 @@ class TestIn:
     def test_report_capabilities(self, aptpl: bool) -> None:
         found = Capabilities.decode(read(In.REPORT_CAPABILITIES, ReservationState(aptpl=aptpl)))
         assert found == Capabilities(
-            crh=True, sip_c=True, atp_c=True, ptpl_c=True, ptpl_a=aptpl, types=frozenset(Type)
+            crh=True,
+            sip_c=True,
+            atp_c=True,
+            ptpl_c=True,
+            ptpl_a=aptpl,
+            allow_commands=4,
+            types=frozenset(Type),
         )
+
+    @pytest.mark.parametrize("opcode", [0x1A, 0x8C, 0x3C, 0x1C, 0xA30C, 0xA30D, 0x37, 0x00, 0x84])
+    def test_what_the_capabilities_say_is_allowed_is_allowed(self, opcode: int) -> None:
+        """SPC-4 table 208, code 100b: MODE SENSE and its like past Write Exclusive, two past both."""
+        cdb = opcode.to_bytes(2, "big") + bytes(14) if opcode > 0xFF else bytes([opcode]) + bytes(15)
+        for standing in (Standing.NOT_REGISTERED, Standing.REGISTERED):
+            assert allowed(cdb, Type.WRITE_EXCLUSIVE, standing)
+            assert allowed(cdb, Type.EXCLUSIVE_ACCESS, standing) == (opcode in {0x00, 0x84})
 
     @pytest.mark.parametrize("kind", Type)
     def test_full_status(self, kind: Type) -> None:

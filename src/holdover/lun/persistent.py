@@ -29,6 +29,10 @@ from holdover.scsi.transport_id import TransportID
 
 __all__ = ["carry_out", "parameter_data"]
 
+_ALLOWS_READS = 0b100
+"""ALLOW COMMANDS (SPC-4 6.15.4 table 208): `access` lets MODE SENSE and its like through Write Exclusive,
+TEST UNIT READY and RECEIVE COPY RESULTS through Exclusive Access too."""
+
 # Where the two parameter lists say how long their TransportIDs are (SPC-4 6.16.3, 6.16.4).
 _LIST_LENGTH_AT = BASIC_LENGTH
 _MOVE_LENGTH_AT = 20
@@ -51,6 +55,7 @@ def parameter_data(
                 atp_c=True,
                 ptpl_c=True,
                 ptpl_a=state.aptpl,
+                allow_commands=_ALLOWS_READS,
                 types=frozenset(ReservationType),
             ).encode()
         case InServiceAction.READ_FULL_STATUS:
