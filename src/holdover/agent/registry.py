@@ -74,7 +74,8 @@ class Registry:
     def is_moving(self, guest: str) -> bool:
         """Whether a handover of a guest is under way."""
         newest = self.newest.get(guest)
-        return newest is not None and newest.machine is not None and newest.machine.is_open
+        # one without a machine has been let in, and is about to begin
+        return newest is not None and (newest.machine is None or newest.machine.is_open)
 
     def workshop(self, guest: HostedGuest) -> Workshop:
         """For a new handover of a guest."""
@@ -90,13 +91,14 @@ class Registry:
         """Raise `HandoverProblem` if a handover of this guest is under way, or none may be begun."""
         if isinstance(guest, LeftToQemu):
             raise self.refusal(guest.name, guest.refusal)
-        newest = self.newest.get(guest.name)
-        if newest is not None and newest.machine is not None and newest.machine.is_open:
+        if self.is_moving(guest.name):
+            newest = self.newest[guest.name]
+            state = "about to begin" if newest.machine is None else newest.machine.state.value
             raise self.refusal(
                 guest.name,
-                f"handover {newest.machine.handover} of this guest is under way on {self.config.name} "
-                f"({newest.machine.state.value}); wait for it, or end it with holdover handover rollback",
-                newest.machine.state.value,
+                f"handover {newest.handover} of this guest is under way on {self.config.name} ({state}); wait "
+                "for it, or end it with holdover handover rollback",
+                state,
             )
 
     def require_no_neighbour(self, guest: HostedGuest) -> None:

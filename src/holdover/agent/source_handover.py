@@ -244,11 +244,12 @@ class SourceHandover:
         will be looked at in time. Nobody has seen anything of it, and nothing of it is in the journal."""
         if self._recheck is None or self.machine.state is not SourceState.CONFIRMING:
             return
-        before, _ = self._recheck
+        before, mark = self._recheck
         asked = any(ask.happened.event is Event.ASKED_COMMIT for ask in self._asks)
         if asked and self._workshop.written == before and self.machine.changed == before.changed:
             await self._end_pause()
             self._workshop.forget_notes()
+            self._workshop.spans.forget_since(mark)
             self.machine, self._recheck = before, None
 
     async def _step(self, happened: Happened) -> None:
