@@ -1,5 +1,6 @@
 """iSCSI (RFC 7143) at error recovery level 0: PDUs, session state, an asyncio target and initiator.
 
-Everything but `target`, `target_connection` and `initiator` is pure: bytes in, events and bytes out.
+Everything but `target`, `target_connection`, `initiator` and `receive_buffer` is pure: bytes in, events and
+bytes out.
 Stands on `scsi` alone; `paths`, `agent` and `cli` may import it.
 """

@@ -27,11 +27,11 @@ from holdover.iscsi.keep_alive import KeepAlive
 from holdover.iscsi.names import check_iscsi_name
 from holdover.iscsi.negotiation import Limits, Parameters
 from holdover.iscsi.numbers import TaskManagementFunction, TaskManagementResponse
+from holdover.iscsi.receive_buffer import receive_buffer
 from holdover.scsi.command import Command, Response
 
 __all__ = ["DiscoveredTarget", "IscsiInitiator", "send_targets"]
 
-_RECEIVE_BUFFER = 262144
 _LOGOUT_TIMEOUT = 2.0
 _SILENT = "the target does not answer"
 
@@ -51,7 +51,8 @@ class _Connection(asyncio.BufferedProtocol):
 
     def __init__(self, initiator: IscsiInitiator) -> None:
         self._initiator = initiator
-        self._buffer = memoryview(bytearray(_RECEIVE_BUFFER))
+        # shared: what stands in it is taken out before it is given to the next
+        self._buffer = receive_buffer(asyncio.get_running_loop())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._initiator._connected(cast(asyncio.Transport, transport))

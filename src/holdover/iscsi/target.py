@@ -13,6 +13,7 @@ from holdover.iscsi.names import MAX_LUN, check_iscsi_name
 from holdover.iscsi.negotiation import Limits, Parameters
 from holdover.iscsi.numbers import LoginStatus
 from holdover.iscsi.portals import SocketAddress, portal_addresses
+from holdover.iscsi.receive_buffer import receive_buffer
 from holdover.iscsi.target_connection import TargetConnection
 from holdover.iscsi.target_events import LoginCompleted
 from holdover.iscsi.target_login import TargetConfig
@@ -23,7 +24,6 @@ from holdover.scsi.transport_id import IscsiTransportID
 
 __all__ = ["IscsiTarget", "SessionChange", "SessionInfo"]
 
-_RECEIVE_BUFFER = 262144
 _TARGET_PORT = 1
 _SESSIONS_PER_LUN = 64
 
@@ -145,7 +145,7 @@ class IscsiTarget:
             OSError: The address cannot be listened on.
         """
         loop = asyncio.get_running_loop()
-        buffer = memoryview(bytearray(_RECEIVE_BUFFER))
+        buffer = receive_buffer(loop)
         server = await loop.create_server(
             lambda: TargetConnection(self, buffer, self._login_timeout, self._ping, loop), host, port
         )

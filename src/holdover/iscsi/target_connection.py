@@ -110,7 +110,7 @@ class TargetConnection(asyncio.BufferedProtocol):
         self.tsih = 0
         self.peer = self.portal = ""
         self._owner = owner
-        # Shared by all connections of the target: what stands in it is taken out before it is
+        # Shared by all connections of the loop: what stands in it is taken out before it is
         # given to the next.
         self._buffer = buffer
         self._loop = loop
