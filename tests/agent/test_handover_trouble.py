@@ -454,7 +454,7 @@ def test_commit_does_not_wait_for_a_look_that_hangs(tmp_path: Path) -> None:
 
             held.hook = hook
             await looking.wait()
-            assert (await set_up.clients["host-a"].handover(GUEST)).state == "confirming"
+            assert (await set_up.clients["host-a"].handover(GUEST)).state == "prepared"
             assert (await set_up.clients["host-a"].commit(GUEST, "h1")).state == "committed"
             committed.set()
 

@@ -83,9 +83,10 @@ def reached(host: str, handover: Handover, state: SourceState | DestinationState
 
 
 def _machine(host: str, handover: Handover) -> Source | Destination:
-    if handover.machine is None:
+    machine = handover.shown if isinstance(handover, SourceHandover) else handover.machine
+    if machine is None:
         raise refusal(host, "", "nothing of this handover was begun")
-    return handover.machine
+    return machine
 
 
 def _problem(handover: Handover, machine: Source | Destination) -> str:

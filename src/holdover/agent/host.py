@@ -31,6 +31,7 @@ from holdover.agent.device import GuestDevice
 from holdover.agent.door import HelperDoor
 from holdover.agent.guest import HostedGuest
 from holdover.agent.handovers import Handovers
+from holdover.agent.looking import look_after_start
 from holdover.agent.peers import Peers
 from holdover.agent.records import Remembered, keep_records
 from holdover.agent.rules import Rules, Undecided
@@ -272,10 +273,9 @@ class Host:
         limit = self.config.limits.connect
         try:
             await device.learn_designator(limit)
-            remembered.identified(device)
+            recorded = remembered.identified(device)
             if device.block.migrate_pr and device.block.gate is Gate.RUNNING:
-                device.block.mark_stale()
-                await device.reread(limit)
+                await look_after_start(device, limit, recorded=recorded)
         except (PathError, StepFailed) as error:
             log.warning("the LUN cannot be asked yet", guest=guest, drive=device.name, error=str(error))
             return False

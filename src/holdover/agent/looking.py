@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from holdover.agent.api import Stale
 from holdover.agent.device import GuestDevice
 from holdover.agent.guest import HostedGuest
 from holdover.handover.adopt import compare
-from holdover.handover.steps import StepFailed
+from holdover.handover.moving import MovingLun
+from holdover.handover.steps import StepFailed, Steps
+from holdover.handover.work import Work, steps_of
 
-__all__ = ["look_again"]
+__all__ = ["look_after_start", "look_again"]
 
 
 async def look_again(guest: HostedGuest, stale: Stale) -> None:
@@ -35,6 +38,30 @@ async def look_again(guest: HostedGuest, stale: Stale) -> None:
     if stale is Stale.FORCE:
         for device in doubtful:
             _believe(device)
+
+
+async def look_after_start(device: GuestDevice, limit: float, *, recorded: bool) -> None:
+    """Ask the LUN what a guest that runs here has by now: while no agent looked, others may have changed it.
+
+    ``recorded``: what the device knows was on record. The guest itself has changed nothing then where its
+    nexus is its own: its commands come through the agent alone. So its reservation is told from one that
+    another node with the same key holds.
+
+    Raises:
+        StepFailed: The LUN refuses to say.
+        PathError: It cannot be asked.
+    """
+    if recorded and device.sole_nexus and not device.block.stale:
+
+        def steps() -> Steps[MovingLun]:
+            known = MovingLun(str(device.designator), tracked=device.tracked, source_nexuses=device.nexuses)
+            return steps_of(Work.CHECK, known, stale=device.block.stale)
+
+        with contextlib.suppress(StepFailed):
+            await device.ascertain(steps, limit, lambda lun: lun.tracked)
+            return
+    device.block.mark_stale()
+    await device.reread(limit)
 
 
 async def _require_true(device: GuestDevice, limit: float) -> None:

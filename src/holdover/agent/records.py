@@ -59,12 +59,12 @@ class Remembered:
         else:
             self._give(device, self._by_lun.get(str(device.designator)))
 
-    def identified(self, device: GuestDevice) -> None:
+    def identified(self, device: GuestDevice) -> bool:
         """The LUN has told its designator: if it is not the one that was at this drive, the device gets what
-        is on record of the one that it is."""
+        is on record of the one that it is. Whether anything was on record of it."""
         before, now = self._by_drive.get(device.name), self._by_lun.get(str(device.designator))
         if before is now:
-            return
+            return now is not None
         log.warning(
             "another LUN than before",
             device=device.name,
@@ -74,6 +74,7 @@ class Remembered:
         block = device.block
         block.restore(BlockState(block.migrate_pr, block.gate, Tracked(), stale=True))
         self._give(device, now, block.gate)
+        return now is not None
 
     def _give(self, device: GuestDevice, record: DeviceRecord | None, gate: Gate | None = None) -> None:
         if record is None:

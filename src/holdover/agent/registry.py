@@ -96,8 +96,8 @@ class Registry:
             state = "about to begin" if newest.machine is None else newest.machine.state.value
             raise self.refusal(
                 guest.name,
-                f"handover {newest.handover} of this guest is under way on {self.config.name} ({state}); wait "
-                "for it, or end it with holdover handover rollback",
+                f"handover {newest.handover} of this guest is under way on {self.config.name} ({state}); "
+                "wait for it, or end it with holdover handover rollback",
                 state,
             )
 

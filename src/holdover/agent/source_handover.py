@@ -94,6 +94,13 @@ class SourceHandover:
         return self.machine.handover
 
     @property
+    def shown(self) -> Source:
+        """The handover for whoever looks at it: that it is looked at once more is nobody's concern."""
+        if self._recheck is None or self.machine.state is not SourceState.CONFIRMING:
+            return self.machine
+        return self._recheck[0]
+
+    @property
     def workshop(self) -> Workshop:
         """The devices, and what took how long."""
         return self._workshop

@@ -1,0 +1,76 @@
+"""A trace as lines for a terminal: one command sent to many LUNs at one time is one line."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from dataclasses import dataclass
+
+from holdover.trace.trace import Interval, Kind, Trace
+
+__all__ = ["Line", "lines_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the table.
+
+    Attributes:
+        at: Milliseconds since the trace began.
+        milliseconds: How long; of several from the first beginning to the last end; None for an event.
+        host: Where.
+        depth: How deep it is indented: steps 0, states and messages 1, what is done in them 2 and 3.
+        what: Its name.
+        detail: For several: how many LUNs, and the longest; else what is known beside.
+    """
+
+    at: float
+    milliseconds: float | None
+    host: str
+    depth: int
+    what: str
+    detail: str = ""
+
+
+_DEPTHS = {Kind.STEP: 0, Kind.STATE: 1, Kind.MESSAGE: 1, Kind.WORK: 2, Kind.JOURNAL: 2, Kind.COMMAND: 3}
+
+
+def lines_of(trace: Trace) -> tuple[Line, ...]:
+    """All lines in the order of their beginning."""
+    zero = trace.began
+    lines = [
+        Line((each.at - zero) * 1000, None, each.host, 1, each.name, each.detail) for each in trace.instants
+    ]
+    lines += [_line([each], zero, each.detail) for each in trace.intervals if each.kind is not Kind.COMMAND]
+    lines += [_line(group, zero, _luns(group)) for group in _sent_together(trace)]
+    return tuple(sorted(lines, key=lambda line: (line.at, line.depth)))
+
+
+def _sent_together(trace: Trace) -> list[list[Interval]]:
+    """Round trips by the piece of work they belong to, their name, and how often it came on their LUN."""
+    works: dict[str, list[float]] = {}
+    for each in trace.intervals:
+        if each.kind is Kind.WORK:
+            works.setdefault(each.host, []).append(each.began)
+    groups: dict[tuple[str, int, str, int], list[Interval]] = {}
+    times: Counter[tuple[str, int, str, str]] = Counter()
+    for each in trace.intervals:
+        if each.kind is Kind.COMMAND:
+            work = bisect_right(works.get(each.host, []), each.began)
+            times[each.host, work, each.name, each.lun] += 1
+            nth = times[each.host, work, each.name, each.lun]
+            groups.setdefault((each.host, work, each.name, nth), []).append(each)
+    return list(groups.values())
+
+
+def _line(group: list[Interval], zero: float, detail: str) -> Line:
+    first, last = group[0].began, max(each.ended for each in group)
+    depth = _DEPTHS[group[0].kind]
+    return Line((first - zero) * 1000, (last - first) * 1000, group[0].host, depth, group[0].name, detail)
+
+
+def _luns(group: list[Interval]) -> str:
+    longest = max(group, key=lambda each: each.milliseconds)
+    if len(group) == 1:
+        return longest.lun
+    return f"{len(group)} LUNs, longest {longest.milliseconds:.2f} ms ({longest.lun})"
