@@ -163,6 +163,25 @@ def test_a_process_is_a_guest_while_it_runs_and_forgotten_where_it_holds_nothing
     run(test())
 
 
+def test_a_process_that_connects_is_a_guest_before_it_sends_anything() -> None:
+    async def test() -> None:
+        async with site() as here:
+            with qemu("-name", "db1", "-incoming", "defer") as process, qemu() as nobody:
+                for each in (process, nobody):
+                    here.attachments.welcome(Peer(each.pid, 0, 0), None)
+                for _ in range(1000):
+                    if here.guests:
+                        break
+                    await asyncio.sleep(0.01)
+                attached = here.attachments.get("db1")
+                assert attached is not None
+                assert attached.gate_now is Gate.INCOMING
+            await here.gone(attached)
+            assert attached.guest.devices == []
+
+    run(test())
+
+
 def test_commands_that_come_together_make_one_guest() -> None:
     async def test() -> None:
         async with site() as here:

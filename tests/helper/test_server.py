@@ -4,6 +4,7 @@ import os
 import resource
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from holdover.helper.connection import Peer
-from holdover.helper.listener import Listener
+from holdover.helper.listener import Listener, listen
 from holdover.helper.server import HelperServer
 from holdover.paths.sgio import OpenDevice
 from holdover.scsi.cdb import PersistentReserveIn, PersistentReserveOut
@@ -94,6 +95,21 @@ def test_commands_reach_the_handler_and_answers_the_client(path: Path, device: i
         (peer, Command(REGISTER.ljust(16, b"\0"), bytes(range(24))), inode),
     ]
     assert not path.exists()
+
+
+def test_whoever_connects_is_told_of_before_it_sends_anything(path: Path) -> None:
+    told: list[Peer] = []
+    server = HelperServer(listen(path), Recorder().handle, welcome=told.append)
+    server.start()
+    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+    with HelperClient(path), HelperClient(path):
+        peer = Peer(os.getpid(), os.getuid(), os.getgid())
+        while len(told) < 2:
+            threading.Event().wait(0.01)
+        assert told == [peer, peer]
+        assert server.peers == (peer, peer)
+        assert before <= told[0].since <= told[1].since <= time.clock_gettime(time.CLOCK_BOOTTIME)
+    server.close()
 
 
 def test_a_client_that_was_silent_is_served_as_before(path: Path, device: int) -> None:

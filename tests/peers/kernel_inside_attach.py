@@ -229,6 +229,8 @@ async def arrivals(site: Site) -> dict[str, Any]:
     seen["no QEMU yet"] = await expect(LUN)
     seen["nothing was made"] = sorted(site.guests())
     async with site.qemu("-name", "db2", "-incoming", "defer", disks=("sdb",)) as qemu:
+        await asyncio.sleep(0.5)
+        seen["connected"] = site.guests()
         seen["no such LUN"] = await expect(LUN, OTHER_LUN)
         seen["no device"] = site.guests()["db2"]
         seen["expected"] = await expect(LUN)

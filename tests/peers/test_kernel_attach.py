@@ -82,6 +82,7 @@ def test_a_guest_whose_qemu_moves_reservations_itself_is_left_to_it(seen: Any) -
 
 def test_a_guest_that_is_expected_gets_the_disk_that_its_qemu_has_open(seen: Any) -> None:
     found = seen["arrivals"]
+    assert found["connected"]["db2"] == []
     assert found["expected"] == "expected"
     assert found["guests"] == [["/dev/sdb", "incoming", True, 0, False]]
     assert found["once more"] == "expected"

@@ -44,7 +44,8 @@ _DEFAULT_MACHINE = "pc"
 _REMEMBERED_SECONDS = 600.0
 """How long a guest without a process is remembered that is to arrive, or has gone elsewhere."""
 
-_MONITOR_SECONDS = 5.0
+_MONITOR_SECONDS = 10.0
+"""QEMU connects before it can answer its monitor."""
 _ASK_AGAIN_SECONDS = 60.0
 """A guest whose process cannot be seen may be another QEMU after that long."""
 
@@ -116,6 +117,17 @@ class Attachments:
     def get(self, name: str) -> Attached | None:
         """The guest of a name, where it is one that comes through the helper's socket."""
         return self._attached.get(name)
+
+    def welcome(self, peer: Peer, own: str | None) -> None:
+        """A process has connected: QEMU does so when it starts, long before it sends the first command."""
+        if peer.pid and not self.is_attached(peer.pid):
+            self._spawn(self._try_to_attach(peer, own))
+
+    async def _try_to_attach(self, peer: Peer, own: str | None) -> None:
+        try:
+            await self.guest_of(peer, own)
+        except Refused as error:
+            log.info("a client of the helper is no guest", pid=peer.pid, why=str(error))
 
     def is_attached(self, pid: int) -> bool:
         """Whether a process is known to be a guest."""

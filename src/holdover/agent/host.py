@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import os
 from collections.abc import Callable, Sequence
@@ -152,7 +153,14 @@ class Host:
         given = activated(os.environ) if own is None else None
         listener = given or listen(FilePath(socket), int(settings.mode, 8), group)
         on_loop = OnLoop(HelperDoor(self._attachments, self._maker, self._disks, own).handle)
-        server = HelperServer(listener, on_loop.handle)
+        loop = asyncio.get_running_loop()
+
+        def welcome(peer: Peer) -> None:
+            # in a thread of the server's, which may outlive the loop
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._attachments.welcome, peer, own)
+
+        server = HelperServer(listener, on_loop.handle, welcome=welcome)
         self._helpers[socket] = server, on_loop
         server.start()
 

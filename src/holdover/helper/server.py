@@ -94,6 +94,7 @@ class HelperServer:
         silence: float = 30.0,
         turns: int = _TURNS,
         linger: float = _LINGER,
+        welcome: Callable[[Peer], None] | None = None,
     ) -> None:
         """``listener`` is the server's from now on.
 
@@ -102,6 +103,7 @@ class HelperServer:
         sent as a descriptor: that connection never ends by itself.
         ``turns``: commands under way on one device.
         ``linger``: seconds for which a thread stays with a client after an answer.
+        ``welcome``: told of every client that connects, in a thread of the server's; it must not wait.
         """
         self._linger = linger
         self._listener = listener
@@ -116,6 +118,7 @@ class HelperServer:
         # operation of a built-in type: whoever takes a connection out has it.
         self._connections: set[Connection] = set()
         self._parked: dict[int, Connection] = {}
+        self._welcome = welcome
         self._closing = False
         self._empty = threading.Event()
 
@@ -213,6 +216,8 @@ class HelperServer:
         log.debug("client connected", pid=connection.peer.pid, uid=connection.peer.uid)
         self._connections.add(connection)
         connection.flush()
+        if self._welcome is not None:
+            self._welcome(connection.peer)
         self._park(connection)
 
     def _unpark(self, number: int) -> None:
