@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 from rich.console import Console
 
-from holdover.agent.orchestrator import Progress
+from holdover.agent.outcome import Progress
 from holdover.demo.act import Act, Sums
 from holdover.demo.messages import Tick
 from holdover.demo.page import page

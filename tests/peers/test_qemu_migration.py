@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from holdover.agent.orchestrator import MigrateFailed
+from holdover.agent.outcome import MigrateFailed
 from holdover.scsi.opcodes import ReservationType
 from tests.rig.processes import Rig
 from tests.rig.site import KEY, RESERVATION_TYPES, Intruder, SharedSite, Site, clean

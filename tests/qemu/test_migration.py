@@ -79,7 +79,7 @@ def test_a_guest_moves_and_its_standstill_is_known() -> None:
             assert migration.stopped_at is not None
             assert migration.standstill_ms is None
             await migration.switch_over()
-            await migration.wait_resumed(LONG)
+            await migration.wait_arrived(LONG)
             assert await settled(qemus.source) == "postmigrate"
             assert await qemus.destination.query_status() == "running"
             assert migration.standstill_ms is not None
@@ -129,7 +129,7 @@ def test_a_cancelled_migration_can_be_tried_again_with_another_destination() -> 
                 await again.start()
                 await again.wait_stopped(LONG)
                 await again.switch_over()
-                await again.wait_resumed(LONG)
+                await again.wait_arrived(LONG)
                 assert await second.destination.query_status() == "running"
                 # the STOP of the attempt before is not taken for that of this one
                 assert again.standstill_ms is not None
@@ -185,7 +185,7 @@ def test_a_destination_that_died_makes_the_switch_over_fail_and_the_guest_is_on_
             await qemus.kill_destination()
             await qemus.migration.switch_over()
             with pytest.raises(MigrationFailed) as failure:
-                await qemus.migration.wait_resumed(LONG)
+                await qemus.migration.wait_arrived(LONG)
             # A source that has not yet heard from the dead host's TCP says `completed`, and keeps the guest.
             expected = {"failed": GuestPlace.SOURCE, "completed": GuestPlace.SOURCE_STOPPED}
             assert failure.value.status is not None
@@ -203,7 +203,7 @@ def test_a_destination_that_dies_with_the_guest_in_its_socket_gives_it_back() ->
             await qemus.freeze_destination_and_switch_over()
             await qemus.kill_destination()
             with pytest.raises(MigrationFailed) as failure:
-                await qemus.migration.wait_resumed(LONG)
+                await qemus.migration.wait_arrived(LONG)
             assert failure.value.place is GuestPlace.SOURCE_STOPPED
             assert await settled(qemus.source) == "postmigrate"
             await qemus.migration.cancel()
@@ -218,14 +218,14 @@ def test_a_destination_that_stands_still_leaves_the_guest_in_doubt_and_nothing_i
             await qemus.reach_pre_switchover()
             await qemus.freeze_destination_and_switch_over()
             with pytest.raises(MigrationFailed) as failure:
-                await qemus.migration.wait_resumed(0.3)
+                await qemus.migration.wait_arrived(0.3)
             assert failure.value.place is GuestPlace.IN_DOUBT
             with pytest.raises(MigrationFailed) as failure:
                 await qemus.migration.cancel(0.3)
             assert failure.value.place is GuestPlace.IN_DOUBT
             assert await settled(qemus.source) == "postmigrate"
             os.kill(qemus.destination_process.pid, signal.SIGCONT)
-            await qemus.migration.wait_resumed(LONG)
+            await qemus.migration.wait_arrived(LONG)
             assert await qemus.destination.query_status() == "running"
             assert await settled(qemus.source) == "postmigrate"
 
@@ -237,7 +237,7 @@ def test_after_the_guest_has_moved_cancel_refuses() -> None:
         async with pair() as qemus:
             await qemus.reach_pre_switchover()
             await qemus.migration.switch_over()
-            await qemus.migration.wait_resumed(LONG)
+            await qemus.migration.wait_arrived(LONG)
             with pytest.raises(MigrationFailed, match="too late") as failure:
                 await qemus.migration.cancel()
             assert failure.value.place is GuestPlace.DESTINATION
@@ -251,7 +251,7 @@ def test_a_guest_that_has_moved_is_not_sent_a_second_time() -> None:
         async with pair() as first, pair() as second:
             await first.reach_pre_switchover()
             await first.migration.switch_over()
-            await first.migration.wait_resumed(LONG)
+            await first.migration.wait_arrived(LONG)
             await settled(first.source)
             with pytest.raises(QemuError, match="no guest to give: its state is postmigrate"):
                 await Migration(first.source, second.destination, second.migration.uri).start()
@@ -303,7 +303,7 @@ def test_a_destination_that_was_not_to_run_by_itself_is_told_to() -> None:
             await qemus.destination.execute("stop")
             await qemus.reach_pre_switchover()
             await qemus.migration.switch_over()
-            await qemus.migration.wait_resumed(LONG)
+            await qemus.migration.wait_arrived(LONG)
             assert await qemus.destination.query_status() == "running"
             assert qemus.migration.standstill_ms is not None
 
@@ -316,7 +316,7 @@ def test_a_paused_guest_moves_and_stays_paused() -> None:
             await qemus.source.execute("stop")
             await qemus.reach_pre_switchover()
             await qemus.migration.switch_over()
-            await qemus.migration.wait_resumed(LONG)
+            await qemus.migration.wait_arrived(LONG)
             assert await qemus.destination.query_status() == "paused"
 
     asyncio.run(scenario())

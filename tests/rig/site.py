@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 from holdover.agent.client import AgentClient
-from holdover.agent.orchestrator import Orchestrator, Progress, Qemus
+from holdover.agent.orchestrator import Orchestrator, Qemus
+from holdover.agent.outcome import Progress
 from holdover.iscsi.initiator import IscsiInitiator
 from holdover.qemu.console import Console
 from holdover.qemu.image import READY, guest_image

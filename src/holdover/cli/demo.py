@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console
 from rich.live import Live
 
-from holdover.agent.orchestrator import MigrateFailed
+from holdover.agent.outcome import MigrateFailed
 from holdover.cli.console import screen
 from holdover.cli.errors import refuse
 from holdover.demo.act import Act, Sums, perform

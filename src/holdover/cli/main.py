@@ -14,8 +14,10 @@ import typer
 from holdover import __version__
 from holdover.cli.asking import Asking, CaOption, CertificateOption, KeyOption
 from holdover.cli.ca import app as ca_app
+from holdover.cli.handover_commands import app as handover_app
 from holdover.cli.journal_commands import app as journal_app
 from holdover.cli.pr_commands import app as pr_app
+from holdover.cli.stale import StaleOption, stale_of
 
 __all__ = ["main"]
 
@@ -30,6 +32,7 @@ app = typer.Typer(
 app.add_typer(pr_app, name="pr")
 app.add_typer(ca_app, name="ca")
 app.add_typer(journal_app, name="journal")
+app.add_typer(handover_app, name="handover")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 
@@ -219,7 +222,9 @@ def status(
 def migrate(
     guest: Annotated[str, typer.Argument(help="The guest's name.")],
     source: Annotated[str, typer.Option("--from", help="API of the agent that the guest leaves.")],
-    destination: Annotated[str, typer.Option("--to", help="API of the agent that it goes to.")],
+    destination: Annotated[
+        str, typer.Option("--to", help="API of the agent that it goes to, or the name of a [[peer]] there.")
+    ],
     source_qmp: Annotated[
         Path | None, typer.Option(help="QMP socket of the QEMU that the guest runs in.")
     ] = None,
@@ -227,12 +232,24 @@ def migrate(
         Path | None, typer.Option(help="QMP socket of the QEMU that waits for it.")
     ] = None,
     migrate_uri: Annotated[str | None, typer.Option(help="Where that QEMU waits: tcp:HOST:PORT.")] = None,
+    destination_waits: Annotated[
+        bool | None,
+        typer.Option(
+            "--destination-waits/--destination-runs",
+            help="Whether that QEMU was started with -S, so that reservations move while it loads the guest. "
+            "[default: as its command line says]",
+        ),
+    ] = None,
     timeout: Annotated[
         float, typer.Option(help="Seconds for the copy of the memory, and for the switch-over.")
     ] = 3600,
+    stale: StaleOption = "reread",
     fail_after: Annotated[
-        str | None,
-        typer.Option(help="Rehearse a failure: roll back after leave, register, give or preempt."),
+        str | None, typer.Option(help="Rehearse a failure: roll back after prepare or commit.")
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="Write where the time went; .html: a page; .json: for Perfetto, about:tracing."),
     ] = None,
     certificate: CertificateOption = None,
     key: KeyOption = None,
@@ -240,46 +257,23 @@ def migrate(
     json: Json = False,
 ) -> None:
     """Move a guest's reservations to another host; with QMP, live-migrate the guest as well."""
-    from holdover.cli.migrate import run
+    from holdover.cli.migrate import MigrateOptions, run
 
-    asking = Asking(certificate, key, ca)
-    qmp = (source_qmp, destination_qmp, migrate_uri)
-    run(guest, source, destination, asking, qmp, timeout, fail_after, json)
-
-
-@app.command()
-def rollback(
-    guest: Annotated[str, typer.Argument(help="The guest's name.")],
-    source: Annotated[str, typer.Option("--from", help="API of the agent that the guest was to leave.")],
-    destination: Annotated[str, typer.Option("--to", help="API of the agent that it was to go to.")],
-    certificate: CertificateOption = None,
-    key: KeyOption = None,
-    ca: CaOption = None,
-    json: Json = False,
-) -> None:
-    """Bring a guest's reservations back after a handover that was left half done.
-
-    For a guest that runs, or is to run, on the source. If it runs on the destination: holdover finish.
-    """
-    from holdover.cli.migrate import roll_back
-
-    roll_back(guest, source, destination, Asking(certificate, key, ca), json)
-
-
-@app.command()
-def finish(
-    guest: Annotated[str, typer.Argument(help="The guest's name.")],
-    source: Annotated[str, typer.Option("--from", help="API of the agent that the guest has left.")],
-    destination: Annotated[str, typer.Option("--to", help="API of the agent where it runs.")],
-    certificate: CertificateOption = None,
-    key: KeyOption = None,
-    ca: CaOption = None,
-    json: Json = False,
-) -> None:
-    """End a handover that was left half done after the guest had moved."""
-    from holdover.cli.migrate import finish as end
-
-    end(guest, source, destination, Asking(certificate, key, ca), json)
+    options = MigrateOptions(
+        guest,
+        source,
+        destination,
+        source_qmp,
+        destination_qmp,
+        migrate_uri,
+        destination_waits,
+        timeout,
+        stale_of(stale),
+        fail_after,
+        trace,
+        json,
+    )
+    run(options, Asking(certificate, key, ca))
 
 
 @app.command()

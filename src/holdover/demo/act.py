@@ -12,9 +12,10 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from holdover.agent.client import AgentClient
+from holdover.agent.client import AgentClient, AgentError
 from holdover.agent.config import export_iqn
-from holdover.agent.orchestrator import Orchestrator, Progress
+from holdover.agent.orchestrator import Orchestrator
+from holdover.agent.outcome import MigrateFailed, Progress
 from holdover.demo.messages import Connect, End, Open, Stop
 from holdover.demo.processes import Child, DemoFailed, free_port, started
 from holdover.demo.watching import Listener, Recording
@@ -162,11 +163,15 @@ async def _play(
         await asyncio.sleep(_SECONDS_BEFORE)
 
         async with orchestrator(set_up, recording, watch) as handover:
+            await handover.check()
+            await handover.prepare()
+            # prepared while the guest writes; only the commit is left for when it stands still
             workload.order(Stop())
             recording.stopped = (await guest.ready()).at - recording.began
-            await handover.run(None)
-        workload.order(Connect(set_up.exports[1]))
-        recording.resumed = (await guest.ready()).at - recording.began
+            await _commit(handover)
+            workload.order(Connect(set_up.exports[1]))
+            recording.resumed = (await guest.ready()).at - recording.began
+            await handover.finish()
         await _note_holder(set_up, recording)
         await asyncio.sleep(_SECONDS_AFTER)
 
@@ -191,6 +196,14 @@ async def _play(
         blocks_verified=own.verified,
         blocks_damaged=own.damaged,
     )
+
+
+async def _commit(handover: Orchestrator) -> None:
+    try:
+        await handover.commit()
+    except AgentError as error:
+        await handover.bring_back(error)
+        raise MigrateFailed(str(error), handover.stays()) from error
 
 
 async def _note_holder(set_up: Stage, recording: Recording) -> str | None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from holdover.agent.orchestrator import Progress
+from holdover.agent.outcome import Progress
 from holdover.demo.messages import Ready, Report, Tick
 from holdover.demo.processes import Child, DemoFailed
 

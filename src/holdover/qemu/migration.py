@@ -1,4 +1,4 @@
-"""Driving one live migration, with a pause in which the guest runs on neither side.
+"""Driving one live migration, with a moment in which the guest runs on neither side.
 
 The order of events, as QEMU 7.2 has them (with the capabilities `events` and `pause-before-switchover`):
 
@@ -28,6 +28,15 @@ What ends a migration early, and where the guest then is:
 
 So there is one point of no return, `switch_over`. Before it `cancel` always succeeds while the source
 lives; after it `cancel` brings the guest back only where it is sure that the destination does not run it.
+
+A destination that was started with `-S` does not run the guest when it has arrived, but when it is told to
+(`cont`). Then `switch_over` is none: whoever calls may let QEMU go on at once, do its own work beside it, and
+call `run_destination`, the point of no return, when both are through. Before that `cancel` ends the
+destination's QEMU, which may have the whole guest, so that nobody runs it there later.
+
+In both cases `pause-before-switchover` is set, as `pre-switchover` alone says that no command of the guest is
+on its way to a disk any more. STOP comes before QEMU waits for these: to take the guest's reservations from
+under them, or to hold them back while QEMU waits for them, would do harm.
 """
 
 from __future__ import annotations
@@ -42,6 +51,7 @@ from holdover.qemu.monitor import (
     Monitor,
     MonitorLost,
     QemuError,
+    QemuRefused,
     QmpEvent,
     QmpTime,
     RamProgress,
@@ -52,6 +62,7 @@ __all__ = ["GuestPlace", "Migration", "MigrationFailed"]
 _PROGRESS_INTERVAL = 0.5
 _STATE_INTERVAL = 0.01
 _CANCEL_TIMEOUT = 30.0
+_END_TIMEOUT = 10.0
 _ENDED = frozenset({"completed", "failed", "cancelled"})
 _NOT_UNDER_WAY = _ENDED | {"none"}
 # Not `postmigrate`: such a guest lives elsewhere by now, and QEMU would send it a second time.
@@ -89,6 +100,9 @@ class Migration:
     Both monitors stay the caller's to close. The destination was started with
     `-incoming` and listens by now. Every step raises `MonitorLost` where a QEMU it needs has gone,
     `MigrationFailed` where QEMU lives and the migration does not.
+
+    Attributes:
+        destination_waits: The destination runs the guest only when it is told to.
     """
 
     def __init__(
@@ -97,24 +111,25 @@ class Migration:
         destination: Monitor,
         uri: str,
         *,
+        destination_waits: bool = False,
         on_progress: Callable[[RamProgress], None] | None = None,
     ) -> None:
-        """`on_progress` is called every half second while memory is being sent, and when it has been."""
+        """`on_progress` is called every half second while memory is being sent, and when all has been."""
         self.source = source
         self.destination = destination
         self.uri = uri
+        self.destination_waits = destination_waits
         self._on_progress = on_progress
         self._was_running = False
         self._source_since = 0
         self._destination_since = 0
-        self._switched_over = False
+        self._continued = False
+        """migrate-continue has been sent: the destination may have the whole guest."""
+        self._given = False
+        """The destination may run the guest."""
 
-    async def start(self) -> None:
-        """Set the capabilities and begin; the guest goes on running on the source.
-
-        The capabilities stay set afterwards; all others are left as the operator set them. Raises
-        QemuError, with nothing begun, where the two are not ready for a migration.
-        """
+    async def check(self) -> None:
+        """Raises QemuError, with nothing begun, where the two are not ready for a migration."""
         self._source_since = len(self.source.events)
         self._destination_since = len(self.destination.events)
         under_way = (await self.source.query_migrate()).status
@@ -126,6 +141,16 @@ class Migration:
         if (waiting := await self.destination.query_status()) != "inmigrate":
             raise QemuError(f"{self.destination.name} waits for no guest: its state is {waiting}")
         self._was_running = state == "running"
+
+    async def start(self) -> None:
+        """Check, set the capabilities and begin; the guest goes on running on the source.
+
+        The capabilities stay set afterwards; all others are left as the operator set them.
+        """
+        await self.check()
+        if self.destination_waits:
+            # to a QEMU that awaits a guest this is what -S is: whatever it was told since its start
+            await self.destination.execute("stop")
         await _set_capabilities(self.destination, "events")
         await _set_capabilities(self.source, "events", "pause-before-switchover")
         await self.source.execute("migrate", {"uri": self.uri})
@@ -140,45 +165,72 @@ class Migration:
             )
         if event.migration_status != "pre-switchover":
             await self._raise_ended()
-        await self._report_once()
 
     async def switch_over(self) -> None:
-        """Let QEMU send the rest and the destination run the guest: the point of no return."""
-        self._switched_over = True
+        """Let QEMU send the rest: the point of no return, unless the destination waits to be told to run."""
+        self._continued = True
+        if not self.destination_waits:
+            self._given = True
         await self.source.execute("migrate-continue", {"state": "pre-switchover"})
 
-    async def wait_resumed(self, timeout: float) -> None:
-        """Wait until the source has sent everything and the destination runs the guest.
+    async def wait_arrived(self, timeout: float) -> None:
+        """Wait until the source has sent everything and the destination has the guest, and runs it unless it
+        waits to be told to.
 
-        A guest that was paused when the migration began is left paused. A destination that was started
-        with `-S` is told to run it.
+        A guest that was paused when the migration began is left paused.
         """
-        await self._within(timeout, "the destination does not run the guest", self._finish())
+        await self._within(timeout, "the destination does not have the guest", self._arrive())
+        await self._report_once()
 
-    async def _finish(self) -> None:
+    async def run_destination(self, timeout: float) -> None:
+        """Let a destination run the guest that waits to be told to: the point of no return.
+
+        Nothing where it runs it already, or where the guest was paused when the migration began.
+        """
+        if self.destination_waits and self._was_running:
+            await self._within(timeout, "the destination does not run the guest", self._run_destination())
+
+    async def _run_destination(self) -> None:
+        self._given = True
+        try:
+            await self.destination.execute("cont")
+            await self.destination.wait_event(_named("RESUME"), since=self._destination_since)
+        except MonitorLost as error:
+            raise await self._lost_with_guest(error) from error
+        except QemuRefused as error:
+            self._given = False
+            raise MigrationFailed(
+                f"{self.destination.name} has the guest and does not run it: {error}",
+                status="completed",
+                place=GuestPlace.SOURCE_STOPPED,
+            ) from error
+
+    async def _lost_with_guest(self, error: MonitorLost) -> MigrationFailed:
+        gone = await self.destination.is_gone()
+        return MigrationFailed(
+            f"everything was sent to {self.destination.name}, then its monitor was lost ({error})",
+            status="completed",
+            place=GuestPlace.SOURCE_STOPPED if gone else GuestPlace.IN_DOUBT,
+        )
+
+    async def _arrive(self) -> None:
         ended = await self.source.wait_event(_status_in(_ENDED), since=self._source_since)
         if ended.migration_status != "completed":
             await self._raise_ended()
         try:
             arrived = await self.destination.wait_event(_arrival, since=self._destination_since)
         except MonitorLost as error:
-            gone = await self.destination.is_gone()
-            raise MigrationFailed(
-                f"everything was sent to {self.destination.name}, then its monitor was lost",
-                status="completed",
-                place=GuestPlace.SOURCE_STOPPED if gone else GuestPlace.IN_DOUBT,
-            ) from error
+            raise await self._lost_with_guest(error) from error
         if arrived.migration_status == "failed":
             raise MigrationFailed(
                 f"{self.destination.name} could not load the guest",
                 status="completed",
                 place=GuestPlace.SOURCE_STOPPED,
             )
-        if arrived.name != "RESUME" and self._was_running:
+        if arrived.name != "RESUME" and self._was_running and not self.destination_waits:
             # RESUME comes before MIGRATION completed; without it the destination was started with -S.
             # The source is in postmigrate and does not run the guest by itself any more.
-            await self.destination.execute("cont")
-            await self.destination.wait_event(_named("RESUME"), since=self._destination_since)
+            await self._run_destination()
 
     async def cancel(self, timeout: float = _CANCEL_TIMEOUT) -> None:
         """Give the migration up and wait until the guest runs on the source (or is paused there, if it was).
@@ -190,11 +242,13 @@ class Migration:
         await self._within(timeout, "the source does not run the guest again", self._cancel())
 
     async def _cancel(self) -> None:
+        if self.destination_waits and self._continued and not self._given:
+            await self._end_destination()
         status = (await self.source.query_migrate()).status
         if status not in _NOT_UNDER_WAY:
-            if not self._switched_over:
-                # Before migrate-continue the state of the devices has not been sent: without it no
-                # destination can run the guest, whatever has become of it.
+            if not self._given:
+                # No destination runs the guest: the state of its devices has not been sent, or it has
+                # not been told to.
                 await self.source.execute("migrate_cancel")
             ended = await self.source.wait_event(_status_in(_ENDED), since=self._source_since)
             status = ended.migration_status or status
@@ -206,6 +260,14 @@ class Migration:
         # to do, now that no destination will.
         if await self._state_after_migration() != "running":
             await self.source.execute("cont")
+
+    async def _end_destination(self) -> None:
+        """End a QEMU that may have the whole guest and has not been told to run it."""
+        with contextlib.suppress(QemuError):
+            await self.destination.execute("quit", timeout=_END_TIMEOUT)
+        with contextlib.suppress(TimeoutError, MonitorLost):
+            async with asyncio.timeout(_END_TIMEOUT):
+                await self.destination.wait_event(lambda _: False)
 
     async def _state_after_migration(self) -> str:
         """The source's run state once QEMU is done with it, a moment after the status has ended.
@@ -219,7 +281,9 @@ class Migration:
 
     async def _require_destination_without_guest(self) -> None:
         """Return once the destination has failed to load the guest, or ended before it announced RESUME."""
-        place = GuestPlace.DESTINATION
+        place = GuestPlace.DESTINATION if self._given else GuestPlace.IN_DOUBT
+        if not self._given and await self.destination.is_gone():
+            return
         try:
             arrived = await self.destination.wait_event(_arrival, since=self._destination_since)
             if arrived.migration_status == "failed":
@@ -260,9 +324,10 @@ class Migration:
             ) from None
 
     def _place(self, status: str) -> GuestPlace:
-        if self._switched_over and status not in {"failed", "cancelled"}:
+        if self._given and status not in {"failed", "cancelled"}:
             return GuestPlace.IN_DOUBT
-        return GuestPlace.SOURCE_STOPPED if status == "pre-switchover" else GuestPlace.SOURCE
+        stopped = status == "pre-switchover" or (self._continued and status not in {"failed", "cancelled"})
+        return GuestPlace.SOURCE_STOPPED if stopped else GuestPlace.SOURCE
 
     async def _raise_ended(self) -> None:
         status = await self.source.query_migrate()

@@ -16,7 +16,16 @@ from typing import Self, TypeVar
 import msgspec
 from qemu.qmp import ExecInterruptedError, ExecuteError, Message, QMPClient, QMPError, Runstate
 
-__all__ = ["MigrationStatus", "Monitor", "MonitorLost", "QemuError", "QmpEvent", "QmpTime", "RamProgress"]
+__all__ = [
+    "MigrationStatus",
+    "Monitor",
+    "MonitorLost",
+    "QemuError",
+    "QemuRefused",
+    "QmpEvent",
+    "QmpTime",
+    "RamProgress",
+]
 
 _AnswerT = TypeVar("_AnswerT")
 
@@ -26,6 +35,10 @@ _COMMAND_TIMEOUT = 30.0
 
 class QemuError(Exception):
     """QEMU could not be reached, refused a command or did what it should not; the text names which QEMU."""
+
+
+class QemuRefused(QemuError):
+    """QEMU has answered that it does not do what it was told."""
 
 
 class MonitorLost(QemuError):
@@ -139,7 +152,7 @@ class Monitor:
         except TimeoutError:
             raise QemuError(f"{self.name}: no answer to {command} within {timeout:g} s") from None
         except ExecuteError as error:
-            raise QemuError(f"{self.name} refuses {command}: {error}") from error
+            raise QemuRefused(f"{self.name} refuses {command}: {error}") from error
         except ExecInterruptedError as error:
             raise MonitorLost(f"{self.name}: its monitor was lost during {command}") from error
         except QMPError as error:
