@@ -41,13 +41,23 @@ def new_apis(*hosts: str) -> dict[str, str]:
 
 @contextmanager
 def agent(
-    folder: Path, host: str, apis: Mapping[str, str], drives: Sequence[str], *, incoming: bool = False
+    folder: Path,
+    host: str,
+    apis: Mapping[str, str],
+    drives: Sequence[str],
+    *,
+    incoming: bool = False,
+    journals: Path | None = None,
 ) -> Iterator[Agent]:
-    """An agent with a journal, whose guest has a device for each URL in ``drives``, with migrate-pr, until
-    the block ends. ``apis`` are those of all hosts."""
+    """An agent whose guest has a device for each URL in ``drives``, with migrate-pr, until the block ends.
+
+    ``apis`` are those of all hosts; the journal is in ``journals``, else in ``folder``.
+    """
     api, export = apis[host], f"127.0.0.1:{free_port()}"
     config = folder / f"{host}.toml"
-    config.write_text(settings(folder, host, apis, export, drives, incoming=incoming), encoding="utf-8")
+    config.write_text(
+        settings(journals or folder, host, apis, export, drives, incoming=incoming), encoding="utf-8"
+    )
     command = [sys.executable, "-m", "holdover", "agent", "--config", str(config)]
     ports = tuple(int(address.rpartition(":")[2]) for address in (api, export))
     with running(command, ports, folder / f"{host}.log", own_environment(folder)):
@@ -55,7 +65,7 @@ def agent(
 
 
 def settings(
-    folder: Path, host: str, apis: Mapping[str, str], export: str, drives: Sequence[str], *, incoming: bool
+    journals: Path, host: str, apis: Mapping[str, str], export: str, drives: Sequence[str], *, incoming: bool
 ) -> str:
     """The TOML of such an agent."""
     devices = [f"scsi-block,id=disk{lun},drive={url},migrate-pr=on" for lun, url in enumerate(drives)]
@@ -64,7 +74,7 @@ def settings(
     return (
         f'name = "{host}"\ninitiator = "iqn.2026-11.org.holdover:{host}"\n'
         f'[api]\nlisten = "{apis[host]}"\n{"".join(peers)}'
-        f'[journal]\nfile = "{folder / host}.journal"\n'
+        f'[journal]\nfile = "{journals / host}.journal"\n'
         f'[[guest]]\nname = "{GUEST}"\nmachine = "pc"\nexport = "{export}"\n'
         f"incoming = {str(incoming).lower()}\ndevices = {json.dumps(devices)}\n"
     )

@@ -31,9 +31,11 @@ from holdover.scsi.reservation_in import ReadKeys, ReadReservation, Reservation
 from holdover.scsi.reservation_out import in_command
 from holdover.scsi.sense import is_unit_attention
 
-__all__ = ["GuestKind", "Move", "MovingGuest", "NotMeasured", "moving_guest"]
+__all__ = ["MEMORY", "GuestKind", "Move", "MovingGuest", "NotMeasured", "moving_guest"]
 
 KEY = 0x484F4C44
+MEMORY = Path("/dev/shm")  # noqa: S108 - folders of our own are made in it
+"""A file system that no disk is behind."""
 HOSTS = ("host-a", "host-b")
 _BOOT = 300.0
 _MOVE = 120.0
@@ -56,12 +58,14 @@ class GuestKind:
         program: What starts its QEMU; () for the installed one.
         migrate_pr: That property of QEMU's scsi-block; None where QEMU has none.
         holdover: Whether its disks are behind Holdover's agents.
+        journals: Where those keep their journals; None: with everything else.
     """
 
     name: str
     program: tuple[str, ...] = ()
     migrate_pr: bool | None = None
     holdover: bool = False
+    journals: Path | None = None
 
     @property
     def carries(self) -> bool:
@@ -341,10 +345,9 @@ async def moving_guest(
             target = stack.enter_context(serve_luns(server, files))
             way = await proxy.route(target)
             start = _behind_agent if kind.holdover else _plain
-            apis = new_apis(*HOSTS)
-            here, there = (
-                stack.enter_context(start(folder, host, apis, way, server, luns)) for host in HOSTS
-            )
+            near = stack.enter_context(tempfile.TemporaryDirectory(prefix="hb-", dir=kind.journals))
+            place = _Place(folder, Path(near), way, server, luns, new_apis(*HOSTS))
+            here, there = (stack.enter_context(start(place, host)) for host in HOSTS)
             guest = MovingGuest(kind, luns, image, proxy, folder, server, target, here, there)
             stack.push_async_callback(guest.end)
             await guest.boot()
@@ -352,17 +355,28 @@ async def moving_guest(
             yield guest
 
 
-@contextlib.contextmanager
-def _plain(
-    _folder: Path, host: str, _apis: dict[str, str], port: int, server: Server, _luns: int
-) -> Iterator[_Host]:
-    yield _Host(host, f"127.0.0.1:{port}", TARGET_IQN, f"iqn.2026-11.org.holdover:{host}", server.lun)
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What both hosts of a guest share: folders, the port of the proxy to the target, that target's LUNs."""
+
+    folder: Path
+    journals: Path
+    port: int
+    server: Server
+    luns: int
+    apis: dict[str, str]
 
 
 @contextlib.contextmanager
-def _behind_agent(
-    folder: Path, host: str, apis: dict[str, str], port: int, server: Server, luns: int
-) -> Iterator[_Host]:
-    drives = [f"iscsi://127.0.0.1:{port}/{TARGET_IQN}/{server.lun + lun}" for lun in range(luns)]
-    with agent(folder, host, apis, drives, incoming=host != HOSTS[0]) as there:
+def _plain(place: _Place, host: str) -> Iterator[_Host]:
+    initiator = f"iqn.2026-11.org.holdover:{host}"
+    yield _Host(host, f"127.0.0.1:{place.port}", TARGET_IQN, initiator, place.server.lun)
+
+
+@contextlib.contextmanager
+def _behind_agent(place: _Place, host: str) -> Iterator[_Host]:
+    luns = range(place.server.lun, place.server.lun + place.luns)
+    drives = [f"iscsi://127.0.0.1:{place.port}/{TARGET_IQN}/{lun}" for lun in luns]
+    arrives = host != HOSTS[0]
+    with agent(place.folder, host, place.apis, drives, incoming=arrives, journals=place.journals) as there:
         yield _Host(host, there.portal, there.iqn, "iqn.2026-11.org.holdover:guest", 0, there.api)

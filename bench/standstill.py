@@ -1,14 +1,15 @@
 """`make bench-standstill`: how long a guest stands still while it moves, and what its reservations add.
 
 Real guests in QEMU (software emulation), 1 to 256 scsi-block LUNs over iSCSI, a target behind a proxy that
-delays each way. Six kinds of migration, alternately in one run:
+delays each way. Seven kinds of migration, alternately in one run:
 
-    a  QEMU 11.1, migrate-pr=off               d  the installed QEMU alone
-    b  QEMU 11.1, migrate-pr=on                e  as c, destination started with -S
-    c  the installed QEMU with Holdover        f  as d, destination started with -S
+    a  QEMU 11.1, migrate-pr=off               e  as c, destination started with -S
+    b  QEMU 11.1, migrate-pr=on                f  as d, destination started with -S
+    c  the installed QEMU with Holdover        g  as c, the agents' journals in memory: no disk to sync
+    d  the installed QEMU alone
 
 STOP on the source to RESUME on the destination, by the times that QEMU gives its events. What the
-reservations add is b-a for QEMU 11.1, c-d and e-f for Holdover, round by round.
+reservations add is b-a for QEMU 11.1, c-d, e-f and g-d for Holdover, round by round.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from rich.table import Table
 from bench.costs import Case, Run, cost_panels, cost_table, standstill_table, wanted_table
 from bench.delay import Accuracy, DelayProxy, delay_proxy, measure_accuracy
 from bench.machine import Machine, available_mib, describe_machine, wide_console
-from bench.moving import GuestKind, MovingGuest, NotMeasured, moving_guest
+from bench.moving import MEMORY, GuestKind, MovingGuest, NotMeasured, moving_guest
 from bench.plot import draw_bars, draw_svg
 from bench.qemu11 import Qemu11Error, qemu11
 from bench.servers import SERVERS, Server
@@ -71,7 +72,7 @@ def _plan(tell: Console) -> _Plan:
     kinds: dict[Run, GuestKind] = {}
     versions = {}
     if missing := missing_qemu_packages():
-        tell.print(f"left out: c, d, e and f: QEMU is missing (packages {' '.join(missing)})")
+        tell.print(f"left out: c to g: QEMU is missing (packages {' '.join(missing)})")
     else:
         said = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True)
         found = re.search(r"version ([\d.]+)", said.stdout)
@@ -81,6 +82,13 @@ def _plan(tell: Console) -> _Plan:
         own = None if int(version.split(".")[0]) < 11 else False
         behind = GuestKind(f"QEMU {version} with Holdover", migrate_pr=own, holdover=True)
         alone = GuestKind(f"QEMU {version} alone", migrate_pr=own)
+        if MEMORY.is_dir():
+            in_memory = GuestKind(
+                f"{behind.name}, journals in memory", (), own, holdover=True, journals=MEMORY
+            )
+            kinds[Run.HOLDOVER_MEMORY] = in_memory
+        else:
+            tell.print(f"left out: g: there is no {MEMORY}")
         kinds |= {Run.HOLDOVER: behind, Run.HOLDOVER_S: behind, Run.ALONE: alone, Run.ALONE_S: alone}
     try:
         new = qemu11()

@@ -40,14 +40,14 @@ def test_what_was_not_measured_has_no_cost() -> None:
 def test_the_tables_tell_medians_spreads_and_our_share() -> None:
     assert rows(standstill_table([FULL]))[0][:3] == ["64", "1", "20.0 (10…30)"]
     assert rows(cost_table([FULL])) == [
-        ["64", "1", "100.0 (100…105)", "4.0 (3…4)", "0.0 (-2…1)", "0.04", "-"]
+        ["64", "1", "100.0 (100…105)", "4.0 (3…4)", "0.0 (-2…1)", "-", "0.04", "-"]
     ]
 
 
 def test_what_is_missing_is_a_dash_and_never_a_figure() -> None:
     ours = case(4, 5, c=[4.0], d=[1.0])
     assert len(rows(standstill_table([ours]))[0]) == 4
-    assert rows(cost_table([ours])) == [["4", "5", "-", "3.0 (3…3)", "-", "-", "-"]]
+    assert rows(cost_table([ours])) == [["4", "5", "-", "3.0 (3…3)", "-", "-", "-", "-"]]
 
 
 def test_what_holdover_says_of_itself_stands_beside() -> None:
