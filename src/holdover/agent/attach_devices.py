@@ -193,7 +193,7 @@ class DeviceMaker:
         except DecodeError:
             log.error("a device without a designator is on record", guest=record.guest, drive=record.drive)
             return
-        path = DiskPath(_disk_at(Path(record.drive)), designator, self._disks, self._io)
+        path = DiskPath(_disk_at(Path(record.drive)), designator, self._disks, self._io, certain=False)
         state = state_of(record)
         said = self._rules.migrate_pr(attached.names, designator)
         known = None if state is None else state.migrate_pr
@@ -202,7 +202,7 @@ class DeviceMaker:
         device.recall_designator(designator)
         if state is not None:
             device.block.restore(state)
-        if device.block.migrate_pr:
+        if device.block.migrate_pr and device.block.gate is Gate.RUNNING:
             # while no agent looked, others may have changed it
             device.block.mark_stale()
         attached.append(designator, device, path)

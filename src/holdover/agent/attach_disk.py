@@ -85,10 +85,14 @@ class DiskPath:
         designator: Designator,
         disks: HostDisks,
         io: SgIo,
+        *,
+        certain: bool = True,
         idle: float = _IDLE_SECONDS,
     ) -> None:
         """``disk`` None: the one that leads to the LUN, if there is one, looked for when it is needed.
 
+        ``certain``: whether it is that disk and no other; else, as after a restart of the host, which names
+        its disks anew, it is looked for where it turns out to be another LUN's.
         ``idle``: seconds without a command after which a disk that nobody holds is closed.
         """
         self.disk = disk
@@ -96,6 +100,7 @@ class DiskPath:
         self._disks = disks
         self._io = io
         self._idle = idle
+        self._certain = certain
         self._name = str(designator) if disk is None else name_of(disk)
         self._descriptor: int | None = None
         self._held = False
@@ -128,7 +133,7 @@ class DiskPath:
                 return
             fresh = await self._open(Path(f"/proc/self/fd/{descriptor}"), disk)
             self._close()
-            self.disk, self._descriptor, self._held = disk, fresh, True
+            self.disk, self._descriptor, self._held, self._certain = disk, fresh, True, True
 
     def release(self) -> None:
         """The guest's process has gone: close the disk, and open it when there is something to do."""
@@ -145,9 +150,7 @@ class DiskPath:
         if self._descriptor is None:
             async with self._opening:
                 if self._descriptor is None:
-                    disk = self.disk or await self._look_for()
-                    self._descriptor = await self._open(disk.node(), disk)
-                    self.disk = disk
+                    self._descriptor = await self._open_again()
         descriptor = self._descriptor
         try:
             return await self._io.execute(descriptor, command, self.name)
@@ -162,6 +165,20 @@ class DiskPath:
     async def close(self) -> None:
         """Close the disk; commands under way have a descriptor of their own."""
         self.release()
+
+    async def _open_again(self) -> int:
+        disk, descriptor = self.disk, None
+        if disk is not None:
+            try:
+                descriptor = await self._open(disk.node(), disk)
+            except PathError:
+                if self._certain:
+                    raise
+        if disk is None or descriptor is None:
+            disk = await self._look_for()
+            descriptor = await self._open(disk.node(), disk)
+        self.disk, self._certain = disk, True
+        return descriptor
 
     async def _look_for(self) -> Disk:
         files = await self._disks.find(self._designator)
