@@ -1,7 +1,7 @@
 """Run inside a kernel of the rig: paths to a LUN over disks that come and go.
 
-/dev/sda and /dev/sdb are two LUNs. Writes what it sees to the file that is its argument; what it should see is
-`test_kernel_attach_disk`'s to say.
+/dev/sda and /dev/sdb are two LUNs. Writes what it sees to the file that is its argument; what it should see
+is `test_kernel_attach_disk`'s to say.
 """
 
 from __future__ import annotations
