@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import datetime
 import os
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path as FilePath
 
 import msgspec
@@ -30,6 +31,7 @@ from holdover.agent.config import (
 )
 from holdover.agent.device import GuestDevice
 from holdover.agent.door import HelperDoor
+from holdover.agent.few_at_once import few_at_once
 from holdover.agent.guest import HostedGuest
 from holdover.agent.handovers import Handovers
 from holdover.agent.looking import look_after_start
@@ -51,6 +53,7 @@ from holdover.iscsi.target import IscsiTarget
 from holdover.iscsi.url import IscsiUrl
 from holdover.journal.journal import JournalLike
 from holdover.journal.memory import MemoryJournal
+from holdover.journal.records import DeviceRecord, JournalContents
 from holdover.paths.host_disks import HostDisks
 from holdover.paths.iscsi import Identity, IscsiSessions, isid_of
 from holdover.paths.path import Path, PathError
@@ -62,11 +65,17 @@ __all__ = ["Host"]
 
 log = structlog.get_logger()
 
-_START_SECONDS = 3.0
+_START_SECONDS = 1.0
 """How long an agent that begins waits for LUNs before it can be asked itself; they may say it later."""
+
+_SETTLING_AT_ONCE = 32
+_SETTLING_SECONDS = 0.5
+"""So many guests' LUNs are asked at once when an agent begins; guests that take longer no longer count."""
 
 _LUN_AWAY_SECONDS = 5.0
 """From one question to the next whether a LUN is there again."""
+
+_NOTHING = Remembered(())
 
 
 class Host:
@@ -83,6 +92,7 @@ class Host:
         self.config = config
         self.journal: JournalLike = MemoryJournal() if journal is None else journal
         self._records = self.journal.load()
+        self._remembered = _by_guest(self._records.devices, {guest.name for guest in config.guest})
         self.peers = Peers(config.name, config.peer, credentials)
         self._credentials = credentials
         self.guests: dict[str, HostedGuest] = {}
@@ -113,6 +123,7 @@ class Host:
             self._attachments.restore(self._records.guests, self._records.devices)
             # before any command of a guest passes
             self.handovers.restore(self._records.handovers)
+            self._doubt_all()
             for guest in self.config.guest:
                 await self._export(guest)
             settings = self.config.helper or HelperConfig()
@@ -121,7 +132,9 @@ class Host:
             for guest in self.config.guest:
                 if guest.helper is not None:
                     self._start_helper(guest.helper, settings, guest.name)
-            await self._settle_in()
+            self._records = JournalContents((), (), ())
+            self._settling.append(asyncio.ensure_future(self._settle_in()))
+            await asyncio.wait(self._settling, timeout=_START_SECONDS)
         except BaseException:
             await self.close()
             raise
@@ -180,7 +193,7 @@ class Host:
         machine, options, address = parse_guest(config, "configuration")
         gate = Gate.INCOMING if config.incoming else Gate.RUNNING
         devices = [await self._device(config.name, each, machine, gate) for each in options]
-        remembered = self._remembered(config.name)
+        remembered = self._remembered.get(config.name, _NOTHING)
         for device in devices:
             remembered.restore(device)
             keep_records(config.name, device, self.journal)
@@ -188,9 +201,6 @@ class Host:
         guest = self._hosted(config.name, machine, devices, target)
         self.guests[config.name] = guest
         self._attachments.take_up(guest, machine, gate)
-
-    def _remembered(self, guest: str) -> Remembered:
-        return Remembered(each for each in self._records.devices if each.guest == guest)
 
     async def _export(self, config: GuestConfig) -> None:
         _, _, address = parse_guest(config, "configuration")
@@ -242,24 +252,35 @@ class Host:
             finally:
                 await path.close()
 
+    def _doubt_all(self) -> None:
+        """While no agent looked, others may have changed what guests have here, or the guests themselves."""
+        for config in self.config.guest:
+            for device in self.guests[config.name].devices:
+                if device.block.migrate_pr and device.block.gate is Gate.RUNNING:
+                    device.block.mark_stale()
+
     async def _settle_in(self) -> None:
         """Find out what is behind every drive, and go on with handovers; nobody waits long for a LUN that is
-        away."""
-        configured = {guest.name for guest in self.config.guest if guest.devices}
-        for name in self.guests:
-            if name in configured:
-                self._settling.append(asyncio.ensure_future(self._settle_guest_in(self.guests[name])))
-            else:
-                self._settling.append(asyncio.ensure_future(self._settle_attached_in(name)))
-        if self._settling:
-            await asyncio.wait(self._settling, timeout=_START_SECONDS)
+        away. Guests whose handovers are open come first."""
+        names = sorted(self.guests, key=lambda name: not self._moving(name))
+        configured = {guest.name: self.guests[guest.name] for guest in self.config.guest if guest.devices}
+        await few_at_once(
+            (
+                self._settle_guest_in(configured[name])
+                if name in configured
+                else self._settle_attached_in(name)
+                for name in names
+            ),
+            _SETTLING_AT_ONCE,
+            _SETTLING_SECONDS,
+        )
 
     async def _settle_attached_in(self, name: str) -> None:
         await self._attachments.look_again(name)
         self.handovers.go_on(name)
 
     async def _settle_guest_in(self, guest: HostedGuest) -> None:
-        remembered = self._remembered(guest.name)
+        remembered = self._remembered.pop(guest.name, _NOTHING)
         devices = tuple(guest.devices)
         known = await asyncio.gather(*(self._identify(guest.name, each, remembered) for each in devices))
         self.handovers.go_on(guest.name)
@@ -329,3 +350,11 @@ class Host:
         for guest in self.guests.values():
             await guest.close()
         self._io.close()
+
+
+def _by_guest(records: Iterable[DeviceRecord], guests: Container[str]) -> dict[str, Remembered]:
+    of_guest: defaultdict[str, list[DeviceRecord]] = defaultdict(list)
+    for record in records:
+        if record.guest in guests:
+            of_guest[record.guest].append(record)
+    return {guest: Remembered(each) for guest, each in of_guest.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Container
 
 from holdover.agent.answers import Handover, HandoverProblem, refusal
 from holdover.agent.attach_guest import LeftToQemu
@@ -18,6 +19,7 @@ from holdover.agent.source_handover import SourceHandover
 from holdover.agent.spans import Spans
 from holdover.handover.protocol import Destination, Source
 from holdover.journal.journal import JournalLike
+from holdover.scsi.inquiry import Designator
 
 __all__ = ["Registry"]
 
@@ -103,7 +105,9 @@ class Registry:
 
     def require_no_neighbour(self, guest: HostedGuest) -> None:
         """Raise `HandoverProblem` if the handover would change another guest's registration."""
-        found = neighbour(guest.name, self._standings())
+        if all(device.sole_nexus for device in guest.devices):
+            return  # nobody else can be registered as that nexus; looking at all guests would take long
+        found = neighbour(guest.name, self._standings({device.designator for device in guest.devices}))
         if found is not None:
             raise self.refusal(
                 guest.name,
@@ -112,7 +116,7 @@ class Registry:
                 "registration; give one of them another path to the LUN, or shut it down",
             )
 
-    def _standings(self) -> list[Standing]:
+    def _standings(self, luns: Container[Designator | None]) -> list[Standing]:
         return [
             Standing(
                 guest.name,
@@ -122,7 +126,7 @@ class Registry:
             )
             for guest in self.guests.values()
             for device in guest.devices
-            if device.designator is not None
+            if device.designator is not None and device.designator in luns
         ]
 
     # -- peers --------------------------------------------------------------------------------------
