@@ -18,12 +18,12 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from holdover.agent.api import Step
-from holdover.agent.attach_expect import ExpectedDevice
 from holdover.agent.client import AgentClient
 from holdover.agent.config import AgentConfig, ApiConfig, HelperConfig, Limits
+from holdover.agent.handovers import HandoverProblem
 from holdover.agent.host import Host
-from holdover.agent.orchestrator import MigrateFailed, Orchestrator, Qemus
+from holdover.agent.orchestrator import Orchestrator, Qemus
+from holdover.agent.outcome import MigrateFailed
 from holdover.agent.rules import Rule
 from holdover.agent.serve import serve
 from holdover.paths.sgio import SgIo, SgioPath
@@ -57,6 +57,8 @@ class Site:
         self.paths = [SgioPath(disk, self.io) for disk in DISKS]
         self.here = 0
         self.port = 7200
+        self.program: tuple[str, ...] = ()
+        self.disk_options: tuple[str, ...] = ()
         self.qemu: QemuProcess
         self.console: Console
 
@@ -72,6 +74,8 @@ class Site:
             disks=(disk,),
             memory=80,
             incoming=incoming,
+            program=self.program,
+            disk_options=self.disk_options,
         )
         return QemuProcess.start(machine)
 
@@ -129,14 +133,14 @@ class Site:
             response = await self.paths[2].execute(write)
         return describe_response(response)
 
-    async def migrate(self, helper: Path | None = None, fail_after: Step | None = None) -> str:
+    async def migrate(self, helper: Path | None = None, fail_after: str | None = None) -> str:
         """To the other host; the outcome in a word or what went wrong."""
         there = 1 - self.here
         self.port += 1
         uri = f"tcp:127.0.0.1:{self.port}"
         qemu = self.start_qemu(there, helper or self.helper(there), uri)
         clients = [AgentClient(f"127.0.0.1:{PORTS[host]}", timeout=120) for host in (self.here, there)]
-        orchestrator = Orchestrator(GUEST, clients[0], clients[1], lambda _: None, fail_after)
+        orchestrator = Orchestrator(GUEST, clients[0], clients[1], lambda _: None, fail_after=fail_after)
         try:
             outcome = await orchestrator.run(
                 Qemus(source=self.qemu.qmp_path, destination=qemu.qmp_path, uri=uri, timeout=300)
@@ -144,27 +148,6 @@ class Site:
         except MigrateFailed as error:
             await qemu.end()
             return f"failed: {error.reason} | {error.now}"
-        finally:
-            for client in clients:
-                await client.close()
-        await self.moved(qemu)
-        return "moved" if not outcome.warnings else f"moved: {outcome.warnings}"
-
-    async def migrate_unnamed(self, agents: Sequence[Host]) -> str:
-        """As `migrate`, by agents whose files do not name the guest."""
-        there = 1 - self.here
-        self.port += 1
-        uri = f"tcp:127.0.0.1:{self.port}"
-        qemu = self.start_qemu(there, self.helper(there), uri)
-        async with await qemu.monitor():
-            pass  # it has opened its disk, and is connected to its helper
-        guest = agents[self.here].guests[GUEST].state()
-        devices = [ExpectedDevice(each.designator or "", each.migrate_pr) for each in guest.devices]
-        await agents[there].expect(GUEST, guest.machine, devices)
-        clients = [AgentClient(f"127.0.0.1:{PORTS[host]}", timeout=120) for host in (self.here, there)]
-        qemus = Qemus(source=self.qemu.qmp_path, destination=qemu.qmp_path, uri=uri, timeout=300)
-        try:
-            outcome = await Orchestrator(GUEST, clients[0], clients[1], lambda _: None).run(qemus)
         finally:
             for client in clients:
                 await client.close()
@@ -181,7 +164,7 @@ class Site:
             await migration.start()
             await migration.wait_stopped(300)
             await migration.switch_over()
-            await migration.wait_resumed(300)
+            await migration.wait_arrived(300)
         await self.moved(qemu)
 
     async def forget(self) -> None:
@@ -276,7 +259,7 @@ async def unnamed(site: Site, hosts: Sequence[Host]) -> dict[str, Any]:
     await site.boot(site.helper(0))
     await site.reserve(1)
     before = await site.seen()
-    outcome = await site.migrate_unnamed(hosts)
+    outcome = await site.migrate()
     seen = {"before": before, "outcome": outcome, "after": await site.seen(), "here": site.here}
     await site.console.close()
     await site.qemu.end()
@@ -289,7 +272,26 @@ async def unnamed(site: Site, hosts: Sequence[Host]) -> dict[str, Any]:
     return seen
 
 
-async def main(image: GuestImage) -> dict[str, Any]:
+async def moved_by_qemu(site: Site, hosts: Sequence[Host], program: tuple[str, ...]) -> dict[str, Any]:
+    """A QEMU that moves its guest's reservations itself, through the agents' helpers."""
+    site.program, site.disk_options = program, ("migrate-pr=on",)
+    await site.boot(site.helper(0))
+    await site.reserve(1)
+    seen: dict[str, Any] = {"before": await site.seen()}
+    try:
+        await hosts[0].handovers.prepare(GUEST, "h", f"127.0.0.1:{PORTS[1]}")
+    except HandoverProblem as error:
+        seen["refused"] = str(error)
+    await site.migrate_without_agents(site.helper(1))
+    seen |= {"after": await site.seen(), "here": site.here}
+    seen["shown"] = [
+        [device.gate for guest in host.state().guests for device in guest.devices] for host in hosts
+    ]
+    site.program, site.disk_options = (), ()
+    return seen
+
+
+async def main(image: GuestImage, newest: tuple[str, ...]) -> dict[str, Any]:
     observed: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(dir="/run") as name:
         site = Site(Path(name), image)
@@ -308,12 +310,16 @@ async def main(image: GuestImage) -> dict[str, Any]:
                     }
                     await site.leave()
                 await site.reserve(1)
-                outcome = await site.migrate(fail_after=Step.PREEMPT)
+                outcome = await site.migrate(fail_after="commit")
                 observed["failed"] = {"outcome": outcome, "after": await site.seen(), "here": site.here}
                 await site.forget()
             async with agents_without_guests(site) as hosts:
                 observed["unnamed"] = await unnamed(site, hosts)
                 await site.forget()
+            if newest:
+                async with agents_without_guests(site) as hosts:
+                    observed["moved by QEMU"] = await moved_by_qemu(site, hosts, newest)
+                    await site.forget()
             with qemu_pr_helper(site.folder / "c-helper.sock") as helper:
                 await site.boot(helper)
                 await site.reserve(1)
@@ -330,6 +336,5 @@ async def main(image: GuestImage) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    arguments = [Path(argument) for argument in sys.argv[1:]]
-    found = asyncio.run(main(GuestImage(arguments[1], arguments[2])))
-    arguments[0].write_text(json.dumps(found))
+    result, kernel, initrd = (Path(argument) for argument in sys.argv[1:4])
+    result.write_text(json.dumps(asyncio.run(main(GuestImage(kernel, initrd), tuple(sys.argv[4:])))))
