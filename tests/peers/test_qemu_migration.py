@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from holdover.agent.orchestrator import COPY
 from holdover.agent.outcome import MigrateFailed
 from holdover.scsi.opcodes import ReservationType
 from tests.rig.processes import Rig
@@ -19,8 +20,15 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("kind", sorted(RESERVATION_TYPES))
-def test_the_reservation_moves_with_the_guest(kind: int, shared: SharedSite) -> None:
+BESIDE = "send the rest to the destination"
+"""What `holdover migrate` says it does beside the commit, where the destination was started with -S."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "stopped"),
+    [(kind, False) for kind in sorted(RESERVATION_TYPES)] + [(1, True), (6, True), (7, True)],
+)
+def test_the_reservation_moves_with_the_guest(kind: int, stopped: bool, shared: SharedSite) -> None:
     async def scenario(site: Site) -> None:
         await site.reserve(kind)
         await site.assert_holds(kind)
@@ -28,8 +36,9 @@ def test_the_reservation_moves_with_the_guest(kind: int, shared: SharedSite) -> 
         async with Intruder.at_work(site.target) as intruder:
             await intruder.refused_again()
             before = intruder.refused
-            done = await site.migrate()
+            done = await site.migrate(stopped=stopped)
             assert done.returncode == 0, done.stdout + done.stderr
+            assert (BESIDE in done.stderr) is stopped
             assert intruder.refused > before
             await intruder.refused_again()
             await site.assert_holds(kind)
@@ -40,9 +49,19 @@ def test_the_reservation_moves_with_the_guest(kind: int, shared: SharedSite) -> 
     shared.run(scenario)
 
 
-@pytest.mark.parametrize("kind", [1, 6, 7])
-def test_a_failure_after_preempt_leaves_the_guest_writing_on_the_source(
-    kind: int, shared: SharedSite
+@pytest.mark.parametrize(
+    ("kind", "done", "stopped"),
+    [
+        (1, "commit", False),
+        (6, "commit", False),
+        (7, "commit", False),
+        (5, "prepare", False),
+        (3, "commit", True),
+        (7, "commit", True),
+    ],
+)
+def test_a_failure_leaves_the_guest_writing_on_the_source(
+    kind: int, done: str, stopped: bool, shared: SharedSite
 ) -> None:
     async def scenario(site: Site) -> None:
         await site.reserve(kind)
@@ -50,9 +69,9 @@ def test_a_failure_after_preempt_leaves_the_guest_writing_on_the_source(
         source = site.here
         async with Intruder.at_work(site.target) as intruder:
             await intruder.refused_again()
-            done = await site.migrate("--fail-after", "preempt")
-            assert done.returncode != 0
-            assert "preempt" in done.stdout + done.stderr
+            failed = await site.migrate("--fail-after", done, stopped=stopped)
+            assert failed.returncode == 1, failed.stdout + failed.stderr
+            assert f"a failure after {done} was asked for" in failed.stderr
             assert site.here is source
             await intruder.refused_again()
             await site.assert_holds(kind)
@@ -63,9 +82,12 @@ def test_a_failure_after_preempt_leaves_the_guest_writing_on_the_source(
     shared.run(scenario)
 
 
-@pytest.mark.parametrize("step", ["register", "preempt"])
+@pytest.mark.parametrize(
+    ("after", "stopped"),
+    [("prepare", False), (COPY, False), ("commit", False), (COPY, True), ("commit", True)],
+)
 def test_a_destination_that_dies_in_the_handover_leaves_the_guest_writing_on_the_source(
-    step: str, shared: SharedSite
+    after: str, stopped: bool, shared: SharedSite
 ) -> None:
     async def scenario(site: Site) -> None:
         kind = ReservationType.EXCLUSIVE_ACCESS_REGISTRANTS_ONLY
@@ -73,8 +95,9 @@ def test_a_destination_that_dies_in_the_handover_leaves_the_guest_writing_on_the
         await site.run("workload start /dev/sda")
         async with Intruder.at_work(site.target) as intruder:
             await intruder.refused_again()
-            with pytest.raises(MigrateFailed):
-                await site.migrate_with_a_dying_destination(after=step)
+            with pytest.raises(MigrateFailed) as failed:
+                await site.migrate_with_a_dying_destination(after, stopped=stopped)
+            assert not failed.value.in_doubt
             await intruder.refused_again()
             await site.assert_holds(kind)
             await site.assert_goes_on_writing()
@@ -87,7 +110,7 @@ def test_a_destination_that_dies_in_the_handover_leaves_the_guest_writing_on_the
 def test_a_guest_whose_migration_failed_moves_at_the_next_try(shared: SharedSite) -> None:
     async def scenario(site: Site) -> None:
         await site.reserve(ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY)
-        assert (await site.migrate("--fail-after", "preempt")).returncode != 0
+        assert (await site.migrate("--fail-after", "commit")).returncode != 0
         done = await site.migrate()
         assert done.returncode == 0, done.stdout + done.stderr
         await site.assert_holds(ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY)

@@ -50,7 +50,9 @@ class Pair:
 
 
 @contextlib.asynccontextmanager
-async def pair(progress: list[RamProgress] | None = None) -> AsyncIterator[Pair]:
+async def pair(
+    progress: list[RamProgress] | None = None, *, destination_waits: bool = False
+) -> AsyncIterator[Pair]:
     port = free_port()
     uri = f"tcp:127.0.0.1:{port}"
     async with contextlib.AsyncExitStack() as stack:
@@ -63,7 +65,9 @@ async def pair(progress: list[RamProgress] | None = None) -> AsyncIterator[Pair]
         # ms: so little is left to send in pre-switchover that it fits into a socket's buffers
         await source.execute("migrate-set-parameters", {"downtime-limit": 1})
         on_progress = progress.append if progress is not None else None
-        migration = Migration(source, destination, uri, on_progress=on_progress)
+        migration = Migration(
+            source, destination, uri, destination_waits=destination_waits, on_progress=on_progress
+        )
         yield Pair(giver, taker, source, destination, migration, port)
 
 
@@ -306,6 +310,79 @@ def test_a_destination_that_was_not_to_run_by_itself_is_told_to() -> None:
             await qemus.migration.wait_arrived(LONG)
             assert await qemus.destination.query_status() == "running"
             assert qemus.migration.standstill_ms is not None
+
+    asyncio.run(scenario())
+
+
+def test_a_destination_that_waits_runs_the_guest_when_it_is_told_to() -> None:
+    async def scenario() -> None:
+        async with pair(destination_waits=True) as qemus:
+            await qemus.reach_pre_switchover()
+            await qemus.migration.switch_over()
+            await qemus.migration.wait_arrived(LONG)
+            assert await qemus.destination.query_status() == "paused"
+            assert await settled(qemus.source) == "postmigrate"
+            assert qemus.migration.standstill_ms is None
+            await qemus.migration.run_destination(LONG)
+            assert await qemus.destination.query_status() == "running"
+            assert qemus.migration.standstill_ms is not None
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_a_guest_that_was_not_told_to_run_goes_back_and_cannot_be_run_there(arrived: bool) -> None:
+    async def scenario() -> None:
+        async with pair(destination_waits=True) as qemus:
+            await qemus.reach_pre_switchover()
+            await qemus.migration.switch_over()
+            if arrived:
+                await qemus.migration.wait_arrived(LONG)
+            await qemus.migration.cancel()
+            assert await qemus.source.query_status() == "running"
+            await qemus.destination_process.wait()
+
+    asyncio.run(scenario())
+
+
+def test_a_destination_that_waits_and_dies_gives_the_guest_back() -> None:
+    async def scenario() -> None:
+        async with pair(destination_waits=True) as qemus:
+            await qemus.reach_pre_switchover()
+            await qemus.migration.switch_over()
+            await qemus.migration.wait_arrived(LONG)
+            await qemus.kill_destination()
+            with pytest.raises(MigrationFailed) as failure:
+                await qemus.migration.run_destination(LONG)
+            assert failure.value.place is GuestPlace.SOURCE_STOPPED
+            await qemus.migration.cancel()
+            assert await qemus.source.query_status() == "running"
+
+    asyncio.run(scenario())
+
+
+def test_a_destination_that_waits_and_stands_still_is_not_taken_for_dead() -> None:
+    async def scenario() -> None:
+        async with pair(destination_waits=True) as qemus:
+            await qemus.reach_pre_switchover()
+            await qemus.freeze_destination_and_switch_over()
+            with pytest.raises(MigrationFailed) as failure:
+                await qemus.migration.cancel(0.5)
+            assert failure.value.place is GuestPlace.SOURCE_STOPPED
+            assert await settled(qemus.source) == "postmigrate"
+
+    asyncio.run(scenario())
+
+
+def test_a_paused_guest_arrives_at_a_destination_that_waits_and_stays_paused() -> None:
+    async def scenario() -> None:
+        async with pair(destination_waits=True) as qemus:
+            await qemus.source.execute("stop")
+            await qemus.reach_pre_switchover()
+            await qemus.migration.switch_over()
+            await qemus.migration.wait_arrived(LONG)
+            await qemus.migration.run_destination(LONG)
+            assert await qemus.destination.query_status() == "paused"
 
     asyncio.run(scenario())
 

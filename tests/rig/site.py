@@ -127,11 +127,14 @@ class Site:
         result = await self.console.run(command)
         return result.status, result.output
 
-    async def migrate(self, *options: str) -> subprocess.CompletedProcess[str]:
-        """`holdover migrate` with a fresh QEMU on the other host; the guest is where it then says."""
+    async def migrate(self, *options: str, stopped: bool = False) -> subprocess.CompletedProcess[str]:
+        """`holdover migrate` with a fresh QEMU on the other host; the guest is where it then says.
+
+        `stopped`: that QEMU is started with `-S`.
+        """
         assert self.qemu is not None
         uri = f"tcp:127.0.0.1:{free_port()}"
-        async with self._destination(uri) as destination:
+        async with self._destination(uri, stopped=stopped) as destination:
             arguments = ["migrate", GUEST, "--from", self.here.api, "--to", self.there.api]
             arguments += ["--source-qmp", str(self.qemu.qmp_path), "--migrate-uri", uri]
             arguments += ["--destination-qmp", str(destination.qmp_path), *options]
@@ -140,11 +143,14 @@ class Site:
                 await self._has_moved_to(destination)
             return done
 
-    async def migrate_with_a_dying_destination(self, after: str) -> None:
+    async def migrate_with_a_dying_destination(self, after: str, *, stopped: bool = False) -> None:
         """What `holdover migrate` does, with the destination's QEMU killed the moment a step is done."""
         assert self.qemu is not None
         uri = f"tcp:127.0.0.1:{free_port()}"
-        async with self._destination(uri) as destination, contextlib.AsyncExitStack() as stack:
+        async with (
+            self._destination(uri, stopped=stopped) as destination,
+            contextlib.AsyncExitStack() as stack,
+        ):
 
             def kill(progress: Progress) -> None:
                 if progress.action == after and progress.state == "done":
@@ -157,9 +163,9 @@ class Site:
             await Orchestrator(GUEST, here, there, kill).run(qemus)
 
     @contextlib.asynccontextmanager
-    async def _destination(self, uri: str) -> AsyncIterator[QemuProcess]:
+    async def _destination(self, uri: str, *, stopped: bool) -> AsyncIterator[QemuProcess]:
         """A QEMU that waits on the other host; ended unless the guest has come to live in it."""
-        destination = self._start(self.there, uri)
+        destination = self._start(self.there, uri, stopped=stopped)
         try:
             yield destination
         finally:
@@ -172,11 +178,12 @@ class Site:
         self.qemu = destination
         self.console = await destination.console()
 
-    def _start(self, agent: Agent, incoming: str | None) -> QemuProcess:
+    def _start(self, agent: Agent, incoming: str | None, *, stopped: bool = False) -> QemuProcess:
         disk = IscsiDisk(
             portal=agent.portal, target=agent.iqn, initiator="iqn.2026-11.org.holdover:the-guest"
         )
-        return QemuProcess.start(dataclasses.replace(self._machine, disks=(disk,), incoming=incoming))
+        machine = dataclasses.replace(self._machine, disks=(disk,), incoming=incoming, stopped=stopped)
+        return QemuProcess.start(machine)
 
     # -- what the tests ask of the guest ------------------------------------------------------------
 

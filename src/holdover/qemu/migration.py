@@ -206,11 +206,15 @@ class Migration:
             ) from error
 
     async def _lost_with_guest(self, error: MonitorLost) -> MigrationFailed:
-        gone = await self.destination.is_gone()
+        place = GuestPlace.IN_DOUBT
+        if self.resumed_at is not None:
+            place = GuestPlace.DESTINATION
+        elif await self.destination.is_gone():
+            place = GuestPlace.SOURCE_STOPPED
         return MigrationFailed(
             f"everything was sent to {self.destination.name}, then its monitor was lost ({error})",
             status="completed",
-            place=GuestPlace.SOURCE_STOPPED if gone else GuestPlace.IN_DOUBT,
+            place=place,
         )
 
     async def _arrive(self) -> None:
@@ -281,9 +285,12 @@ class Migration:
 
     async def _require_destination_without_guest(self) -> None:
         """Return once the destination has failed to load the guest, or ended before it announced RESUME."""
-        place = GuestPlace.DESTINATION if self._given else GuestPlace.IN_DOUBT
-        if not self._given and await self.destination.is_gone():
-            return
+        place = GuestPlace.DESTINATION
+        if self.destination_waits and self.resumed_at is None:
+            # it has arrived and has not been run: RESUME is sent before that
+            if await self.destination.is_gone():
+                return
+            place = GuestPlace.IN_DOUBT
         try:
             arrived = await self.destination.wait_event(_arrival, since=self._destination_since)
             if arrived.migration_status == "failed":
