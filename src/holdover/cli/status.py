@@ -8,7 +8,7 @@ import msgspec
 from rich.markup import escape
 from rich.table import Table
 
-from holdover.agent.api import DeviceState, HostState
+from holdover.agent.api import DeviceState, GuestState, HostState
 from holdover.agent.attach_guest import MARK as LEFT_TO_QEMU
 from holdover.agent.client import AgentError
 from holdover.agent.config import ConfigError
@@ -42,8 +42,18 @@ def run(apis: list[str], asking: Asking, json: bool) -> None:
         console = screen()
         console.print(_table(hosts))
         for host in hosts:
+            for guest in host.guests:
+                if guest.handover is not None:
+                    console.print(_handover(guest), soft_wrap=True)
             for warning in host.warnings:
                 console.print(f"[yellow]{host.host}:[/] {escape(warning)}", soft_wrap=True)
+
+
+def _handover(guest: GuestState) -> str:
+    """The handover of a guest that is under way."""
+    problem = f": {escape(guest.handover_problem)}" if guest.handover_problem else ""
+    what = f"guest {escape(guest.name)}: handover {escape(guest.handover or '')} is {guest.handover_state}"
+    return f"[yellow]{guest.host}:[/] {what}{problem}"
 
 
 async def _ask(apis: list[str], asking: Asking) -> list[HostState]:
