@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,25 @@ def answers(path: Path) -> None:
         assert client.run(null.fileno(), READ_KEYS).status == Status.CHECK_CONDITION
 
 
+@contextlib.contextmanager
+def started(arguments: list[str], stderr: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """A helper that does not outlive the test, whatever happens."""
+    with subprocess.Popen(arguments, stderr=stderr) as helper:
+        try:
+            yield helper
+        finally:
+            if helper.poll() is None:
+                helper.kill()
+
+
+def listens(path: Path) -> bool:
+    """Whether somebody takes connections there: the file is there a little earlier."""
+    with socket.socket(socket.AF_UNIX) as one, contextlib.suppress(OSError):
+        one.connect(str(path))
+        return True
+    return False
+
+
 def running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
@@ -46,8 +66,9 @@ def running(pid: int) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_it_serves_until_a_signal_and_leaves_nothing(tmp_path: Path, number: int) -> None:
     path, pidfile = tmp_path / "socket", tmp_path / "pid"
-    with subprocess.Popen(command("-k", path, "-f", pidfile, "-v"), stderr=subprocess.PIPE) as helper:
+    with started(command("-k", path, "-f", pidfile, "-v"), stderr=subprocess.PIPE) as helper:
         wait_for(pidfile.exists)
+        wait_for(lambda: listens(path))
         answers(path)
         assert pidfile.read_text() == f"{helper.pid}\n"
         helper.send_signal(number)
@@ -59,8 +80,8 @@ def test_it_serves_until_a_signal_and_leaves_nothing(tmp_path: Path, number: int
 
 def test_quiet_says_nothing_of_what_clients_do(tmp_path: Path) -> None:
     path = tmp_path / "socket"
-    with subprocess.Popen(command("-k", path, "-q"), stderr=subprocess.PIPE) as helper:
-        wait_for(path.exists)
+    with started(command("-k", path, "-q"), stderr=subprocess.PIPE) as helper:
+        wait_for(lambda: listens(path))
         answers(path)
         with HelperClient(path) as client:
             client.send(b"nonsense")
@@ -103,8 +124,8 @@ os.execv(sys.executable, [sys.executable, "-m", "holdover", "pr-helper", *sys.ar
 
 def test_the_socket_of_systemd_is_served_and_stays(tmp_path: Path) -> None:
     path = tmp_path / "socket"
-    with subprocess.Popen([sys.executable, "-c", ACTIVATE, str(path)]) as helper:
-        wait_for(path.exists)
+    with started([sys.executable, "-c", ACTIVATE, str(path)]) as helper:
+        wait_for(lambda: listens(path))
         answers(path)
         helper.terminate()
         assert helper.wait(_LIMIT) == 0

@@ -4,7 +4,6 @@ import asyncio
 import ctypes
 import errno
 import fcntl
-import gc
 import os
 import stat
 import threading
@@ -23,6 +22,7 @@ from holdover.scsi.opcodes import InServiceAction
 from holdover.scsi.reservation_in import ReadKeys
 from holdover.scsi.reservation_out import in_command
 from holdover.scsi.status import Status
+from tests.helper.serving import open_descriptors, settled_descriptors
 
 READ_KEYS = in_command(InServiceAction.READ_KEYS, 64)
 ANSWER = ReadKeys(7, (0xABC,)).encode()
@@ -72,11 +72,6 @@ def disk(tmp_path: Path) -> Path:
 def replace(disk: Path) -> None:
     disk.rename(disk.with_name("old"))
     disk.touch()
-
-
-def open_descriptors() -> int:
-    gc.collect()  # what other tests have left may go at any time
-    return len(os.listdir("/proc/self/fd"))
 
 
 def test_a_command_goes_there_and_its_answer_comes_back(devices: FakeDevices, io: SgIo, disk: Path) -> None:
@@ -226,9 +221,7 @@ def test_no_descriptor_is_left_when_commands_fail_or_are_cancelled(
 
     before = open_descriptors()
     asyncio.run(main())
-    io.close()
-    io._pool.shutdown(wait=True)
-    assert open_descriptors() == before
+    assert settled_descriptors(before) == before
 
 
 def test_after_an_error_the_name_is_opened_anew(devices: FakeDevices, io: SgIo, disk: Path) -> None:

@@ -150,16 +150,22 @@ class SgIo:
             job = self._turns.end(job.device.number)
 
     def _finish(self, job: _Job) -> None:
+        # false when whoever waited for it was cancelled
+        wanted = job.answer.set_running_or_notify_cancel()
         try:
-            # false when whoever waited for it was cancelled
-            if job.answer.set_running_or_notify_cancel():
+            try:
                 if self._closed:
                     raise PathError(job.name, "closed")
-                job.answer.set_result(carry_out(job.device, job.command, job.name, job.timeout))
+                response = carry_out(job.device, job.command, job.name, job.timeout) if wanted else None
+            finally:
+                # before it is answered: whoever has the answer finds nothing of the command left
+                os.close(job.device.descriptor)
         except Exception as error:
-            job.answer.set_exception(error)
-        finally:
-            os.close(job.device.descriptor)
+            if wanted:
+                job.answer.set_exception(error)
+        else:
+            if response is not None:
+                job.answer.set_result(response)
 
 
 class _ThreadLocal(threading.local):
