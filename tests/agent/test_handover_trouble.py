@@ -11,10 +11,14 @@ import pytest
 from holdover.agent.api import HandoverState
 from holdover.agent.client import AgentRefused
 from holdover.agent.config import Limits
+from holdover.agent.guest import HostedGuest
+from holdover.guest.machine import MachineType
+from holdover.guest.snoop import Tracked
 from holdover.scsi.command import Command
 from holdover.scsi.opcodes import OperationCode, OutServiceAction, ReservationType
 from holdover.scsi.reservation_out import out_command
 from holdover.scsi.status import Status
+from tests.agent.device_rig import Rig
 from tests.agent.hosts import GUEST, KEY, WRITE, Fate, Hook, San, san
 from tests.agent.test_handovers import move, reserved
 
@@ -457,5 +461,52 @@ def test_commit_does_not_wait_for_a_look_that_hangs(tmp_path: Path) -> None:
             assert (await set_up.clients["host-a"].handover(GUEST)).state == "prepared"
             assert (await set_up.clients["host-a"].commit(GUEST, "h1")).state == "committed"
             committed.set()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("host", ["host-a", "host-b"])
+def test_two_guests_of_one_host_as_one_nexus_stay_where_they_are(tmp_path: Path, host: str) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            await reserved(set_up)
+            # as if both had come through the helper's socket with the host's own disk
+            guests = set_up.hosts[host].guests
+            device = guests[GUEST].devices[0]
+            neighbour = Rig().device
+            neighbour.recall_designator(set_up.luns[0].designator)
+            neighbour.block.adopt(Tracked(0xBAD))
+            device.sole_nexus = False
+            other = HostedGuest(
+                "db2", host, MachineType.parse("q35"), [neighbour], None, guests[GUEST].limits
+            )
+            guests["db2"] = other
+            before = set_up.luns[0].state
+            with pytest.raises(
+                AgentRefused, match=f"guest db2 of {host} is registered .* guest db1"
+            ) as error:
+                await prepared(set_up)
+            assert not error.value.problem.in_doubt
+            assert set_up.luns[0].state == before or host == "host-b"
+            assert await set_up.registrants() == {"host-a": (KEY, True)}
+            del guests["db2"]
+
+    asyncio.run(test())
+
+
+def test_a_journal_that_refuses_holds_everything_up_and_says_so(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            await reserved(set_up)
+            await prepared(set_up)
+            journal = set_up.journals["host-a"]
+            await journal.inner.close()
+            with pytest.raises(AgentRefused, match=r"journal .*it is closed; open it anew") as error:
+                await set_up.clients["host-a"].commit(GUEST, "h1")
+            assert error.value.problem.in_doubt
+            assert await set_up.registrants() == {"host-a": (KEY, True), "host-b": (KEY, False)}
+            journal.inner._closed = False
+            await until(set_up, "host-a", lambda state: state.state == "committed" and not state.problem)
+            assert await set_up.registrants() == {"host-b": (KEY, True)}
 
     asyncio.run(test())
