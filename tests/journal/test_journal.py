@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 
@@ -61,6 +62,19 @@ def test_each_state_of_a_handover_is_kept_and_the_newest_counts(journal: Journal
         assert journal.load().handovers == (states[1], states[3])
         assert journal.steps("h1") == (states[0], states[2], states[3])
         assert journal.steps("h2") == (states[1],)
+        await journal.close()
+
+    run(test)
+
+
+def test_a_state_of_one_side_of_a_handover_hides_none_of_the_other(journal: JournalLike) -> None:
+    async def test() -> None:
+        source = step("h1", "committed")
+        other = msgspec.structs.replace(step("h1", "returned", is_open=False), role="destination")
+        await journal.put(source)
+        await journal.put(other)
+        assert journal.load().handovers == (source, other)
+        assert journal.steps("h1") == (source, other)
         await journal.close()
 
     run(test)

@@ -79,7 +79,7 @@ class Handovers:
         guest = registry.guests.get(name)
         if guest is None:
             raise registry.refusal(name, f"{self._host} has no such guest")
-        async with registry.lock(name):
+        async with registry.name_lock(handover), registry.lock(name):
             self._require_new(name, handover)
             registry.require_free(guest)
             self._require_running(guest)

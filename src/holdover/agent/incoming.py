@@ -26,6 +26,7 @@ from holdover.handover.protocol import (
     Message,
     ProtocolError,
     Reply,
+    Source,
     destination_hears,
 )
 from holdover.handover.states import DESTINATION, DestinationState, Event, MessageKind, SourceState
@@ -58,9 +59,10 @@ class Incoming:
         """Do what the source's agent says; ``sender`` is the name in its certificate."""
         message = told.message
         try:
-            destination = await self._find(told, sender)
-            if destination is None:
-                return await self._hear_of_the_past(message, self._peer(told))
+            async with self._registry.name_lock(message.handover):
+                destination = await self._find(told, sender)
+                if destination is None:
+                    return await self._hear_of_the_past(message, self._peer(told))
         except _Refusal as refused:
             return Answer(Answered.REFUSED, message.number, problem=str(refused))
         return await destination.hear(_with_nexuses(destination.workshop.guest, message))
@@ -76,6 +78,8 @@ class Incoming:
         """
         self._require_sender(told, sender)
         message, peer = told.message, self._peer(told)
+        if self._registry.is_own(message.handover):
+            raise _Refusal(f"{self._config.name} is the source of handover {message.handover}")
         async with self._registry.lock(message.guest):
             known = self._registry.destination(message.handover)
             past = self._registry.closed.get(message.handover)
@@ -149,8 +153,8 @@ class Incoming:
     async def _hear_of_the_past(self, message: Message, peer: str) -> Answer:
         """A message of a handover that is over here, or that never began: it touches no gate and no LUN."""
         closed = self._registry.closed.get(message.handover)
-        if closed is not None and not isinstance(closed, Destination):
-            raise _Refusal(f"{self._config.name} was the source of this handover")
+        if isinstance(closed, Source):
+            raise _Refusal(f"{self._config.name} is the source of handover {message.handover}")
         machine, effects = destination_hears(closed, message, peer)
         if machine is not None and any(isinstance(effect, DoWork) for effect in effects):
             raise _Refusal(f"this handover is over on {self._config.name} ({_state(closed)})")
@@ -159,7 +163,7 @@ class Incoming:
                 await self._registry.journal.put(record_of(machine, time.time()))
             except JournalError as error:
                 raise _Refusal(str(error)) from error
-            self._registry.closed[message.handover] = machine
+            self._registry.remember(machine)
         return next(effect.answer for effect in effects if isinstance(effect, Reply))
 
     # -- asked by operators -------------------------------------------------------------------------

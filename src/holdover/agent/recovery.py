@@ -59,7 +59,7 @@ class Recovery:
         for machine in sorted(machines, key=lambda each: each.is_open):
             guest = self._registry.guests.get(machine.guest)
             if guest is None:
-                self._registry.closed[machine.handover] = machine
+                self._registry.remember(machine)
                 if machine.is_open:
                     log.error(
                         "the guest of an open handover is not there; add it to the agent's file again",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Container
+from weakref import WeakValueDictionary
 
 from holdover.agent.answers import Handover, HandoverProblem, refusal
 from holdover.agent.attach_guest import LeftToQemu
@@ -22,6 +23,9 @@ from holdover.journal.journal import JournalLike
 from holdover.scsi.inquiry import Designator
 
 __all__ = ["Registry"]
+
+_REMEMBERED = 1000
+"""How many handovers are known after the next one of their guest: as many as the journal keeps for long."""
 
 
 class Registry:
@@ -43,7 +47,7 @@ class Registry:
         self.closed: dict[str, Source | Destination] = {}
         self._peers = peers
         self._clients: dict[str, AgentClient] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._kill = KillHook.from_environment()
 
     # -- handovers ----------------------------------------------------------------------------------
@@ -52,8 +56,21 @@ class Registry:
         """A handover that begins, or goes on; the guest's last one is over."""
         before = self.newest.get(guest)
         if before is not None and before.machine is not None:
-            self.closed[before.machine.handover] = before.machine
+            self.remember(before.machine)
         self.newest[guest] = handover
+
+    def remember(self, machine: Source | Destination) -> None:
+        """One that is no guest's newest. No other side of that name hides one of which this host is the
+        source: what became of it is asked here alone."""
+        known = self.closed.pop(machine.handover, None)
+        is_hidden = isinstance(known, Source) and not isinstance(machine, Source)
+        self.closed[machine.handover] = known if known is not None and is_hidden else machine
+        while len(self.closed) > _REMEMBERED:
+            del self.closed[next(iter(self.closed))]
+
+    def is_own(self, handover: str) -> bool:
+        """Whether this host is, or was, the source of a handover."""
+        return self.source(handover) is not None or isinstance(self.closed.get(handover), Source)
 
     def source(self, handover: str) -> SourceHandover | None:
         """The handover of that identity, if it is a guest's newest and this host is its source."""
@@ -71,7 +88,11 @@ class Registry:
 
     def lock(self, guest: str) -> asyncio.Lock:
         """Held while it is decided whether a handover of a guest begins."""
-        return self._locks.setdefault(guest, asyncio.Lock())
+        return self._locks.setdefault(("guest", guest), asyncio.Lock())
+
+    def name_lock(self, handover: str) -> asyncio.Lock:
+        """Held while it is decided what a handover's name means here; taken before `lock`."""
+        return self._locks.setdefault(("handover", handover), asyncio.Lock())
 
     def is_moving(self, guest: str) -> bool:
         """Whether a handover of a guest is under way."""

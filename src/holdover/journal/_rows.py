@@ -125,12 +125,14 @@ class Row:
     checksum: bytes
 
     @property
-    def state(self) -> tuple[int, str] | None:
-        """Position and handover of a handover's state; None for other records."""
+    def state(self) -> tuple[int, str, str] | None:
+        """Position, handover and role of a handover's state; None for other records."""
         if self.table is not STEP:
             return None
-        position, handover, *_ = self.values
-        return (position, handover) if isinstance(position, int) and isinstance(handover, str) else None
+        position, handover, _, role, *_ = self.values
+        if isinstance(position, int) and isinstance(handover, str) and isinstance(role, str):
+            return position, handover, role
+        return None
 
     @property
     def key(self) -> tuple[Value, ...]:

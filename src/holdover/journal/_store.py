@@ -69,10 +69,10 @@ class Store:
         self._reader = reader
         self._writer = writer
         self._seal = reading.seal or Seal(b"")
-        self._positions: dict[str, tuple[int, ...]] = {}
-        """Where the states of each handover stand, oldest first."""
+        self._positions: dict[tuple[str, str], tuple[int, ...]] = {}
+        """Where the states of each side, handover and role, of a handover stand, oldest first."""
         for position, step in reading.steps:
-            self._note(step.handover, position)
+            self._note(position, step.handover, step.role)
         self.last_position = max((position for position, _ in reading.steps), default=0)
         self._as_opened: JournalContents | None = None
         """What was read when it was opened; None once it has been handed out, or has changed."""
@@ -134,7 +134,9 @@ class Store:
             JournalError: They cannot be read.
         """
         try:
-            return tuple(read_steps(self._reader, self._positions.get(handover, ())))
+            positions = self._positions.copy()  # another thread may add to it
+            of_it = (at for (name, _), each in positions.items() if name == handover for at in each)
+            return tuple(read_steps(self._reader, sorted(of_it)))
         except ValueError as error:
             raise JournalDamaged(self.file, f"damaged: {error}", MEND) from error
         except sqlite3.Error as error:
@@ -152,7 +154,7 @@ class Store:
         try:
             removed: list[bytes] = []
             added: list[bytes] = []
-            states: list[tuple[int, str]] = []
+            states: list[tuple[int, str, str]] = []
             self._as_opened = None
             self._start()
             for change in changes:
@@ -164,8 +166,8 @@ class Store:
                 if change.state is not None:
                     states.append(change.state)
             self._finish(removed, added)
-            for position, handover in states:
-                self._note(handover, position)
+            for state in states:
+                self._note(*state)
             self._acknowledge()
         except (sqlite3.Error, OSError) as error:
             self._abandon()
@@ -252,8 +254,8 @@ class Store:
                 return
             self._finish([*self._drop_others(kept)], [])
             self._positions.update(kept)
-            for handover in [name for name, positions in kept.items() if not positions]:
-                del self._positions[handover]
+            for side in [side for side, positions in kept.items() if not positions]:
+                del self._positions[side]
             self._acknowledge()
         except ValueError as error:
             self._abandon()
@@ -265,13 +267,11 @@ class Store:
             self._abandon()
             raise
 
-    def _kept(self, now: float) -> dict[str, tuple[int, ...]]:
-        """What stays of each closed handover of which something is to go."""
+    def _kept(self, now: float) -> dict[tuple[str, str], tuple[int, ...]]:
+        """What stays of each side of a closed handover of which something is to go."""
         kept = {}
         closed = 0
-        for handover, positions in sorted(
-            self._positions.items(), key=lambda item: item[1][-1], reverse=True
-        ):
+        for side, positions in sorted(self._positions.items(), key=lambda item: item[1][-1], reverse=True):
             newest = next(read_steps(self._writer, positions[-1:]), None)
             if newest is None:
                 raise ValueError(f"table step: row {positions[-1]} is gone")
@@ -281,19 +281,20 @@ class Store:
                 continue
             staying = () if closed > KEEP_IDENTITIES and age > KEEP_IDENTITY else positions[-1:]
             if staying != positions:
-                kept[handover] = staying
+                kept[side] = staying
         return kept
 
-    def _drop_others(self, kept: dict[str, tuple[int, ...]]) -> Iterator[bytes]:
+    def _drop_others(self, kept: dict[tuple[str, str], tuple[int, ...]]) -> Iterator[bytes]:
         """Remove what does not stay; the checksums of what is removed."""
-        for handover, staying in kept.items():
-            for position in set(self._positions[handover]).difference(staying):
+        for side, staying in kept.items():
+            for position in set(self._positions[side]).difference(staying):
                 yield from self._checksums(STEP.checksum, (position,))
                 self._writer.execute("DELETE FROM step WHERE position = ?", (position,))
 
-    def _note(self, handover: str, position: int) -> None:
+    def _note(self, position: int, handover: str, role: str) -> None:
         # In one assignment: another thread may be reading.
-        self._positions[handover] = (*self._positions.get(handover, ()), position)
+        side = handover, role
+        self._positions[side] = (*self._positions.get(side, ()), position)
 
     def checkpoint(self) -> None:
         """Bring the write-ahead log into the file once it is long; what was written is durable before, too.

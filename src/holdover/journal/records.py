@@ -39,7 +39,7 @@ class DeviceRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HandoverRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A state that a handover has reached; each is kept, the newest counts.
+    """A state that one side of a handover has reached; each is kept, the newest of that side counts.
 
     ``role`` is ``"source"`` or ``"destination"``, ``peer`` the other host, ``at`` seconds since the epoch.
     ``handover`` is the identity that all states of one handover share.
@@ -65,8 +65,9 @@ Key = str | tuple[str, str]
 class JournalContents:
     """All that is kept.
 
-    Guests are in the order of their names, devices in that of guest and designator. Of each handover there is
-    the newest state alone, and the handover that changed last comes last.
+    Guests are in the order of their names, devices in that of guest and designator. Of each side of a
+    handover there is the newest state alone, and the one that changed last comes last: a state of one side
+    never hides one of the other.
     """
 
     guests: tuple[GuestRecord, ...]
@@ -78,10 +79,11 @@ def contents_of(
     guests: list[GuestRecord], devices: list[DeviceRecord], steps: list[HandoverRecord]
 ) -> JournalContents:
     """Contents from guests and devices in any order and all states of all handovers, oldest first."""
-    newest: dict[str, HandoverRecord] = {}
+    newest: dict[tuple[str, str], HandoverRecord] = {}
     for step in steps:
-        newest.pop(step.handover, None)
-        newest[step.handover] = step
+        side = step.handover, step.role
+        newest.pop(side, None)
+        newest[side] = step
     return JournalContents(
         guests=tuple(sorted(guests, key=lambda guest: guest.name)),
         devices=tuple(sorted(devices, key=lambda device: (device.guest, device.designator))),
