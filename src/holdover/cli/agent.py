@@ -20,9 +20,11 @@ from holdover.agent.config import (
     load_config,
 )
 from holdover.agent.host import Host
+from holdover.agent.recovery import RecoveryError
 from holdover.agent.serve import serve
 from holdover.cli.errors import refuse
 from holdover.helper.listener import ListenerError
+from holdover.journal.journal import JournalError
 
 __all__ = ["run"]
 
@@ -44,7 +46,7 @@ def run(config: Path | None, single: Mapping[str, str | None], devices: list[str
     )
     try:
         uvloop.run(serve(settings, _ready))
-    except (OSError, ListenerError, ValueError) as error:
+    except (OSError, ListenerError, ValueError, JournalError, RecoveryError) as error:
         refuse(f"agent {settings.name}: {error}", 1)
 
 
