@@ -39,7 +39,8 @@ class DeviceState(msgspec.Struct, frozen=True, kw_only=True):
     """One device of a guest.
 
     ``key`` 0 means not registered; ``type`` is the number of SPC-4 6.15.3.4, None when the guest holds
-    no reservation. ``designator`` is None until the LUN has told it.
+    no reservation. ``designator`` is None until the LUN has told it. ``report`` is what an operator should
+    know of a registration that was not adopted.
     """
 
     id: str
@@ -55,6 +56,7 @@ class DeviceState(msgspec.Struct, frozen=True, kw_only=True):
     stale: bool
     in_flight: int
     held: int
+    report: str = ""
 
 
 class SessionState(msgspec.Struct, frozen=True, kw_only=True):

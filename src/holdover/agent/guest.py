@@ -69,6 +69,7 @@ class HostedGuest:
             stale=device.block.stale,
             in_flight=device.in_flight,
             held=device.held,
+            report=device.report,
         )
 
     def move_gates(self, gate: Gate) -> None:

@@ -45,6 +45,10 @@ def run(apis: list[str], asking: Asking, json: bool) -> None:
             for guest in host.guests:
                 if guest.handover is not None:
                     console.print(_handover(guest), soft_wrap=True)
+                for device in guest.devices:
+                    if device.report:
+                        text = f"guest {guest.name}: {device.designator or device.drive}: {device.report}"
+                        console.print(f"[yellow]{guest.host}:[/] {escape(text)}", soft_wrap=True)
             for warning in host.warnings:
                 console.print(f"[yellow]{host.host}:[/] {escape(warning)}", soft_wrap=True)
 
