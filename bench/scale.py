@@ -68,6 +68,7 @@ def show(found: Sequence[Figures]) -> Table:
         "DEVICES",
         "MEMORY MiB",
         "START s",
+        "SETTLED s",
         "IDLE P50 us",
         "P99 us",
         "HANDOVERS",
@@ -75,6 +76,7 @@ def show(found: Sequence[Figures]) -> Table:
         "MEANWHILE P50 us",
         "P99 us",
         "P99 RATIO",
+        "REFUSED",
     ):
         table.add_column(heading, justify="right")
     for each in found:
@@ -84,6 +86,7 @@ def show(found: Sequence[Figures]) -> Table:
             f"{each.guests * LUNS:,}",
             f"{each.memory_mib:,.0f}",
             f"{each.start_seconds:.2f}",
+            f"{each.settled_seconds:.2f}",
             f"{statistics.median(each.idle_us):,.0f}",
             f"{idle:,.0f}",
             f"{each.handovers}",
@@ -91,6 +94,7 @@ def show(found: Sequence[Figures]) -> Table:
             f"{statistics.median(each.busy_us):,.0f}",
             f"{busy:,.0f}",
             f"{busy / idle:.1f}",
+            f"{each.refused}",
         )
     return table
 

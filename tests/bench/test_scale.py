@@ -10,6 +10,8 @@ def figures(guests: int) -> Figures:
         guests=guests,
         memory_mib=250.4,
         start_seconds=3.5,
+        settled_seconds=0.25,
+        refused=0,
         idle_us=[100.0] * 99 + [200.0],
         busy_us=[150.0] * 98 + [190.0, 400.0],
         handovers=handed_over(guests),
@@ -36,7 +38,21 @@ def test_half_of_the_guests_are_handed_over_and_100_at_most() -> None:
 
 def test_the_table_tells_devices_and_how_much_the_p99_grows() -> None:
     cells = [next(iter(column.cells)) for column in show([figures(1000)]).columns]
-    assert cells == ["1,000", "16,000", "250", "3.50", "100", "100", "100", "1.00", "150", "190", "1.9"]
+    assert cells == [
+        "1,000",
+        "16,000",
+        "250",
+        "3.50",
+        "0.25",
+        "100",
+        "100",
+        "100",
+        "1.00",
+        "150",
+        "190",
+        "1.9",
+        "0",
+    ]
 
 
 def test_what_is_wanted_counts_with_1000_guests_alone() -> None:
