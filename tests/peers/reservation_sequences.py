@@ -209,9 +209,9 @@ beginnings: st.SearchStrategy[list[Out]] = st.lists(
 def sender(step: Step, state: ReservationState, nexuses: list[ITNexus]) -> int:
     """Which nexus sends a step: 0 to 2 are that one, 3 to 5 a registered one where there is any."""
     number = step.nexus % NEXUSES
-    if step.nexus < NEXUSES or not state.registrations:
-        return number
-    return nexuses.index(state.registrations[number % len(state.registrations)].nexus)
+    # ALL_TG_PT and SPEC_I_PT register nexuses that nobody here can send through
+    registered = [nexuses.index(each.nexus) for each in state.registrations if each.nexus in nexuses]
+    return number if step.nexus < NEXUSES or not registered else registered[number % len(registered)]
 
 
 def command(step: Out | Access, state: ReservationState, nexuses: list[ITNexus]) -> Command:
