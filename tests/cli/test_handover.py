@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.test_commands import ok, two_agents
+from tests.rig.agents import real_agents
 from tests.rig.processes import Agent, Rig
 
 
@@ -39,6 +40,8 @@ def test_prepare_commit_finish(rig: Rig) -> None:
     assert holder(rig, url) == "host-a"
     again = rig.holdover_json("handover", "prepare", *at, "--to", destination.api, "--id", "h1")
     assert (again["handover"], again["state"], again["role"]) == ("h1", "prepared", "source")
+
+    assert "host-a: guest db1: handover h1 is prepared" in ok(rig, "status", "--api", source.api)
 
     early = rig.holdover("handover", "finish", *at)
     assert early.returncode == 1
@@ -131,3 +134,33 @@ def test_a_trace_of_what_failed_is_written_too(rig: Rig, tmp_path: Path) -> None
     wrong = rig.holdover("migrate", "db1", *options[:4], "--trace", "trace.txt")
     assert wrong.returncode == 2
     assert ".html" in wrong.stderr
+
+
+def test_peers_are_called_by_their_names(rig: Rig, tmp_path: Path) -> None:
+    target = rig.target()
+    agents = real_agents(rig, "db1", [target.url()])
+    for agent in agents.values():
+        agent.start()
+    source, destination = agents.values()
+    ok(rig, "pr", "register", source.url(), "--new-key", "0xabc")
+    at = ("db1", "--at", source.api)
+    by_address = rig.holdover_json("handover", "prepare", *at, "--to", destination.api)
+    assert by_address["peer"] == "host-b"
+    ok(rig, "handover", "rollback", *at)
+    none = rig.holdover("migrate", "db1", "--from", source.api, "--to", "host-c")
+    assert none.returncode == 1
+    assert "host-c" in none.stderr
+    assert "Nothing was changed." in none.stderr
+    file = tmp_path / "trace.json"
+    moved = ok(rig, "migrate", "db1", "--from", source.api, "--to", "host-b", "--trace", str(file))
+    assert "Guest db1 moved from host-a to host-b" in moved
+    # the destination's part as well, whose address the source has told
+    assert "state registering" in moved
+    hosts = rig.holdover_json("status", "--api", source.api)
+    assert hosts[0]["peers"] == [{"name": "host-b", "api": destination.api}]
+
+
+def test_a_policy_that_there_is_not(rig: Rig) -> None:
+    done = rig.holdover("migrate", "db1", "--from", "127.0.0.1:1", "--to", "127.0.0.1:2", "--stale", "maybe")
+    assert done.returncode == 2
+    assert "choose one of refuse, reread, force" in done.stderr

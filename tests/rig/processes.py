@@ -8,8 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ class Rig:
         self.folder = folder
         self.processes: list[Process] = []
 
-    def target(self, *, luns: int = 1, size: str = "64M") -> Target:
+    def target(self, *, luns: int = 1, size: str = "64M", options: Sequence[str] = ()) -> Target:
         """Start a `holdover target` with new logical units, and wait until it takes connections."""
         number = len(self.processes)
         port = free_port()
@@ -103,7 +103,15 @@ class Rig:
         arguments = ["target", "--listen", f"127.0.0.1:{port}", "--iqn", iqn]
         for file in files:
             arguments += ["--lun", f"file={file},size={size}"]
+        arguments += options
         return Target(self.start("target", arguments, ports=[port]), port, iqn, files)
+
+    def again(self, target: Target) -> Target:
+        """The same target once more, after it has ended: with its address and its files."""
+        arguments = ["target", "--listen", f"127.0.0.1:{target.port}", "--iqn", target.iqn]
+        for file in target.files:
+            arguments += ["--lun", f"file={file}"]
+        return replace(target, process=self.start("target", arguments, ports=[target.port]))
 
     def agent(
         self,
@@ -150,14 +158,24 @@ class Rig:
         assert done.returncode == 0, f"holdover {' '.join(arguments)}: {done.stdout}{done.stderr}"
         return json.loads(done.stdout)
 
-    def start(self, name: str, arguments: Sequence[str], *, ports: Sequence[int]) -> Process:
-        """Start a command that stays, and wait until every one of `ports` takes connections."""
+    def start(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        *,
+        ports: Sequence[int],
+        environment: Mapping[str, str] | None = None,
+    ) -> Process:
+        """Start a command that stays, and wait until every one of `ports` takes connections.
+
+        `environment` is what it has besides that of the test.
+        """
         log = self.folder / f"{len(self.processes)}-{name}.log"
         with log.open("wb") as output:
             popen = subprocess.Popen(
                 [*_holdover(), *arguments],
                 cwd=self.folder,
-                env=self._environment(),
+                env=self._environment() | dict(environment or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -107,7 +107,9 @@
     }
     for (const [at, text] of ticks()) {
       axis.append(make("line", { x1: x(at), x2: x(at), y1: AXIS - 6, y2: height }));
-      axis.append(make("text", { x: x(at), y: 14, "text-anchor": "middle" }, text));
+      if (x(at) > LABELS + 3.5 * text.length) {
+        axis.append(make("text", { x: x(at), y: 14, "text-anchor": "middle" }, text));
+      }
     }
     labels.prepend(make("rect", { class: "back", x: 0, y: 0, width: LABELS - 1, height }));
     svg.setAttribute("height", height);
