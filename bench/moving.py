@@ -24,7 +24,7 @@ from holdover.iscsi.url import IscsiUrl
 from holdover.paths.iscsi import Identity, IscsiPath, IscsiSessions, isid_of
 from holdover.qemu.console import Console
 from holdover.qemu.image import READY, GuestImage
-from holdover.qemu.monitor import Monitor, QmpEvent
+from holdover.qemu.monitor import Monitor, QemuError, QmpEvent
 from holdover.qemu.process import IscsiDisk, QemuProcess, VirtualMachine
 from holdover.scsi.opcodes import InServiceAction, ReservationType
 from holdover.scsi.reservation_in import ReadKeys, ReadReservation, Reservation
@@ -260,11 +260,13 @@ class MovingGuest:
         """The second monitor of a QEMU, once it is there."""
         path = self._watches[qemu.pid]
         async with asyncio.timeout(_MOVE):
-            while not path.exists():
+            while True:
                 if not qemu.running:
                     raise NotMeasured(f"{self.kind.name}: QEMU ended:\n{qemu.errors}")
+                # the socket is there a moment before QEMU listens at it
+                with contextlib.suppress(QemuError):
+                    return await Monitor.connect(path, self.kind.name, timeout=_MOVE)
                 await asyncio.sleep(0.02)
-        return await Monitor.connect(path, self.kind.name, timeout=_MOVE)
 
 
 async def _ask(path: IscsiPath, action: InServiceAction) -> bytes:
