@@ -25,7 +25,7 @@ from holdover.guest.gate import Gate
 from holdover.guest.scsi_block import Tracked
 from holdover.handover.moving import MovingLun
 from holdover.handover.protocol import Destination, Happened, Source
-from holdover.handover.states import Event
+from holdover.handover.states import DESTINATION_DOES, Event
 from holdover.handover.steps import StepFailed, Steps
 from holdover.handover.work import Work, steps_of
 from holdover.journal.journal import JournalError, JournalLike
@@ -37,9 +37,14 @@ __all__ = ["Workshop", "record_of"]
 log = structlog.get_logger()
 
 _WRITE_AGAIN_SECONDS = 1.0
-_DRAINS = frozenset({Work.DRAIN, Work.PROBE, Work.WITHDRAW})
+_DRAINS = frozenset({Work.DRAIN, Work.PROBE, Work.WITHDRAW, Work.ISOLATE})
 _ASKS = frozenset({Work.CHECK, Work.CONFIRM})
 """Work that changes nothing, done as often as one likes."""
+_OF_THE_GUEST = frozenset(
+    {Work.ISOLATE, *(does.work for does in DESTINATION_DOES.values() if does.gate is Gate.RUNNING)}
+)
+"""Work that begins when the guest runs, or has just run: what it has is what its device knows when that has
+its turn, and not what was noted."""
 
 
 class _Gone(Exception):
@@ -166,7 +171,7 @@ class Workshop:
 
     async def _work(self, work: Work, luns: tuple[MovingLun, ...]) -> Happened:
         if work not in _ASKS:
-            done = [_without_commands(work, lun) for lun in luns]
+            done = [None if work in _OF_THE_GUEST else _without_commands(work, lun) for lun in luns]
             certain = tuple(lun for lun in done if lun is not None)
             if len(certain) == len(luns):
                 return Happened(Event.DONE, certain)
@@ -202,7 +207,12 @@ class Workshop:
                 return self.spans.steps(steps_of(work, now, stale=device.block.stale), lun.designator)
 
             return await device.ascertain(steps, limit, lambda known: known.tracked)
-        return await device.run(self.spans.steps(steps_of(work, lun), lun.designator), limit)
+
+        def in_turn() -> Steps[MovingLun]:
+            now = replace(lun, tracked=device.tracked) if work in _OF_THE_GUEST else lun
+            return (yield from steps_of(work, now))
+
+        return await device.run(self.spans.steps(in_turn(), lun.designator), limit)
 
     async def _by_designator(self, luns: tuple[MovingLun, ...]) -> dict[str, GuestDevice]:
         """The guest's devices; one that may be of ``luns`` and has not said which it is, is asked."""

@@ -11,6 +11,7 @@ import structlog
 
 from holdover.agent.carrying_out import Workshop
 from holdover.agent.device import GuestDevice
+from holdover.guest.gate import Gate
 from holdover.handover.protocol import (
     Answer,
     Destination,
@@ -33,7 +34,8 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
-_ARRIVED = frozenset({DestinationState.COMMITTED, DestinationState.TAKEN})
+_ARRIVED = frozenset(state for state, does in DESTINATION_DOES.items() if does.gate is Gate.RUNNING)
+"""States in which the guest may run here: its devices know best, whichever of these comes after which."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 
 
