@@ -21,6 +21,7 @@ from holdover.trace.trace import Instant, Interval, Part, Trace, assemble
 __all__ = ["collect", "require_suffix", "write_and_show"]
 
 _DRIVER = "holdover migrate"
+_NOISE = "MIGRATION_PASS"  # one for each time that QEMU begins to send memory again
 _SUFFIXES = (".html", ".json")
 
 
@@ -101,7 +102,7 @@ def _instants(host: str, events: Sequence[tuple[str, QmpEvent]]) -> tuple[Instan
             event.name, host, event.time.seconds + event.time.microseconds / 1e6, event.migration_status or ""
         )
         for where, event in events
-        if where == host
+        if where == host and event.name != _NOISE
     )
 
 

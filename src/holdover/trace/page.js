@@ -83,20 +83,19 @@
           plot.append(make("text", { class: kind, x: left + 5, y: y + high - (row.lun ? 4 : 6) }, name));
         }
       }
-      let free = -1e9;
-      for (const mark of row.marks) {
+      row.marks.forEach((mark, number) => {
         const at = x(mark[0]);
-        if (at < LABELS - 1 || at > width()) continue;
+        if (at < LABELS - 1 || at > width()) return;
         const sign = make("path", { d: `M${at} ${y + 2}l4.5 ${high - 5}h-9z`, fill: "#d3623f" });
         sign.mark = mark;
         sign.row = row;
         plot.append(sign);
         const name = mark[2] || mark[1];
-        if (at > free) {
+        const next = number + 1 < row.marks.length ? x(row.marks[number + 1][0]) : Infinity;
+        if (next > at + 12 + 6.4 * name.length) {
           plot.append(make("text", { class: "quiet", x: at + 7, y: y + high - 5 }, name));
-          free = at + 14 + 6.2 * name.length;
         }
-      }
+      });
       y += high;
     }
     const height = y + 8;
