@@ -12,7 +12,8 @@ from holdover.agent.client import AgentRefused
 from holdover.agent.config import Limits
 from holdover.scsi.opcodes import OutServiceAction
 from holdover.scsi.reservation_out import out_command
-from tests.agent.hosts import GUEST, KEY, Initiator, San, san
+from tests.agent.hosts import GUEST, KEY, DyingJournal, Initiator, San, san
+from tests.agent.test_handover_trouble import until
 from tests.agent.test_handovers import reserved
 
 QUICK = Limits(connect=2, step=2, drain=2, peer=3, give_up=1, recheck=0.2)
@@ -25,6 +26,13 @@ async def committed(set_up: San) -> Initiator:
     await client.prepare(GUEST, "h1", set_up.apis["host-b"])
     await client.commit(GUEST, "h1")
     return set_up.guest_on("host-b")
+
+
+async def written(journal: DyingJournal, state: str, after: int) -> None:
+    """Wait until ``state`` is on record again."""
+    if state not in [step.state for step in journal.steps("h1")[after:]]:
+        await asyncio.sleep(0.01)
+        await written(journal, state, after)
 
 
 def test_looking_whether_all_is_well_changes_nothing_that_the_guest_has_set(tmp_path: Path) -> None:
@@ -61,14 +69,12 @@ def test_an_agent_that_dies_while_it_looks_keeps_what_the_guest_has_set(tmp_path
             await set_up.stop("host-b")
             journal.arm(0, after=False)
             await set_up.start("host-b")
-            while "committed" not in [step.state for step in journal.steps("h1")[steps:]]:
-                await asyncio.sleep(0.01)
+            await written(journal, "committed", steps)
             device = (await client.guest(GUEST)).devices[0]
             assert device.key == NEW
             with contextlib.suppress(AgentRefused):  # it may have heard of it before it had begun anew
                 await finishing
-            while (await set_up.clients["host-a"].handover(GUEST)).open:
-                await asyncio.sleep(0.05)
+            await until(set_up, "host-a", lambda state: not state.open)
             assert (await set_up.registrants())["host-b"] == (NEW, True)
 
     asyncio.run(test())

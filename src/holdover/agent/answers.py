@@ -56,6 +56,7 @@ def state_of(host: str, handover: Handover) -> HandoverState:
         luns=machine.luns,
         reason=machine.reason if isinstance(machine, Source) else "",
         problem=_problem(handover, machine),
+        in_doubt=_is_in_doubt(handover, machine),
         spans=handover.workshop.spans.so_far(),
     )
 
@@ -77,16 +78,26 @@ def reached(host: str, handover: Handover, state: SourceState | DestinationState
             host=host,
             guest=machine.guest,
             state=machine.state.value,
-            in_doubt=machine.is_open and machine.state not in _RESTS,
+            in_doubt=_is_in_doubt(handover, machine),
         )
     )
 
 
 def _machine(host: str, handover: Handover) -> Source | Destination:
-    machine = handover.shown if isinstance(handover, SourceHandover) else handover.machine
+    """The handover as it is on record, so that nothing is said that a crash would unsay. Before anything is,
+    nothing of it was done on a LUN, nor told to anybody."""
+    machine = handover.workshop.written
+    if machine is None:
+        machine = handover.machine
     if machine is None:
         raise refusal(host, "", "nothing of this handover was begun")
     return machine
+
+
+def _is_in_doubt(handover: Handover, machine: Source | Destination) -> bool:
+    """Whether it is not certain where the guest's reservations are; with a journal that refuses it is more
+    than what is on record that may be true."""
+    return bool(handover.workshop.problem) or (machine.is_open and machine.state not in _RESTS)
 
 
 def _problem(handover: Handover, machine: Source | Destination) -> str:

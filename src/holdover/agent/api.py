@@ -123,8 +123,8 @@ class HandoverState(msgspec.Struct, frozen=True, kw_only=True):
         state: As in `holdover.handover.states`.
         open: Whether something is left to do.
         reason: Why it is, or was, rolled back.
-        problem: What keeps it from going on; while there is one, it is in doubt where the guest's
-            reservations are if the state is neither a rest nor an end.
+        problem: What keeps it from going on.
+        in_doubt: Whether it is not certain where the guest's reservations are.
         milliseconds: How long the request took.
         spans: What took how long, so far.
     """
@@ -139,6 +139,7 @@ class HandoverState(msgspec.Struct, frozen=True, kw_only=True):
     luns: tuple[MovingLun, ...]
     reason: str = ""
     problem: str = ""
+    in_doubt: bool = False
     milliseconds: float = 0.0
     spans: tuple[Span, ...] = ()
 

@@ -83,6 +83,11 @@ class DestinationHandover:
         """
         await asyncio.shield(self._spawn(self._happen(event, problem)))
 
+    async def settled(self) -> None:
+        """Wait until what is under way is done and on record."""
+        async with self._one_by_one:
+            return
+
     def restart(self) -> None:
         """Go on after the agent was started anew."""
         self._spawn(self._happen(Event.RESTARTED, ""))

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeGuard
 
+import structlog
+
 from holdover.agent.answers import Handover, HandoverProblem, reached
 from holdover.agent.api import HandoverState, PeerMessage
 from holdover.agent.attach_expect import ExpectedDevice, ExpectError
@@ -38,6 +40,9 @@ __all__ = ["Expect", "Incoming"]
 
 Expect = Callable[[str, str, tuple[ExpectedDevice, ...]], Awaitable[HostedGuest]]
 """Makes, or finds, a guest that is to arrive: by its name, its machine type and its devices."""
+
+
+log = structlog.get_logger()
 
 
 class _Refusal(Exception):
@@ -192,7 +197,9 @@ class Incoming:
         """
         destination = self._known(name, handover)
         machine = destination.machine
-        if machine is not None and machine.state is not state:
+        if machine is not None and machine.state is state:
+            await destination.settled()
+        elif machine is not None:
             try:
                 await destination.happen(event)
             except ProtocolError as error:
@@ -236,10 +243,23 @@ class Incoming:
         except (AgentError, TimeoutError) as error:
             destination.doubt = f"the source cannot be asked whether it is over: {error}"
             return
+        except Exception as error:
+            # the sources of other handovers are asked all the same
+            log.error("a source could not be asked", handover=machine.handover, exc_info=error)
+            destination.doubt = (
+                f"the source cannot be asked whether it is over: {type(error).__name__}: {error}"
+            )
+            return
         destination.doubt = "" if said.known else f"{machine.peer} knows nothing of this handover any more"
         if said.state == SourceState.STAYED.value:
-            with contextlib.suppress(ProtocolError):
-                await destination.happen(Event.OVER, "the source has rolled it back without this host")
+            try:
+                with contextlib.suppress(ProtocolError):
+                    await destination.happen(Event.OVER, "the source has rolled it back without this host")
+            except Exception as error:
+                log.error(
+                    "what was prepared could not be withdrawn", handover=machine.handover, exc_info=error
+                )
+                destination.doubt = f"the source has rolled it back; {type(error).__name__}: {error}"
 
     async def close(self) -> None:
         """Ask nobody any more."""

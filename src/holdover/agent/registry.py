@@ -65,8 +65,9 @@ class Registry:
         known = self.closed.pop(machine.handover, None)
         is_hidden = isinstance(known, Source) and not isinstance(machine, Source)
         self.closed[machine.handover] = known if known is not None and is_hidden else machine
-        while len(self.closed) > _REMEMBERED:
-            del self.closed[next(iter(self.closed))]
+        over = [name for name, each in self.closed.items() if not each.is_open]
+        for name in over[:-_REMEMBERED]:
+            del self.closed[name]
 
     def is_own(self, handover: str) -> bool:
         """Whether this host is, or was, the source of a handover."""
@@ -97,8 +98,11 @@ class Registry:
     def is_moving(self, guest: str) -> bool:
         """Whether a handover of a guest is under way."""
         newest = self.newest.get(guest)
-        # one without a machine has been let in, and is about to begin
-        return newest is not None and (newest.machine is None or newest.machine.is_open)
+        if newest is None:
+            return False
+        # one without a machine has been let in, and is about to begin; one that is over is so on record
+        written = newest.workshop.written
+        return newest.machine is None or newest.machine.is_open or (written is not None and written.is_open)
 
     def workshop(self, guest: HostedGuest) -> Workshop:
         """For a new handover of a guest."""

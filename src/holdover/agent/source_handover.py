@@ -94,13 +94,6 @@ class SourceHandover:
         return self.machine.handover
 
     @property
-    def shown(self) -> Source:
-        """The handover for whoever looks at it: that it is looked at once more is nobody's concern."""
-        if self._recheck is None or self.machine.state is not SourceState.CONFIRMING:
-            return self.machine
-        return self._recheck[0]
-
-    @property
     def workshop(self) -> Workshop:
         """The devices, and what took how long."""
         return self._workshop
@@ -117,8 +110,10 @@ class SourceHandover:
 
     async def settled(self) -> Source:
         """Wait until it is at rest, over or stuck."""
-        if self._task is None or self._task.done():
+        if self._task is None or (self._task.done() and not self.machine.is_open):
             return self.machine
+        if self._task.done():
+            await self._begin_anew()
         ask = _Ask(Happened(Event.ASKED_CHECK))
         self._waiting.append(ask)
         self._wake.set()
@@ -130,13 +125,29 @@ class SourceHandover:
         Raises:
             ProtocolError: It has no meaning in the state in which the handover is then.
         """
-        if self._task is None or self._task.done():
-            self.machine, _ = source_step(self.machine, Happened(event, problem=problem))
+        if not self.machine.is_open and (self._task is None or self._task.done()):
+            source_step(self.machine, Happened(event, problem=problem))
             return self.machine
+        if self._task is None:
+            raise ProtocolError(
+                f"{event.value}: this agent has begun anew, and has not found all LUNs of the guest yet; "
+                "ask again in a moment"
+            )
+        if self._task.done():
+            await self._begin_anew()
         ask = _Ask(Happened(event, problem=problem))
         self._asks.append(ask)
         self._wake.set()
         return await asyncio.shield(ask.done)
+
+    async def _begin_anew(self) -> None:
+        """The driver was ended by what it did not foresee: go on as after a restart of the agent."""
+        if self._activity is not None:
+            await self._end_pause()
+        self._pausing, self._recheck = False, None
+        self._waiting.clear()
+        self._asks.clear()
+        self.restart(())
 
     def guest_changed(self, device: GuestDevice) -> None:
         """The guest has changed its registration or reservation on one LUN."""
@@ -353,6 +364,9 @@ class SourceHandover:
             except (AgentError, TimeoutError) as error:
                 why = str(error) or f"{self.machine.peer} has not answered within {self._limits.peer:g} s"
                 return self._unreached(why)
+            except Exception as error:
+                log.error("the destination could not be told", handover=message.handover, exc_info=error)
+                return self._unreached(f"{type(error).__name__}: {error}")
         self._unreached_since = None
         problem = answer.problem and f"{self.machine.peer}: {answer.problem}"
         return Happened(_ANSWERS[answer.kind], answer.luns, problem)
