@@ -127,7 +127,9 @@ def running(
         RuntimeError: It does not listen; with what it wrote into ``log``.
     """
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+        # setpriv (util-linux): so that it does not outlive a benchmark that was killed
+        whole = ["setpriv", "--pdeathsig", "TERM", *command]
+        process = subprocess.Popen(whole, stdout=output, stderr=output, env=environment)
     try:
         deadline = time.monotonic() + _START_SECONDS
         for port in ports:
