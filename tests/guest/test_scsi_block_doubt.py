@@ -204,6 +204,19 @@ class TestMeet:
             assert drive(block, ready, unreachable) == met
         assert drive(block, ready, script(GOOD)) == GOOD
 
+    @pytest.mark.parametrize("gate", [Gate.LEAVING, Gate.INCOMING])
+    def test_one_of_its_reservation_while_it_moves_is_a_doubt_of_what_is_known_after(
+        self, gate: Gate
+    ) -> None:
+        block = scsi_block(gate=gate)
+        seen = block.doubts
+        assert block.meet(PREEMPTED)
+        assert not block.stale
+        block.adopt(Tracked(5), seen)
+        assert (block.tracked, block.stale) == (Tracked(5), True)
+        block.adopt(Tracked(5), block.doubts)
+        assert not block.stale
+
     def test_what_was_to_be_told_goes_with_the_guest(self) -> None:
         block = scsi_block()
         block.meet(ATTENTION)

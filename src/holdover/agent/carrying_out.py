@@ -86,6 +86,8 @@ class Workshop:
         self._flushing = asyncio.Lock()
         self._newest: Source | Destination | None = None
         self._devices: set[GuestDevice] = set()
+        self._as_of: dict[GuestDevice, int] = {}
+        """What doubts each device had when the last work began: what has come up since, it has not seen."""
 
     # -- the journal --------------------------------------------------------------------------------
 
@@ -152,6 +154,9 @@ class Workshop:
         if not holds or any(each.block.gate is not Gate.RUNNING for each in moving):
             await self.flush()
         self.guest.move_gates(gate)
+        for device in moving:
+            if gate is Gate.RUNNING and device.block.stale and device.block.migrate_pr:
+                device.read_again()
 
     # -- the LUNs -----------------------------------------------------------------------------------
 
@@ -163,6 +168,7 @@ class Workshop:
                 problem = problem or self._other_devices(luns)
             if problem or work is Work.DRAIN:
                 return Happened(Event.FAILED if problem else Event.DONE, luns, problem)
+            self._as_of = {device: device.block.doubts for device in self.guest.devices}
             with self.spans.span(f"work {work.value}"):
                 return await self._work(work, luns)
         except Exception as error:
@@ -260,20 +266,21 @@ class Workshop:
         return tuple(found)
 
     def adopt(self, luns: tuple[MovingLun, ...]) -> list[GuestDevice]:
-        """The devices take over what the handover knows; those whose state is to go on record."""
-        return self._tell({lun.designator: lun.tracked for lun in luns if lun.migrate_pr})
+        """The devices take over what the handover knows as of its last work; those whose state is to go on
+        record."""
+        return self._tell({lun.designator: lun.tracked for lun in luns if lun.migrate_pr}, self._as_of)
 
     def forget(self, luns: tuple[MovingLun, ...]) -> list[GuestDevice]:
         """The guest has nothing on this host's nexuses any more; the devices as with `adopt`."""
-        return self._tell({lun.designator: Tracked() for lun in luns if lun.migrate_pr})
+        return self._tell({lun.designator: Tracked() for lun in luns if lun.migrate_pr}, {})
 
-    def _tell(self, known: dict[str, Tracked]) -> list[GuestDevice]:
+    def _tell(self, known: dict[str, Tracked], as_of: dict[GuestDevice, int]) -> list[GuestDevice]:
         # those whose reservations stay go on record too, for their gates
         devices = [each for each in self.guest.devices if each.designator is not None]
         for device in devices:
             tracked = known.get(str(device.designator))
             if tracked is not None:
-                device.block.adopt(tracked)
+                device.block.adopt(tracked, as_of.get(device))
         return devices
 
 
