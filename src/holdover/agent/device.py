@@ -364,6 +364,10 @@ class GuestDevice:
     async def _doubted(self) -> None:
         """The picture has gone stale: put that on record, and see to it that it is read again."""
         await self._try_to_record()
+        self.read_again()
+
+    def read_again(self) -> None:
+        """See to it that the picture is read again, now that it is stale and the gate is open."""
         if self._rereading is None or self._rereading.done():
             self._rereading = asyncio.ensure_future(self._reread_while_stale())
 

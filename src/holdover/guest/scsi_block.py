@@ -173,13 +173,12 @@ class ScsiBlock:
         Args:
             tracked: What the guest has established.
             as_of: `doubts` before the logical unit was asked: where more have come up since, the picture
-                stays stale. None: nothing can have come up.
+                is stale. None: nothing can have come up.
         """
         self._tracked = tracked
         self._candidates = ()
         self._generation.forget()
-        if as_of is None or as_of == self._doubts:
-            self._stale = False
+        self._stale = as_of is not None and as_of != self._doubts
 
     def mark_stale(self) -> None:
         """Note that `tracked` may be wrong."""
@@ -212,13 +211,18 @@ class ScsiBlock:
     def meet(self, response: Response) -> bool:
         """A command of the agent's own has met a unit attention, which is the guest's if the guest is here.
 
-        While it leaves, what becomes of its reservation is the handover's doing and not for it to hear.
+        While it moves, what becomes of its reservation is the handover's doing and not for it to hear. It may
+        be a third node's, too: so it counts among `doubts` for whoever says what is true after that.
 
         Returns:
             Whether it has made `tracked` doubtful.
         """
-        leaving = self.gate is Gate.LEAVING and attention_of(response) not in RESERVATION_ATTENTIONS
-        return (self.gate is Gate.RUNNING or leaving) and self._keep(response)
+        if self.gate is Gate.RUNNING:
+            return self._keep(response)
+        if self._migrate_pr and attention_of(response) in RESERVATION_ATTENTIONS:
+            self._doubts += 1
+            return True
+        return self.gate is Gate.LEAVING and self._keep(response)
 
     def _keep(self, response: Response) -> bool:
         """Keep a unit attention for the guest; whether it has made `tracked` doubtful."""
