@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from array import array
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from rich.table import Table
 
 from holdover.scsi.opcodes import ReservationType
 from tests.handover.model import Model
-from tests.handover.world import KEY, THIRD_KEY, Bounds, Case, Violation, World
+from tests.handover.world import KEY, THIRD_KEY, Bounds, Case, Violation
 
 __all__ = ["CASES", "Broken", "Explored", "explore"]
 
@@ -35,6 +36,8 @@ CASES = {
     "one of all, key shared": Case(_ALL, KEY),
     "holder beside a third": Case(_REGISTRANTS, THIRD_KEY),
     "a third holds": Case(_REGISTRANTS, THIRD_KEY, third_holds=True),
+    "holder without APTPL": Case(_REGISTRANTS, aptpl=False),
+    "a third with APTPL": Case(_REGISTRANTS, THIRD_KEY, aptpl=False),
 }
 """What the guest is on a LUN before a handover."""
 
@@ -56,38 +59,72 @@ def explore(model: Model) -> Explored:
     """Visit all worlds, nearest first.
 
     Raises:
-        Broken: A promise is broken in one of them.
+        Broken: A promise is broken in one of them; or there is one from which no end can be reached, even
+            with no more faults.
     """
     start = model.canonical(model.start())
-    came: dict[World, tuple[World, str] | None] = {start: None}
+    numbers = {start: 0}
+    came: list[tuple[int, str]] = [(0, "")]
     queue = deque([start])
-    transitions = ends = 0
+    befores, afters = array("I"), array("I")
+    ends: list[int] = []
+    transitions = 0
     while queue:
         world = queue.popleft()
+        here = numbers[world]
         try:
             model.check(world)
             goes_on = False
             for what, after, fault in model.successors(world):
                 new = model.canonical(after)
+                there = numbers.get(new)
                 transitions += 1
-                goes_on = goes_on or (not fault and new != world)
-                if new not in came:
-                    came[new] = (world, what)
+                if there is None:
+                    there = numbers[new] = len(came)
+                    came.append((here, what))
                     queue.append(new)
-            if not goes_on:
-                ends += 1
+                if not fault and there != here:
+                    goes_on = True
+                    befores.append(here)
+                    afters.append(there)
+            if not goes_on or model.is_given_up(world):
+                ends.append(here)
                 model.check_end(world)
         except Violation as violation:
-            raise Broken(f"{violation}\n{_way(came, world)}") from violation
-    return Explored(len(came), transitions, ends)
+            raise Broken(f"{violation}\n{_way(came, here)}") from violation
+    stuck = _stuck(len(came), befores, afters, ends)
+    if stuck is not None:
+        raise Broken(f"no end can be reached any more\n{_way(came, stuck)}")
+    return Explored(len(came), transitions, len(ends))
 
 
-def _way(came: dict[World, tuple[World, str] | None], world: World) -> str:
+def _stuck(states: int, befores: array[int], afters: array[int], ends: list[int]) -> int | None:
+    """The nearest state from which no end can be reached without a fault."""
+    order = sorted(range(len(afters)), key=afters.__getitem__)
+    first = array("I", [0]) * (states + 1)
+    for after in afters:
+        first[after + 1] += 1
+    for state in range(states):
+        first[state + 1] += first[state]
+    reached = bytearray(states)
+    ahead = list(ends)
+    for end in ends:
+        reached[end] = 1
+    while ahead:
+        state = ahead.pop()
+        for place in order[first[state] : first[state + 1]]:
+            before = befores[place]
+            if not reached[before]:
+                reached[before] = 1
+                ahead.append(before)
+    return next((state for state in range(states) if not reached[state]), None)
+
+
+def _way(came: list[tuple[int, str]], state: int) -> str:
     steps = []
-    before = came[world]
-    while before is not None:
-        steps.append(before[1])
-        before = came[before[0]]
+    while state:
+        state, what = came[state]
+        steps.append(what)
     return "\n".join(f"{number:3}. {step}" for number, step in enumerate(reversed(steps), 1))
 
 

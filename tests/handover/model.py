@@ -104,6 +104,8 @@ class Model(Faults):
     def _restart_source(self, world: World) -> World:
         up = world._replace(source_up=True, source=world.source_journal, source_task=())
         machine = self.part(up.source)
+        gate = Gate.RUNNING if machine is None else machine.gate
+        up = up._replace(gates=(gate, world.gates[1]))
         if machine is None:
             return up
         news = tuple(
@@ -184,7 +186,10 @@ class Model(Faults):
         machine = self.part(world.source)
         if world.dead and world.source_up and machine is not None and machine.state is SourceState.PREPARED:
             yield "check", self.at_source(world, Happened(Event.ASKED_CHECK))
-        if not world.source_up or world.dead:
+            yield "prepared for too long", self.at_source(world, Happened(Event.ASKED_ROLL_BACK))
+        if not world.source_up or (
+            world.dead and (machine is None or machine.state is not SourceState.COMMITTED)
+        ):
             return
         if machine is None:
             yield "prepare", self._prepare(world)
@@ -218,14 +223,13 @@ class Model(Faults):
         return self.source_effects(world, self.id(machine), effects)
 
     def _guest(self, world: World) -> Iterator[tuple[str, World]]:
-        machine = self.part(world.source)
-        if not self.safe.gate and world.guest == STOPPED and machine.gate is Gate.LEAVING:
+        if not self.safe.gate and world.guest == STOPPED and world.gates[0] is Gate.LEAVING:
             # QEMU has resumed the guest on the source by itself; without a gate its commands go through
             for lun, tracked in enumerate(map(self.part, world.truth)):
                 yield from self._change(world, lun, tracked, OutServiceAction.REGISTER, 0)
         if not world.changes or world.guest != AT_SOURCE or not world.source_up:
             return
-        if machine is not None and machine.gate is not Gate.RUNNING:
+        if world.gates[0] is not Gate.RUNNING:
             return
         for lun, tracked in enumerate(map(self.part, world.truth)):
             if self._is_at_work(world, lun) or tracked.key == 0:
@@ -250,7 +254,7 @@ class Model(Faults):
         self, world: World, lun: int, tracked: Tracked, action: OutServiceAction, new_key: int
     ) -> Iterator[tuple[str, World]]:
         kind = tracked.type or ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
-        parameters = ParameterList(tracked.key, new_key, True)
+        parameters = ParameterList(tracked.key, new_key, tracked.aptpl)
         before: ReservationState = self.part(world.luns[lun])
         outcome = persistent_reserve_out(before, SOURCE_NEXUS, action, parameters, type=int(kind))
         if not outcome.good or tracked.key == 0:
@@ -267,6 +271,7 @@ class Model(Faults):
             luns=set_item(world.luns, lun, self.id(replace(outcome.state, generation=0))),
             truth=set_item(world.truth, lun, number),
             device=set_item(world.device, lun, number),
+            aptpl=set_item(world.aptpl, lun, outcome.state.aptpl and (world.aptpl[lun] or tracked.aptpl)),
         )
         machine = self.part(world.source)
         if machine is not None and Event.CHANGED in SOURCE[machine.state]:
@@ -313,16 +318,18 @@ class Model(Faults):
             luns=set_item(world.luns, lun, self.id(state)),
             truth=set_item(world.truth, lun, self.id(truth)),
             ledger=set_item(world.ledger, lun, state.key_of(THIRD_NEXUS)),
+            aptpl=set_item(world.aptpl, lun, world.aptpl[lun] and state.aptpl),
         )
 
     # -- promises -----------------------------------------------------------------------------------
 
     def check(self, world: World) -> None:
         """Raise `Violation` if a promise is broken in this world."""
-        gates = self.gates(world)
         for lun, number in enumerate(world.luns):
             state: ReservationState = self.part(number)
             truth: Tracked = self.part(world.truth[lun])
+            if world.aptpl[lun] and state.registrations and not state.aptpl:
+                raise Violation(f"LUN {lun}: APTPL was turned off")
             if state.key_of(THIRD_NEXUS) != world.ledger[lun]:
                 raise Violation(f"LUN {lun}: the third nexus was touched")
             if truth.type is not None and not world.open_end[lun]:
@@ -330,21 +337,15 @@ class Model(Faults):
                 if held is None or held.type is not truth.type:
                     raise Violation(f"LUN {lun}: the reservation is not held")
             where = {AT_SOURCE: 0, AT_DESTINATION: 1}.get(world.guest)
-            if where is not None and gates[where] is Gate.RUNNING:
+            if where is not None and world.gates[where] is Gate.RUNNING:
                 self._check_guest(world, lun, NEXUSES[where])
-
-    def gates(self, world: World) -> tuple[Gate, Gate]:
-        source = self.part(world.source if world.source_up else world.source_journal)
-        destination = self.part(world.destination if world.destination_up else world.destination_journal)
-        return (
-            Gate.RUNNING if source is None else source.gate,
-            Gate.INCOMING if destination is None else destination.gate,
-        )
 
     def _check_guest(self, world: World, lun: int, nexus: ITNexus) -> None:
         state: ReservationState = self.part(world.luns[lun])
         truth: Tracked = self.part(world.truth[lun])
         key = state.key_of(nexus)
+        if key and truth.aptpl and not state.aptpl:
+            raise Violation(f"LUN {lun}: the guest runs without the APTPL that it asked for")
         if world.open_end[lun] and key == 0:
             return
         if key != truth.key:
@@ -352,11 +353,15 @@ class Model(Faults):
         if truth.type is not None and not state.holds(nexus):
             raise Violation(f"LUN {lun}: the guest runs and does not hold its reservation")
 
+    def is_given_up(self, world: World) -> bool:
+        """Whether the source is dead and nothing was prepared that could be taken: the operator's matter."""
+        return world.dead and not self._is_taken(world)
+
     def check_end(self, world: World) -> None:
         """Raise `Violation` if nothing more can happen and not all is as it should be."""
         source, destination = self.part(world.source), self.part(world.destination)
-        if world.dead and not self._is_taken(world):
-            return  # nothing was prepared that could be taken
+        if self.is_given_up(world):
+            return
         if world.dead and not world.source_up:
             here, there, ended = DESTINATION_NEXUS, SOURCE_NEXUS, destination.state is DestinationState.HERE
         elif source.state is SourceState.STAYED:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from holdover.guest.gate import Gate
 from holdover.handover import protocol
 from holdover.handover.moving import MovingLun
 from holdover.handover.protocol import (
@@ -18,8 +19,9 @@ from holdover.handover.protocol import (
     Reply,
     Source,
     Tell,
+    Write,
 )
-from holdover.handover.states import Event, SourceState
+from holdover.handover.states import SOURCE_DOES, Event, SourceState
 from holdover.handover.steps import LostAnswer, StepFailed
 from holdover.handover.work import Work, steps_of
 from holdover.scsi.command import Command, Response
@@ -91,6 +93,8 @@ class Parts:
             tracked,
             (False,) * len(tracked),
             tuple(case.third_key for case in self.cases),
+            tuple(case.state().aptpl for case in self.cases),
+            (Gate.RUNNING, Gate.INCOMING),
             self.bounds.faults,
             self.bounds.thirds,
             self.bounds.changes,
@@ -166,12 +170,18 @@ class Parts:
         return self.source_effects(world, number, effects)
 
     def source_effects(self, world: World, number: int, effects: tuple[Effect, ...]) -> World:
-        journal = number if self.safe.journal else world.source_journal
+        journal, gate = world.source_journal, world.gates[0]
         # an event that begins no activity leaves the one that is under way
         task = world.source_task if len(effects) == 1 else ()
         net = world.net
         for effect in effects:
-            if isinstance(effect, DoWork):
+            if isinstance(effect, Write):
+                journal = number if self.safe.journal else journal
+                continue
+            self._require_written(journal, number)
+            if isinstance(effect, Open):
+                gate = effect.gate
+            elif isinstance(effect, DoWork):
                 task = ("work", *(self.begin(effect.work, lun) for lun in self.part(number).luns))
             elif isinstance(effect, Tell):
                 task = ("tell", effect.message.number)
@@ -180,23 +190,50 @@ class Parts:
                     net = with_item(net, self.id(replace(effect.message, luns=luns)))
         device = world.device
         machine = self.part(number)
-        if machine.state is SourceState.STAYED:
+        before = self.part(world.source)
+        looked = before is not None and SOURCE_DOES[before.state].work in (Work.CHECK, Work.CONFIRM)
+        known = looked and before.state is not machine.state and not machine.changed
+        if machine.state is SourceState.STAYED or known:
             device = tuple(self.id(lun.tracked) for lun in machine.luns)
-        return world._replace(source=number, source_journal=journal, source_task=task, net=net, device=device)
+        return world._replace(
+            source=number,
+            source_journal=journal,
+            source_task=task,
+            net=net,
+            device=device,
+            gates=(gate, world.gates[1]),
+        )
+
+    def _require_written(self, journal: int, number: int) -> None:
+        if self.safe.journal and journal != number:
+            raise Violation("a step is seen from outside before it is in the journal")
 
     def at_destination(self, world: World, happened: Happened | Message) -> World:
         number, effects = self.destination_step(world.destination, happened)
         task: tuple[Any, ...] = ()
-        net, journal = world.net, world.destination_journal
+        net, journal, gate = world.net, world.destination_journal, world.gates[1]
         for effect in effects:
-            if isinstance(effect, DoWork):
-                task = ("work", *(self.begin(effect.work, lun) for lun in self.part(number).luns))
+            if isinstance(effect, Write):
+                journal = number if self.safe.journal else journal
             elif isinstance(effect, Reply):
+                # a refusal that changes nothing is not written
+                if number != world.destination:
+                    self._require_written(journal, number)
                 if not world.cut and world.source_up:
                     net = with_item(net, self.id(plain_answer(effect.answer)))
-            elif not isinstance(effect, Open) and self.safe.journal:
-                journal = number
-        return world._replace(destination=number, destination_journal=journal, destination_task=task, net=net)
+            else:
+                self._require_written(journal, number)
+                if isinstance(effect, Open):
+                    gate = effect.gate
+                elif isinstance(effect, DoWork):
+                    task = ("work", *(self.begin(effect.work, lun) for lun in self.part(number).luns))
+        return world._replace(
+            destination=number,
+            destination_journal=journal,
+            destination_task=task,
+            net=net,
+            gates=(world.gates[0], gate),
+        )
 
     def begin(self, work: Work, lun: MovingLun) -> int:
         if work is Work.DRAIN:

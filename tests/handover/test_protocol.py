@@ -133,9 +133,9 @@ def test_a_source_with_a_shared_key_does_not_go_on_alone_by_itself() -> None:
 def test_an_event_without_meaning_is_refused() -> None:
     with pytest.raises(ProtocolError, match="finish: the handover is prepared"):
         source_step(prepared(), Happened(Event.ASKED_FINISH))
-    committed = replace(registered(), state=DestinationState.COMMITTED)
-    with pytest.raises(ProtocolError, match="take: the handover is committed"):
-        destination_step(committed, Happened(Event.ASKED_TAKE))
+    returned = replace(registered(), state=DestinationState.RETURNED)
+    with pytest.raises(ProtocolError, match="take: the handover is returned"):
+        destination_step(returned, Happened(Event.ASKED_TAKE))
 
 
 def test_the_destination_remembers_which_keys_it_may_have_put_on_its_nexus() -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, NamedTuple
 
+from holdover.guest.gate import Gate
 from holdover.guest.scsi_block import Tracked
 from holdover.handover.moving import UNREGISTERED, MovingLun
 from holdover.handover.protocol import Answer, Message
@@ -26,7 +27,7 @@ from holdover.scsi.cdb import PersistentReserveIn, PersistentReserveOut
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.opcodes import InServiceAction, OperationCode, OutServiceAction, ReservationType
-from holdover.scsi.reservation_in import ReadKeys, ReadReservation, Reservation
+from holdover.scsi.reservation_in import Capabilities, ReadKeys, ReadReservation, Reservation
 from holdover.scsi.reservation_out import ParameterList
 from holdover.scsi.status import Status
 from holdover.scsi.transport_id import IscsiTransportID
@@ -55,26 +56,28 @@ class Violation(Exception):
 class Case:
     """What is so on a LUN before the handover.
 
-    ``third_key``: of a third nexus, 0 for none; ``third_holds``: the reservation of that ``type`` is its own.
+    ``third_key``: of a third nexus, 0 for none; it registers after the guest, with APTPL. ``third_holds``:
+    the reservation of that ``type`` is its own. ``aptpl``: what the guest asked for.
     """
 
     type: ReservationType | None
     third_key: int = 0
     third_holds: bool = False
     registered: bool = True
+    aptpl: bool = True
 
     @property
     def tracked(self) -> Tracked:
         if not self.registered:
             return UNREGISTERED
-        return Tracked(KEY, True, None if self.third_holds else self.type)
+        return Tracked(KEY, self.aptpl, None if self.third_holds else self.type)
 
     def state(self) -> ReservationState:
         state = ReservationState()
+        if self.registered:
+            state = out(state, SOURCE_NEXUS, OutServiceAction.REGISTER, 0, KEY, aptpl=self.aptpl)
         if self.third_key:
             state = out(state, THIRD_NEXUS, OutServiceAction.REGISTER, 0, self.third_key)
-        if self.registered:
-            state = out(state, SOURCE_NEXUS, OutServiceAction.REGISTER, 0, KEY)
         if self.type is not None:
             holder = (THIRD_NEXUS, self.third_key) if self.third_holds else (SOURCE_NEXUS, KEY)
             state = out(state, holder[0], OutServiceAction.RESERVE, holder[1], type=self.type)
@@ -109,9 +112,10 @@ def out(
     key: int,
     service_key: int = 0,
     type: ReservationType | None = None,
+    aptpl: bool = True,
 ) -> ReservationState:
     outcome = persistent_reserve_out(
-        state, nexus, action, ParameterList(key, service_key, True), type=int(type or 0)
+        state, nexus, action, ParameterList(key, service_key, aptpl), type=int(type or 0)
     )
     assert outcome.good
     return replace(outcome.state, generation=0)
@@ -123,9 +127,13 @@ def execute(state: ReservationState, nexus: ITNexus, command: Command) -> tuple[
     if command.opcode == OperationCode.TEST_UNIT_READY:
         return state, GOOD
     if command.opcode == OperationCode.PERSISTENT_RESERVE_IN:
-        if PersistentReserveIn.decode(command.cdb).service_action == InServiceAction.READ_KEYS:
+        action = PersistentReserveIn.decode(command.cdb).service_action
+        if action == InServiceAction.READ_KEYS:
             keys = tuple(sorted(each.key for each in state.registrations))
             return state, Response(Status.GOOD, ReadKeys(0, keys).encode())
+        if action == InServiceAction.REPORT_CAPABILITIES:
+            capabilities = Capabilities(crh=False, sip_c=False, atp_c=False, ptpl_c=True, ptpl_a=state.aptpl)
+            return state, Response(Status.GOOD, capabilities.encode())
         held = state.reservation
         found = None
         if held is not None:
@@ -153,7 +161,8 @@ class World(NamedTuple):
     answers on their way, ``late`` commands of a crashed agent that may still
     be carried out: (agent, LUN, command). ``truth`` is what the guest has established and nobody taken;
     where ``open_end``, a third has preempted its key while one of its nexuses had another one for a moment:
-    then to be removed is as right as to stay.
+    then to be removed is as right as to stay. ``ledger`` is the third's key, ``aptpl`` what the guest or the
+    third asked for last, before all of this; ``gates`` are the source's and the destination's.
     """
 
     luns: tuple[int, ...]
@@ -171,6 +180,8 @@ class World(NamedTuple):
     truth: tuple[int, ...]
     open_end: tuple[bool, ...]
     ledger: tuple[int, ...]
+    aptpl: tuple[bool, ...]
+    gates: tuple[Gate, Gate]
     faults: int
     thirds: int
     changes: int

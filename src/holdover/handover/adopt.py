@@ -24,14 +24,22 @@ from dataclasses import dataclass, replace
 
 from holdover.guest.question import Picture, QuestionError, ask
 from holdover.guest.snoop import Tracked
-from holdover.handover.steps import ATTEMPTS, LostAnswer, StepFailed, Steps, tell
+from holdover.handover.steps import (
+    ATTEMPTS,
+    LostAnswer,
+    StepFailed,
+    Steps,
+    active_aptpl,
+    is_lacking,
+    tell,
+)
 from holdover.scsi.command import Command, Response
 from holdover.scsi.errors import DecodeError
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.opcodes import InServiceAction, OutServiceAction
-from holdover.scsi.reservation_in import Capabilities, FullStatus, FullStatusDescriptor, Reservation
+from holdover.scsi.reservation_in import FullStatus, FullStatusDescriptor, Reservation
 from holdover.scsi.reservation_out import in_command, out_command
-from holdover.scsi.sense import SenseKey, decode_sense, describe_response
+from holdover.scsi.sense import describe_response
 from holdover.scsi.status import Status
 
 __all__ = ["Decision", "Difference", "Found", "compare", "decide", "find_own_registration"]
@@ -110,12 +118,12 @@ def find_own_registration(
         status = yield from _read_full_status()
         own = None if status is None else _descriptor_of(status, nexus)
         if own is not None:
-            active = yield from _active_aptpl(aptpl)
+            active = yield from active_aptpl(aptpl)
             return Found(Tracked(own.key, active, own.type, own.scope), certain=True, nexus=nexus)
     for _ in range(_ROUNDS):
         before = yield from _read()
         # last of all before it is used: another node may set it at any time
-        active = yield from _active_aptpl(aptpl)
+        active = yield from active_aptpl(aptpl)
         key = yield from _own_key(candidates, before.keys, active)
         if key is None:
             reason = "this host's nexus is registered with a key that READ KEYS does not show"
@@ -141,7 +149,7 @@ def compare(tracked: Tracked, *, nexus: ITNexus | None = None, nexuses: int = 1)
     Raises:
         StepFailed: The LUN refuses to say.
     """
-    aptpl = yield from _active_aptpl(tracked.aptpl)
+    aptpl = yield from active_aptpl(tracked.aptpl)
     status = None if nexus is None else (yield from _read_full_status())
     if nexus is not None and status is not None:
         own = _descriptor_of(status, nexus)
@@ -263,25 +271,11 @@ def _in_words(tracked: Tracked, found: Tracked) -> str:
     return f"the guest registered with APTPL {tracked.aptpl:d}, on the LUN it is {found.aptpl:d}"
 
 
-def _active_aptpl(otherwise: bool) -> Steps[bool]:
-    """PTPL_A, or what is said here where the LUN has no REPORT CAPABILITIES."""
-    step = "REPORT CAPABILITIES"
-    response = yield from _send(in_command(InServiceAction.REPORT_CAPABILITIES), step)
-    if _is_lacking(response):
-        return otherwise
-    if not response.good:
-        raise StepFailed(step, f"the LUN answers {describe_response(response)}")
-    try:
-        return Capabilities.decode(response.data_in).ptpl_a
-    except DecodeError as error:
-        raise StepFailed(step, str(error)) from error
-
-
 def _read_full_status() -> Steps[FullStatus | None]:
     """READ FULL STATUS; None where the LUN lacks it or has more to say than fits."""
     step = "READ FULL STATUS"
     response = yield from _send(in_command(InServiceAction.READ_FULL_STATUS, _MAX_LENGTH), step)
-    if _is_lacking(response):
+    if is_lacking(response):
         return None
     if not response.good:
         raise StepFailed(step, f"the LUN answers {describe_response(response)}")
@@ -321,12 +315,3 @@ def _send(command: Command, step: str) -> Steps[Response]:
         if response is not None:
             return response
     raise StepFailed(step, "the LUN's answers are lost again and again")
-
-
-def _is_lacking(response: Response) -> bool:
-    if response.status is not Status.CHECK_CONDITION:
-        return False
-    try:
-        return decode_sense(response.sense).key is SenseKey.ILLEGAL_REQUEST
-    except DecodeError:
-        return False

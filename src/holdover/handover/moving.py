@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from holdover.guest.scsi_block import Tracked
@@ -20,6 +20,7 @@ class MovingLun:
     Attributes:
         designator: By what both hosts know it ("naa.…", VPD page 83h), never a path of one of them.
         migrate_pr: Whether its registration and reservation move; where not, nothing is done to it.
+        aptpl: Whether APTPL was active on the LUN when it was looked at last, whoever asked for it.
         tracked: What the guest has established.
         source_spare: A random key for the source's nexus, for when it needs one that nobody has.
         destination_spare: The same for the destination's nexus.
@@ -38,6 +39,7 @@ class MovingLun:
 
     designator: str
     migrate_pr: bool = True
+    aptpl: bool = False
     tracked: Tracked = UNREGISTERED
     source_spare: int = 0
     destination_spare: int = 0
@@ -51,3 +53,9 @@ class MovingLun:
     registered_there: bool = False
     lost: bool = False
     alarm: str = ""
+
+    @property
+    def as_registered(self) -> Tracked:
+        """`tracked` as it is to be registered: the last REGISTER of any nexus decides on the LUN's APTPL, and
+        what another node relies on is not turned off."""
+        return self.tracked if self.tracked.aptpl or not self.aptpl else replace(self.tracked, aptpl=True)

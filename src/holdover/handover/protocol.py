@@ -220,7 +220,14 @@ _BUSY = frozenset(state for state, does in SOURCE_DOES.items() if does.work or d
 _TAKEN = frozenset({DestinationState.TAKING, DestinationState.TAKEN, DestinationState.HERE})
 """States in which a source that still asks for something has not heard that the guest is gone."""
 
-_UNASKED = frozenset({DestinationState.CLAIMING, DestinationState.TAKING, DestinationState.WITHDRAWING})
+_UNASKED = frozenset(
+    {
+        DestinationState.CLAIMING,
+        DestinationState.ASSURING,
+        DestinationState.TAKING,
+        DestinationState.WITHDRAWING,
+    }
+)
 """States of the destination that no message has brought about, so that nobody waits for an answer."""
 
 
@@ -248,7 +255,9 @@ def source_step(source: Source, happened: Happened) -> tuple[Source, Effects]:
     known = _explain(known, source, follows, happened)
     if happened.event is Event.CHANGED and follows is source.state:
         return known, (Write(),)
-    return _enter_source(replace(known, state=follows), again=follows is source.state)
+    return _enter_source(
+        replace(known, state=follows), again=follows in (source.state, SourceState.REVIEWING)
+    )
 
 
 def _learn(source: Source, happened: Happened) -> Source:
@@ -323,6 +332,8 @@ def _explain(known: Source, before: Source, follows: SourceState, happened: Happ
 
 def _enter_source(source: Source, *, again: bool) -> tuple[Source, Effects]:
     does = SOURCE_DOES[source.state]
+    if source.state is SourceState.REVIEWING:
+        source = replace(source, changed=frozenset())  # what it finds is newer
     if does.message is None:
         activity: Effects = () if does.work is None else (DoWork(does.work, again),)
         return source, (Write(), Open(does.gate), *activity)
@@ -350,7 +361,7 @@ def destination_hears(
         return _answered(replace(destination, number=message.number), answer)
     follows = DESTINATION[destination.state].get(EVENT_OF[message.kind])
     luns = _merged(destination, message)
-    if follows is None or (message.kind is MessageKind.COMMIT and not _is_prepared(destination, message)):
+    if follows is None or not _fits(destination, message):
         what = "something else was prepared" if follows else f"the handover is {destination.state.value}"
         problem = f"{message.kind.value}: {what} on this host"
         answer = Answer(Answered.REFUSED, message.number, problem=problem)
@@ -382,9 +393,17 @@ def _merged(destination: Destination, message: Message) -> tuple[MovingLun, ...]
     return tuple(merged)
 
 
-def _is_prepared(destination: Destination, message: Message) -> bool:
+def _fits(destination: Destination, message: Message) -> bool:
+    """Whether a message is about the LUNs that were prepared and, if it commits, about what was prepared."""
     known = {lun.designator: lun.tracked for lun in destination.luns}
-    return all(known.get(lun.designator) == lun.tracked for lun in message.luns)
+    if len(message.luns) != len(known) or {lun.designator for lun in message.luns} != known.keys():
+        return False
+    if message.kind is not MessageKind.COMMIT:
+        return True
+    return all(
+        known[lun.designator] == lun.tracked and lun.prey in (0, lun.tracked.key, lun.source_spare)
+        for lun in message.luns
+    )
 
 
 def _refusal(message: Message, problem: str) -> Reply:
@@ -408,6 +427,8 @@ def destination_step(destination: Destination, happened: Happened) -> tuple[Dest
     after = replace(destination, state=follows, problem=happened.problem)
     if event is Event.DONE:
         after = replace(after, luns=happened.luns)
+    elif follows is DestinationState.HERE and happened.problem:
+        after = replace(after, luns=tuple(replace(lun, alarm=happened.problem) for lun in after.luns))
     if event is Event.RESTARTED and DESTINATION_DOES[before].work is not None:
         answer = Answer(Answered.REFUSED, after.number, problem="the agent was restarted amid this")
         after = replace(after, answer=answer)

@@ -63,6 +63,8 @@ class SourceState(Enum):
     """Only what must wait for the guest to stop is left."""
     UNDOING = "undoing"
     """The destination removes its registration; the guest goes on running."""
+    REVIEWING = "reviewing"
+    """The destination could not: is what it was told still true?"""
     LEAVING = "leaving"
     """The guest has stopped: its commands wait, those in flight come to an end."""
     RECHECKING = "rechecking"
@@ -128,6 +130,8 @@ class DestinationState(Enum):
     """The guest is here. The end."""
     CLAIMING = "claiming"
     """The source is dead: can everything be taken without it?"""
+    ASSURING = "assuring"
+    """The source is dead: is everything still here that was committed?"""
     TAKING = "taking"
     """The source is dead: take everything without it. There is no way back."""
     TAKEN = "taken"
@@ -210,6 +214,7 @@ SOURCE_DOES: Mapping[SourceState, Does] = {
     _S.CONFIRMING: Does(Gate.RUNNING, work=Work.CONFIRM),
     _S.PREPARED: Does(Gate.RUNNING),
     _S.UNDOING: Does(Gate.RUNNING, message=_M.RETURN),
+    _S.REVIEWING: Does(Gate.RUNNING, work=Work.CHECK),
     _S.LEAVING: Does(Gate.LEAVING, work=Work.DRAIN),
     _S.RECHECKING: Does(Gate.LEAVING, work=Work.CONFIRM),
     _S.CATCHING_UP: Does(Gate.LEAVING, message=_M.PREPARE),
@@ -243,6 +248,7 @@ DESTINATION_DOES: Mapping[DestinationState, Does] = {
     _D.VERIFYING: Does(Gate.RUNNING, work=Work.VERIFY),
     _D.HERE: Does(Gate.RUNNING),
     _D.CLAIMING: Does(Gate.INCOMING, work=Work.CLAIM),
+    _D.ASSURING: Does(Gate.RUNNING, work=Work.ASSURE),
     _D.TAKING: Does(Gate.INCOMING, work=Work.TAKE),
     _D.TAKEN: Does(Gate.RUNNING),
     _D.WITHDRAWING: Does(Gate.INCOMING, work=Work.WITHDRAW),
@@ -279,13 +285,21 @@ SOURCE: Mapping[SourceState, Mapping[Event, SourceState | Choice]] = {
     },
     _S.UNDOING: {
         _E.TOLD: _S.STAYED,
-        _E.REFUSED: _S.UNDOING,
+        _E.REFUSED: _S.REVIEWING,
         _E.TAKEN: _S.SETTLING,
         _E.UNREACHED: _S.UNDOING,
         _E.GIVEN_UP: _S.UNDOING,
         _E.ASKED_ROLL_BACK: _S.UNDOING,
         _E.ASKED_ALONE: _S.ISOLATING,
         _E.CHANGED: _S.UNDOING,
+        _E.RESTARTED: _S.UNDOING,
+    },
+    _S.REVIEWING: {
+        _E.DONE: _S.UNDOING,
+        _E.FAILED: _S.UNDOING,
+        _E.CHANGED: _S.REVIEWING,
+        _E.ASKED_ROLL_BACK: _S.REVIEWING,
+        _E.ASKED_ALONE: _S.ISOLATING,
         _E.RESTARTED: _S.UNDOING,
     },
     _S.LEAVING: {
@@ -383,6 +397,7 @@ SOURCE: Mapping[SourceState, Mapping[Event, SourceState | Choice]] = {
     _S.ISOLATING: {
         _E.DONE: _S.EVICTING,
         _E.FAILED: _S.ISOLATING,
+        _E.CHANGED: _S.ISOLATING,
         _E.ASKED_ROLL_BACK: _S.ISOLATING,
         _E.ASKED_ALONE: _S.ISOLATING,
         _E.RESTARTED: _S.INQUIRING,
@@ -431,6 +446,7 @@ DESTINATION: Mapping[DestinationState, Mapping[Event, DestinationState]] = {
         _E.COMMIT: _D.COMMITTED,
         _E.CLOSE: _D.CLOSING,
         _E.FINISH: _D.VERIFYING,
+        _E.ASKED_TAKE: _D.ASSURING,
         _E.OVER: _D.WITHDRAWING,
         _E.RESTARTED: _D.COMMITTED,
     },
@@ -452,6 +468,8 @@ DESTINATION: Mapping[DestinationState, Mapping[Event, DestinationState]] = {
     _D.VERIFYING: {_E.DONE: _D.HERE, _E.FAILED: _D.HERE, _E.RESTARTED: _D.COMMITTED},
     _D.HERE: {_E.FINISH: _D.HERE, _E.RESTARTED: _D.HERE},
     _D.CLAIMING: {_E.DONE: _D.TAKING, _E.FAILED: _D.FAILED, _E.RESTARTED: _D.FAILED},
+    # the source may have been rolling back when it died
+    _D.ASSURING: {_E.DONE: _D.TAKEN, _E.FAILED: _D.COMMITTED, _E.RESTARTED: _D.COMMITTED},
     _D.TAKING: {
         _E.DONE: _D.TAKEN,
         _E.FAILED: _D.TAKING,
@@ -480,7 +498,7 @@ EVENT_OF: Mapping[MessageKind, Event] = {
     _M.FINISH: _E.FINISH,
 }
 
-ROLLS_BACK = frozenset({_S.UNDOING, _S.CLOSING, _S.STAYED, _S.ISOLATING})
+ROLLS_BACK = frozenset({_S.UNDOING, _S.CLOSING, _S.STAYED, _S.ISOLATING, _S.REVIEWING})
 HINDERS = frozenset({_E.FAILED, _E.REFUSED, _E.UNREACHED, _E.GIVEN_UP})
 
 

@@ -19,6 +19,7 @@ from holdover.handover.moving import MovingLun
 from holdover.handover.steps import Steps
 from holdover.handover.work_alone import claim, evict, isolate, take
 from holdover.handover.work_destination import (
+    assure,
     give_back,
     preempt_from_source,
     probe,
@@ -73,6 +74,8 @@ class Work(Enum):
     """Destination, when the guest runs there: is all as it should be, for third nexuses too?"""
     CLAIM = "claim"
     """Destination, when the source is dead: can everything be moved without it?"""
+    ASSURE = "assure"
+    """Destination, when the source is dead: is all as it should be, before everything is called taken?"""
     TAKE = "take"
     """Destination, when the source is dead: move everything without it."""
     WITHDRAW = "withdraw"
@@ -121,6 +124,7 @@ _STEPS: dict[Work, Callable[[MovingLun], Steps[MovingLun]]] = {
     Work.RETURN: give_back,
     Work.VERIFY: verify,
     Work.CLAIM: claim,
+    Work.ASSURE: assure,
     Work.TAKE: take,
     Work.WITHDRAW: withdraw,
 }

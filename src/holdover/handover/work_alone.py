@@ -19,9 +19,9 @@ from holdover.handover.steps import (
     settle,
 )
 from holdover.handover.work_parts import (
-    REMOVED,
     difference,
     is_no_holder,
+    is_on_a_third,
     is_taken,
     preempt,
     unregister,
@@ -30,8 +30,11 @@ from holdover.handover.work_parts import (
 __all__ = ["claim", "evict", "isolate", "take"]
 
 
+_SHARED = "key {:#x} stands on a third nexus too, which a PREEMPT from this host alone would remove"
+
+
 def isolate(lun: MovingLun) -> Steps[MovingLun]:
-    tracked, mine, fresh = lun.tracked, lun.source_spare, lun.fresh_spare
+    tracked, mine, fresh = lun.as_registered, lun.source_spare, lun.fresh_spare
     if tracked.key == 0:
         return lun
     own = yield from own_key(tracked, (tracked.key, mine, fresh))
@@ -59,19 +62,16 @@ def isolate(lun: MovingLun) -> Steps[MovingLun]:
 
 def _require_alone(lun: MovingLun, keys: tuple[int, ...]) -> None:
     key = lun.tracked.key
-    if key in lun.others or keys.count(key) > lun.source_nexuses + lun.destination_nexuses:
-        raise StepFailed(
-            "PREEMPT",
-            f"key {key:#x} stands on a third nexus too, which a PREEMPT from this host alone would remove",
-        )
+    if key in lun.others or is_on_a_third(lun, keys):
+        raise StepFailed("PREEMPT", _SHARED.format(key))
 
 
 def evict(lun: MovingLun) -> Steps[MovingLun]:
-    return _alone(lun, (lun.source_spare, lun.fresh_spare), lun.destination_spare, lun.source_nexuses)
+    return _alone(lun, _spares_of_source(lun), (lun.destination_spare,), lun.source_nexuses)
 
 
 def claim(lun: MovingLun) -> Steps[MovingLun]:
-    tracked = lun.tracked
+    tracked = lun.as_registered
     if (yield from own_key(tracked, (tracked.key, *lun.standing))) != tracked.key:
         raise StepFailed(
             "REGISTER (probe)",
@@ -81,52 +81,76 @@ def claim(lun: MovingLun) -> Steps[MovingLun]:
     if tracked.key == 0:
         return lun
     keys = yield from read_keys()
-    if lun.source_spare not in keys:
+    spares = [key for key in _spares_of_source(lun) if key in keys]
+    if not spares:
         _require_alone(lun, keys)
-    if not is_no_holder(tracked) and (yield from is_taken(tracked, lun.source_spare)):
+    if not is_no_holder(tracked) and (yield from is_taken(tracked, _spares_of_source(lun))):
         raise StepFailed(
             "READ RESERVATION",
             "the reservation is not the one that was prepared: the guest or a third node has changed it",
+        )
+    if is_no_holder(tracked) and not spares and keys.count(tracked.key) <= lun.destination_nexuses:
+        raise StepFailed(
+            "READ KEYS",
+            "the source's registration is not there any more: it has unregistered, or a third node has "
+            "removed the guest's registration before the destination made its own",
         )
     return lun
 
 
 def take(lun: MovingLun) -> Steps[MovingLun]:
-    tracked, mine = lun.tracked, lun.destination_spare
+    tracked, mine = lun.as_registered, lun.destination_spare
     if tracked.key == 0:
         return lun
     own = yield from own_key(tracked, (tracked.key, mine))
     keys = yield from read_keys()
-    if lun.source_spare not in keys:
+    if own == 0:
+        return replace(lun, tracked=UNREGISTERED)
+    spares = [key for key in _spares_of_source(lun) if key in keys]
+    # with a key that a third has too there is nothing to be removed but the source's spare key
+    if not spares and not lun.shared:
         _require_alone(lun, keys)
         if own == tracked.key and keys.count(own) > lun.destination_nexuses:
             yield from change_key(tracked, own, mine, "REGISTER (re-key)")
-    return (yield from _alone(lun, (mine,), lun.source_spare, lun.destination_nexuses))
+    return (yield from _alone(lun, (mine,), _spares_of_source(lun), lun.destination_nexuses))
 
 
-def _alone(lun: MovingLun, mine: tuple[int, ...], theirs: int, nexuses: int) -> Steps[MovingLun]:
+def _spares_of_source(lun: MovingLun) -> tuple[int, ...]:
+    return (lun.source_spare, lun.fresh_spare)
+
+
+def _alone(lun: MovingLun, mine: tuple[int, ...], theirs: tuple[int, ...], nexuses: int) -> Steps[MovingLun]:
     """Everything of the guest to this nexus, nothing left on the other side's, which cannot be asked."""
-    tracked = lun.tracked
+    tracked = lun.as_registered
     if tracked.key == 0:
         return lun
     own = yield from own_key(tracked, (tracked.key, *mine))
     if own == 0:
-        if tracked.key in (yield from read_keys()):
-            raise StepFailed("REGISTER (probe)", REMOVED)
-        return replace(lun, tracked=UNREGISTERED)
-    if own == tracked.key:
-        if theirs in (yield from read_keys()):
-            yield from preempt(tracked, own, theirs, lun)
-    else:
+        # a late PREEMPT of the other side may have come after this side took its key
+        if lun.fresh_spare not in mine or tracked.key not in (yield from read_keys()):
+            return replace(lun, tracked=UNREGISTERED)
+        own = lun.fresh_spare
+        yield from register_key(tracked, own)
+        if tracked.key not in (yield from read_keys()):
+            yield from unregister(tracked, own)
+            return replace(lun, tracked=UNREGISTERED)
+    if own != tracked.key:
+        keys = yield from read_keys()
+        if keys.count(tracked.key) > lun.source_nexuses + lun.destination_nexuses - nexuses:
+            raise StepFailed("PREEMPT", _SHARED.format(tracked.key))
         yield from preempt(tracked, own, tracked.key, lun)
         if tracked.key in (yield from read_keys()):
             raise StepFailed("PREEMPT", f"key {tracked.key:#x} is still registered by the other host")
         yield from change_key(tracked, own, tracked.key, "REGISTER (re-key)")
-    problem = yield from difference(tracked, lun, nexuses)
-    if problem and (yield from is_taken(tracked, 0)):
+    keys = yield from read_keys()
+    for spare in theirs:
+        if spare in keys:
+            yield from preempt(tracked, tracked.key, spare, lun)
+    yield from settle()
+    problem = yield from difference(tracked, lun, None)
+    if problem and (yield from is_taken(tracked, ())):
         yield from unregister(tracked, tracked.key)
         return replace(lun, tracked=UNREGISTERED, standing=())
     if problem:
         raise StepFailed("PREEMPT", problem)
-    yield from settle()
     return replace(lun, standing=(tracked.key,))

@@ -20,6 +20,7 @@ from holdover.handover.work_parts import (
     difference,
     hex_of,
     is_no_holder,
+    is_on_a_third,
     must_rekey,
     preempt,
     require_no_reservation,
@@ -27,12 +28,12 @@ from holdover.handover.work_parts import (
     unregister,
 )
 
-__all__ = ["give_back", "preempt_from_source", "probe", "register", "verify", "withdraw"]
+__all__ = ["assure", "give_back", "preempt_from_source", "probe", "register", "verify", "withdraw"]
 
 
 def register(lun: MovingLun) -> Steps[MovingLun]:
     yield from settle()
-    tracked = lun.tracked
+    tracked = lun.as_registered
     standing = tuple(key for key in lun.standing if key not in (0, tracked.key))
     own = yield from own_key(tracked, (tracked.key, *standing))
     if own not in (0, tracked.key):
@@ -43,7 +44,7 @@ def register(lun: MovingLun) -> Steps[MovingLun]:
 
 
 def preempt_from_source(lun: MovingLun) -> Steps[MovingLun]:
-    tracked = lun.tracked
+    tracked = lun.as_registered
     if tracked.key == 0:
         return lun
     if lun.prey == 0:
@@ -59,7 +60,7 @@ def preempt_from_source(lun: MovingLun) -> Steps[MovingLun]:
 
 
 def probe(lun: MovingLun) -> Steps[MovingLun]:
-    tracked = lun.tracked
+    tracked = lun.as_registered
     if tracked.key == 0:
         return replace(lun, registered_there=False)
     own = yield from own_key(tracked, (tracked.key, *lun.standing, lun.destination_spare))
@@ -67,17 +68,25 @@ def probe(lun: MovingLun) -> Steps[MovingLun]:
 
 
 def give_back(lun: MovingLun) -> Steps[MovingLun]:
-    tracked = lun.tracked
+    tracked = lun.as_registered
     own = yield from own_key(tracked, (tracked.key, *lun.standing, lun.destination_spare))
     if own == 0:
         return replace(lun, prey=0)
+    keys = yield from read_keys()
     if not lun.lost:
+        if own == tracked.key and keys.count(own) < 2:
+            raise StepFailed(
+                "READ KEYS",
+                f"key {own:#x} stands on this host's nexus alone: to remove it could be to remove the "
+                "guest's own registration, if both hosts are one nexus (do they have one InitiatorName?)",
+            )
         yield from require_no_reservation(lun, own)
         yield from unregister(tracked, own)
         return replace(lun, prey=0)
     if is_no_holder(tracked):
         yield from change_key(tracked, own, 0, "REGISTER (unregister)")
         return replace(lun, prey=0)
+    lun = replace(lun, shared=lun.shared or is_on_a_third(lun, keys))
     if must_rekey(lun) and own != lun.destination_spare:
         yield from change_key(tracked, own, lun.destination_spare, "REGISTER (re-key)")
         yield from require_rekeyed(lun, lun.destination_spare)
@@ -87,11 +96,11 @@ def give_back(lun: MovingLun) -> Steps[MovingLun]:
 
 def verify(lun: MovingLun) -> Steps[MovingLun]:
     yield from settle()
-    tracked = lun.tracked
+    tracked = lun.as_registered
     keys = yield from read_keys()
     ours = Counter({tracked.key: lun.destination_nexuses}) if tracked.key else Counter[int]()
     others = tuple(sorted((Counter(keys) - ours).elements()))
-    problem = yield from difference(tracked, lun, lun.destination_nexuses)
+    problem = yield from difference(tracked, lun, None)
     if not problem and others != lun.others:
         problem = (
             f"the registrations of third nexuses were {hex_of(lun.others)} and are {hex_of(others)}: "
@@ -100,9 +109,16 @@ def verify(lun: MovingLun) -> Steps[MovingLun]:
     return replace(lun, alarm=problem)
 
 
+def assure(lun: MovingLun) -> Steps[MovingLun]:
+    problem = yield from difference(lun.as_registered, lun, lun.destination_nexuses)
+    if problem:
+        raise StepFailed("READ RESERVATION", problem)
+    return lun
+
+
 def withdraw(lun: MovingLun) -> Steps[MovingLun]:
-    own = yield from own_key(lun.tracked, (lun.tracked.key, *lun.standing, lun.destination_spare))
+    own = yield from own_key(lun.as_registered, (lun.tracked.key, *lun.standing, lun.destination_spare))
     if own:
         yield from require_no_reservation(lun, own)
-        yield from unregister(lun.tracked, own)
+        yield from unregister(lun.as_registered, own)
     return lun

@@ -23,6 +23,7 @@ __all__ = [
     "difference",
     "hex_of",
     "is_no_holder",
+    "is_on_a_third",
     "is_taken",
     "must_rekey",
     "preempt",
@@ -38,6 +39,12 @@ REMOVED = "somebody else has removed the guest's registration"
 def is_no_holder(tracked: Tracked) -> bool:
     """Whether there is no reservation that a PREEMPT would have to move."""
     return tracked.type is None or tracked.type.all_registrants
+
+
+def is_on_a_third(lun: MovingLun, keys: tuple[int, ...]) -> bool:
+    """Whether more nexuses have the guest's key than both hosts', of which one may have its spare key now."""
+    stands = sum(keys.count(key) for key in (lun.tracked.key, lun.destination_spare) if key)
+    return stands > lun.source_nexuses + lun.destination_nexuses
 
 
 def must_rekey(lun: MovingLun) -> bool:
@@ -89,8 +96,12 @@ def _is_there(prey: int, key: int, lun: MovingLun) -> Steps[bool]:
     return keys.count(prey) > (ours if prey == key else 0)
 
 
-def difference(tracked: Tracked, lun: MovingLun, nexuses: int) -> Steps[str]:
-    """How the LUN's state differs from what the guest established on this nexus; empty when it does not."""
+def difference(tracked: Tracked, lun: MovingLun, nexuses: int | None) -> Steps[str]:
+    """How the LUN's state differs from what the guest established on this nexus; empty when it does not.
+
+    ``nexuses``: on how many its key may stand, where it is not certain that the other host's registration is
+    gone; None where it is, so that any more are a third node's own matter.
+    """
     if tracked.key == 0:
         return ""
     if (yield from own_key(tracked, (tracked.key,))) == 0:
@@ -99,7 +110,7 @@ def difference(tracked: Tracked, lun: MovingLun, nexuses: int) -> Steps[str]:
     for spare in (lun.source_spare, lun.destination_spare, lun.fresh_spare):
         if spare and spare in keys:
             return f"key {spare:#x}, which this handover used, is still registered"
-    if not lun.shared and keys.count(tracked.key) > nexuses:
+    if nexuses is not None and not lun.shared and keys.count(tracked.key) > nexuses:
         return f"key {tracked.key:#x} is registered on {keys.count(tracked.key)} nexuses"
     if tracked.type is None:
         return ""
@@ -113,21 +124,25 @@ def difference(tracked: Tracked, lun: MovingLun, nexuses: int) -> Steps[str]:
     return ""
 
 
-def is_taken(tracked: Tracked, prey: int) -> Steps[bool]:
-    """Whether the reservation that the guest held, if it held one, is with somebody else or nobody."""
+def is_taken(tracked: Tracked, spares: tuple[int, ...]) -> Steps[bool]:
+    """Whether the reservation that the guest held, if it held one, is with somebody else or nobody.
+
+    ``spares``: keys that the other host may hold it with.
+    """
     if tracked.type is None:
         return False
     held = yield from read_reservation()
-    return held is None or (not held.type.all_registrants and held.key not in (tracked.key, prey))
+    return held is None or (not held.type.all_registrants and held.key not in (tracked.key, *spares))
 
 
 def require_no_reservation(lun: MovingLun, own: int) -> Steps[None]:
     """Raise StepFailed if to unregister this nexus would free a reservation."""
     held = yield from read_reservation()
-    if held is None or held.type.all_registrants or held.key != own:
+    if held is None or (not held.type.all_registrants and held.key != own):
         return
     keys = yield from read_keys()
-    if keys.count(own) <= lun.destination_nexuses:
+    holders = len(keys) if held.type.all_registrants else keys.count(own)
+    if holders <= lun.destination_nexuses:
         raise StepFailed(
             "REGISTER (unregister)",
             f"this nexus holds the reservation {held.type.short_name}, which would be freed",

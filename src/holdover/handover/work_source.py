@@ -10,6 +10,7 @@ from holdover.handover.moving import UNREGISTERED, MovingLun
 from holdover.handover.steps import (
     StepFailed,
     Steps,
+    active_aptpl,
     change_key,
     own_key,
     read_keys,
@@ -20,6 +21,7 @@ from holdover.handover.steps import (
 from holdover.handover.work_parts import (
     difference,
     is_no_holder,
+    is_on_a_third,
     is_taken,
     must_rekey,
     preempt,
@@ -34,15 +36,22 @@ __all__ = ["ask_whether_lost", "clear_attentions", "confirm", "give", "reclaim",
 def confirm(lun: MovingLun, nexuses: int, stale: bool) -> Steps[MovingLun]:
     """``nexuses``: on how many the guest's key stands by our own doing."""
     tracked = lun.tracked
-    own = yield from own_key(tracked, (tracked.key,))
+    aptpl = yield from active_aptpl(tracked.aptpl)
+    own = yield from own_key(replace(tracked, aptpl=aptpl), (tracked.key,))
     keys = yield from read_keys()
     ours = Counter({tracked.key: nexuses if own else nexuses - lun.source_nexuses})
     others = tuple(sorted((Counter(keys) - ours).elements()))
     if own == 0:
-        return replace(lun, tracked=UNREGISTERED, shared=False, others=others)
+        return replace(lun, tracked=UNREGISTERED, shared=False, others=others, aptpl=aptpl)
+    if nexuses > lun.source_nexuses and keys.count(tracked.key) < 2:
+        raise StepFailed(
+            "READ KEYS",
+            f"key {tracked.key:#x} stands on one nexus alone: the destination's registration was removed, or "
+            "both hosts are one and the same nexus (do they have one InitiatorName?)",
+        )
     held = yield from read_reservation()
     found = _whose(tracked, held, keys.count(tracked.key), nexuses, stale)
-    return replace(lun, tracked=found, shared=tracked.key in others, others=others)
+    return replace(lun, tracked=found, shared=tracked.key in others, others=others, aptpl=aptpl)
 
 
 def _whose(tracked: Tracked, held: Reservation | None, count: int, nexuses: int, stale: bool) -> Tracked:
@@ -64,7 +73,7 @@ def _whose(tracked: Tracked, held: Reservation | None, count: int, nexuses: int,
 
 
 def give(lun: MovingLun) -> Steps[MovingLun]:
-    tracked = lun.tracked
+    tracked = lun.as_registered
     if tracked.key == 0:
         return replace(lun, prey=0)
     if is_no_holder(tracked):
@@ -83,7 +92,7 @@ def clear_attentions(lun: MovingLun) -> Steps[MovingLun]:
 
 
 def ask_whether_lost(lun: MovingLun) -> Steps[MovingLun]:
-    tracked = lun.tracked
+    tracked = lun.as_registered
     if tracked.key == 0:
         return replace(lun, lost=False)
     own = yield from own_key(tracked, (tracked.key, lun.source_spare))
@@ -95,7 +104,7 @@ def ask_whether_lost(lun: MovingLun) -> Steps[MovingLun]:
 
 
 def reclaim(lun: MovingLun) -> Steps[MovingLun]:
-    tracked, spare = lun.tracked, lun.destination_spare
+    tracked, spare = lun.as_registered, lun.destination_spare
     if tracked.key == 0:
         return lun
     own = yield from own_key(tracked, (tracked.key, lun.source_spare))
@@ -112,11 +121,11 @@ def reclaim(lun: MovingLun) -> Steps[MovingLun]:
         # whoever removed the guest's registration from the destination meant this one too
         yield from unregister(tracked, tracked.key)
         return replace(lun, tracked=UNREGISTERED)
-    return lun
+    return replace(lun, shared=is_on_a_third(lun, keys))
 
 
 def take_back(lun: MovingLun) -> Steps[MovingLun]:
-    tracked = lun.tracked
+    tracked = lun.as_registered
     if tracked.key == 0:
         return lun
     if (yield from own_key(tracked, (tracked.key,))) == 0:
@@ -126,13 +135,14 @@ def take_back(lun: MovingLun) -> Steps[MovingLun]:
     refusal = ""
     if lun.lost and lun.prey:
         refusal = yield from preempt(tracked, tracked.key, lun.prey, lun)
-    problem = yield from difference(tracked, lun, lun.source_nexuses)
-    if problem and (yield from is_taken(tracked, lun.prey)):
+    # what comes after this is the guest's to know
+    yield from settle()
+    problem = yield from difference(tracked, lun, lun.source_nexuses if refusal else None)
+    if problem and (yield from is_taken(tracked, (lun.prey,))):
         # whoever took the reservation has removed the guest's registrations; ours came after that
         yield from unregister(tracked, tracked.key)
         problem = ""
         lun = replace(lun, tracked=UNREGISTERED)
     if problem:
         raise StepFailed("PREEMPT", problem + refusal)
-    yield from settle()
     return lun
