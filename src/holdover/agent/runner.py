@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+from holdover.agent.pace import command_pace
 from holdover.handover.steps import LostAnswer, Steps, is_in_doubt, is_not_now
 from holdover.paths.path import AnswerLost, Path, PathError
 from holdover.scsi.command import Command, Response
@@ -108,6 +109,7 @@ class OneByOne:
         return last.result()
 
     async def _execute(self, command: Command) -> Response:
+        await command_pace().wait()
         response = await self._path.execute(command)
         self._notice(command, response)
         return response
