@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 
 from holdover.agent.api import PeerMessage, PeerState
-from holdover.agent.client import AgentClient, AgentRefused
+from holdover.agent.client import AgentClient, AgentError, AgentRefused
 from holdover.agent.config import Limits
+from holdover.agent.guest import HostedGuest
+from holdover.guest.machine import MachineType
+from holdover.guest.scsi_block import Tracked
 from holdover.handover.moving import MovingLun
 from holdover.handover.protocol import Answer, Answered, Message
 from holdover.handover.states import MessageKind
-from tests.agent.hosts import GUEST, San, san
+from tests.agent.device_rig import Rig
+from tests.agent.hosts import GUEST, KEY, San, san
 from tests.agent.test_handover_trouble import until
 from tests.agent.test_handovers import move, reserved
 
@@ -86,5 +90,108 @@ def test_a_source_that_cannot_be_asked_for_a_reason_unforeseen_is_asked_again(
             await set_up.start("host-b")
             await failed.wait()
             await until(set_up, "host-b", lambda state: state.state == "returned")
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("kind", [MessageKind.CLOSE, MessageKind.RETURN], ids=["close", "return"])
+def test_a_handover_that_never_began_is_kept_for_guests_of_this_host_alone(
+    tmp_path: Path, kind: MessageKind
+) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            assert (await hears(set_up, "host-b", kind, "h1", "nobody")).kind is Answered.DONE
+            assert (await hears(set_up, "host-b", kind, "h2", GUEST)).kind is Answered.DONE
+            assert [each.handover for each in set_up.journals["host-b"].load().handovers] == ["h2"]
+
+    asyncio.run(test())
+
+
+def test_a_message_of_many_luns_is_heard_and_one_without_end_is_not(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            spare = (1 << 63) - 1
+            luns = tuple(
+                MovingLun(
+                    f"naa.{number:032x}",
+                    tracked=Tracked(spare, True),
+                    source_spare=spare,
+                    destination_spare=spare,
+                    fresh_spare=spare,
+                    others=(spare,) * 16,
+                )
+                for number in range(1000)
+            )
+            for times, heard in ((1, True), (8, False)):
+                message = Message(MessageKind.COMMIT, "h1", GUEST, 9, luns * times)
+                told = PeerMessage(host="somebody", api="127.0.0.1:9", message=message)
+                if heard:
+                    answer = await set_up.clients["host-b"].tell(told)
+                    assert "knows nothing of this handover" in answer.problem
+                else:
+                    with pytest.raises(AgentError):
+                        await set_up.clients["host-b"].tell(told)
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("host", ["host-a", "host-b"])
+def test_a_neighbour_that_has_come_since_it_was_prepared_stops_the_commit(tmp_path: Path, host: str) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            await reserved(set_up)
+            client = set_up.clients["host-a"]
+            await client.prepare(GUEST, "h1", set_up.apis["host-b"])
+            guests = set_up.hosts[host].guests
+            neighbour = Rig().device
+            neighbour.recall_designator(set_up.luns[0].designator)
+            neighbour.block.adopt(Tracked(0xBAD))
+            guests[GUEST].devices[0].sole_nexus = False
+            machine = MachineType.parse("q35")
+            guests["db2"] = HostedGuest("db2", host, machine, [neighbour], None, guests[GUEST].limits)
+            with pytest.raises(
+                AgentRefused, match=f"guest db2 of {host} is registered .* guest db1"
+            ) as error:
+                await client.commit(GUEST, "h1")
+            del guests["db2"]
+            assert error.value.problem.state == ("prepared" if host == "host-a" else "stayed")
+            assert (await client.roll_back(GUEST, "h1")).state == "stayed"
+            assert await set_up.registrants() == {"host-a": (KEY, True)}
+
+    asyncio.run(test())
+
+
+def test_what_was_prepared_is_withdrawn_when_the_source_is_dead(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            await reserved(set_up)
+            client = set_up.clients["host-b"]
+            await set_up.clients["host-a"].prepare(GUEST, "h1", set_up.apis["host-b"])
+            await set_up.stop("host-a")
+            for _ in range(2):
+                assert (await client.roll_back(GUEST, "h1", alone=True)).state == "returned"
+            assert await set_up.registrants() == {"host-a": (KEY, True)}
+            # the source comes back, and nothing is committed
+            await set_up.start("host-a")
+            with pytest.raises(AgentRefused):
+                await set_up.clients["host-a"].commit(GUEST, "h1")
+            await until(set_up, "host-a", lambda state: state.state == "stayed")
+            assert await set_up.registrants() == {"host-a": (KEY, True)}
+
+    asyncio.run(test())
+
+
+def test_what_was_committed_is_not_withdrawn_by_an_operator(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            await reserved(set_up)
+            await set_up.clients["host-a"].prepare(GUEST, "h1", set_up.apis["host-b"])
+            await set_up.clients["host-a"].commit(GUEST, "h1")
+            await set_up.stop("host-a")
+            client = set_up.clients["host-b"]
+            with pytest.raises(AgentRefused, match="its reservations are here") as refused:
+                await client.roll_back(GUEST, "h1", alone=True)
+            assert refused.value.problem.state == "committed"
+            assert await set_up.registrants() == {"host-b": (KEY, True)}
 
     asyncio.run(test())

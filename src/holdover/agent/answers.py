@@ -97,7 +97,9 @@ def _machine(host: str, handover: Handover) -> Source | Destination:
 def _is_in_doubt(handover: Handover, machine: Source | Destination) -> bool:
     """Whether it is not certain where the guest's reservations are; with a journal that refuses it is more
     than what is on record that may be true."""
-    return bool(handover.workshop.problem) or (machine.is_open and machine.state not in _RESTS)
+    if handover.workshop.problem or (machine.state is DestinationState.COMMITTED and machine.problem):
+        return True
+    return machine.is_open and machine.state not in _RESTS
 
 
 def _problem(handover: Handover, machine: Source | Destination) -> str:

@@ -20,6 +20,7 @@ from holdover.handover.protocol import (
     Happened,
     Message,
     Open,
+    ProtocolError,
     Reply,
     Write,
     destination_hears,
@@ -75,13 +76,19 @@ class DestinationHandover:
             raise RuntimeError(f"{message.kind.value} was not answered")
         return answer
 
-    async def happen(self, event: Event, problem: str = "") -> None:
+    async def happen(
+        self,
+        event: Event,
+        problem: str = "",
+        only: frozenset[DestinationState] = frozenset(DestinationState),
+    ) -> None:
         """Do what follows from an event that is no message; returns when it is done, or is to be tried again.
 
         Raises:
-            ProtocolError: It has no meaning in the state in which the handover is then.
+            ProtocolError: It has no meaning in the state in which the handover is then, or is not one for
+                any but ``only`` these states.
         """
-        await asyncio.shield(self._spawn(self._happen(event, problem)))
+        await asyncio.shield(self._spawn(self._happen(event, problem, only)))
 
     async def settled(self) -> None:
         """Wait until what is under way is done and on record."""
@@ -90,7 +97,7 @@ class DestinationHandover:
 
     def restart(self) -> None:
         """Go on after the agent was started anew."""
-        self._spawn(self._happen(Event.RESTARTED, ""))
+        self._spawn(self._happen(Event.RESTARTED, "", frozenset(DestinationState)))
 
     def _spawn(self, what: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.ensure_future(what)
@@ -106,8 +113,10 @@ class DestinationHandover:
             machine, effects = destination_hears(before, message, self._peer)
             return await self._go(before, machine, effects)
 
-    async def _happen(self, event: Event, problem: str) -> None:
+    async def _happen(self, event: Event, problem: str, only: frozenset[DestinationState]) -> None:
         async with self._one_by_one:
+            if self.machine is not None and self.machine.state not in only:
+                raise ProtocolError(f"the handover is {self.machine.state.value}")
             if self.machine is not None:
                 await self._step(self.machine, Happened(event, problem=problem))
 

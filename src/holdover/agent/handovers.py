@@ -138,6 +138,9 @@ class Handovers:
         if source.machine.state is state:
             await source.settled()
             return reached(self._host, source, state)
+        if event is Event.ASKED_COMMIT and source.machine.state is SourceState.PREPARED:
+            # another guest may have registered since it was prepared
+            self._registry.require_no_neighbour(source.workshop.guest, source.machine.state.value)
         asked = "it was asked for" if event in (Event.ASKED_ROLL_BACK, Event.ASKED_ALONE) else ""
         try:
             await source.ask(event, asked)

@@ -44,6 +44,21 @@ Expect = Callable[[str, str, tuple[ExpectedDevice, ...]], Awaitable[HostedGuest]
 
 log = structlog.get_logger()
 
+_D = DestinationState
+_MAY_WITHDRAW = frozenset({_D.PREPARED, _D.FAILED, _D.CLOSED, _D.WITHDRAWING})
+"""States in which nothing of the guest's may run here, so that an operator may have it all withdrawn."""
+
+_AFTER_COMMIT = (
+    " on this host: its reservations are here and it may run here; if the source is dead, holdover handover "
+    "take, and if it is not, ask the source"
+)
+_WHAT_NEXT = {
+    _D.COMMITTED: _AFTER_COMMIT,
+    _D.TAKEN: " on this host: its reservations are here and it may run here; holdover handover finish",
+    _D.VERIFYING: "; wait",
+    _D.HERE: "; the guest is here",
+}
+
 
 class _Refusal(Exception):
     """A message that is refused without a trace; says why."""
@@ -99,7 +114,19 @@ class Incoming:
                 known = await self._begin(message, peer)
             elif message.kind is MessageKind.PREPARE:
                 self._require_same(known.workshop.guest, message)
+            elif message.kind is MessageKind.COMMIT:
+                self._require_no_neighbour(known)
             return known
+
+    def _require_no_neighbour(self, destination: DestinationHandover) -> None:
+        """Another guest may have registered since it was prepared; what is committed is so."""
+        machine = destination.machine
+        if machine is None or machine.state is not DestinationState.PREPARED:
+            return
+        try:
+            self._registry.require_no_neighbour(destination.workshop.guest)
+        except HandoverProblem as problem:
+            raise _Refusal(str(problem)) from problem
 
     def _require_sender(self, told: PeerMessage, sender: str | None) -> None:
         if not self._registry.may_hand_over(sender):
@@ -163,7 +190,10 @@ class Incoming:
         machine, effects = destination_hears(closed, message, peer)
         if machine is not None and any(isinstance(effect, DoWork) for effect in effects):
             raise _Refusal(f"this handover is over on {self._config.name} ({_state(closed)})")
-        if machine is not None and machine != closed:
+        # of a guest that is not here nothing is kept: whoever says so could say it without end, and what a
+        # late PREPARE of it leaves is withdrawn when the source is asked whether it is over
+        is_here = closed is not None or message.guest in self._registry.guests
+        if machine is not None and machine != closed and is_here:
             try:
                 await self._registry.journal.put(record_of(machine, time.time()))
             except JournalError as error:
@@ -174,12 +204,14 @@ class Incoming:
     # -- asked by operators -------------------------------------------------------------------------
 
     async def ask(self, name: str, handover: str, event: Event) -> HandoverState:
-        """Finish what was taken; nothing else is asked of a destination.
+        """Finish what was taken; or withdraw what was prepared for a guest whose source is dead.
 
         Raises:
             HandoverProblem: That was not reached.
         """
         destination = self._known(name, handover)
+        if event is Event.ASKED_ALONE:
+            return await self.happen(name, handover, Event.OVER, DestinationState.RETURNED, _MAY_WITHDRAW)
         if event is not Event.ASKED_FINISH and destination.machine is not None:
             raise self._registry.refusal(
                 name,
@@ -189,8 +221,15 @@ class Incoming:
             )
         return await self.happen(name, handover, event, DestinationState.HERE)
 
-    async def happen(self, name: str, handover: str, event: Event, state: DestinationState) -> HandoverState:
-        """Go on without the source until ``state``.
+    async def happen(
+        self,
+        name: str,
+        handover: str,
+        event: Event,
+        state: DestinationState,
+        only: frozenset[DestinationState] = frozenset(DestinationState),
+    ) -> HandoverState:
+        """Go on without the source until ``state``, from ``only`` these states.
 
         Raises:
             HandoverProblem: That was not reached.
@@ -201,9 +240,11 @@ class Incoming:
             await destination.settled()
         elif machine is not None:
             try:
-                await destination.happen(event)
+                await destination.happen(event, only=only)
             except ProtocolError as error:
-                raise self._registry.refusal(name, str(error), machine.state.value) from error
+                now = destination.machine or machine
+                problem = f"{error}{_WHAT_NEXT.get(now.state, '')}"
+                raise self._registry.refusal(name, problem, now.state.value) from error
         return reached(self._config.name, destination, state)
 
     def _known(self, name: str, handover: str) -> DestinationHandover:

@@ -128,8 +128,9 @@ class Registry:
                 state,
             )
 
-    def require_no_neighbour(self, guest: HostedGuest) -> None:
-        """Raise `HandoverProblem` if the handover would change another guest's registration."""
+    def require_no_neighbour(self, guest: HostedGuest, state: str = "") -> None:
+        """Raise `HandoverProblem` if the handover, which is in ``state``, would change another guest's
+        registration."""
         if all(device.sole_nexus for device in guest.devices):
             return  # nobody else can be registered as that nexus; looking at all guests would take long
         found = neighbour(guest.name, self._standings({device.designator for device in guest.devices}))
@@ -139,6 +140,7 @@ class Registry:
                 f"guest {found.guest} of {self.config.name} is registered on LUN {found.designator} as the "
                 f"same I_T nexus as guest {guest.name}: a handover of one would change the other's "
                 "registration; give one of them another path to the LUN, or shut it down",
+                state,
             )
 
     def _standings(self, luns: Container[Designator | None]) -> list[Standing]:

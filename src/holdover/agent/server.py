@@ -36,6 +36,9 @@ __all__ = ["application"]
 
 log = structlog.get_logger()
 
+_LARGEST_REQUEST = 4 << 20
+"""Bytes: a message of a guest with some thousands of LUNs."""
+
 
 class _NoSuchGuest(Exception):
     def __init__(self, name: str) -> None:
@@ -172,6 +175,7 @@ def application(host: Host) -> Litestar:
             ValidationException: bad_request,
             Exception: unexpected,
         },
+        request_max_body_size=_LARGEST_REQUEST,
         openapi_config=None,
         logging_config=None,
     )
