@@ -8,6 +8,7 @@ is measured; see `bench.scale_inside`.
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import subprocess
 import sys
@@ -68,6 +69,7 @@ def show(found: Sequence[Figures]) -> Table:
         "DEVICES",
         "MEMORY MiB",
         "START s",
+        "OF CPU",
         "SETTLED s",
         "IDLE P50 us",
         "P99 us",
@@ -86,6 +88,7 @@ def show(found: Sequence[Figures]) -> Table:
             f"{each.guests * LUNS:,}",
             f"{each.memory_mib:,.0f}",
             f"{each.start_seconds:.2f}",
+            f"{each.start_cpu_seconds:.2f}",
             f"{each.settled_seconds:.2f}",
             f"{statistics.median(each.idle_us):,.0f}",
             f"{idle:,.0f}",
@@ -95,6 +98,24 @@ def show(found: Sequence[Figures]) -> Table:
             f"{busy:,.0f}",
             f"{busy / idle:.1f}",
             f"{each.refused}",
+        )
+    return table
+
+
+def growth(found: Sequence[Figures]) -> Table:
+    """By what each figure grows from one number of guests to the next."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("GUESTS", "TIMES", "MEMORY KiB FOR EACH MORE", "START CPU", "IDLE P50", "MEANWHILE P50"):
+        table.add_column(heading, justify="right")
+    for less, more in itertools.pairwise(found):
+        each = (more.memory_mib - less.memory_mib) * 1024 / (more.guests - less.guests)
+        table.add_row(
+            f"{less.guests:,} to {more.guests:,}",
+            f"{more.guests / less.guests:.1f}",
+            f"{each:,.0f}",
+            f"{more.start_cpu_seconds / less.start_cpu_seconds:.1f}",
+            f"{statistics.median(more.idle_us) / statistics.median(less.idle_us):.1f}",
+            f"{statistics.median(more.busy_us) / statistics.median(less.busy_us):.1f}",
         )
     return table
 
@@ -130,6 +151,8 @@ def main() -> None:
         except RuntimeError as error:
             console.print(f"left out: {error}", markup=False, highlight=False)
     console.print(show(found))
+    console.print()
+    console.print(growth(found))
     console.print()
     console.print(wanted(found))
     if options.json is not None:

@@ -3,8 +3,8 @@
     python -m bench.scale_inside GUESTS FOLDER fill
     python -m bench.scale_inside GUESTS FOLDER measure FIGURES
 
-`fill` lets every guest register and reserve, so that the journal in FOLDER has all of it; `measure` starts
-the agent anew on LUNs that are as that journal says, and writes a `Figures` into FIGURES, as JSON.
+`fill` puts into the journal in FOLDER that every guest is registered and holds its LUNs; `measure` starts an
+agent with it, on LUNs that are as that journal says, and writes a `Figures` into FIGURES, as JSON.
 
 For the handovers there is a second agent in the same process, on the same loop: what is measured then is more
 than one host does.
@@ -33,9 +33,15 @@ import uvloop
 from holdover.agent.client import AgentClient
 from holdover.agent.config import AgentConfig, ApiConfig, GuestConfig, JournalConfig, PeerConfig
 from holdover.agent.host import Host
+from holdover.agent.runner import run_steps
 from holdover.agent.serve import serve
 from holdover.demo.processes import free_port
+from holdover.guest.gate import Gate
+from holdover.guest.scsi_block import BlockState, Tracked
+from holdover.handover.steps import identify
 from holdover.iscsi.url import IscsiUrl
+from holdover.journal.journal import Journal
+from holdover.journal.records import DeviceRecord
 from holdover.lun.inquiry import Identity as LunIdentity
 from holdover.lun.logical_unit import LogicalUnit
 from holdover.paths.iscsi import Identity, IscsiSessions, isid_of
@@ -54,7 +60,7 @@ __all__ = ["LUNS", "Figures", "handed_over"]
 LUNS = 16
 _AGENT, _OTHER = "host-a", "host-b"
 _IDLE_SECONDS = 5.0
-_AT_ONCE = 50
+_TYPE = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
 _PAUSE = 0.002
 """Between two snooped commands, seconds."""
 _QEMU = ITNexus(IscsiTransportID("iqn.2026-11.org.holdover:qemu", b"\x80\0\0\0\0\1"))
@@ -66,6 +72,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         memory_mib: Resident, without what the LUNs take.
         start_seconds: From the agent's first step to its answering, with everything in its journal.
+        start_cpu_seconds: What the processor worked for it in that time, which other work does not lengthen.
         settled_seconds: From there until it has asked every LUN.
         idle_us: Of each snooped command of a guest, while nothing else happens.
         busy_us: The same while guests are being handed over.
@@ -77,6 +84,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     guests: int
     memory_mib: float
     start_seconds: float
+    start_cpu_seconds: float
     settled_seconds: float
     idle_us: list[float]
     busy_us: list[float]
@@ -131,8 +139,7 @@ def _commands(guest: int) -> tuple[Command, Command]:
     """What a guest does to each of its LUNs."""
     key = _key(guest)
     register = out_command(OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY, 0, key)
-    kind = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
-    return register, out_command(OutServiceAction.RESERVE, key, type=kind)
+    return register, out_command(OutServiceAction.RESERVE, key, type=_TYPE)
 
 
 class _Site:
@@ -161,9 +168,21 @@ class _Site:
         nexus = ITNexus(IscsiTransportID(identity.initiator, identity.isid))
         return LocalPath(self._luns[place.iqn, place.lun], nexus, str(place))
 
+    async def record(self, guest: int, lun: int) -> DeviceRecord:
+        """What an agent has on record of a device whose guest has done `_commands`."""
+        tracked = Tracked(key=_key(guest), type=_TYPE)
+        path = LocalPath(self._luns[self._iqn(guest), lun], _QEMU)
+        designator = await run_steps(path, identify(), _IDLE_SECONDS)
+        return DeviceRecord(
+            guest=self.name(guest),
+            designator=str(designator),
+            drive=self._drive(guest, lun),
+            body=msgspec.json.encode(BlockState(True, Gate.RUNNING, tracked, stale=False)),
+        )
+
     @asynccontextmanager
     async def agent(self, name: str) -> AsyncIterator[tuple[Host, AgentClient]]:
-        """An agent that answers, with all guests; on the second one they are to arrive."""
+        """An agent that answers, with its guests."""
         ready: asyncio.Future[Host] = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(serve(self._config(name), ready.set_result))
 
@@ -185,6 +204,10 @@ class _Site:
     def name(self, guest: int) -> str:
         return f"guest{guest}"
 
+    def _of(self, host: str) -> int:
+        """How many guests an agent has: the second one those that are to arrive."""
+        return self.guests if host == _AGENT else handed_over(self.guests)
+
     def _iqn(self, guest: int) -> str:
         return f"iqn.2026-11.org.holdover:bench{guest}"
 
@@ -198,11 +221,14 @@ class _Site:
             api=ApiConfig(listen=self._apis[name]),
             peer=tuple(PeerConfig(name=other, api=api) for other, api in self._apis.items() if other != name),
             journal=JournalConfig(file=str(self._folder / f"{name}.journal")),
-            guest=tuple(self._guest(guest, name) for guest in range(self.guests)),
+            guest=tuple(self._guest(guest, name) for guest in range(self._of(name))),
         )
 
+    def _drive(self, guest: int, lun: int) -> str:
+        return f"iscsi://127.0.0.1:1/{self._iqn(guest)}/{lun}"
+
     def _guest(self, guest: int, host: str) -> GuestConfig:
-        drives = (f"iscsi://127.0.0.1:1/{self._iqn(guest)}/{lun}" for lun in range(LUNS))
+        drives = (self._drive(guest, lun) for lun in range(LUNS))
         devices = tuple(f"scsi-block,id=d{n},drive={url},migrate-pr=on" for n, url in enumerate(drives))
         return GuestConfig(
             name=self.name(guest),
@@ -213,18 +239,11 @@ class _Site:
         )
 
 
-async def _fill(site: _Site) -> None:
-    async def fill(host: Host, guest: int) -> None:
-        for command in _commands(guest):
-            devices = host.guests[site.name(guest)].devices
-            answers = await asyncio.gather(*(each.execute(_QEMU, command) for each in devices))
-            assert all(answer.good for answer in answers)
-
-    async with site.agent(_AGENT) as (host, _):
-        # many at once, which the journal syncs together
-        for first in range(0, site.guests, _AT_ONCE):
-            guests = range(first, min(first + _AT_ONCE, site.guests))
-            await asyncio.gather(*(fill(host, guest) for guest in guests))
+async def _fill(site: _Site, folder: Path) -> None:
+    journal = Journal.open(folder / f"{_AGENT}.journal")
+    for guest in range(site.guests):
+        await journal.put(*[await site.record(guest, lun) for lun in range(LUNS)])
+    await journal.close()
 
 
 async def _measure(guests: int, folder: Path) -> Figures:
@@ -234,15 +253,19 @@ async def _measure(guests: int, folder: Path) -> Figures:
     gc.collect()
     luns = _resident_mib() - before
     with patch("holdover.agent.host.open_path", site.open_path):
-        began = time.perf_counter()
+        began, began_cpu = time.perf_counter(), time.process_time()
         async with site.agent(_AGENT) as (host, client):
-            started = time.perf_counter() - began
+            started, started_cpu = time.perf_counter() - began, time.process_time() - began_cpu
+            # as `holdover agent` does
+            gc.collect()
+            gc.freeze()
             await _settled(host)
             settled = time.perf_counter() - began - started
             gc.collect()
             memory = _resident_mib() - luns
             idle = await _snooped(host, site, asyncio.create_task(asyncio.sleep(_IDLE_SECONDS)))
-            async with site.agent(_OTHER):
+            async with site.agent(_OTHER) as (other, _):
+                await _settled(other)
                 began = time.perf_counter()
                 handovers = asyncio.create_task(_hand_over(client, site))
                 busy = await _snooped(host, site, handovers)
@@ -252,6 +275,7 @@ async def _measure(guests: int, folder: Path) -> Figures:
         guests=guests,
         memory_mib=memory,
         start_seconds=started,
+        start_cpu_seconds=started_cpu,
         settled_seconds=settled,
         idle_us=idle.times,
         busy_us=busy.times,
@@ -313,8 +337,7 @@ def main() -> None:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     if phase == "fill":
         site = _Site(guests, folder)
-        with patch("holdover.agent.host.open_path", site.open_path):
-            uvloop.run(_fill(site))
+        uvloop.run(_fill(site, folder))
     else:
         Path(sys.argv[4]).write_bytes(msgspec.json.encode(uvloop.run(_measure(guests, folder))))
 

@@ -106,6 +106,8 @@ class OneByOne:
         ended = loop.create_future()
         last.add_done_callback(partial(_look_at, ended))
         await ended
+        if self._last is last:
+            self._last = None  # its response need not be kept
         return last.result()
 
     async def _execute(self, command: Command) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Mapping
@@ -87,6 +88,9 @@ def _settings(
 
 
 def _ready(host: Host) -> None:
+    # what is there now stays: a look through all of it would hold an agent with many guests up for long
+    gc.collect()
+    gc.freeze()
     for address in host.config.api.addresses:
         secure = (
             ", HTTPS"
