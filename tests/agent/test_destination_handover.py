@@ -42,13 +42,14 @@ def test_looking_whether_all_is_well_changes_nothing_that_the_guest_has_set(tmp_
             await guest.must(out_command(OutServiceAction.REGISTER, KEY, NEW, aptpl=False))
             state = await set_up.clients["host-a"].finish(GUEST, "h1")
             assert [lun.alarm for lun in state.luns] == [""]
+            assert not set_up.luns[0].state.aptpl
             assert (await set_up.clients["host-b"].handover(GUEST)).problem == ""
             assert await set_up.registrants() == {"host-b": (NEW, True)}
 
     asyncio.run(test())
 
 
-@pytest.mark.parametrize("taken", [False], ids=["committed"])
+@pytest.mark.parametrize("taken", [False, True], ids=["committed", "taken"])
 def test_an_agent_that_dies_while_it_looks_keeps_what_the_guest_has_set(tmp_path: Path, taken: bool) -> None:
     async def test() -> None:
         async with san(tmp_path, limits=QUICK) as set_up:

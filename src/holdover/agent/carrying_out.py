@@ -215,8 +215,7 @@ class Workshop:
             return await device.ascertain(steps, limit, lambda known: known.tracked)
 
         def in_turn() -> Steps[MovingLun]:
-            now = replace(lun, tracked=device.tracked) if work in _OF_THE_GUEST else lun
-            return (yield from steps_of(work, now))
+            return (yield from steps_of(work, _as_now(lun, device.tracked) if work in _OF_THE_GUEST else lun))
 
         return await device.run(self.spans.steps(in_turn(), lun.designator), limit)
 
@@ -282,6 +281,12 @@ class Workshop:
             if tracked is not None:
                 device.block.adopt(tracked, as_of.get(device))
         return devices
+
+
+def _as_now(lun: MovingLun, tracked: Tracked) -> MovingLun:
+    """The LUN with what the guest has now; where it has asked for another APTPL, that is the LUN's since."""
+    is_same = tracked.aptpl == lun.tracked.aptpl
+    return replace(lun, tracked=tracked, aptpl=lun.aptpl if is_same else tracked.aptpl)
 
 
 def _without_commands(work: Work, lun: MovingLun) -> MovingLun | None:
