@@ -335,6 +335,8 @@ def main() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    # as `holdover agent` does
+    sys.setswitchinterval(0.0005)
     if phase == "fill":
         site = _Site(guests, folder)
         uvloop.run(_fill(site, folder))

@@ -29,6 +29,9 @@ from holdover.journal.journal import JournalError
 
 __all__ = ["run"]
 
+_SWITCH_SECONDS = 0.0005
+"""How long the journal's thread, for each row that it writes, waits at most for a busy event loop."""
+
 
 def run(config: Path | None, single: Mapping[str, str | None], devices: list[str], incoming: bool) -> None:
     """Run an agent from a TOML file, or for one guest from the options in ``single``."""
@@ -45,6 +48,7 @@ def run(config: Path | None, single: Mapping[str, str | None], devices: list[str
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+    sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         uvloop.run(serve(settings, _ready))
     except (OSError, ListenerError, ValueError, JournalError, RecoveryError) as error:
