@@ -39,8 +39,11 @@ _SOURCE: Mapping[SourceState, Meaning] = {
         "when it has stopped, {do} commit {guest} --at {api}; or {do} rollback {guest} --at {api}",
     ),
     _S.UNDOING: Meaning(
-        _STAYS + "; its keys may still be registered on {peer}", "they are removed as soon as {peer} answers"
+        _STAYS + "; its keys may still be registered on {peer}",
+        "they are removed as soon as {peer} answers; or, if it is dead: "
+        "{do} rollback {guest} --at {api} --alone",
     ),
+    _S.REVIEWING: Meaning(_STAYS + "; its keys may be registered on {peer} too", _WAIT),
     _S.LEAVING: Meaning("guest {guest}'s commands wait on {host}, its reservations are there", _WAIT),
     _S.RECHECKING: Meaning("guest {guest}'s commands wait on {host}, its reservations are there", _WAIT),
     _S.CATCHING_UP: Meaning("guest {guest}'s commands wait on {host}, its reservations are there", _WAIT),
@@ -69,7 +72,10 @@ _SOURCE: Mapping[SourceState, Meaning] = {
 }
 
 _ASK_SOURCE = "{peer} says what comes next"
-_IF_DEAD = _ASK_SOURCE + "; if it is dead: {do} take {guest} --at {api}"
+_IF_DEAD = (
+    _ASK_SOURCE + "; if it is dead: {do} take {guest} --at {api}, or, to remove what was prepared here: "
+    "{do} rollback {guest} --at {api} --alone"
+)
 _THERE = "guest {guest} is on {peer}, or on its way back there"
 
 _DESTINATION: Mapping[DestinationState, Meaning] = {
@@ -77,7 +83,10 @@ _DESTINATION: Mapping[DestinationState, Meaning] = {
     _D.PREPARED: Meaning("guest {guest} is on {peer}; its keys are registered on {host} too", _IF_DEAD),
     _D.FAILED: Meaning("guest {guest} is on {peer}; on {host} what was asked last was not done", _IF_DEAD),
     _D.PREEMPTING: Meaning("guest {guest}'s reservations are on their way from {peer} to {host}", _WAIT),
-    _D.COMMITTED: Meaning("guest {guest}'s reservations are on {host}, where it may run", _ASK_SOURCE),
+    _D.COMMITTED: Meaning(
+        "guest {guest}'s reservations are on {host}, where it may run",
+        _ASK_SOURCE + "; if it is dead: {do} take {guest} --at {api}",
+    ),
     _D.CLOSING: Meaning(_THERE, _WAIT),
     _D.CLOSED: Meaning(_THERE, _IF_DEAD),
     _D.RETURNING: Meaning(_THERE, _WAIT),
@@ -85,6 +94,9 @@ _DESTINATION: Mapping[DestinationState, Meaning] = {
     _D.VERIFYING: Meaning("guest {guest} is on {host} with its reservations", _WAIT),
     _D.HERE: Meaning("guest {guest} is on {host} with its reservations"),
     _D.CLAIMING: Meaning("guest {guest}'s reservations are being taken from {peer}, which is dead", _WAIT),
+    _D.ASSURING: Meaning(
+        "guest {guest}'s reservations were committed to {host}, where it may run; {peer} is dead", _WAIT
+    ),
     _D.TAKING: Meaning("guest {guest}'s reservations are being taken from {peer}, which is dead", _WAIT),
     _D.TAKEN: Meaning(
         "guest {guest}'s reservations were taken from {peer} and are on {host}, where it may run",

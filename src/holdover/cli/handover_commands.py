@@ -77,14 +77,17 @@ def rollback(
     at: At,
     identity: Identity = None,
     alone: Annotated[
-        bool, typer.Option("--alone", help="Without the destination, which is dead: nothing runs there.")
+        bool, typer.Option("--alone", help="Without the other host, which is dead: nothing runs there.")
     ] = False,
     certificate: CertificateOption = None,
     key: KeyOption = None,
     ca: CaOption = None,
     json: Json = False,
 ) -> None:
-    """Bring everything back: the guest stays, and does not run on the destination."""
+    """Bring everything back: the guest stays, and does not run on the destination.
+
+    With --alone it may be asked of the destination too: to remove what was prepared there.
+    """
     from holdover.cli.handover import roll_back as do
 
     do(guest, at, identity, alone, Asking(certificate, key, ca), json)
