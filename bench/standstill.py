@@ -18,6 +18,7 @@ import argparse
 import asyncio
 import contextlib
 import re
+import signal
 import subprocess
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -111,13 +112,17 @@ def _server(name: str | None, tell: Console) -> Server:
 
 
 async def measure(
-    plan: _Plan, server: Server, luns: Sequence[int], delays_ms: Sequence[float], rounds: int, tell: Console
-) -> tuple[list[Case], list[Accuracy]]:
-    """All cases; guests boot once for each number of LUNs."""
-    cases = []
+    plan: _Plan,
+    server: Server,
+    luns: Sequence[int],
+    delays_ms: Sequence[float],
+    report: Report,
+    tell: Console,
+) -> None:
+    """All cases, into the report; guests boot once for each number of LUNs."""
     image = guest_image()
     async with delay_proxy() as proxy:
-        accuracy = await measure_accuracy(proxy, tuple(delays_ms))
+        report.proxy.extend(await measure_accuracy(proxy, tuple(delays_ms)))
         for count in luns:
             kinds = set(plan.kinds.values())
             needed = len(kinds) * (_MIB_PER_GUEST + _MIB_PER_LUN * count)
@@ -127,8 +132,7 @@ async def measure(
             async with AsyncExitStack() as stack:
                 guests = await _boot(plan, server, stack, count, image, proxy, tell)
                 for delay in delays_ms:
-                    cases.append(await _case(plan, guests, count, delay, rounds, tell))
-    return cases, accuracy
+                    report.cases.append(await _case(plan, guests, count, delay, report.rounds, tell))
 
 
 async def _boot(
@@ -228,20 +232,19 @@ def main() -> None:
     except ImageError as error:
         console.print(f"left out: everything: {error}", markup=False)
         return
-    cases: list[Case] = []
-    accuracy: list[Accuracy] = []
-    with contextlib.suppress(KeyboardInterrupt):
-        cases, accuracy = asyncio.run(
-            measure(plan, server, options.luns, options.delays, options.rounds, console)
-        )
     report = Report(
         machine=describe_machine(),
         target=server.name,
         qemus=plan.versions,
         rounds=options.rounds,
-        proxy=accuracy,
-        cases=cases,
+        proxy=[],
+        cases=[],
     )
+    # whoever has seen enough gets what there is
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(measure(plan, server, options.luns, options.delays, report, console))
     show(report, console)
     if options.json is not None:
         options.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
