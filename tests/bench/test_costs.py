@@ -67,8 +67,10 @@ def test_what_is_wanted_for_256_luns_is_half_as_much_again_as_for_one() -> None:
     assert rows(wanted_table(cases))[0][1:] == ["15.0", "15.0", "yes"]
 
 
-def test_with_s_what_is_wanted_is_what_two_runs_of_the_same_differ_by() -> None:
-    assert rows(wanted_table([FULL]))[1][1:] == ["4.0", "0.0", "yes"]
+def test_with_s_nothing_is_wanted() -> None:
+    assert rows(wanted_table([FULL]))[1][1:] == ["3.0", "0.0", "yes"]
+    slow = case(64, 1, e=[16.0], f=[10.0])
+    assert rows(wanted_table([slow]))[0][1:] == ["3.0", "6.0", "no"]
 
 
 def test_the_plot_has_a_panel_for_each_delay_and_a_line_for_each_way() -> None:
