@@ -146,6 +146,7 @@ def main() -> None:
     console = wide_console()
     found = []
     for guests in options.guests:
+        console.print(f"{guests:,} guests ...", highlight=False)
         try:
             found.append(measure(guests))
         except RuntimeError as error:
