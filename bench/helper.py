@@ -29,7 +29,7 @@ _CONFIG = f"""
 name = "bench"
 initiator = "iqn.2026-11.org.example:bench"
 [api]
-listen = "127.0.0.1:7101"
+listen = "127.0.0.1:PORT"
 [helper]
 socket = "SOCKET"
 [[guest]]
@@ -43,9 +43,11 @@ def helpers(trees: list[Path]) -> dict[str, list[str]]:
     """The commands of the helpers that are here, by the name that the table shows."""
     ours = [sys.executable, "-m", "holdover"]
     found = {"pr-helper": [*ours, "pr-helper", "-q", "-k", "SOCKET"]}
-    for tree in trees:
-        found[tree.name] = ["env", f"PYTHONPATH={tree.absolute() / 'src'}", *found["pr-helper"]]
     found["agent"] = [*ours, "agent", "--config", "CONFIG"]
+    for tree in trees:
+        other = ["env", f"PYTHONPATH={tree.absolute() / 'src'}"]
+        for name in ("pr-helper", "agent"):
+            found[f"{tree.name}-{name}"] = [*other, *found[name]]
     if shutil.which(PEER) is not None:
         found[PEER] = [PEER, "-k", "SOCKET"]
     return found
@@ -100,7 +102,7 @@ def main() -> None:
         type=Path,
         action="append",
         default=[],
-        help="another work tree of Holdover, whose pr-helper is measured as well; may be repeated",
+        help="another work tree of Holdover, whose helpers are measured as well; may be repeated",
     )
     parser.add_argument("--json", type=Path, help="write all figures into this file")
     options = parser.parse_args()

@@ -21,6 +21,7 @@ __all__ = ["GUEST", "Plan", "Row"]
 GUEST = "bench"
 _FOLDER = Path("/run/bench")
 _WARM_UP = 0.3
+_FIRST_PORT = 7101
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +33,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         clients: How many clients; each number is a load of its own.
         rounds: How often each figure is taken.
         seconds: For how long, each time.
-        config: The agent's file, with SOCKET in it as above.
+        config: An agent's file, with SOCKET in it as above, and PORT for that of its API.
     """
 
     helpers: dict[str, list[str]]
@@ -58,7 +59,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 def _start(plan: Plan, name: str) -> Path:
     """Start a helper; gives its socket."""
     path, config = _FOLDER / f"{name}.sock", _FOLDER / f"{name}.toml"
-    config.write_text(plan.config.replace("SOCKET", str(path)))
+    port = _FIRST_PORT + list(plan.helpers).index(name)
+    config.write_text(plan.config.replace("SOCKET", str(path)).replace("PORT", str(port)))
     words = {"SOCKET": str(path), "CONFIG": str(config)}
     start_program([words.get(word, word) for word in plan.helpers[name]])
     return path

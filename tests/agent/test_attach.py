@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
@@ -33,7 +34,7 @@ from holdover.journal.memory import MemoryJournal
 from holdover.journal.records import DeviceRecord, GuestRecord
 from holdover.paths.host_disks import HostDisks
 from holdover.paths.local import LocalPath
-from holdover.paths.sgio import SgIo
+from holdover.paths.sgio import OpenDevice, SgIo
 from holdover.scsi.command import Command, Response
 from holdover.scsi.inquiry import Designator
 from holdover.scsi.nexus import ITNexus
@@ -41,13 +42,14 @@ from tests.qemu.test_monitor import ScriptedQemu
 
 UUIDS = [f"00000000-0000-0000-0000-00000000000{number}" for number in range(3)]
 LUN = Designator.parse("naa.6001405aaaaa")
+NO_DISK = OpenDevice(0, os.stat("/dev/null"))
 PC = MachineType.parse("pc-q35-7.2")
 
 
 class Disks(HostDisks):
     """Whatever descriptor it is, it is of one LUN; the host has no disk."""
 
-    async def designator_of(self, descriptor: int, name: str = "") -> Designator:
+    async def designator_of(self, device: OpenDevice, name: str = "") -> Designator:
         return LUN
 
     async def find(self, designator: Designator) -> tuple[Path, ...]:
@@ -430,7 +432,7 @@ def test_a_machine_type_that_is_not_known_needs_a_rule() -> None:
                 attached = await here.of(process)
                 assert attached.guest.state().machine == "pc-q35-rhel9.6.0"
                 with pytest.raises(Refused, match=r'\[\[rule\]\] guest = "db1" migrate-pr = "on"'):
-                    await here.maker.find(attached, 0)
+                    await here.maker.find(attached, NO_DISK)
 
     run(test())
 
@@ -442,7 +444,7 @@ def test_a_guest_that_is_being_handed_over_gets_no_new_device_and_is_not_forgott
                 attached = await here.of(process)
                 here.moving.add("db1")
                 with pytest.raises(Busy, match="is new to guest db1, which is being handed over"):
-                    await here.maker.find(attached, 0)
+                    await here.maker.find(attached, NO_DISK)
             await here.gone(attached)
             assert list(here.guests) == ["db1"]
 

@@ -21,10 +21,12 @@ from holdover.helper.connection import Peer
 from holdover.helper.listener import ListenerError
 from holdover.journal.memory import MemoryJournal
 from holdover.paths.host_disks import HostDisks
-from holdover.paths.sgio import SgIo
+from holdover.paths.sgio import OpenDevice, SgIo
 from holdover.scsi.opcodes import InServiceAction
 from holdover.scsi.reservation_out import in_command
 from holdover.scsi.sense import AdditionalSense, decode_sense
+
+NO_DISK = OpenDevice(0, os.stat("/dev/null"))
 
 
 def agent(socket: Path, **more: str) -> AgentConfig:
@@ -63,7 +65,7 @@ def test_a_process_that_is_no_guest_is_refused(alive: bool) -> None:
         maker = DeviceMaker(Rules([]), disks, io, Keeper(MemoryJournal()), 1, lambda _: False)
         attachments = Attachments(agent(Path("/x")), {}, no_guest, maker, lambda _: False)
         door = HelperDoor(attachments, maker, disks)
-        response = await door.handle(Peer(pid, 0, 0), 0, in_command(InServiceAction.READ_KEYS))
+        response = await door.handle(Peer(pid, 0, 0), NO_DISK, in_command(InServiceAction.READ_KEYS))
         assert decode_sense(response.sense).additional == AdditionalSense.LOGICAL_UNIT_NOT_SUPPORTED
         io.close()
 

@@ -23,9 +23,9 @@ DEVICE = OpenDevice(7, os.stat("/dev/null"))
 
 
 def test_a_command_runs_in_the_loop_and_its_thread_has_the_answer() -> None:
-    async def handle(peer: Peer, descriptor: int, command: Command) -> Response:
+    async def handle(peer: Peer, disk: OpenDevice, command: Command) -> Response:
         await asyncio.sleep(0)
-        assert (peer, descriptor, command) == (PEER, 7, READ_KEYS)
+        assert (peer, disk, command) == (PEER, DEVICE, READ_KEYS)
         return Response(Status.GOOD, b"keys")
 
     async def main() -> None:
@@ -38,7 +38,7 @@ def test_a_command_runs_in_the_loop_and_its_thread_has_the_answer() -> None:
 
 
 def test_what_the_handler_raises_is_raised_in_the_thread() -> None:
-    async def handle(peer: Peer, descriptor: int, command: Command) -> Response:
+    async def handle(peer: Peer, disk: OpenDevice, command: Command) -> Response:
         raise LookupError("a mistake")
 
     async def main() -> None:
@@ -51,7 +51,7 @@ def test_what_the_handler_raises_is_raised_in_the_thread() -> None:
 def test_commands_that_do_not_end_can_be_given_up() -> None:
     begun, ended = asyncio.Event(), asyncio.Event()
 
-    async def handle(peer: Peer, descriptor: int, command: Command) -> Response:
+    async def handle(peer: Peer, disk: OpenDevice, command: Command) -> Response:
         begun.set()
         try:
             await asyncio.Event().wait()
@@ -74,7 +74,7 @@ def test_commands_that_do_not_end_can_be_given_up() -> None:
 def test_a_command_that_was_given_up_is_out_of_reach_for_its_client(tmp_path: Path) -> None:
     begun = asyncio.Event()
 
-    async def handle(peer: Peer, descriptor: int, command: Command) -> Response:
+    async def handle(peer: Peer, disk: OpenDevice, command: Command) -> Response:
         begun.set()
         await asyncio.Event().wait()
         raise AssertionError

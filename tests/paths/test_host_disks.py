@@ -9,7 +9,7 @@ import pytest
 from holdover.paths import host_disks, sgio
 from holdover.paths.host_disks import HostDisks
 from holdover.paths.path import PathError
-from holdover.paths.sgio import SgIo
+from holdover.paths.sgio import OpenDevice, SgIo
 from holdover.scsi.command import Command, Response
 from holdover.scsi.inquiry import Designator, DeviceIdentification
 from holdover.scsi.status import Status
@@ -30,7 +30,10 @@ class FakeIo(SgIo):
         self.answers: dict[int, Response] = {}
         self.asked = 0
 
-    async def execute(self, descriptor: int, command: Command, name: str, timeout: float = 1.0) -> Response:
+    async def execute(
+        self, device: int | OpenDevice, command: Command, name: str, timeout: float = 1.0
+    ) -> Response:
+        descriptor = device if isinstance(device, int) else device.descriptor
         self.asked += 1
         assert command == host_disks.IDENTIFY
         answer = self.answers.get(os.fstat(descriptor).st_ino)
@@ -134,15 +137,15 @@ def test_a_designator_is_asked_for_once_for_each_device_of_a_number(machine: Mac
     async def main() -> None:
         with node.open("r+b") as file:
             for _ in range(3):
-                assert await machine.disks.designator_of(file.fileno()) == ONE
+                assert await machine.disks.designator_of(OpenDevice.of(file.fileno(), "disk")) == ONE
             assert machine.io.asked == 1
             # another device has the number now
             machine.io.answers[node.stat().st_ino] = Response(Status.GOOD, page(TWO))
             incarnation(machine, node, "second")
-            assert await machine.disks.designator_of(file.fileno()) == TWO
+            assert await machine.disks.designator_of(OpenDevice.of(file.fileno(), "disk")) == TWO
             assert machine.io.asked == 2
             machine.disks.forget()
-            assert await machine.disks.designator_of(file.fileno()) == TWO
+            assert await machine.disks.designator_of(OpenDevice.of(file.fileno(), "disk")) == TWO
             assert machine.io.asked == 3
 
     asyncio.run(main())
@@ -154,7 +157,7 @@ def test_a_device_that_sysfs_does_not_show_is_always_asked(machine: Machine) -> 
     async def main() -> None:
         with node.open("r+b") as file:
             for _ in range(2):
-                await machine.disks.designator_of(file.fileno())
+                await machine.disks.designator_of(OpenDevice.of(file.fileno(), "disk"))
 
     asyncio.run(main())
     assert machine.io.asked == 2
@@ -172,4 +175,4 @@ def test_a_device_without_a_designator_says_so(machine: Machine, answer: Respons
     node = machine.add("sda", ONE)
     machine.io.answers[node.stat().st_ino] = answer
     with node.open("r+b") as file, pytest.raises(PathError, match=words):
-        asyncio.run(machine.disks.designator_of(file.fileno(), "the guest's disk"))
+        asyncio.run(machine.disks.designator_of(OpenDevice.of(file.fileno(), "disk"), "the guest's disk"))

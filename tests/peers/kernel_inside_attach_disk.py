@@ -16,7 +16,7 @@ from typing import Any
 from holdover.agent.attach_disk import Disk, DiskPath
 from holdover.paths.host_disks import HostDisks
 from holdover.paths.path import PathError
-from holdover.paths.sgio import SgIo
+from holdover.paths.sgio import OpenDevice, SgIo
 from holdover.scsi.cdb import TestUnitReady
 from holdover.scsi.command import Command
 from holdover.scsi.sense import describe_response, is_unit_attention
@@ -46,7 +46,8 @@ async def main() -> dict[str, Any]:
     disks = HostDisks(io)
     descriptor = os.open("/dev/sda", os.O_RDWR | os.O_NONBLOCK)
     try:
-        lun = await disks.designator_of(descriptor)
+        opened = OpenDevice.of(descriptor, "/dev/sda")
+        lun = await disks.designator_of(opened)
         first, second = (Disk.of(os.stat(disk)) for disk in ("/dev/sda", "/dev/sdb"))
         gone = Disk(first.kind, os.makedev(8, 240))
 
@@ -64,7 +65,7 @@ async def main() -> dict[str, Any]:
         await asyncio.sleep(3 * _IDLE)
         seen["closed when idle"] = _open_disks()
         held = path(second, certain=False)
-        await held.hold(descriptor)
+        await held.hold(opened)
         seen["held"] = await _says(held)
         await asyncio.sleep(3 * _IDLE)
         seen["open while held"] = _open_disks()

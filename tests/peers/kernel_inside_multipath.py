@@ -361,7 +361,7 @@ def known_as(scene: Scene) -> dict[str, Any]:
         io = SgIo(1)
         found = await HostDisks(io).find(Designator.parse(LUN))
         descriptor = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK)
-        own = await HostDisks(io).designator_of(descriptor)
+        own = await HostDisks(io).designator_of(OpenDevice.of(descriptor, DEVICE))
         os.close(descriptor)
         nexuses = {device: SgioPath(Path(device), io).nexuses for device in (DEVICE, _THIRD)}
         io.close()

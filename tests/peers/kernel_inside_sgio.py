@@ -15,7 +15,7 @@ from typing import Any
 
 from holdover.paths.host_disks import HostDisks
 from holdover.paths.path import AnswerLost, PathError
-from holdover.paths.sgio import SgIo, SgioPath
+from holdover.paths.sgio import OpenDevice, SgIo, SgioPath
 from holdover.scsi.cdb import PersistentReserveIn, TestUnitReady
 from holdover.scsi.command import Command, Response
 from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
@@ -131,7 +131,7 @@ async def designators(io: SgIo) -> dict[str, Any]:
     """Which LUN a disk is, and which disks a LUN has."""
     disks = HostDisks(io)
     descriptors = [os.open(each, os.O_RDONLY | os.O_NONBLOCK) for each in ("/dev/sda", "/dev/sg1")]
-    found = [await disks.designator_of(each) for each in descriptors]
+    found = [await disks.designator_of(OpenDevice.of(each, "disk")) for each in descriptors]
     for each in descriptors:
         os.close(each)
     return {

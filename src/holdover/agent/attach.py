@@ -133,6 +133,14 @@ class Attachments:
         """Whether a process is known to be a guest."""
         return pid in self._by_process
 
+    def process_of(self, peer: Peer) -> Process | None:
+        """The process that a connection is known to be of, watched by the loop. For any thread."""
+        attached = self._by_process.get(peer.pid)
+        process = None if attached is None else attached.process
+        if process is None or not process.started <= peer.since <= process.seen:
+            return None
+        return process
+
     async def guest_of(self, peer: Peer, own: str | None = None) -> Attached:
         """The guest that sends commands by a connection.
 

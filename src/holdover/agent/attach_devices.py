@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from holdover.journal.journal import JournalError
 from holdover.journal.records import DeviceRecord
 from holdover.paths.host_disks import HostDisks
 from holdover.paths.path import PathError
-from holdover.paths.sgio import SgIo
+from holdover.paths.sgio import OpenDevice, SgIo
 from holdover.scsi.errors import DecodeError
 from holdover.scsi.inquiry import Designator
 
@@ -59,7 +58,7 @@ class DeviceMaker:
         self._io = io
         self._limit = limit
 
-    async def find(self, attached: Attached, descriptor: int) -> GuestDevice:
+    async def find(self, attached: Attached, opened: OpenDevice) -> GuestDevice:
         """The guest's device on the LUN behind a descriptor, made now where this is the first of it.
 
         Raises:
@@ -67,30 +66,30 @@ class DeviceMaker:
             Busy: It is a new device while the guest moves.
             PathError: The LUN does not answer, or the disk cannot be opened.
         """
-        designator = await self._disks.designator_of(descriptor, f"descriptor of guest {attached.guest.name}")
-        disk = Disk.of(os.fstat(descriptor))
+        designator = await self._disks.designator_of(opened, f"descriptor of guest {attached.guest.name}")
+        disk = Disk.of(opened.found)
         found = attached.disks.get(designator)
         if found is not None and found[1].holds(disk):
             return found[0]
         async with attached.one_by_one:
             if designator not in attached.disks:
-                return await self._attach(attached, designator, disk, descriptor)
+                return await self._attach(attached, designator, disk, opened)
             device, path = attached.disks[designator]
             if path.disk is not None and path.disk != disk:
                 await self._check_move(attached, designator, device, path.disk, disk)
-            await path.hold(descriptor)
+            await path.hold(opened)
             device.name = path.name
             if device.block.stale and device.block.gate is Gate.RUNNING:
                 await self._read(device)
             return device
 
     async def _attach(
-        self, attached: Attached, designator: Designator, disk: Disk, descriptor: int
+        self, attached: Attached, designator: Designator, disk: Disk, opened: OpenDevice
     ) -> GuestDevice:
         self._refuse_while_moving(attached, designator)
         migrate_pr = self._migrate_pr(attached, designator)
         path = DiskPath(disk, designator, self._disks, self._io)
-        await path.hold(descriptor)
+        await path.hold(opened)
         device = await self.make(attached, designator, path, migrate_pr, attached.gate_now)
         try:
             if device.block.gate is Gate.RUNNING:

@@ -18,7 +18,7 @@ from pathlib import Path
 from holdover.paths.host_disks import HostDisks
 from holdover.paths.multipath import nexuses_of
 from holdover.paths.path import PathError
-from holdover.paths.sgio import SgIo, check_scsi_device
+from holdover.paths.sgio import OpenDevice, SgIo
 from holdover.scsi.command import Command, Response
 from holdover.scsi.inquiry import Designator
 
@@ -121,17 +121,25 @@ class DiskPath:
         """Whether it is this disk, open until `release`."""
         return self.disk == disk and self._held and self._descriptor is not None
 
-    async def hold(self, descriptor: int) -> None:
+    def has_open(self, number: tuple[int, int]) -> bool:
+        """Whether it has the disk of this type and number open, until `release`. For any thread."""
+        # the disk last: one that is held is named before its descriptor is there
+        held = self._held and self._descriptor is not None
+        disk = self.disk
+        return held and disk is not None and (disk.kind, disk.number) == number
+
+    async def hold(self, opened: OpenDevice) -> None:
         """Open the disk behind a descriptor, and keep it open until `release`.
 
         Raises:
             PathError: It cannot be opened, or leads to another LUN.
         """
         async with self._opening:
-            disk = Disk.of(check_scsi_device(descriptor, self.name))
+            opened.check(self.name)
+            disk = Disk.of(opened.found)
             if self.holds(disk):
                 return
-            fresh = await self._open(Path(f"/proc/self/fd/{descriptor}"), disk)
+            fresh = await self._open(Path(f"/proc/self/fd/{opened.descriptor}"), disk)
             self._close()
             self.disk, self._descriptor, self._held, self._certain = disk, fresh, True, True
 
@@ -189,18 +197,18 @@ class DiskPath:
 
     async def _open(self, file: Path, disk: Disk) -> int:
         name = str(file if file.parts[1] == "dev" else disk)
-        descriptor = await asyncio.to_thread(_open_device, file, name)
+        opened = await asyncio.to_thread(_open_device, file, name)
         try:
-            if Disk.of(check_scsi_device(descriptor, name)) != disk:
+            if Disk.of(opened.found) != disk:
                 raise PathError(name, f"is no longer {disk}")
-            designator = await self._disks.designator_of(descriptor, name)
+            designator = await self._disks.designator_of(opened, name)
             if designator != self._designator:
                 raise PathError(name, f"is LUN {designator} now, and was {self._designator}")
         except BaseException:
-            os.close(descriptor)
+            os.close(opened.descriptor)
             raise
         self._name = name_of(disk)
-        return descriptor
+        return opened.descriptor
 
     def _rest(self) -> None:
         if self._timer is not None:
@@ -226,8 +234,17 @@ def name_of(disk: Disk) -> str:
         return str(disk)
 
 
-def _open_device(file: Path, name: str) -> int:
+def _open_device(file: Path, name: str) -> OpenDevice:
     """Open a device for SG_IO, for reading alone where the disk is write protected."""
+    descriptor = _open_file(file, name)
+    try:
+        return OpenDevice.of(descriptor, name)
+    except PathError:
+        os.close(descriptor)
+        raise
+
+
+def _open_file(file: Path, name: str) -> int:
     try:
         return os.open(file, os.O_RDWR | _FLAGS)
     except OSError as error:

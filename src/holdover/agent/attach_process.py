@@ -6,14 +6,36 @@ import asyncio
 import os
 import select
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Process"]
+from holdover.agent.aside import HasOpen
+from holdover.agent.device import GuestDevice
+from holdover.scsi.inquiry import Designator
+
+__all__ = ["Process", "Way"]
 
 _START_TIME = 19
 """The place of starttime among the fields after the name in /proc/PID/stat."""
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The device that a disk of a process is.
+
+    Attributes:
+        guest: The guest's name.
+        device: Its device.
+        designator: By what that was known then.
+        path: What must have the disk open.
+    """
+
+    guest: str
+    device: GuestDevice
+    designator: Designator
+    path: HasOpen
 
 
 class Process:
@@ -22,6 +44,8 @@ class Process:
     Attributes:
         pid: Its number.
         started: When it began, seconds since the system was started, in full ticks of the clock.
+        seen: A connection of this number that began until then, and not before `started`, is its own.
+        ways: The devices of its guest, by the disks that they are for it, for commands aside of the loop.
     """
 
     def __init__(self, pid: int, ended: Callable[[Process], None]) -> None:
@@ -31,6 +55,8 @@ class Process:
             OSError: There is no such process, or it cannot be watched.
         """
         self.pid = pid
+        self.seen = 0.0
+        self.ways: dict[tuple[int, int], Way] = {}
         self._tell = ended
         self._loop = asyncio.get_running_loop()
         self._descriptor: int | None = os.pidfd_open(pid)

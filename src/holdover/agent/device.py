@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
+from holdover.agent.aside import Aside, HasOpen
 from holdover.agent.runner import OneByOne, run_steps
 from holdover.guest.gate import Gate
 from holdover.guest.scsi_block import Admission, NotSent, ScsiBlock, Tracked
@@ -56,7 +57,7 @@ class GuestDevice:
             where there is one explanation.
         sole_nexus: Whether the guest's nexus is its own, and not the host's.
         report: What the operator should know of a registration that was not adopted; empty: nothing.
-        in_flight: Commands of the guest that are at the LUN.
+        aside: Those of them that other threads than the loop's carry out.
         held: Commands of the guest that wait at the gate.
     """
 
@@ -70,8 +71,9 @@ class GuestDevice:
         self.adopt: bool | None = None
         self.sole_nexus = False
         self.report = ""
-        self.in_flight = 0
+        self.aside = Aside()
         self.held = 0
+        self._in_flight = 0
         self._open_path = open_path
         self._path = open_path("")
         self._own = OneByOne(self._path, self._notice_own)
@@ -94,6 +96,16 @@ class GuestDevice:
     def nexuses(self) -> int:
         """How many I_T nexuses a registration of the guest makes; multipath makes several."""
         return self._path.nexuses
+
+    @property
+    def in_flight(self) -> int:
+        """Commands of the guest that are at the LUN."""
+        return self._in_flight + self.aside.under_way
+
+    @property
+    def disk(self) -> HasOpen | None:
+        """The guest's path, where that is a disk of this host."""
+        return self._path if isinstance(self._path, HasOpen) else None
 
     @property
     def tracked(self) -> Tracked:
@@ -130,7 +142,7 @@ class GuestDevice:
         return await asyncio.shield(task)
 
     async def _carry(self, nexus: ITNexus, command: Command) -> Response:
-        self.in_flight += 1
+        self._in_flight += 1
         self._idle.clear()
         try:
             if self.block.passes_through(command):
@@ -142,9 +154,17 @@ class GuestDevice:
         except (PathError, NotSent) as error:
             return self._unanswered(command, error)
         finally:
-            self.in_flight -= 1
-            if self.in_flight == 0:
+            self._in_flight -= 1
+            if self._in_flight == 0:
                 self._idle.set()
+
+    async def hear(self, command: Command, response: Response, sent: int) -> Response:
+        """Learn from what a PERSISTENT RESERVE IN aside of the loop has read, as `ScsiBlock.hear`."""
+        doubts = self.block.doubts
+        answer = self.block.hear(command, response, sent)
+        if self.block.doubts != doubts:
+            await self._doubted()
+        return answer
 
     async def _process(self, command: Command) -> Response:
         doubts = self.block.doubts
@@ -249,7 +269,9 @@ class GuestDevice:
         """Wait until nothing is in flight to the LUN; False when ``limit`` seconds were not enough."""
         try:
             async with asyncio.timeout(limit):
+                # with the gate shut, none begins in place of one that has ended
                 await self._idle.wait()
+                await self.aside.ended()
         except TimeoutError:
             return False
         return True

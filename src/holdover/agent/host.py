@@ -30,7 +30,7 @@ from holdover.agent.config import (
     parse_guest,
 )
 from holdover.agent.device import GuestDevice
-from holdover.agent.door import HelperDoor
+from holdover.agent.door import HelperDoor, ThreadsDoor
 from holdover.agent.few_at_once import few_at_once
 from holdover.agent.guest import HostedGuest
 from holdover.agent.handovers import Handovers
@@ -165,7 +165,8 @@ class Host:
         # systemd opens the one of all guests
         given = activated(os.environ) if own is None else None
         listener = given or listen(FilePath(socket), int(settings.mode, 8), group)
-        on_loop = OnLoop(HelperDoor(self._attachments, self._maker, self._disks, own).handle)
+        door = HelperDoor(self._attachments, self._maker, self._disks, own)
+        on_loop = OnLoop(door.handle)
         loop = asyncio.get_running_loop()
 
         def welcome(peer: Peer) -> None:
@@ -173,7 +174,7 @@ class Host:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._attachments.welcome, peer, own)
 
-        server = HelperServer(listener, on_loop.handle, welcome=welcome)
+        server = HelperServer(listener, ThreadsDoor(door, on_loop).handle, welcome=welcome)
         self._helpers[socket] = server, on_loop
         server.start()
 

@@ -274,20 +274,49 @@ class ScsiBlock:
 
     def _reserve_in(self, command: Command) -> Generator[Command, Response, Response]:
         sent = self._sent
-        response = yield command
+        return self.hear(command, (yield command), sent)
+
+    # -- a PERSISTENT RESERVE IN that another thread carries out ----------------------------------
+
+    @property
+    def sent(self) -> int:
+        """How many PERSISTENT RESERVE OUT of the guest have been sent. For any thread."""
+        return self._sent
+
+    @property
+    def burdened(self) -> bool:
+        """Whether the guest is to be told something in place of its next command. For any thread."""
+        return bool(self._attentions)
+
+    def hear(self, command: Command, response: Response, sent: int) -> Response:
+        """Learn from the response to a PERSISTENT RESERVE IN; ``sent`` was `sent` before it was carried out.
+
+        Returns:
+            The guest's answer.
+        """
         self.notice(response)
-        try:
-            action = PersistentReserveIn.decode(command.cdb).service_action
-        except DecodeError:
+        if not self._migrate_pr:
+            return response
+        action = _action_of(command)
+        if action is None:
             return response
         if response.good and self._under_way is None and sent == self._sent:
             moved = self._generation.observe(action, response.data_in)
             # who had nothing has lost nothing
             if moved and self._tracked.key:
                 self.mark_stale()
-        if action != InServiceAction.REPORT_CAPABILITIES:
+        return _masked(action, response)
+
+    def glance(self, command: Command, response: Response) -> Response | None:
+        """The guest's answer, where `hear` would learn nothing from it; else None. For any thread."""
+        if not self._migrate_pr:
             return response
-        return replace(response, data_in=without_port_capabilities(response.data_in))
+        action = _action_of(command)
+        if response.status is Status.CHECK_CONDITION or action is None:
+            return None
+        if response.good and not self._generation.says_nothing(action, response.data_in):
+            return None
+        return _masked(action, response)
 
     def _reserve_out(self, command: Command) -> Generator[Command, Response, Response]:
         try:
@@ -380,6 +409,19 @@ class ScsiBlock:
         if tracked.key == 0:
             # An I_T nexus that is not registered has nothing that an older picture could have missed.
             self._stale = False
+
+
+def _action_of(command: Command) -> int | None:
+    try:
+        return PersistentReserveIn.decode(command.cdb).service_action
+    except DecodeError:
+        return None
+
+
+def _masked(action: int, response: Response) -> Response:
+    if action != InServiceAction.REPORT_CAPABILITIES:
+        return response
+    return replace(response, data_in=without_port_capabilities(response.data_in))
 
 
 def _refusal(cdb: PersistentReserveOut, data: bytes) -> Response | None:

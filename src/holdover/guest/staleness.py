@@ -5,6 +5,8 @@ None of it says what is true now. It says that the logical unit must be asked be
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from holdover.guest.snoop import PREEMPTS, REGISTERS, Tracked
 from holdover.scsi.cdb import PersistentReserveOut
 from holdover.scsi.command import Response
@@ -81,13 +83,12 @@ class Generation:
     """
 
     def __init__(self) -> None:
-        self._last: int | None = None
-        self._least = 0
-        self._most = 0
+        # one object that is replaced, so that `says_nothing` sees a whole one from every thread
+        self._seen = _Seen(None, 0, 0)
 
     def forget(self) -> None:
         """The next one that is read is taken as it is: commands that are not the guest's have moved it."""
-        self._last = None
+        self._seen = replace(self._seen, last=None)
 
     def explain(self, cdb: PersistentReserveOut, parameters: ParameterList) -> None:
         """A successful PERSISTENT RESERVE OUT of the guest: all but RESERVE and RELEASE add one."""
@@ -96,15 +97,31 @@ class Generation:
             return
         # the kernel's target does not count a REGISTER that unregisters, against SPC-4 6.16.2
         certain = action not in REGISTERS or parameters.service_action_key != 0
-        self._least += certain
-        self._most += 1
+        seen = self._seen
+        self._seen = _Seen(seen.last, seen.least + certain, seen.most + 1)
 
     def observe(self, action: int, data: bytes) -> bool:
         """Take note of what a PERSISTENT RESERVE IN has read; whether it is other than was to be expected."""
         if action not in _READS_WITH_GENERATION or len(data) < 4:
             return False
         generation = int.from_bytes(data[:4], "big")
-        moved = None if self._last is None else (generation - self._last) & _WRAP
-        unexplained = moved is not None and not self._least <= moved <= self._most
-        self._last, self._least, self._most = generation, 0, 0
+        seen = self._seen
+        moved = None if seen.last is None else (generation - seen.last) & _WRAP
+        unexplained = moved is not None and not seen.least <= moved <= seen.most
+        self._seen = _Seen(generation, 0, 0)
         return unexplained
+
+    def says_nothing(self, action: int, data: bytes) -> bool:
+        """Whether `observe` would change nothing and return False. For any thread."""
+        if action not in _READS_WITH_GENERATION or len(data) < 4:
+            return True
+        return self._seen == _Seen(int.from_bytes(data[:4], "big"), 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The generation that was read last, None: none that counts; and by how much it may have moved since."""
+
+    last: int | None
+    least: int
+    most: int

@@ -12,8 +12,8 @@ from holdover.scsi.command import Command, Response
 
 __all__ = ["AsyncHandler", "OnLoop"]
 
-AsyncHandler = Callable[[Peer, int, Command], Coroutine[Any, Any, Response]]
-"""As `holdover.helper.server.Handler`, as a coroutine, with the device's descriptor alone."""
+AsyncHandler = Callable[[Peer, OpenDevice, Command], Coroutine[Any, Any, Response]]
+"""As `holdover.helper.server.Handler`, as a coroutine."""
 
 
 class OnLoop:
@@ -31,8 +31,11 @@ class OnLoop:
         Raises:
             CancelledError: `close` was called, or the loop ends.
         """
-        run = self._run(peer, device.descriptor, command)
-        return asyncio.run_coroutine_threadsafe(run, self._loop).result()
+        return self.run(lambda: self._handle(peer, device, command))
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, Response]]) -> Response:
+        """Have some work done for a command; as `handle`."""
+        return asyncio.run_coroutine_threadsafe(self._run(work), self._loop).result()
 
     def close(self) -> None:
         """Give up the commands under way, and whatever comes after; to be called in the loop."""
@@ -40,10 +43,10 @@ class OnLoop:
         for task in self._under_way:
             task.cancel()
 
-    async def _run(self, peer: Peer, descriptor: int, command: Command) -> Response:
+    async def _run(self, work: Callable[[], Coroutine[Any, Any, Response]]) -> Response:
         if self._closed:
             raise asyncio.CancelledError
-        task = asyncio.ensure_future(self._handle(peer, descriptor, command))
+        task = asyncio.ensure_future(work())
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return await task

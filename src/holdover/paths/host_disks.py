@@ -10,7 +10,7 @@ from pathlib import Path
 
 from holdover.paths.multipath_map import map_of_disk
 from holdover.paths.path import PathError
-from holdover.paths.sgio import SgIo, SgioPath, check_scsi_device
+from holdover.paths.sgio import OpenDevice, SgIo, SgioPath
 from holdover.scsi.cdb import Inquiry
 from holdover.scsi.command import Command
 from holdover.scsi.errors import DecodeError
@@ -48,25 +48,25 @@ class HostDisks:
         self._dev = dev
         self._known: dict[tuple[str, int], _Known] = {}
 
-    async def designator_of(self, descriptor: int, name: str = "descriptor") -> Designator:
+    async def designator_of(self, device: OpenDevice, name: str = "descriptor") -> Designator:
         """The designator of the logical unit that an open device leads to; ``name`` is for errors.
 
         Raises:
             PathError: It is no SCSI device, does not answer, or has no designator.
         """
-        found = check_scsi_device(descriptor, name)
-        kind = "block" if stat.S_ISBLK(found.st_mode) else "char"
-        device = found.st_rdev
-        incarnation = self._incarnation(kind, device)
-        known = self._known.get((kind, device))
+        device.check(name)
+        kind = "block" if stat.S_ISBLK(device.found.st_mode) else "char"
+        number = device.found.st_rdev
+        incarnation = self._incarnation(kind, number)
+        known = self._known.get((kind, number))
         if known is not None and known.incarnation == incarnation:
             return known.designator
-        response = await self._io.execute(descriptor, IDENTIFY, name, _TIMEOUT)
+        response = await self._io.execute(device, IDENTIFY, name, _TIMEOUT)
         if not response.good:
             raise PathError(name, f"INQUIRY: {describe_response(response)}")
         designator = _best(response.data_in, name)
         if incarnation is not None:
-            self._known[kind, device] = _Known(incarnation, designator)
+            self._known[kind, number] = _Known(incarnation, designator)
         return designator
 
     async def find(self, designator: Designator) -> tuple[Path, ...]:

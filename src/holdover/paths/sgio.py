@@ -56,6 +56,20 @@ class OpenDevice:
         """What tells one device from another: the kind of file and the device number."""
         return stat.S_IFMT(self.found.st_mode), self.found.st_rdev
 
+    @classmethod
+    def of(cls, descriptor: int, name: str) -> OpenDevice:
+        """A descriptor that SG_IO may be tried on; it waits where fstat(2) does. Raises as `check`."""
+        return cls(descriptor, check_scsi_device(descriptor, name))
+
+    def check(self, name: str) -> None:
+        """Look whether it is one that SG_IO may be tried on. Raises as `check_scsi_device`."""
+        _check(self.found, name)
+
+    @property
+    def is_disk(self) -> bool:
+        """Whether it is a disk of the kernel's sd driver: one LUN by one I_T nexus."""
+        return stat.S_ISBLK(self.found.st_mode) and os.major(self.found.st_rdev) in _SD_MAJORS
+
 
 def check_scsi_device(descriptor: int, name: str) -> os.stat_result:
     """Look whether a descriptor is one that SG_IO may be tried on: the number means other things elsewhere.
@@ -115,9 +129,10 @@ class SgIo:
         self._closed = False
 
     async def execute(
-        self, descriptor: int, command: Command, name: str, timeout: float = _DEFAULT_TIMEOUT
+        self, device: int | OpenDevice, command: Command, name: str, timeout: float = _DEFAULT_TIMEOUT
     ) -> Response:
-        """Carry out one command on an open device, which may be closed at any time meanwhile.
+        """Carry out one command on an open device, which may be closed at any time meanwhile; of one that a
+        client has sent it must be known what fstat(2) says: here that would be asked in the loop.
 
         ``timeout``, seconds, is the kernel's: it aborts the command then. Cancelling the task that waits
         here does not stop a command that has begun.
@@ -126,11 +141,12 @@ class SgIo:
             PathError: The command was not sent.
             AnswerLost: It was sent and has no answer.
         """
-        found = check_scsi_device(descriptor, name)
+        opened = OpenDevice.of(device, name) if isinstance(device, int) else device
+        opened.check(name)
         if self._closed:
             raise PathError(name, "closed")
         try:
-            own = OpenDevice(os.dup(descriptor), found)
+            own = OpenDevice(os.dup(opened.descriptor), opened.found)
         except OSError as error:
             raise PathError(name, error.strerror or str(error)) from error
         job = _Job(own, command, name, timeout)
@@ -223,6 +239,7 @@ class SgioPath:
         self._io = io
         self._timeout = timeout
         self._descriptor: int | None = None
+        self._number: tuple[int, int] | None = None
         self._opening = asyncio.Lock()
 
     @property
@@ -234,6 +251,11 @@ class SgioPath:
     def nexuses(self) -> int:
         """As many as a multipath device has paths, else 1."""
         return nexuses_of(self._device)
+
+    def has_open(self, number: tuple[int, int]) -> bool:
+        """Whether it has the device of this number (`OpenDevice.number`) open now. For any thread."""
+        # a descriptor is there only after its number
+        return self._descriptor is not None and self._number == number
 
     async def execute(self, command: Command) -> Response:
         """Carry out one command; unit attentions are the caller's to see.
@@ -259,7 +281,9 @@ class SgioPath:
     async def _open(self) -> int:
         async with self._opening:
             if self._descriptor is None:
-                self._descriptor = await asyncio.to_thread(_open_device, self._device)
+                opened = await asyncio.to_thread(_open_device, self._device)
+                self._number = opened.number
+                self._descriptor = opened.descriptor
             return self._descriptor
 
     def _let_go(self, descriptor: int) -> None:
@@ -269,7 +293,7 @@ class SgioPath:
             os.close(descriptor)
 
 
-def _open_device(device: Path) -> int:
+def _open_device(device: Path) -> OpenDevice:
     """Open a device for SG_IO; it may wait for a device that does not answer.
 
     Raises:
@@ -284,8 +308,7 @@ def _open_device(device: Path) -> int:
     except OSError as error:
         raise PathError(name, error.strerror or str(error)) from error
     try:
-        check_scsi_device(descriptor, name)
+        return OpenDevice.of(descriptor, name)
     except PathError:
         os.close(descriptor)
         raise
-    return descriptor
