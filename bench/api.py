@@ -24,20 +24,29 @@ from rich.console import Console
 from rich.table import Table
 
 from holdover.agent import authority
-from holdover.agent.api import Moved, Step
+from holdover.agent.api import PeerMessage
 from holdover.agent.client import AgentClient, AgentRefused
 from holdover.agent.tls import ClientTls, Credentials, TlsFiles
 from holdover.demo.processes import free_port
+from holdover.guest.snoop import Tracked
+from holdover.handover.moving import MovingLun
+from holdover.handover.protocol import Message
+from holdover.handover.states import MessageKind
+from holdover.scsi.opcodes import ReservationType
 
 _WARM_UP = 200
+_PEER = '[[peer]]\nname = "host-b"\napi = "127.0.0.1:1"\n'
 _SEED = 0x600140500000000000000000DB100000
 
 
-def _devices(count: int) -> tuple[Moved, ...]:
-    return tuple(
-        Moved(designator=f"naa.{_SEED + number:032x}", key=0xC0FFEE, type=5, aptpl=True, prey=0xC0FFEE)
-        for number in range(count)
+def _message(count: int) -> PeerMessage:
+    """COMMIT of a guest with so many devices."""
+    tracked = Tracked(0xC0FFEE, True, ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY)
+    luns = tuple(
+        MovingLun(f"naa.{_SEED + number:032x}", tracked=tracked, prey=0xC0FFEE) for number in range(count)
     )
+    message = Message(MessageKind.COMMIT, "bench", "nobody", 1, luns)
+    return PeerMessage(host="host-b", api="127.0.0.1:1", message=message)
 
 
 def _certificates(folder: Path) -> dict[str, TlsFiles]:
@@ -57,7 +66,7 @@ async def _agent(folder: Path, files: TlsFiles | None) -> AsyncGenerator[str, No
         secure += 'operators = ["host-b"]\n'
     file = folder / "agent.toml"
     initiator = "iqn.2026-11.org.example:host-a"
-    file.write_text(f'name = "host-a"\ninitiator = "{initiator}"\n[api]\nlisten = "{api}"\n{secure}')
+    file.write_text(f'name = "host-a"\ninitiator = "{initiator}"\n[api]\nlisten = "{api}"\n{secure}{_PEER}')
     command = (sys.executable, "-m", "holdover", "agent", "--config", str(file))
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     try:
@@ -70,13 +79,13 @@ async def _agent(folder: Path, files: TlsFiles | None) -> AsyncGenerator[str, No
         await process.wait()
 
 
-async def _times(client: AgentClient, devices: tuple[Moved, ...], count: int) -> list[float]:
+async def _times(client: AgentClient, message: PeerMessage, count: int) -> list[float]:
     """Microseconds of each message."""
     found = []
     for _ in range(count):
         began = time.perf_counter()
         with contextlib.suppress(AgentRefused):
-            await client.step("nobody", Step.LEAVE, "bench", devices)
+            await client.tell(message)
         found.append((time.perf_counter() - began) * 1e6)
     return found
 
@@ -96,15 +105,15 @@ async def _measure(rounds: int, count: int) -> Table:
         tls = ClientTls(Credentials(files["host-b"]).client, "host-a")
         async with _agent(Path(name), None) as plain, _agent(Path(name), files["host-a"]) as https:
             for number in (1, 64, 256):
-                devices = _devices(number)
+                message = _message(number)
                 clients = {"plain": AgentClient(plain), "TLS": AgentClient(https, tls=tls)}
-                first = {kind: (await _times(client, devices, 1))[0] for kind, client in clients.items()}
+                first = {kind: (await _times(client, message, 1))[0] for kind, client in clients.items()}
                 times: dict[str, list[float]] = {kind: [] for kind in clients}
                 for client in clients.values():
-                    await _times(client, devices, _WARM_UP)
+                    await _times(client, message, _WARM_UP)
                 for _ in range(rounds):
                     for kind, client in clients.items():
-                        times[kind] += await _times(client, devices, count)
+                        times[kind] += await _times(client, message, count)
                 for kind, client in clients.items():
                     cuts = statistics.quantiles(times[kind], n=100)
                     figures = [f"{each:.0f}" for each in (min(times[kind]), cuts[49], cuts[98])]
