@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from holdover.agent.client import AgentRefused
 from holdover.agent.config import Limits
 from holdover.agent.device import GuestDevice
 from holdover.guest.gate import Gate
@@ -16,7 +17,7 @@ from holdover.journal.records import DeviceRecord, Record
 from holdover.scsi.command import Command
 from holdover.scsi.opcodes import OperationCode
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
-from tests.agent.hosts import GUEST, KEY, Fate, San, san
+from tests.agent.hosts import GUEST, KEY, READ, WRITE, Fate, San, san
 from tests.agent.test_handovers import WERO, reserved
 
 QUICK = Limits(connect=2, step=2, drain=2, peer=3, give_up=1, recheck=60)
@@ -80,5 +81,39 @@ def test_what_others_did_during_the_last_work_is_asked_when_the_guest_runs(
             assert any(each.stale and each.gate is Gate.RUNNING for each in seen)
             await certain(device)
             assert (device.tracked.key, device.tracked.type) == (KEY, WERO)
+
+    asyncio.run(test())
+
+
+def test_isolating_begins_when_the_guests_commands_have_ended(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            await reserved(set_up)
+            guest = set_up.guest_on("host-a")
+            await guest.must(READ)
+            client = set_up.clients["host-a"]
+            await client.prepare(GUEST, "h1", set_up.apis["host-b"])
+            await set_up.stop("host-b")
+            with pytest.raises(AgentRefused):
+                await client.roll_back(GUEST, "h1")  # it goes on here, with what is left there
+            at_the_lun, goes_on = asyncio.Event(), asyncio.Event()
+
+            async def hook(_name: str, command: Command) -> Fate:
+                if command.opcode == WRITE.opcode:
+                    at_the_lun.set()
+                    await goes_on.wait()
+                return Fate.ANSWERED
+
+            set_up.hook(hook)
+            writing = asyncio.create_task(guest.tell(WRITE))
+            await at_the_lun.wait()
+            before = set_up.luns[0].state
+            with pytest.raises(AgentRefused, match="1 commands are still in flight"):
+                await client.roll_back(GUEST, "h1", alone=True)
+            assert set_up.luns[0].state == before
+            goes_on.set()
+            assert (await writing).good
+            assert (await client.roll_back(GUEST, "h1", alone=True)).state == "stayed"
+            assert await set_up.registrants() == {"host-a": (KEY, True)}
 
     asyncio.run(test())
