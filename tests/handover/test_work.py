@@ -319,6 +319,8 @@ def test_a_registration_of_another_on_the_destinations_nexus_is_left_alone() -> 
     with pytest.raises(StepFailed, match="a key that is not the guest's"):
         rig.work(DESTINATION, Work.REGISTER, lun_of(CASES[-1].tracked))
     assert rig.registrations() == before
+    rig.work(DESTINATION, Work.RETURN, lun_of(CASES[-1].tracked))
+    assert rig.registrations() == before, "there is nothing of the guest's to be removed"
 
 
 def test_hosts_that_are_one_nexus_are_found_out_and_nothing_is_unregistered() -> None:

@@ -46,6 +46,7 @@ __all__ = [
     "register_key",
     "settle",
     "tell",
+    "which_key",
 ]
 
 T = TypeVar("T")
@@ -197,12 +198,10 @@ def own_key(tracked: Tracked, candidates: tuple[int, ...]) -> Steps[int]:
     Raises:
         StepFailed: It is registered with a key that is none of these, or the LUN refuses.
     """
+    key = yield from which_key(tracked, candidates)
+    if key:
+        return key
     step = "REGISTER (probe)"
-    for key in dict.fromkeys(candidates):
-        if key != 0:
-            same = out_command(OutServiceAction.REGISTER, key, key, aptpl=tracked.aptpl)
-            if (yield from _probe(same, step)).good:
-                return key
     nothing = yield from _probe(out_command(OutServiceAction.REGISTER, 0, 0), step)
     if nothing.good:
         return 0
@@ -211,6 +210,17 @@ def own_key(tracked: Tracked, candidates: tuple[int, ...]) -> Steps[int]:
         "this host's nexus is registered with a key that is not the guest's: another guest's, or one that "
         "was not registered through Holdover; nothing was changed by this step",
     )
+
+
+def which_key(tracked: Tracked, candidates: tuple[int, ...]) -> Steps[int]:
+    """Which of ``candidates`` (0 is left out) this nexus is registered with; 0: none of them, be it that it
+    is not registered or that it has a key that is none of our business."""
+    for key in dict.fromkeys(candidates):
+        if key != 0:
+            same = out_command(OutServiceAction.REGISTER, key, key, aptpl=tracked.aptpl)
+            if (yield from _probe(same, "REGISTER (probe)")).good:
+                return key
+    return 0
 
 
 def _probe(command: Command, step: str) -> Steps[Response]:

@@ -14,6 +14,7 @@ from holdover.handover.steps import (
     read_keys,
     register_key,
     settle,
+    which_key,
 )
 from holdover.handover.work_parts import (
     REMOVED,
@@ -63,13 +64,13 @@ def probe(lun: MovingLun) -> Steps[MovingLun]:
     tracked = lun.as_registered
     if tracked.key == 0:
         return replace(lun, registered_there=False)
-    own = yield from own_key(tracked, (tracked.key, *lun.standing, lun.destination_spare))
+    own = yield from which_key(tracked, (tracked.key, *lun.standing, lun.destination_spare))
     return replace(lun, registered_there=own in (tracked.key, lun.destination_spare))
 
 
 def give_back(lun: MovingLun) -> Steps[MovingLun]:
     tracked = lun.as_registered
-    own = yield from own_key(tracked, (tracked.key, *lun.standing, lun.destination_spare))
+    own = yield from which_key(tracked, (tracked.key, *lun.standing, lun.destination_spare))
     if own == 0:
         return replace(lun, prey=0)
     keys = yield from read_keys()
@@ -117,7 +118,7 @@ def assure(lun: MovingLun) -> Steps[MovingLun]:
 
 
 def withdraw(lun: MovingLun) -> Steps[MovingLun]:
-    own = yield from own_key(lun.as_registered, (lun.tracked.key, *lun.standing, lun.destination_spare))
+    own = yield from which_key(lun.as_registered, (lun.tracked.key, *lun.standing, lun.destination_spare))
     if own:
         yield from require_no_reservation(lun, own)
         yield from unregister(lun.as_registered, own)
