@@ -69,7 +69,7 @@ _START_SECONDS = 1.0
 """How long an agent that begins waits for LUNs before it can be asked itself; they may say it later."""
 
 _SETTLING_AT_ONCE = 32
-_SETTLING_SECONDS = 0.5
+_SETTLING_SECONDS = 5.0
 """So many guests' LUNs are asked at once when an agent begins; guests that take longer no longer count."""
 
 _LUN_AWAY_SECONDS = 5.0
