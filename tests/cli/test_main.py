@@ -33,7 +33,7 @@ def test_nothing_heavy_is_imported_to_answer(arguments: list[str]) -> None:
 
 def test_every_command_has_its_help(rig: Rig) -> None:
     listed = rig.holdover("--help").stdout
-    for command in ("target", "agent", "status", "migrate", "rollback", "demo", "pr"):
+    for command in ("target", "agent", "status", "migrate", "handover", "journal", "ca", "demo", "pr"):
         assert f"\n  {command} " in listed
         done = rig.holdover(command, "--help")
         assert done.returncode == 0

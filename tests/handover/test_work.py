@@ -348,6 +348,7 @@ def test_a_third_that_registers_the_guests_key_after_the_commit_is_not_hurt_by_r
     rig = case.set_up()
     lun = forward(rig, case)
     rig.must(THIRD, out_command(OutServiceAction.REGISTER, 0, KEY))
+    rig.watch = case.watch(rig)
     back(rig, lun)
     assert rig.registrations() == {SOURCE: KEY, THIRD: KEY}
     assert rig.holder() == (case.type, SOURCE)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 
 from holdover.demo.blocks import BLOCK, FOREIGN
-from holdover.demo.messages import Connect, Report
+from holdover.demo.messages import Connect, Order, Report
 from holdover.demo.workload import BLOCKS
 from holdover.demo.writer import Counter, orders, say
 from holdover.iscsi.url import parse_iscsi_url
@@ -23,12 +23,15 @@ _PAUSE = 0.001
 
 async def run() -> None:
     """Write until any second order comes."""
-    queue = await orders()
-    order = await queue.get()
-    if not isinstance(order, Connect):
-        return
+    async with orders() as queue:
+        order = await queue.get()
+        if isinstance(order, Connect):
+            await _write(order.url, queue)
+
+
+async def _write(url: str, queue: asyncio.Queue[Order]) -> None:
     identity = Identity("iqn.2026-11.org.holdover:demo-intruder", isid_of("demo"))
-    path = IscsiSessions().path(parse_iscsi_url(order.url), identity)
+    path = IscsiSessions().path(parse_iscsi_url(url), identity)
     counter = Counter("intruder")
     address = 0
     while queue.empty():

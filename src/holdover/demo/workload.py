@@ -10,7 +10,7 @@ import asyncio
 import time
 
 from holdover.demo.blocks import BLOCK, block, check
-from holdover.demo.messages import Connect, End, Open, Ready, Report
+from holdover.demo.messages import Connect, End, Open, Order, Ready, Report
 from holdover.demo.writer import Counter, orders, say
 from holdover.iscsi.url import parse_iscsi_url
 from holdover.paths.iscsi import Identity, IscsiPath, IscsiSessions, isid_of
@@ -110,7 +110,12 @@ class Workload:
 async def run() -> None:
     """Follow the orders until *end*; between them write, unless told to stand still."""
     workload = Workload()
-    queue = await orders()
+    async with orders() as queue:
+        await _follow(workload, queue)
+    say(await workload.verify())
+
+
+async def _follow(workload: Workload, queue: asyncio.Queue[Order]) -> None:
     writing = False
     while True:
         if writing and queue.empty():
@@ -118,7 +123,7 @@ async def run() -> None:
             continue
         order = await queue.get()
         if isinstance(order, End):
-            break
+            return
         if isinstance(order, Open):
             await workload.open(order.url)
         elif isinstance(order, Connect):
@@ -128,7 +133,6 @@ async def run() -> None:
         else:
             writing = False
             say(workload.pause())
-    say(await workload.verify())
 
 
 if __name__ == "__main__":

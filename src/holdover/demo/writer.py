@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
-from holdover.demo.messages import Order, Said, Tick, decode_order, encode
+from holdover.demo.messages import End, Order, Said, Tick, decode_order, encode
 from holdover.scsi.command import Response
 
 __all__ = ["Counter", "orders", "say"]
@@ -20,20 +22,31 @@ def say(message: Said) -> None:
     sys.stdout.buffer.flush()
 
 
-async def orders() -> asyncio.Queue[Order]:
-    """The orders that come on standard input."""
+@asynccontextmanager
+async def orders() -> AsyncGenerator[asyncio.Queue[Order]]:
+    """The orders that come on standard input; *end* when it is closed.
+
+    Raises:
+        ExceptionGroup: Of msgspec.DecodeError, when a line is no order.
+    """
     queue: asyncio.Queue[Order] = asyncio.Queue()
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
+    transport, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer
+    )
 
     async def read() -> None:
         while line := await reader.readline():
             queue.put_nowait(decode_order(line))
+        queue.put_nowait(End())
 
-    queue_reader = asyncio.create_task(read())
-    queue_reader.add_done_callback(lambda _: None)
-    return queue
+    # the loop knows reader and task by weak references alone: whoever drops both loses them to the collector
+    async with asyncio.TaskGroup() as group:
+        reading = group.create_task(read())
+        yield queue
+        reading.cancel()
+    transport.close()
 
 
 class Counter:
