@@ -17,7 +17,6 @@ import contextlib
 import gc
 import random
 import re
-import resource
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -35,6 +34,7 @@ from holdover.agent.config import AgentConfig, ApiConfig, GuestConfig, JournalCo
 from holdover.agent.host import Host
 from holdover.agent.runner import run_steps
 from holdover.agent.serve import serve
+from holdover.cli.descriptors import raise_descriptor_limit
 from holdover.demo.processes import free_port
 from holdover.guest.gate import Gate
 from holdover.guest.scsi_block import BlockState, Tracked
@@ -332,8 +332,7 @@ def _resident_mib() -> float:
 def main() -> None:
     guests, folder, phase = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     # each export is a descriptor
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    raise_descriptor_limit()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     # as `holdover agent` does
     sys.setswitchinterval(0.0005)

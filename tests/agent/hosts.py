@@ -274,7 +274,10 @@ async def san(
     step: float = 5.0,
     limits: Limits | None = None,
 ) -> AsyncGenerator[San, None]:
-    """The target and an agent for each of ``hosts``; the guest runs on the first."""
+    """The target and an agent for each of ``hosts``; the guest runs on the first.
+
+    Without LUNs its QEMU would come by a helper's socket, and has sent nothing yet.
+    """
     devices = [EmbeddedLun.open(LunOptions(folder / f"lun{number}", 1 << 20)) for number in range(luns)]
     numbered: dict[int, Lun] = {}
     target = Target(IQN, numbered)
@@ -292,7 +295,8 @@ async def san(
                 GuestConfig(
                     name=GUEST,
                     machine="pc-q35-10.2",
-                    export=f"127.0.0.1:{free_port()}",
+                    export=f"127.0.0.1:{free_port()}" if luns else None,
+                    helper=None if luns else str(folder / f"{name}.helper"),
                     devices=tuple(
                         f"scsi-block,id=disk{number},drive={set_up.url(number)},migrate-pr={setting}"
                         for number in range(luns)

@@ -107,6 +107,22 @@ def test_a_guest_that_reserved_nothing_moves_too(tmp_path: Path) -> None:
     asyncio.run(test())
 
 
+def test_a_guest_that_has_sent_nothing_yet_moves_and_stays_and_is_found_again(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with san(tmp_path, luns=0) as set_up:
+            client = set_up.clients["host-a"]
+            assert (await client.prepare(GUEST, "h0", set_up.apis["host-b"])).state == "prepared"
+            assert (await client.roll_back(GUEST, "h0")).state == "stayed"
+            assert (await client.prepare(GUEST, "h1", set_up.apis["host-b"])).state == "prepared"
+            for host in ("host-a", "host-b"):
+                await set_up.stop(host)
+                await set_up.start(host)
+            assert (await client.commit(GUEST, "h1")).state == "committed"
+            assert (await client.finish(GUEST, "h1")).state == "gone"
+
+    asyncio.run(test())
+
+
 def test_off_leaves_the_reservation_where_it_was(tmp_path: Path) -> None:
     async def test() -> None:
         async with san(tmp_path, migrate_pr=("off", "off")) as set_up:

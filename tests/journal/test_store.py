@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from holdover.journal import _store
-from holdover.journal._rows import row_of
+from holdover.journal._rows import Row, row_of
 from holdover.journal._store import Forget, Store
 from holdover.journal.journal import JournalDamaged, JournalError
 from holdover.journal.records import JournalContents, Record
@@ -342,6 +342,29 @@ def test_closed_handovers_lose_their_states_and_then_their_names(
     assert [newest.handover for newest in store.read().handovers] == ["open", "old", "older", "new"]
     store.close()
     assert len(contents_after_opening(site.file).handovers) == 4
+
+
+_numbers = st.integers(0, 250)
+_one_change = st.builds(
+    lambda number, body: row_of(device(f"g{number % 3}", f"naa.{number}", body), 0),
+    _numbers,
+    st.binary(max_size=4),
+) | st.builds(lambda number: Forget(f"g{number % 3}", f"naa.{number}" if number % 7 else None), _numbers)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.lists(_one_change, max_size=250), min_size=1, max_size=4))
+def test_one_transaction_of_many_changes_is_as_many_of_one(transactions: list[list[Row | Forget]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        many, one = Path(folder, "many"), Path(folder, "one")
+        stores = [Store.open(file) for file in (many, one)]
+        for changes in transactions:
+            stores[0].commit(changes)
+            for change in changes:
+                stores[1].commit([change])
+        for store in stores:
+            store.close()
+        assert contents_after_opening(many) == contents_after_opening(one)
 
 
 def test_positions_go_on_after_the_last_that_is_kept(site: Site) -> None:

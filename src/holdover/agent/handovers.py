@@ -112,10 +112,6 @@ class Handovers:
             raise registry.refusal(name, f"handover {handover} has been before; give the new one a new name")
 
     def _require_running(self, guest: HostedGuest) -> None:
-        if not guest.devices:
-            raise self._registry.refusal(
-                guest.name, "has no device yet; it reserves nothing, and can migrate"
-            )
         for device in guest.devices:
             if device.block.gate is not Gate.RUNNING:
                 raise self._registry.refusal(

@@ -23,6 +23,7 @@ from holdover.agent.config import (
 from holdover.agent.host import Host
 from holdover.agent.recovery import RecoveryError
 from holdover.agent.serve import serve
+from holdover.cli.descriptors import raise_descriptor_limit
 from holdover.cli.errors import refuse
 from holdover.helper.listener import ListenerError
 from holdover.journal.journal import JournalError
@@ -48,6 +49,7 @@ def run(config: Path | None, single: Mapping[str, str | None], devices: list[str
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+    raise_descriptor_limit()
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         uvloop.run(serve(settings, _ready))

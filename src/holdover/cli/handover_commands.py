@@ -77,7 +77,8 @@ def rollback(
     at: At,
     identity: Identity = None,
     alone: Annotated[
-        bool, typer.Option("--alone", help="Without the other host, which is dead: nothing runs there.")
+        bool,
+        typer.Option("--alone", help="Without the other host, which is dead: the guest does not run there."),
     ] = False,
     certificate: CertificateOption = None,
     key: KeyOption = None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import resource
 import signal
 import sys
 import syslog
@@ -15,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from holdover.cli.descriptors import raise_descriptor_limit
 from holdover.cli.errors import refuse
 from holdover.helper.listener import Listener, ListenerError, activated, listen
 from holdover.helper.passthrough import Passthrough
@@ -76,7 +76,7 @@ def _listener(path: Path | None) -> Listener:
 
 
 def _serve(listener: Listener, identity: Identity | None) -> None:
-    _raise_descriptor_limit()
+    raise_descriptor_limit()
     if identity is not None:
         drop_privileges(identity)
     ends = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
@@ -86,13 +86,6 @@ def _serve(listener: Listener, identity: Identity | None) -> None:
     server.start()
     signal.sigwait(ends)
     server.close()
-
-
-def _raise_descriptor_limit() -> None:
-    """Each connection is a descriptor, and each command up to two more."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextlib.contextmanager

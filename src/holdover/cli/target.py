@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.live import Live
 
 from holdover.agent.config import HostPort, parse_host_port
+from holdover.cli.descriptors import raise_descriptor_limit
 from holdover.cli.errors import refuse
 from holdover.cli.target_control import Control
 from holdover.cli.target_events import Event, fault_struck, listening, session_event
@@ -91,6 +92,7 @@ def run(
         )
     except (IscsiNameError, ValueError) as error:
         refuse(str(error))
+    raise_descriptor_limit()
     try:
         uvloop.run(_Serving(options).until_signalled())
     except (OSError, LunError, ListenerError) as error:

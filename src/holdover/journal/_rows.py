@@ -33,6 +33,7 @@ __all__ = [
     "Table",
     "Value",
     "checksum",
+    "checksums_of",
     "record_of",
     "row_of",
     "seal_of",
@@ -46,6 +47,9 @@ APPLICATION = int.from_bytes(b"HLDJ")
 
 VERSION = 1
 """PRAGMA user_version: the schema below."""
+
+_DIGEST = 16
+"""Bytes of a row's checksum."""
 
 SUM = 1 << 128
 """Checksums of rows are added modulo this."""
@@ -61,7 +65,33 @@ class Table:
     select: str
     select_backwards: str
     checksum: str
-    upsert: str
+    put: str
+    columns: int
+    match: str
+
+    def upsert(self, rows: int) -> str:
+        """The statement that puts so many rows."""
+        return f"{self.put} {_values_of(rows, self.columns)}"
+
+    def checksums(self, rows: int) -> str:
+        """The statement that finds the checksums of so many rows by their keys, for `checksums_of`."""
+        wanted = _values_of(rows, self.keys)
+        # CROSS JOIN: the few that are wanted are gone through, and each is looked up
+        return f"{_CHECKSUMS} ({wanted}) AS wanted CROSS JOIN {self.name} ON {self.match}"
+
+
+_CHECKSUMS = "SELECT group_concat(hex(checksum), '') FROM"
+
+
+def _values_of(rows: int, columns: int) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return f"VALUES {', '.join([row] * rows)}"
+
+
+def checksums_of(found: str | None) -> list[bytes]:
+    """The checksums in the answer to `Table.checksums`; those of rows that are there already."""
+    digests = bytes.fromhex(found or "")
+    return [digests[at : at + _DIGEST] for at in range(0, len(digests), _DIGEST)]
 
 
 GUEST = Table(
@@ -72,7 +102,9 @@ GUEST = Table(
     select="SELECT name, uuid, machine, origin, checksum FROM guest ORDER BY name",
     select_backwards="SELECT name, uuid, machine, origin, checksum FROM guest ORDER BY name DESC",
     checksum="SELECT checksum FROM guest WHERE name = ?",
-    upsert="REPLACE INTO guest VALUES (?, ?, ?, ?, ?)",
+    put="REPLACE INTO guest",
+    columns=5,
+    match="name = wanted.column1",
 )
 DEVICE = Table(
     name="device",
@@ -83,7 +115,9 @@ DEVICE = Table(
     select_backwards="SELECT guest, designator, drive, body, checksum FROM device "
     "ORDER BY guest DESC, designator DESC",
     checksum="SELECT checksum FROM device WHERE guest = ? AND designator = ?",
-    upsert="REPLACE INTO device VALUES (?, ?, ?, ?, ?)",
+    put="REPLACE INTO device",
+    columns=5,
+    match="guest = wanted.column1 AND designator = wanted.column2",
 )
 STEP = Table(
     name="step",
@@ -96,7 +130,9 @@ STEP = Table(
     select_backwards="SELECT position, handover, guest, role, peer, state, open, body, at, checksum "
     "FROM step ORDER BY position DESC",
     checksum="SELECT checksum FROM step WHERE position = ?",
-    upsert="INSERT INTO step VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    put="INSERT INTO step",
+    columns=10,
+    match="position = wanted.column1",
 )
 """By position, so that new states stand together at the end, whichever handovers they are of."""
 SELECT_STEP = (
@@ -145,7 +181,7 @@ def checksum(table: str, values: tuple[Value, ...]) -> bytes:
     Raises:
         UnicodeEncodeError: A text is none (a surrogate stands alone).
     """
-    return hashlib.blake2b(msgspec.msgpack.encode((table, values)), digest_size=16).digest()
+    return hashlib.blake2b(msgspec.msgpack.encode((table, values)), digest_size=_DIGEST).digest()
 
 
 def row_of(record: Record, position: int) -> Row:
