@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -245,6 +246,33 @@ def test_closed_handovers_are_pruned_while_it_runs(tmp_path: Path) -> None:
         journal = Journal.open(tmp_path / "journal")
         assert [state.state for state in journal.steps("h1")] == ["done"]
         assert [state.state for state in journal.steps("h2")] == ["one", "two"]
+        await journal.close()
+
+    run(test)
+
+
+def test_a_loop_that_never_rests_does_not_keep_a_write_waiting(tmp_path: Path) -> None:
+    async def test() -> None:
+        journal = Journal.open(tmp_path / "journal", clock=epoch)
+        resting = False
+
+        async def busy() -> int:
+            turns = 0
+            while not resting:
+                until = time.perf_counter() + 0.0001
+                while time.perf_counter() < until:
+                    pass
+                turns += 1
+                await asyncio.sleep(0)
+            return turns
+
+        turns = asyncio.create_task(busy())
+        await asyncio.sleep(0)
+        for number in range(20):
+            await journal.put(guest(f"g{number}"))
+        resting = True
+        # a write takes 10 turns or 20, more where the machine is busy; without pauses for the writer it took 27,000
+        assert await turns < 20 * 5000
         await journal.close()
 
     run(test)

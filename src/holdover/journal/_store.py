@@ -83,6 +83,8 @@ class Store:
         self._as_opened: JournalContents | None = None
         """What was read when it was opened; None once it has been handed out, or has changed."""
         self._rows_in_log = 0
+        self.syncing = False
+        """Whether the disk is at work for a transaction; other threads may look."""
         self._nodes: tuple[tuple[int, int], ...] | None = None
 
     @classmethod
@@ -195,7 +197,11 @@ class Store:
     def _finish(self, removed: list[bytes], added: list[bytes]) -> None:
         seal = self._seal.changed(removed=removed, added=added)
         self._writer.execute(UPDATE_SEAL, seal.values())
-        self._writer.execute("COMMIT")
+        self.syncing = True
+        try:
+            self._writer.execute("COMMIT")
+        finally:
+            self.syncing = False
         self._seal = seal
         self._rows_in_log += len(removed) + len(added) + 1
 

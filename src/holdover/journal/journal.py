@@ -27,6 +27,11 @@ __all__ = ["Journal", "JournalDamaged", "JournalError", "JournalLike"]
 _PRUNE_EVERY = 86400.0
 """Seconds from one pruning of closed handovers to the next."""
 
+_LET_GO_SECONDS = 0.00002
+"""In each turn of the loop while something is to be written; the system makes it about 0.08 ms."""
+_IDLE_SECONDS = 0.001
+"""Until the first such pause, as an idle loop needs none; and between two while the disk is at work."""
+
 
 class JournalLike(Protocol):
     """What an agent needs of a journal, with a file or without."""
@@ -61,6 +66,8 @@ class Journal:
         self._wake = threading.Condition()
         self._closing = False
         self._failed: JournalError | None = None
+        self._unanswered: set[asyncio.Future[None]] = set()
+        self._letting_go = False
         self._pruned = -_PRUNE_EVERY
         self._thread = threading.Thread(target=self._write, name=f"journal {store.file}", daemon=True)
         self._thread.start()
@@ -147,7 +154,27 @@ class Journal:
             entry = _Entry(changes(), loop.create_future(), loop)
             self._waiting.append(entry)
             self._wake.notify()
+        self._unanswered.add(entry.done)
+        entry.done.add_done_callback(self._unanswered.discard)
+        if not self._letting_go:
+            self._letting_go = True
+            loop.call_later(_IDLE_SECONDS, self._let_go, loop)
         await entry.done
+
+    def _let_go(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let the writer thread have the interpreter for a moment, again and again until it has answered.
+
+        A busy event loop lets it go often, and takes it back before the thread has woken up; and as each
+        time the thread begins to wait anew, it never asks for it by `sys.setswitchinterval`.
+        """
+        self._letting_go = bool(self._unanswered)
+        if not self._letting_go:
+            return
+        time.sleep(_LET_GO_SECONDS)
+        if self._store.syncing:
+            loop.call_later(_IDLE_SECONDS, self._let_go, loop)
+        else:
+            loop.call_soon(self._let_go, loop)
 
     def _refuse_closed(self) -> None:
         if self._closing:
