@@ -271,7 +271,7 @@ def test_a_loop_that_never_rests_does_not_keep_a_write_waiting(tmp_path: Path) -
         for number in range(20):
             await journal.put(guest(f"g{number}"))
         resting = True
-        # a write takes 10 turns or 20, more where the machine is busy; without pauses for the writer it took 27,000
+        # a write takes 10 or 20, more on a busy machine; without pauses for the writer it took 27,000
         assert await turns < 20 * 5000
         await journal.close()
 
