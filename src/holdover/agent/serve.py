@@ -35,6 +35,12 @@ _CLOSE_SECONDS = 2.0
 _WARN_SECONDS = 86400.0
 
 
+_GARBAGE_THRESHOLDS = (700, 4, 5000)
+"""Of the collector's three generations. Nearly all that an agent leaves behind goes by reference counts: 100
+handovers of 16 LUNs left 60 objects to the collector. Looking through what lives on stops its loop, for 10 ms
+with the second generation, for 0.1 s and more with the third."""
+
+
 class _Server(uvicorn.Server):
     """uvicorn on several sockets, some of them plain.
 
@@ -128,6 +134,7 @@ async def serve(
         # stands still
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*_GARBAGE_THRESHOLDS)
         try:
             ready(host)
             await server.serve()

@@ -28,6 +28,7 @@ from holdover.agent.api import (
 from holdover.agent.guest import HostedGuest
 from holdover.agent.handovers import HandoverProblem
 from holdover.agent.host import Host
+from holdover.agent.pace import request_pace
 from holdover.agent.tls import peer_name
 from holdover.handover.protocol import Answer
 from holdover.handover.states import Event
@@ -72,6 +73,9 @@ def application(host: Host) -> Litestar:
         why = refusal(host.config, peer_name(connection), str(scope.get("method")), scope["path_template"])
         if why is not None:
             raise _Forbidden(why)
+
+    async def in_turn(_request: Request[object, object, State]) -> None:
+        await request_pace().wait()
 
     def forbidden(request: Request[object, object, State], error: _Forbidden) -> Response[Problem]:
         log.warning("refused", peer=peer_name(request), path=request.url.path)
@@ -167,6 +171,7 @@ def application(host: Host) -> Litestar:
             peer_state,
         ],
         guards=[guard],
+        before_request=in_turn,
         exception_handlers={
             _Forbidden: forbidden,
             _NoSuchGuest: no_such_guest,

@@ -11,7 +11,7 @@ import copy
 import itertools
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,9 @@ _LET_GO_SECONDS = 0.00002
 """In each turn of the loop while something is to be written; the system makes it about 0.08 ms."""
 _IDLE_SECONDS = 0.001
 """Until the first such pause, as an idle loop needs none; and between two while the disk is at work."""
+
+_ANSWERED_AT_ONCE = 1
+"""Callers that go on in one turn of the loop: each has something to do then."""
 
 
 class JournalLike(Protocol):
@@ -237,22 +240,28 @@ def _forget(key: Key) -> Forget:
 
 def _answer(entries: list[_Entry], failure: Exception | None) -> None:
     """Let the callers go on, each in its own loop."""
-    by_loop: defaultdict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = defaultdict(list)
+    by_loop: defaultdict[asyncio.AbstractEventLoop, deque[asyncio.Future[None]]] = defaultdict(deque)
     for entry in entries:
         by_loop[entry.loop].append(entry.done)
     for loop, waiting in by_loop.items():
         try:
-            loop.call_soon_threadsafe(_settle, waiting, failure)
+            loop.call_soon_threadsafe(_settle, loop, waiting, failure)
         except RuntimeError:
             # The loop is closed: nobody waits in it any more.
             continue
 
 
-def _settle(waiting: list[asyncio.Future[None]], failure: Exception | None) -> None:
-    for done in waiting:
+def _settle(
+    loop: asyncio.AbstractEventLoop, waiting: deque[asyncio.Future[None]], failure: Exception | None
+) -> None:
+    """A few now and the others in later turns: what each goes on with takes time, and all share the loop."""
+    for _ in range(min(len(waiting), _ANSWERED_AT_ONCE)):
+        done = waiting.popleft()
         if done.done():
             continue
         if failure is None:
             done.set_result(None)
         else:
             done.set_exception(copy.copy(failure))  # each caller adds its own traceback
+    if waiting:
+        loop.call_soon(_settle, loop, waiting, failure)
