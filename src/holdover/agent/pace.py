@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 __all__ = ["Pace", "command_pace", "request_pace"]
 
 _COMMANDS = 2
-"""In one turn. With 8 it is no faster, and a guest's own command takes more than twice as long meanwhile."""
+"""In one turn. With 8 nothing is faster, and a guest's own command meanwhile takes twice as long."""
 _REQUESTS = 1
 """In one turn: reading and answering one takes half a millisecond."""
 

@@ -31,7 +31,7 @@ from holdover.journal.journal import JournalError
 __all__ = ["run"]
 
 _SWITCH_SECONDS = 0.00005
-"""How long the journal's thread, for each row that it writes, waits at most for a long turn of the event loop."""
+"""How long the thread of the journal waits for a long turn of the event loop, each time."""
 
 
 def run(config: Path | None, single: Mapping[str, str | None], devices: list[str], incoming: bool) -> None:
