@@ -29,7 +29,7 @@ _PRUNE_EVERY = 86400.0
 
 _LET_GO_SECONDS = 0.00002
 """In each turn of the loop while something is to be written; the system makes it about 0.08 ms."""
-_IDLE_SECONDS = 0.001
+_IDLE_SECONDS = 0.002
 """Until the first such pause, as an idle loop needs none; and between two while the disk is at work."""
 
 _ANSWERED_AT_ONCE = 1
@@ -69,7 +69,7 @@ class Journal:
         self._wake = threading.Condition()
         self._closing = False
         self._failed: JournalError | None = None
-        self._unanswered: set[asyncio.Future[None]] = set()
+        self._unanswered: dict[asyncio.Future[None], float] = {}
         self._letting_go = False
         self._pruned = -_PRUNE_EVERY
         self._thread = threading.Thread(target=self._write, name=f"journal {store.file}", daemon=True)
@@ -157,8 +157,8 @@ class Journal:
             entry = _Entry(changes(), loop.create_future(), loop)
             self._waiting.append(entry)
             self._wake.notify()
-        self._unanswered.add(entry.done)
-        entry.done.add_done_callback(self._unanswered.discard)
+        self._unanswered[entry.done] = time.monotonic()
+        entry.done.add_done_callback(self._unanswered.pop)
         if not self._letting_go:
             self._letting_go = True
             loop.call_later(_IDLE_SECONDS, self._let_go, loop)
@@ -170,8 +170,13 @@ class Journal:
         A busy event loop lets it go often, and takes it back before the thread has woken up; and as each
         time the thread begins to wait anew, it never asks for it by `sys.setswitchinterval`.
         """
-        self._letting_go = bool(self._unanswered)
-        if not self._letting_go:
+        oldest = next(iter(self._unanswered.values()), None)
+        self._letting_go = oldest is not None
+        if oldest is None:
+            return
+        early = oldest + _IDLE_SECONDS - time.monotonic()
+        if early > 0:
+            loop.call_later(early, self._let_go, loop)
             return
         time.sleep(_LET_GO_SECONDS)
         if self._store.syncing:
