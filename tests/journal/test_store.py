@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from holdover.journal import _store
@@ -352,8 +352,8 @@ _one_change = st.builds(
 ) | st.builds(lambda number: Forget(f"g{number % 3}", f"naa.{number}" if number % 7 else None), _numbers)
 
 
-@settings(deadline=None, max_examples=60)
-@given(st.lists(st.lists(_one_change, max_size=250), min_size=1, max_size=4))
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.lists(_one_change, max_size=120), min_size=1, max_size=3))
 def test_one_transaction_of_many_changes_is_as_many_of_one(transactions: list[list[Row | Forget]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         many, one = Path(folder, "many"), Path(folder, "one")
@@ -365,6 +365,16 @@ def test_one_transaction_of_many_changes_is_as_many_of_one(transactions: list[li
         for store in stores:
             store.close()
         assert contents_after_opening(many) == contents_after_opening(one)
+
+
+def test_a_transaction_may_be_larger_than_a_statement(site: Site) -> None:
+    store = Store.open(site.file)
+    for body in (b"first", b"second"):
+        put(store, *(device(f"g{number % 7}", f"naa.{number}", body) for number in range(500)))
+    store.close()
+    contents = contents_after_opening(site.file)
+    assert len(contents.devices) == 500
+    assert {each.body for each in contents.devices} == {b"second"}
 
 
 def test_positions_go_on_after_the_last_that_is_kept(site: Site) -> None:
