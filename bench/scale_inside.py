@@ -35,6 +35,7 @@ from holdover.agent.host import Host
 from holdover.agent.runner import run_steps
 from holdover.agent.serve import serve
 from holdover.cli.descriptors import raise_descriptor_limit
+from holdover.cli.switching import SWITCH_SECONDS
 from holdover.demo.processes import free_port
 from holdover.guest.gate import Gate
 from holdover.guest.scsi_block import BlockState, Tracked
@@ -340,7 +341,7 @@ def main() -> None:
     raise_descriptor_limit()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     # as `holdover agent` does
-    sys.setswitchinterval(0.00005)
+    sys.setswitchinterval(SWITCH_SECONDS)
     if phase == "fill":
         site = _Site(guests, folder)
         uvloop.run(_fill(site, folder))

@@ -25,13 +25,11 @@ from holdover.agent.recovery import RecoveryError
 from holdover.agent.serve import serve
 from holdover.cli.descriptors import raise_descriptor_limit
 from holdover.cli.errors import refuse
+from holdover.cli.switching import SWITCH_SECONDS
 from holdover.helper.listener import ListenerError
 from holdover.journal.journal import JournalError
 
 __all__ = ["run"]
-
-_SWITCH_SECONDS = 0.00005
-"""How long the thread of the journal waits for a long turn of the event loop, each time."""
 
 
 def run(config: Path | None, single: Mapping[str, str | None], devices: list[str], incoming: bool) -> None:
@@ -50,7 +48,7 @@ def run(config: Path | None, single: Mapping[str, str | None], devices: list[str
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     raise_descriptor_limit()
-    sys.setswitchinterval(_SWITCH_SECONDS)
+    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         uvloop.run(serve(settings, _ready))
     except (OSError, ListenerError, ValueError, JournalError, RecoveryError) as error:

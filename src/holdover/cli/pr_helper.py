@@ -16,6 +16,7 @@ import structlog
 
 from holdover.cli.descriptors import raise_descriptor_limit
 from holdover.cli.errors import refuse
+from holdover.cli.switching import SWITCH_SECONDS
 from holdover.helper.listener import Listener, ListenerError, activated, listen
 from holdover.helper.passthrough import Passthrough
 from holdover.helper.privileges import Identity, PrivilegeError, drop_privileges, resolve_identity
@@ -77,6 +78,7 @@ def _listener(path: Path | None) -> Listener:
 
 def _serve(listener: Listener, identity: Identity | None) -> None:
     raise_descriptor_limit()
+    sys.setswitchinterval(SWITCH_SECONDS)
     if identity is not None:
         drop_privileges(identity)
     ends = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}

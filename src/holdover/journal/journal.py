@@ -29,7 +29,7 @@ _PRUNE_EVERY = 86400.0
 
 _LET_GO_SECONDS = 0.00002
 """In each turn of the loop while something is to be written; the system makes it about 0.08 ms."""
-_IDLE_SECONDS = 0.002
+_IDLE_SECONDS = 0.001
 """Until the first such pause, as an idle loop needs none; and between two while the disk is at work."""
 
 _ANSWERED_AT_ONCE = 1
