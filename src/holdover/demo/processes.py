@@ -7,6 +7,7 @@ import contextlib
 import random
 import socket
 import sys
+from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,22 +21,38 @@ __all__ = ["Child", "DemoFailed", "free_port", "started"]
 _START_SECONDS = 30.0
 _END_SECONDS = 10.0
 
+_PORTS = (20000, 32000)
+_DRAWN = random.SystemRandom()
+_KEPT: deque[socket.socket] = deque()
+_KEPT_AT_MOST = 200  # by then the first ones are in use, or were never wanted
+
 
 class DemoFailed(Exception):
     """The demonstration could not be shown: which process failed, and what it said."""
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens at now.
+    """A TCP port of 127.0.0.1 that nobody listens at now, and that no other call gives out meanwhile.
 
-    Below the range from which Linux takes ports for outgoing connections, so that none of those takes
-    it before whoever is to listen there does.
+    The port stays bound, though not listened at, by a socket that allows whoever asks for SO_REUSEADDR to
+    bind it too, as servers do and the probe here does not: so neither another process that looks for a
+    free port nor a connection that goes out takes it before the one for whom it was found. Below the range
+    from which Linux takes ports for outgoing connections, and drawn without the seed that tests set.
     """
     while True:
-        port = random.randint(20000, 32000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+        port = _DRAWN.randint(*_PORTS)
+        with contextlib.ExitStack() as undo:
+            kept = undo.enter_context(socket.socket())
+            try:
+                kept.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            undo.pop_all()
+        _KEPT.append(kept)
+        if len(_KEPT) > _KEPT_AT_MOST:
+            _KEPT.popleft().close()
+        return port
 
 
 class Child:
