@@ -223,8 +223,8 @@ class San:
         """Of the guest's first device on each host."""
         return {name: (await client.guest(GUEST)).devices[0].gate for name, client in self.clients.items()}
 
-    def initiator(self, name: str, url: str) -> Initiator:
-        identity = Identity(f"iqn.2026-11.org.example:{name}", isid_of(name))
+    def initiator(self, name: str, url: str, isid: str = "") -> Initiator:
+        identity = Identity(f"iqn.2026-11.org.example:{name}", isid_of(isid or name))
         path = self.sessions.path(parse_iscsi_url(url), identity)
         self._paths.append(path)
         return Initiator(path)
@@ -237,6 +237,10 @@ class San:
 
     def third(self, name: str = "third", lun: int = 0) -> Initiator:
         return self.initiator(name, self.url(lun))
+
+    def nexus_of(self, host: str, lun: int = 0) -> Initiator:
+        """The nexus by which the agent of a host, which must not run, reaches the guest's LUN."""
+        return self.initiator(host, self.url(lun), f"{GUEST}\0")
 
     def orchestrator(self, source: str = "host-a", destination: str = "host-b") -> Orchestrator:
         return Orchestrator(GUEST, self.clients[source], self.clients[destination], self.progress.append)

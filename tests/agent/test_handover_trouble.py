@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.json import decode
 
 from holdover.agent.api import HandoverState
 from holdover.agent.client import AgentRefused
@@ -14,6 +15,7 @@ from holdover.agent.config import Limits
 from holdover.agent.guest import HostedGuest
 from holdover.guest.machine import MachineType
 from holdover.guest.snoop import Tracked
+from holdover.handover.protocol import Source
 from holdover.scsi.command import Command
 from holdover.scsi.opcodes import OperationCode, OutServiceAction, ReservationType
 from holdover.scsi.reservation_out import out_command
@@ -374,6 +376,34 @@ def test_the_destination_takes_everything_when_the_source_is_dead(tmp_path: Path
             assert (await set_up.clients["host-a"].handover(GUEST)).state == "gone"
             assert await set_up.gates() == {"host-a": "departed", "host-b": "running"}
             assert await set_up.registrants() == {"host-b": (KEY, True)}
+
+    asyncio.run(test())
+
+
+def test_a_source_that_comes_back_leaves_nothing_where_the_guest_was_fenced_meanwhile(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            third = set_up.third()
+            await third.register(NEW, aptpl=True)
+            await reserved(set_up)
+            await prepared(set_up)
+            await set_up.stop("host-a")
+            assert (await set_up.clients["host-b"].take(GUEST, "h1")).state == "taken"
+            await third.must(out_command(OutServiceAction.PREEMPT, NEW, KEY, type=WERO))
+            await third.must(out_command(OutServiceAction.RELEASE, NEW, type=WERO))
+            # what it leaves if it dies while it evicts the destination
+            spare = decode(set_up.journals["host-a"].steps("h1")[-1].body, type=Source).luns[0].source_spare
+            left = set_up.nexus_of("host-a")
+            await left.register(spare, aptpl=True)
+            await left.reserve(WERO, spare)
+            assert await set_up.registrants() == {"host-a": (spare, True), "third": (NEW, False)}
+            await set_up.start("host-a")
+            state = await until(set_up, "host-a", lambda state: not state.open)
+            assert state.state == "gone"
+            assert await set_up.registrants() == {"third": (NEW, False)}
+            assert set_up.luns[0].state.aptpl
+            states = [step.state for step in set_up.journals["host-a"].steps("h1")]
+            assert states[-3:] == ["conceding", "yielding", "gone"]
 
     asyncio.run(test())
 

@@ -189,7 +189,7 @@ def test_a_source_that_comes_back_hears_that_everything_was_taken(state: Destina
     _, effects = hear(destination, message(MessageKind.CLOSE, 7))
     assert reply(effects).kind is Answered.TAKEN
     source = happen(prepared(), Event.ASKED_COMMIT, Event.RESTARTED)
-    assert happen(source, Event.TAKEN).state is SourceState.SETTLING
+    assert happen(source, Event.TAKEN).state is SourceState.CONCEDING
 
 
 def test_a_take_has_no_way_back() -> None:

@@ -304,6 +304,36 @@ def test_the_destination_can_take_everything_from_a_dead_source(case: Case) -> N
     check_at(rig, case, DESTINATION, SOURCE)
 
 
+@each_case
+def test_a_source_that_comes_back_removes_what_was_taken_from_it_and_nothing_else(case: Case) -> None:
+    rig = case.set_up()
+    lun = before = forward(rig, case, 3)
+    if case.third_key != KEY:
+        for work in (Work.CLAIM, Work.TAKE):
+            lun = rig.work(DESTINATION, work, lun)
+    else:
+        lun = before = forward(rig, case, len(FORWARD))
+    rig.work(SOURCE, Work.YIELD, before)
+    check_at(rig, case, DESTINATION, SOURCE)
+    assert rig.unit.execute(SOURCE, Command(UnitReady().encode())).good, "a unit attention was left behind"
+
+
+@pytest.mark.parametrize("left", [KEY, SPARE, FRESH])
+@pytest.mark.parametrize("aptpl", [True, False])
+def test_what_a_source_had_registered_again_before_it_died_is_removed(left: int, aptpl: bool) -> None:
+    rig = Rig()
+    rig.must(THIRD, out_command(OutServiceAction.REGISTER, 0, OTHER, aptpl=True))
+    rig.must(SOURCE, out_command(OutServiceAction.REGISTER, 0, left, aptpl=aptpl))
+    kind = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
+    rig.must(SOURCE, out_command(OutServiceAction.RESERVE, left, type=kind))
+    # since this side last looked
+    rig.must(DESTINATION, out_command(OutServiceAction.REGISTER, 0, 7, aptpl=not aptpl))
+    rig.work(SOURCE, Work.YIELD, lun_of(Tracked(KEY, aptpl, kind)))
+    assert rig.registrations() == {THIRD: OTHER, DESTINATION: 7}
+    assert rig.holder() is None
+    assert rig.unit.state.aptpl is not aptpl
+
+
 def holder_case() -> Case:
     return Case(ReservationType.WRITE_EXCLUSIVE, guest_holds=True, third_key=OTHER, aptpl=False)
 

@@ -59,6 +59,11 @@ _SOURCE: Mapping[SourceState, Meaning] = {
     ),
     _S.SETTLING: Meaning("guest {guest} is on {peer} with its reservations", _WAIT),
     _S.TELLING: Meaning("guest {guest} is on {peer} with its reservations", _WAIT),
+    _S.CONCEDING: Meaning("guest {guest}'s reservations were taken by {peer}", _WAIT),
+    _S.YIELDING: Meaning(
+        "guest {guest}'s reservations were taken by {peer}; what is left on {host} is being removed",
+        "it is tried again and again; see to what hinders it",
+    ),
     _S.GONE: Meaning("guest {guest} is on {peer} with its reservations"),
     _S.CLOSING: Meaning(_RETURNS, _SEE_TO),
     _S.ASKING: Meaning(_RETURNS, "it is tried again and again; see to what hinders it"),

@@ -328,7 +328,7 @@ class SourceHandover:
         machine = self.machine
         if machine.state is before.state:
             return []
-        if machine.state is SourceState.SETTLING:
+        if machine.state in (SourceState.SETTLING, SourceState.CONCEDING):
             return self._workshop.forget(machine.luns)
         # while the guest ran here its devices knew best
         if machine.state is SourceState.STAYED and before.gate is not machine.gate:

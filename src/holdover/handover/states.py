@@ -81,6 +81,10 @@ class SourceState(Enum):
     """The guest runs there: its commands are refused here, unit attentions are cleared."""
     TELLING = "telling"
     """The destination closes the handover."""
+    CONCEDING = "conceding"
+    """The destination has taken, or is taking, everything without this host: it closes the handover then."""
+    YIELDING = "yielding"
+    """It has taken everything: what is still registered on this host's nexus is removed."""
     GONE = "gone"
     """The guest is on the destination. The end."""
     CLOSING = "closing"
@@ -223,6 +227,8 @@ SOURCE_DOES: Mapping[SourceState, Does] = {
     _S.COMMITTED: Does(Gate.LEAVING),
     _S.SETTLING: Does(Gate.DEPARTED, work=Work.SETTLE),
     _S.TELLING: Does(Gate.DEPARTED, message=_M.FINISH),
+    _S.CONCEDING: Does(Gate.DEPARTED, message=_M.FINISH),
+    _S.YIELDING: Does(Gate.DEPARTED, work=Work.YIELD),
     _S.GONE: Does(Gate.DEPARTED),
     _S.CLOSING: Does(Gate.LEAVING, message=_M.CLOSE),
     _S.ASKING: Does(Gate.LEAVING, work=Work.ASK),
@@ -264,7 +270,7 @@ SOURCE: Mapping[SourceState, Mapping[Event, SourceState | Choice]] = {
     _S.PREPARING: {
         _E.TOLD: Choice("changed", _S.PREPARING, _S.CONFIRMING),
         _E.REFUSED: _S.UNDOING,
-        _E.TAKEN: _S.SETTLING,
+        _E.TAKEN: _S.CONCEDING,
         _E.UNREACHED: _S.UNDOING,
         _E.GIVEN_UP: _S.UNDOING,
         _E.CHANGED: _S.PREPARING,
@@ -286,7 +292,7 @@ SOURCE: Mapping[SourceState, Mapping[Event, SourceState | Choice]] = {
     _S.UNDOING: {
         _E.TOLD: _S.STAYED,
         _E.REFUSED: _S.REVIEWING,
-        _E.TAKEN: _S.SETTLING,
+        _E.TAKEN: _S.CONCEDING,
         _E.UNREACHED: _S.UNDOING,
         _E.GIVEN_UP: _S.UNDOING,
         _E.ASKED_ROLL_BACK: _S.UNDOING,
@@ -316,7 +322,7 @@ SOURCE: Mapping[SourceState, Mapping[Event, SourceState | Choice]] = {
     _S.CATCHING_UP: {
         _E.TOLD: _S.RECHECKING,
         _E.REFUSED: _S.CLOSING,
-        _E.TAKEN: _S.SETTLING,
+        _E.TAKEN: _S.CONCEDING,
         _E.UNREACHED: _S.CLOSING,
         _E.GIVEN_UP: _S.CLOSING,
         _E.RESTARTED: _S.CLOSING,
@@ -329,7 +335,7 @@ SOURCE: Mapping[SourceState, Mapping[Event, SourceState | Choice]] = {
     _S.COMMITTING: {
         _E.TOLD: _S.COMMITTED,
         _E.REFUSED: _S.CLOSING,
-        _E.TAKEN: _S.SETTLING,
+        _E.TAKEN: _S.CONCEDING,
         _E.UNREACHED: _S.COMMITTING,
         _E.GIVEN_UP: _S.CLOSING,
         _E.ASKED_ROLL_BACK: _S.CLOSING,
@@ -354,11 +360,26 @@ SOURCE: Mapping[SourceState, Mapping[Event, SourceState | Choice]] = {
         _E.ASKED_FINISH: _S.TELLING,
         _E.RESTARTED: _S.TELLING,
     },
+    # what is left here may hold the reservation until the destination has moved it
+    _S.CONCEDING: {
+        _E.TOLD: _S.YIELDING,
+        _E.REFUSED: _S.CONCEDING,
+        _E.UNREACHED: _S.CONCEDING,
+        _E.GIVEN_UP: _S.CONCEDING,
+        _E.ASKED_FINISH: _S.CONCEDING,
+        _E.RESTARTED: _S.CONCEDING,
+    },
+    _S.YIELDING: {
+        _E.DONE: _S.GONE,
+        _E.FAILED: _S.YIELDING,
+        _E.ASKED_FINISH: _S.YIELDING,
+        _E.RESTARTED: _S.YIELDING,
+    },
     _S.GONE: {_E.ASKED_FINISH: _S.GONE, _E.RESTARTED: _S.GONE},
     _S.CLOSING: {
         _E.TOLD: _S.ASKING,
         _E.REFUSED: _S.CLOSING,
-        _E.TAKEN: _S.SETTLING,
+        _E.TAKEN: _S.CONCEDING,
         _E.UNREACHED: _S.CLOSING,
         _E.GIVEN_UP: Choice("alone", _S.ISOLATING, _S.CLOSING),
         _E.ASKED_ROLL_BACK: _S.CLOSING,
@@ -380,7 +401,7 @@ SOURCE: Mapping[SourceState, Mapping[Event, SourceState | Choice]] = {
     _S.RETURNING: {
         _E.TOLD: _S.RESUMING,
         _E.REFUSED: _S.RETURNING,
-        _E.TAKEN: _S.SETTLING,
+        _E.TAKEN: _S.CONCEDING,
         _E.UNREACHED: _S.RETURNING,
         _E.GIVEN_UP: Choice("alone", _S.ISOLATING, _S.RETURNING),
         _E.ASKED_ROLL_BACK: _S.RETURNING,
@@ -412,7 +433,7 @@ SOURCE: Mapping[SourceState, Mapping[Event, SourceState | Choice]] = {
     _S.INQUIRING: {
         _E.TOLD: Choice("isolated", _S.EVICTING, _S.ISOLATING),
         _E.REFUSED: _S.INQUIRING,
-        _E.TAKEN: _S.SETTLING,
+        _E.TAKEN: _S.CONCEDING,
         _E.UNREACHED: _S.INQUIRING,
         _E.GIVEN_UP: _S.INQUIRING,
         _E.ASKED_ROLL_BACK: _S.INQUIRING,

@@ -34,6 +34,7 @@ from holdover.handover.work_source import (
     give,
     reclaim,
     take_back,
+    yield_up,
 )
 
 __all__ = ["Work", "steps_of"]
@@ -52,6 +53,8 @@ class Work(Enum):
     """Source: re-key or unregister where the destination's PREEMPT alone would hurt a third or do nothing."""
     SETTLE = "settle"
     """Source: clear the unit attentions that the handover has left on its nexus."""
+    YIELD = "yield"
+    """Source, when the destination has taken everything without it: remove what may be left."""
     ASK = "ask"
     """Roll back, source: has its registration been lost?"""
     RECLAIM = "reclaim"
@@ -113,6 +116,7 @@ def _nothing(lun: MovingLun) -> Steps[MovingLun]:
 _STEPS: dict[Work, Callable[[MovingLun], Steps[MovingLun]]] = {
     Work.GIVE: give,
     Work.SETTLE: clear_attentions,
+    Work.YIELD: yield_up,
     Work.ASK: ask_whether_lost,
     Work.RECLAIM: reclaim,
     Work.TAKE_BACK: take_back,

@@ -18,6 +18,7 @@ from holdover.handover.steps import (
 )
 from holdover.handover.work_parts import (
     REMOVED,
+    as_it_is_now,
     difference,
     hex_of,
     is_no_holder,
@@ -118,8 +119,9 @@ def assure(lun: MovingLun) -> Steps[MovingLun]:
 
 
 def withdraw(lun: MovingLun) -> Steps[MovingLun]:
-    own = yield from which_key(lun.as_registered, (lun.tracked.key, *lun.standing, lun.destination_spare))
+    tracked = yield from as_it_is_now(lun)
+    own = yield from which_key(tracked, (tracked.key, *lun.standing, lun.destination_spare))
     if own:
         yield from require_no_reservation(lun, own)
-        yield from unregister(lun.as_registered, own)
+        yield from unregister(tracked, own)
     return lun

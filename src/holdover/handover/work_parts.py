@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from holdover.guest.scsi_block import Tracked
 from holdover.handover.moving import MovingLun
 from holdover.handover.steps import (
     ATTEMPTS,
     StepFailed,
     Steps,
+    active_aptpl,
     own_key,
     read_keys,
     read_reservation,
@@ -20,6 +23,7 @@ from holdover.scsi.status import Status
 
 __all__ = [
     "REMOVED",
+    "as_it_is_now",
     "difference",
     "hex_of",
     "is_no_holder",
@@ -160,6 +164,12 @@ def unregister(tracked: Tracked, key: int) -> Steps[None]:
             return
         raise StepFailed("REGISTER (unregister)", f"the LUN answers {describe_response(response)}")
     raise StepFailed("REGISTER (unregister)", "the LUN's answers are lost again and again")
+
+
+def as_it_is_now(lun: MovingLun) -> Steps[Tracked]:
+    """What the guest had, with PTPL_A as the LUN has it now: long after anything was heard of it, a REGISTER
+    must not undo what was decided meanwhile."""
+    return replace(lun.tracked, aptpl=(yield from active_aptpl(lun.as_registered.aptpl)))
 
 
 def hex_of(keys: tuple[int, ...]) -> str:

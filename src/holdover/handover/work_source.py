@@ -17,8 +17,10 @@ from holdover.handover.steps import (
     read_reservation,
     register_key,
     settle,
+    which_key,
 )
 from holdover.handover.work_parts import (
+    as_it_is_now,
     difference,
     is_no_holder,
     is_on_a_third,
@@ -30,7 +32,7 @@ from holdover.handover.work_parts import (
 )
 from holdover.scsi.reservation_in import Reservation
 
-__all__ = ["ask_whether_lost", "clear_attentions", "confirm", "give", "reclaim", "take_back"]
+__all__ = ["ask_whether_lost", "clear_attentions", "confirm", "give", "reclaim", "take_back", "yield_up"]
 
 
 def confirm(lun: MovingLun, nexuses: int, stale: bool) -> Steps[MovingLun]:
@@ -87,6 +89,16 @@ def give(lun: MovingLun) -> Steps[MovingLun]:
 
 
 def clear_attentions(lun: MovingLun) -> Steps[MovingLun]:
+    yield from settle()
+    return lun
+
+
+def yield_up(lun: MovingLun) -> Steps[MovingLun]:
+    # the guest's key may have been removed from the other host, and its reservation be held with a spare here
+    tracked = yield from as_it_is_now(lun)
+    own = yield from which_key(tracked, (tracked.key, lun.source_spare, lun.fresh_spare))
+    if own:
+        yield from unregister(tracked, own)
     yield from settle()
     return lun
 
