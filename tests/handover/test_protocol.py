@@ -99,6 +99,18 @@ def test_a_change_while_it_is_confirmed_is_not_overwritten_by_the_confirmation()
     assert source.luns[0].tracked == new.tracked
 
 
+def test_whether_a_key_is_shared_is_said_of_the_key_that_the_guest_has_now() -> None:
+    source, _ = begin("h", "db1", "host-b", (LUN,), "pc-q35-10.2")
+    other = replace(LUN, tracked=Tracked(0xB, True))
+    source, _ = source_step(source, Happened(Event.CHANGED, (other,)))
+    seen = replace(LUN, shared=True, others=(0xA, 0xC))
+    assert source_step(source, Happened(Event.DONE, (seen,)))[0].luns == (replace(other, others=(0xA, 0xC)),)
+    seen = replace(LUN, others=(0xB,))
+    assert source_step(source, Happened(Event.DONE, (seen,)))[0].luns == (
+        replace(other, shared=True, others=(0xB,)),
+    )
+
+
 def test_a_change_seen_only_when_the_guest_has_stopped_is_caught_up_with() -> None:
     source = happen(prepared(), Event.ASKED_COMMIT)
     new = replace(LUN, tracked=Tracked(0xB, True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 import pytest
@@ -302,6 +302,54 @@ def test_the_destination_can_take_everything_from_a_dead_source(case: Case) -> N
     for work in (Work.CLAIM, Work.TAKE):
         lun = rig.work(DESTINATION, work, lun)
     check_at(rig, case, DESTINATION, SOURCE)
+
+
+@pytest.mark.parametrize("before", [None, *ReservationType])
+@pytest.mark.parametrize("now", [None, *ReservationType])
+def test_what_the_guest_changed_before_its_host_died_is_not_taken_for_what_was_prepared(
+    before: ReservationType | None, now: ReservationType | None
+) -> None:
+    rig = Case(before, before is not None, OTHER, aptpl=False).set_up()
+    rig.must(SOURCE, out_command(OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY, 0, KEY))
+    lun = forward(rig, Case(before, before is not None, OTHER, aptpl=False), 3)
+    rig.watch = lambda: None
+    if before is not None and before is not now:
+        rig.must(SOURCE, out_command(OutServiceAction.RELEASE, KEY, type=before))
+    if now is not None and before is not now:
+        rig.must(SOURCE, out_command(OutServiceAction.RESERVE, KEY, type=now))
+    state = rig.unit.state
+    if before is now:
+        assert rig.work(DESTINATION, Work.CLAIM, lun).tracked == lun.tracked
+        return
+    with pytest.raises(StepFailed, match="not the one that was prepared"):
+        rig.work(DESTINATION, Work.CLAIM, lun)
+    assert (rig.unit.state.registrations, rig.unit.state.reservation) == (
+        state.registrations,
+        state.reservation,
+    )
+
+
+def test_a_key_that_was_shared_before_the_guest_changed_it_is_taken_from_the_source_all_the_same() -> None:
+    kind = ReservationType.WRITE_EXCLUSIVE
+    case = Case(kind, guest_holds=True, third_key=OTHER, aptpl=False)
+    rig = case.set_up()
+    lun = replace(forward(rig, case, 3), shared=True)
+    for work in (Work.CLAIM, Work.TAKE):
+        lun = rig.work(DESTINATION, work, lun)
+    check_at(rig, case, DESTINATION, SOURCE)
+
+
+def test_what_a_guest_has_unregistered_meanwhile_does_not_stay_on_the_destination() -> None:
+    case = Case(ReservationType.EXCLUSIVE_ACCESS_ALL_REGISTRANTS, True, 0, aptpl=False)
+    rig = case.set_up()
+    lun = forward(rig, case, 3)
+    rig.watch = lambda: None
+    rig.must(SOURCE, out_command(OutServiceAction.REGISTER, KEY, 0))
+    with pytest.raises(StepFailed, match="stands on this host's nexus alone"):
+        rig.work(DESTINATION, Work.RETURN, lun)
+    rig.work(DESTINATION, Work.RETURN, replace(lun, tracked=UNREGISTERED))
+    assert rig.registrations() == {}
+    assert rig.holder() is None
 
 
 @each_case

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from holdover.guest.gate import Gate
+from holdover.guest.snoop import Tracked
 from holdover.handover.moving import MovingLun
 from holdover.handover.states import (
     DESTINATION,
@@ -273,7 +274,7 @@ def _learn(source: Source, happened: Happened) -> Source:
         return replace(source, luns=luns, changed=changed, restarted=restarted)
     if happened.event is Event.DONE:
         luns = tuple(
-            replace(news[lun.designator], tracked=lun.tracked)
+            _as_changed(news[lun.designator], lun.tracked)
             if lun.designator in source.changed
             # the confirmation may be older than what the guest changed meanwhile
             and SOURCE_DOES[source.state].work in (Work.CHECK, Work.CONFIRM)
@@ -286,6 +287,10 @@ def _learn(source: Source, happened: Happened) -> Source:
         kind = SOURCE_DOES[source.state].message
         return replace(source, luns=tuple(_told(lun, news.get(lun.designator), kind) for lun in source.luns))
     return source
+
+
+def _as_changed(seen: MovingLun, tracked: Tracked) -> MovingLun:
+    return replace(seen, tracked=tracked, shared=tracked.key in seen.others)
 
 
 def _told(lun: MovingLun, told: MovingLun | None, kind: MessageKind | None) -> MovingLun:

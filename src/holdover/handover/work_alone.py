@@ -15,6 +15,7 @@ from holdover.handover.steps import (
     change_key,
     own_key,
     read_keys,
+    read_reservation,
     register_key,
     settle,
 )
@@ -26,6 +27,7 @@ from holdover.handover.work_parts import (
     preempt,
     unregister,
 )
+from holdover.scsi.reservation_in import Reservation
 
 __all__ = ["claim", "evict", "isolate", "take"]
 
@@ -84,7 +86,8 @@ def claim(lun: MovingLun) -> Steps[MovingLun]:
     spares = [key for key in _spares_of_source(lun) if key in keys]
     if not spares:
         _require_alone(lun, keys)
-    if not is_no_holder(tracked) and (yield from is_taken(tracked, _spares_of_source(lun))):
+        lun = replace(lun, shared=False)  # perhaps the guest had another key when it was
+    if not _is_as_prepared(lun, (yield from read_reservation())):
         raise StepFailed(
             "READ RESERVATION",
             "the reservation is not the one that was prepared: the guest or a third node has changed it",
@@ -96,6 +99,17 @@ def claim(lun: MovingLun) -> Steps[MovingLun]:
             "removed the guest's registration before the destination made its own",
         )
     return lun
+
+
+def _is_as_prepared(lun: MovingLun, held: Reservation | None) -> bool:
+    """Whether the reservation is what the guest had when it was prepared, or on its way from there."""
+    tracked = lun.tracked
+    if held is None or held.type.all_registrants:
+        return tracked.type is (held and held.type)
+    if tracked.type is None:
+        return held.key not in _spares_of_source(lun) and (held.key != tracked.key or lun.shared)
+    ours = (tracked.key, *_spares_of_source(lun))
+    return held.key in ours and (held.type, held.scope) == (tracked.type, tracked.scope)
 
 
 def take(lun: MovingLun) -> Steps[MovingLun]:

@@ -144,6 +144,8 @@ def require_no_reservation(lun: MovingLun, own: int) -> Steps[None]:
     held = yield from read_reservation()
     if held is None or (not held.type.all_registrants and held.key != own):
         return
+    if held.type.all_registrants and lun.tracked.key == 0:
+        return  # the guest has unregistered, which would have freed it but for this nexus
     keys = yield from read_keys()
     holders = len(keys) if held.type.all_registrants else keys.count(own)
     if holders <= lun.destination_nexuses:
