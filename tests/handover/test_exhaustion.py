@@ -23,7 +23,12 @@ def test_one_lun_with_one_fault_a_third_and_a_change(name: str) -> None:
     check((name,), Bounds(1, 1, 1))
 
 
-@pytest.mark.parametrize("name", ["registrant", "holder, key shared"])
+@pytest.mark.parametrize("name", CASES)
+def test_one_lun_with_a_change_and_a_death(name: str) -> None:
+    check((name,), Bounds(1, 0, 1, True))
+
+
+@pytest.mark.parametrize("name", ["registrant", "holder, key shared", "holder beside a third"])
 def test_one_lun_with_two_faults_and_a_third(name: str) -> None:
     check((name,), Bounds(2, 1, 0, True))
 
