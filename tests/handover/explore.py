@@ -130,7 +130,12 @@ def _way(came: list[tuple[int, str]], state: int) -> str:
 
 def _everything() -> Iterator[tuple[str, tuple[Case, ...], Bounds]]:
     """One LUN in each case; then two LUNs."""
-    for bounds in (Bounds(2, 1, 0, True), Bounds(2, 0, 1, True), Bounds(3, 0, 0, True), Bounds(1, 1, 1, True)):
+    for bounds in (
+        Bounds(2, 1, 0, True),
+        Bounds(2, 0, 1, True),
+        Bounds(3, 0, 0, True),
+        Bounds(1, 1, 1, True),
+    ):
         for name, case in CASES.items():
             yield name, (case,), bounds
     for first, second in (
