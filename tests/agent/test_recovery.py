@@ -14,9 +14,10 @@ import pytest
 from holdover.agent.api import HandoverState
 from holdover.agent.client import AgentClient, AgentError, AgentRefused
 from holdover.agent.config import Limits
+from holdover.scsi.command import Command
 from holdover.scsi.opcodes import ReservationType
 from holdover.scsi.status import Status
-from tests.agent.hosts import GUEST, KEY, WRITE, San, san
+from tests.agent.hosts import GUEST, KEY, WRITE, Fate, San, san
 
 QUICK = Limits(connect=2, step=5, drain=2, peer=5, give_up=1, recheck=0.3)
 WERO = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
@@ -210,5 +211,34 @@ def test_states_of_both_sides_are_restored(tmp_path: Path) -> None:
             state = await set_up.clients["host-b"].guest(GUEST)
             assert (state.devices[0].key, state.devices[0].type) == (KEY, WERO)
             assert (await set_up.guest_on("host-a").tell(WRITE)).status is Status.CHECK_CONDITION
+
+    asyncio.run(test())
+
+
+def test_a_guests_commands_wait_while_the_agent_still_looks_what_its_luns_are(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            guest = set_up.guest_on("host-a")
+            await guest.register(aptpl=True)
+            await guest.reserve(WERO)
+            client = set_up.clients["host-a"]
+            await client.prepare(GUEST, "h1", set_up.apis["host-b"])
+            await client.commit(GUEST, "h1")
+            await set_up.stop("host-a")
+            written = []
+
+            async def hang(host: str, command: Command) -> Fate:
+                if host == "host-a" and command == WRITE:
+                    written.append(command)
+                elif host == "host-a":
+                    await asyncio.get_running_loop().create_future()
+                return Fate.ANSWERED
+
+            set_up.hook(hang)
+            await set_up.start("host-a")
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(set_up.guest_on("host-a").tell(WRITE), 0.3)
+            assert not written
+            assert (await set_up.gates())["host-a"] == "leaving"
 
     asyncio.run(test())
