@@ -33,7 +33,7 @@ from holdover.scsi.status import Status
 from holdover.scsi.transport_id import IscsiTransportID
 from tests.helper.client import HelperClient
 from tests.helper.fuzz import Good, besiege, fuzz_cases, quiet, settle
-from tests.helper.serving import open_descriptors
+from tests.helper.serving import open_descriptors, settled_descriptors
 
 CASES = fuzz_cases(24_000)
 
@@ -137,6 +137,8 @@ def test_clients_that_break_the_protocol_harm_no_guest(
         # who the guests' processes are is known from now on, and watched
         for each in SOCKETS:
             await asyncio.to_thread(say_hello, tmp_path / each, zero)
+        while any(each.connections for each, _ in host._helpers.values()):  # noqa: ASYNC110 - no event for it
+            await asyncio.sleep(0.01)
         before = open_descriptors()
         good = Good(tmp_path / SOCKETS[0], work)
         cases = CASES // len(SOCKETS)
@@ -147,7 +149,7 @@ def test_clients_that_break_the_protocol_harm_no_guest(
         assert nasty.answers[Status.CHECK_CONDITION] > cases // 10
         server, _ = host._helpers[str(tmp_path / socket)]
         await asyncio.to_thread(settle, server, nasty)
-        assert open_descriptors() == before
+        assert await asyncio.to_thread(settled_descriptors, before) == before
         await host.close()
 
     with quiet():
