@@ -16,6 +16,7 @@ from holdover.scsi.nexus import ITNexus
 from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.reservation_out import in_command, out_command
 from holdover.scsi.status import Status
+from tests.helper.serving import open_descriptors
 from tests.lun.support import initiator, make_unit
 
 DEVICE = os.makedev(253, 0)
@@ -174,13 +175,13 @@ def test_a_disk_whose_name_leads_elsewhere_is_not_used(host: Host, monkeypatch: 
 
 
 def test_nothing_stays_open(host: Host) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     host.run(out_command(REGISTER, 0, K))
     host.lost = True
     with pytest.raises(AnswerLost):
         host.run(READ_KEYS)
     assert host.daemon.open == 0
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def test_as_many_nexuses_as_paths(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
