@@ -12,17 +12,22 @@ from holdover.agent.client import AgentRefused
 from holdover.handover.protocol import Source
 from holdover.scsi.opcodes import OutServiceAction
 from holdover.scsi.reservation_out import out_command
-from tests.agent.hosts import GUEST, KEY, WRITE, san
+from tests.agent.hosts import GUEST, KEY, WRITE, San, san
 from tests.agent.test_handover_trouble import NEW, QUICK, WERO, prepared, still_here, until
 from tests.agent.test_handovers import move, reserved
+
+
+async def prepared_without(set_up: San, dead: str) -> None:
+    """The guest has its reservation and is prepared to go; then one host dies."""
+    await reserved(set_up)
+    await prepared(set_up)
+    await set_up.stop(dead)
 
 
 def test_a_destination_that_dies_at_commit_is_evicted(tmp_path: Path) -> None:
     async def test() -> None:
         async with san(tmp_path, limits=QUICK) as set_up:
-            await reserved(set_up)
-            await prepared(set_up)
-            await set_up.stop("host-b")
+            await prepared_without(set_up, "host-b")
             client = set_up.clients["host-a"]
             with pytest.raises(AgentRefused) as refused:
                 await client.commit(GUEST, "h1")
@@ -41,9 +46,7 @@ def test_a_shared_key_is_not_evicted_without_being_asked(tmp_path: Path) -> None
     async def test() -> None:
         async with san(tmp_path, limits=QUICK) as set_up:
             await set_up.third().register(aptpl=True)
-            await reserved(set_up)
-            await prepared(set_up)
-            await set_up.stop("host-b")
+            await prepared_without(set_up, "host-b")
             client = set_up.clients["host-a"]
             with pytest.raises(AgentRefused) as refused:
                 await client.commit(GUEST, "h1")
@@ -59,9 +62,7 @@ def test_a_shared_key_is_not_evicted_without_being_asked(tmp_path: Path) -> None
 def test_the_destination_takes_everything_when_the_source_is_dead(tmp_path: Path) -> None:
     async def test() -> None:
         async with san(tmp_path, limits=QUICK) as set_up:
-            await reserved(set_up)
-            await prepared(set_up)
-            await set_up.stop("host-a")
+            await prepared_without(set_up, "host-a")
             client = set_up.clients["host-b"]
             assert (await client.take(GUEST, "h1")).state == "taken"
             assert await set_up.registrants() == {"host-b": (KEY, True)}
@@ -74,6 +75,7 @@ def test_the_destination_takes_everything_when_the_source_is_dead(tmp_path: Path
             await until(set_up, "host-a", lambda state: not state.open)
             assert (await set_up.clients["host-a"].handover(GUEST)).state == "gone"
             assert await set_up.gates() == {"host-a": "departed", "host-b": "running"}
+            assert (await set_up.clients["host-a"].guest(GUEST)).devices[0].key == 0
             assert await set_up.registrants() == {"host-b": (KEY, True)}
 
     asyncio.run(test())
@@ -84,9 +86,7 @@ def test_a_source_that_comes_back_leaves_nothing_where_the_guest_was_fenced_mean
         async with san(tmp_path, limits=QUICK) as set_up:
             third = set_up.third()
             await third.register(NEW, aptpl=True)
-            await reserved(set_up)
-            await prepared(set_up)
-            await set_up.stop("host-a")
+            await prepared_without(set_up, "host-a")
             assert (await set_up.clients["host-b"].take(GUEST, "h1")).state == "taken"
             await third.must(out_command(OutServiceAction.PREEMPT, NEW, KEY, type=WERO))
             await third.must(out_command(OutServiceAction.RELEASE, NEW, type=WERO))

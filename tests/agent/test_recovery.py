@@ -18,6 +18,7 @@ from holdover.scsi.command import Command
 from holdover.scsi.opcodes import ReservationType
 from holdover.scsi.status import Status
 from tests.agent.hosts import GUEST, KEY, WRITE, Fate, San, san
+from tests.agent.test_handovers import reserved
 
 QUICK = Limits(connect=2, step=5, drain=2, peer=5, give_up=1, recheck=0.3)
 WERO = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
@@ -184,9 +185,7 @@ def test_death_at_every_write(
 def test_states_of_both_sides_are_restored(tmp_path: Path) -> None:
     async def test() -> None:
         async with san(tmp_path, limits=QUICK) as set_up:
-            guest = set_up.guest_on("host-a")
-            await guest.register(aptpl=True)
-            await guest.reserve(WERO)
+            await reserved(set_up)
             client = set_up.clients["host-a"]
             await client.prepare(GUEST, "h1", set_up.apis["host-b"])
             before = await client.handover(GUEST)
@@ -218,9 +217,7 @@ def test_states_of_both_sides_are_restored(tmp_path: Path) -> None:
 def test_a_guests_commands_wait_while_the_agent_still_looks_what_its_luns_are(tmp_path: Path) -> None:
     async def test() -> None:
         async with san(tmp_path, limits=QUICK) as set_up:
-            guest = set_up.guest_on("host-a")
-            await guest.register(aptpl=True)
-            await guest.reserve(WERO)
+            await reserved(set_up)
             client = set_up.clients["host-a"]
             await client.prepare(GUEST, "h1", set_up.apis["host-b"])
             await client.commit(GUEST, "h1")

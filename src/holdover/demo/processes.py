@@ -41,14 +41,13 @@ def free_port() -> int:
     """
     while True:
         port = _DRAWN.randint(*_PORTS)
-        with contextlib.ExitStack() as undo:
-            kept = undo.enter_context(socket.socket())
-            try:
-                kept.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            undo.pop_all()
+        kept = socket.socket()
+        try:
+            kept.bind(("127.0.0.1", port))
+        except OSError:
+            kept.close()
+            continue
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         _KEPT.append(kept)
         if len(_KEPT) > _KEPT_AT_MOST:
             _KEPT.popleft().close()

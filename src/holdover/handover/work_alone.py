@@ -92,11 +92,13 @@ def claim(lun: MovingLun) -> Steps[MovingLun]:
             "READ RESERVATION",
             "the reservation is not the one that was prepared: the guest or a third node has changed it",
         )
-    if is_no_holder(tracked) and not spares and keys.count(tracked.key) <= lun.destination_nexuses:
+    may_have_preempted = lun.prey != 0 and not is_no_holder(tracked)
+    if not spares and not may_have_preempted and keys.count(tracked.key) <= lun.destination_nexuses:
         raise StepFailed(
             "READ KEYS",
             "the source's registration is not there any more: it has unregistered, or a third node has "
-            "removed the guest's registration before the destination made its own",
+            "removed the guest's registration before the destination made its own, or both hosts are one "
+            "and the same nexus (do they have one InitiatorName?)",
         )
     return lun
 
@@ -104,8 +106,10 @@ def claim(lun: MovingLun) -> Steps[MovingLun]:
 def _is_as_prepared(lun: MovingLun, held: Reservation | None) -> bool:
     """Whether the reservation is what the guest had when it was prepared, or on its way from there."""
     tracked = lun.tracked
-    if held is None or held.type.all_registrants:
-        return tracked.type is (held and held.type)
+    if held is None:
+        return tracked.type is None
+    if held.type.all_registrants:
+        return tracked.type is held.type
     if tracked.type is None:
         return held.key not in _spares_of_source(lun) and (held.key != tracked.key or lun.shared)
     ours = (tracked.key, *_spares_of_source(lun))
