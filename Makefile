@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Two cores: more workers than cores only make the real guests slower.
 WORKERS ?= 2
 
-.PHONY: demo demo-vm test check format bench bench-target bench-gateway bench-standstill bench-scale bench-helper explore requirements clean
+.PHONY: deb docs reference demo demo-vm test test-long check format bench bench-target bench-gateway bench-standstill bench-scale bench-helper explore simulate requirements clean
 
 demo: $(VENV)/run.stamp
 	$(BIN)/holdover demo
@@ -13,10 +13,17 @@ demo: $(VENV)/run.stamp
 demo-vm: $(VENV)/run.stamp
 	$(BIN)/holdover demo --vm
 
+# What hundreds of programs and kernels import is compiled once, wherever Python is told to keep no bytecode.
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m compileall -q src tests $(VENV)/lib
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations=15
 
-# All figures of docs/performance.md; what needs a package that is missing is named and left out.
+# Everything, whole: all set-ups of the exploration that tests have, the long comparisons, every case of every fuzz test.
+test-long: $(VENV)/dev.stamp
+	$(BIN)/python -m compileall -q src tests $(VENV)/lib
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations=15 --long
+
+# All figures of docs/develop/performance.md; what needs a package that is missing is named and left out.
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m bench --out build/bench
 
@@ -44,14 +51,33 @@ bench-scale: $(VENV)/dev.stamp
 explore: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.handover.explore
 
+# Whole agents under virtual time, as many seeds as wanted, on all cores: make simulate SEEDS=0-99999 STEPS=3
+SEEDS ?= 0-999
+STEPS ?= 3
+simulate: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --steps $(STEPS)
+
+# dist/holdover_VERSION_ARCHITECTURE.deb, for the release of Debian of this machine (packages python3-venv, dpkg).
+deb: $(VENV)/run.stamp
+	$(BIN)/python -m deb
+
+# The pages that are made from the code, anew: the runbook and the commands.
+reference: $(VENV)/run.stamp
+	$(BIN)/python -m pages
+
+# The documentation as a site, build/site/index.html; a link that leads nowhere fails.
+docs: $(VENV)/dev.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 check: $(VENV)/dev.stamp
-	$(BIN)/ruff format --check src tests bench
-	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench deb pages
+	$(BIN)/ruff check src tests bench deb pages
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(VENV)/dev.stamp
-	$(BIN)/ruff format src tests bench
-	$(BIN)/ruff check --fix src tests bench
+	$(BIN)/ruff format src tests bench deb pages
+	$(BIN)/ruff check --fix src tests bench deb pages
 
 $(VENV)/run.stamp: requirements/run.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

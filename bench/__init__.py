@@ -1,1 +1,4 @@
-"""Benchmarks: peers and ours alternately in one run, so that only ratios are quoted from a shared machine."""
+"""Benchmarks: each alternates between our program and its peers in one run, to compare them by ratios.
+
+Only ratios are quoted, because other work shares the machine.
+"""

@@ -2,7 +2,7 @@
 
     python -m bench [--out FOLDER] [--quick] [NAME ...]
 
-Figures are written into FOLDER as JSON (build/bench unless said), the plot as standstill.svg.
+The figures go into FOLDER as JSON, the plot as standstill.svg. FOLDER is build/bench by default.
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ from pathlib import Path
 
 from bench.machine import wide_console
 
-__all__: list[str] = []
-
 
 @dataclass(frozen=True, slots=True)
 class _Bench:
-    """One module of this folder; ``quick`` are options with which it takes a minute or two."""
+    """One module of this folder; with the options ``quick`` it takes a minute or two."""
 
     name: str
     quick: tuple[str, ...]

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.servers import running
-from holdover.agent.config import export_iqn
+from holdover.agent.guests.chap_secrets import ChapSecrets
+from holdover.config.agent_file import export_iqn
+from holdover.demo.hosts import CertifiedHost
 from holdover.demo.processes import free_port
-
-__all__ = ["GUEST", "Agent", "agent", "new_apis", "own_environment", "settings"]
 
 GUEST = "db1"
 
@@ -24,63 +24,79 @@ class Agent:
     """A running agent with one guest.
 
     Attributes:
-        api: HOST:PORT of its API.
+        api: The Unix socket of the agent's API.
         portal: HOST:PORT of the guest's export.
-        iqn: Name of that target.
+        iqn: The name of the export's target.
+        secret: The file with the export's CHAP secret; the user is `GUEST`.
     """
 
     api: str
     portal: str
     iqn: str
+    secret: Path
 
-
-def new_apis(*hosts: str) -> dict[str, str]:
-    """Addresses for the agents of these hosts, which are one another's peers."""
-    return {host: f"127.0.0.1:{free_port()}" for host in hosts}
+    def url(self, lun: int = 0) -> str:
+        """The URL at which the guest finds a device, with the secret."""
+        secret = self.secret.read_text(encoding="ascii")
+        return f"iscsi://{GUEST}%{secret}@{self.portal}/{self.iqn}/{lun}"
 
 
 @contextmanager
 def agent(
     folder: Path,
     host: str,
-    apis: Mapping[str, str],
+    hosts: Mapping[str, CertifiedHost],
     drives: Sequence[str],
     *,
     incoming: bool = False,
     journals: Path | None = None,
+    helper: Path | None = None,
 ) -> Iterator[Agent]:
-    """An agent whose guest has a device for each URL in ``drives``, with migrate-pr, until the block ends.
+    """Run an agent until the block ends; its guest has a device with migrate-pr for each URL in ``drives``.
 
-    ``apis`` are those of all hosts; the journal is in ``journals``, else in ``folder``.
+    ``hosts`` are one another's peers. The journal is in ``journals``, or else in ``folder``. ``helper`` is
+    the helper's socket for all guests; None for no such socket.
     """
-    api, export = apis[host], f"127.0.0.1:{free_port()}"
+    address, export = hosts[host].address, f"127.0.0.1:{free_port()}"
     config = folder / f"{host}.toml"
-    config.write_text(
-        settings(journals or folder, host, apis, export, drives, incoming=incoming), encoding="utf-8"
-    )
+    text = settings(journals or folder, host, hosts, export, drives, incoming=incoming)
+    if helper is not None:
+        text += f'[helper]\nsocket = "{helper}"\n'
+    config.write_text(text, encoding="utf-8")
     command = [sys.executable, "-m", "holdover", "agent", "--config", str(config)]
-    ports = tuple(int(address.rpartition(":")[2]) for address in (api, export))
+    ports = tuple(int(each.rpartition(":")[2]) for each in (address, export))
     with running(command, ports, folder / f"{host}.log", own_environment(folder)):
-        yield Agent(api, export, export_iqn(GUEST))
+        secret = ChapSecrets(_state_of(journals or folder, host)).file(GUEST)
+        yield Agent(hosts[host].api, export, export_iqn(GUEST), secret)
 
 
 def settings(
-    journals: Path, host: str, apis: Mapping[str, str], export: str, drives: Sequence[str], *, incoming: bool
+    journals: Path,
+    host: str,
+    hosts: Mapping[str, CertifiedHost],
+    export: str,
+    drives: Sequence[str],
+    *,
+    incoming: bool,
 ) -> str:
     """The TOML of such an agent."""
     devices = [f"scsi-block,id=disk{lun},drive={url},migrate-pr=on" for lun, url in enumerate(drives)]
-    peers = (f'[[peer]]\nname = "{name}"\napi = "{where}"\n' for name, where in apis.items() if name != host)
-    # a list of strings is the same in JSON and in TOML
+    # A list of strings looks the same in JSON and in TOML.
     return (
         f'name = "{host}"\ninitiator = "iqn.2026-11.org.holdover:{host}"\n'
-        f'[api]\nlisten = "{apis[host]}"\n{"".join(peers)}'
+        f'state-dir = "{_state_of(journals, host)}"\n'
+        f"{hosts[host].toml(hosts)}"
         f'[journal]\nfile = "{journals / host}.journal"\n'
         f'[[guest]]\nname = "{GUEST}"\nmachine = "pc"\nexport = "{export}"\n'
         f"incoming = {str(incoming).lower()}\ndevices = {json.dumps(devices)}\n"
     )
 
 
+def _state_of(journals: Path, host: str) -> Path:
+    return journals / f"{host}.state"
+
+
 def own_environment(folder: Path) -> dict[str, str]:
-    """In which what Holdover keeps beyond its end is in ``folder``."""
+    """An environment in which Holdover keeps its persistent files in ``folder``."""
     places = {"XDG_STATE_HOME": "state", "XDG_DATA_HOME": "data", "XDG_RUNTIME_DIR": "run"}
     return {**os.environ, **{name: str(folder / place) for name, place in places.items()}}

@@ -1,4 +1,4 @@
-"""What moving reservations adds to a standstill: from measured migrations to tables and plots. Pure."""
+"""What moving reservations adds to a standstill: tables and plots from measured migrations. Pure."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from rich.table import Table
 from bench.figures import Spread, differences
 from bench.plot import Panel, Point, Series
 
-__all__ = ["Case", "Cost", "Run", "cost", "cost_panels", "cost_table", "standstill_table", "wanted_table"]
-
 _NOTHING_MS = 3.0
-"""Less than two runs of one thing differ by, even where nothing else runs."""
+"""Two runs of the same thing differ by more than this, even if nothing else runs."""
 
 
 class Run(Enum):
-    """The kinds of migration that are measured beside one another, by their letters in the tables."""
+    """The kinds of migration that are measured side by side, by their letters in the tables."""
 
     NEW_OFF = "a"
     """QEMU 11.1, migrate-pr=off."""
@@ -30,21 +28,21 @@ class Run(Enum):
     ALONE = "d"
     """The installed QEMU alone; its reservations stay behind."""
     HOLDOVER_S = "e"
-    """As c, the destination started with -S."""
+    """As c, with the destination started with -S."""
     ALONE_S = "f"
-    """As d, the destination started with -S and told to run as soon as it can."""
+    """As d, with the destination started with -S and told to run as soon as it can."""
     HOLDOVER_MEMORY = "g"
-    """As c, the agents' journals in memory: what is left where a disk takes no time to sync."""
+    """As c, with the agents' journals in memory: the cost with a disk that syncs in no time."""
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     """One number of LUNs at one delay.
 
     Attributes:
-        luns: The guest's LUNs.
-        delay_ms: Of the way to the target, each way.
-        standstill_ms: STOP to RESUME, of each round, by the letter of the run.
-        handover_ms: Of these, what Holdover itself says that it took.
+        luns: The number of the guest's LUNs.
+        delay_ms: The delay of the way to the target, in each direction.
+        standstill_ms: The time from STOP to RESUME in each round, by the letter of the run.
+        handover_ms: The part of that time that Holdover itself reports for the handover.
     """
 
     luns: int
@@ -54,7 +52,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cost(Enum):
-    """Pairs of runs whose difference is what moving the reservations adds."""
+    """Pairs of runs; their difference is what moving the reservations adds."""
 
     PEER = (Run.NEW_ON, Run.NEW_OFF)
     OURS = (Run.HOLDOVER, Run.ALONE)
@@ -63,7 +61,7 @@ class Cost(Enum):
 
     @property
     def title(self) -> str:
-        """As tables and plots name it."""
+        """The name in tables and plots."""
         return {
             "PEER": "QEMU 11.1 migrate-pr",
             "OURS": "Holdover",
@@ -73,19 +71,19 @@ class Cost(Enum):
 
     @property
     def formula(self) -> str:
-        """In letters."""
+        """The difference as letters of the runs."""
         return f"{self.value[0].value}-{self.value[1].value}"
 
 
 def cost(case: Case, which: Cost) -> Spread | None:
-    """Milliseconds added, round by round; None where one of the two was not measured."""
+    """The milliseconds added in each round; None if one of the two runs was not measured."""
     more, less = (case.standstill_ms.get(run.value, []) for run in which.value)
     found = differences(more, less)
     return Spread.of(found) if found else None
 
 
 def standstill_table(cases: Sequence[Case]) -> Table:
-    """Every run's median and spread, milliseconds."""
+    """A table of every run's median and spread, in milliseconds."""
     runs = [run for run in Run if any(case.standstill_ms.get(run.value) for case in cases)]
     table = _table("LUNS", "DELAY ms", *(f"{run.value} ms" for run in runs))
     for case in cases:
@@ -95,7 +93,7 @@ def standstill_table(cases: Sequence[Case]) -> Table:
 
 
 def cost_table(cases: Sequence[Case]) -> Table:
-    """What each way adds, ours as a share of the peer's, and what Holdover says of itself."""
+    """A table of what each way adds, ours as a share of the peer's, and what Holdover itself reports."""
     table = _table(
         "LUNS", "DELAY ms", *(f"{each.title} {each.formula}" for each in Cost), "OURS/PEER", "SAYS ITSELF"
     )
@@ -112,7 +110,7 @@ def cost_table(cases: Sequence[Case]) -> Table:
 
 
 def wanted_table(cases: Sequence[Case]) -> Table:
-    """What is wanted beside what was reached, for the numbers of LUNs that were measured."""
+    """A table of the wanted and the reached figures, for the numbers of LUNs that were measured."""
     table = _table("WANTED", "AT MOST ms", "FOUND ms", "REACHED")
     ways = (Cost.OURS, Cost.OURS_MEMORY)
     ours = {(case.luns, case.delay_ms, which): cost(case, which) for case in cases for which in ways}
@@ -134,7 +132,7 @@ def wanted_table(cases: Sequence[Case]) -> Table:
 
 
 def cost_panels(cases: Sequence[Case]) -> list[Panel]:
-    """A panel for each delay: milliseconds added by the number of LUNs."""
+    """A panel for each delay: the milliseconds added, by the number of LUNs."""
     panels = []
     for delay in sorted({case.delay_ms for case in cases}):
         series = []

@@ -1,13 +1,13 @@
-"""A TCP proxy that delays every byte by the same time each way, and tells how well it does so.
+"""A TCP proxy that delays every byte by the same time in each direction, and measures how exactly it does so.
 
     python -m bench.delay
 
-runs one; `DelayProxy` starts and drives it: lines on its standard input are answered one by one. It ends
-with its input.
+runs a proxy. `DelayProxy` starts and drives one: the proxy answers each line on its standard input, and ends
+when the input ends.
 
-asyncio's own timers, uvloop's too, are rounded to milliseconds, which is what is to be told apart here. So
-one timer of the kernel (timerfd) wakes the loop when the oldest piece is due; since the delay is the same
-for all, pieces become due in the order in which they came.
+asyncio rounds its timers to milliseconds, uvloop too, and the benchmarks must tell milliseconds apart. So one
+timer of the kernel (timerfd) wakes the loop when the oldest piece is due. All pieces have the same delay, so
+they become due in the order in which they came.
 """
 
 from __future__ import annotations
@@ -25,17 +25,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
-import uvloop
-
 from bench.figures import Spread
-
-__all__ = ["Accuracy", "DelayProxy", "delay_proxy", "measure_accuracy"]
+from holdover.network import event_loop
 
 _CLOCK_MONOTONIC = 1
 _TFD_TIMER_ABSTIME = 1
 _PINGS = 200
 _PING = bytes(48)
-"""As long as an iSCSI header."""
+"""A ping has the length of an iSCSI header."""
 
 
 class _Itimerspec(ctypes.Structure):
@@ -45,7 +42,7 @@ class _Itimerspec(ctypes.Structure):
 
 
 class _Timer:
-    """A timerfd; readable once the moment set has come."""
+    """A timerfd; it is readable once the time that was set has come."""
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -54,20 +51,20 @@ class _Timer:
             raise OSError(ctypes.get_errno(), "timerfd_create failed; the proxy needs Linux")
 
     def set(self, moment: float) -> None:
-        """Go off at ``moment``, by time.monotonic()."""
-        # 0 would disarm it
+        """Make the timer go off at ``moment``, by time.monotonic()."""
+        # 0 would disarm the timer
         nanoseconds = max(1, round(moment * 1e9))
         value = _Itimerspec(0, 0, nanoseconds // 10**9, nanoseconds % 10**9)
         self._libc.timerfd_settime(self.descriptor, _TFD_TIMER_ABSTIME, ctypes.byref(value), None)
 
     def clear(self) -> None:
-        """Take note that it went off."""
+        """Note that the timer has gone off."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.descriptor, 8)
 
 
 class _Line:
-    """What is on its way, oldest first; None at the end of a connection's data."""
+    """The data on its way, oldest first; None marks the end of a connection's data."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.seconds = 0.0
@@ -81,7 +78,7 @@ class _Line:
             return
         due = time.monotonic() + self.seconds
         if self._under_way:
-            # a delay made shorter must not let later pieces overtake
+            # If the delay became shorter, later pieces must not overtake earlier ones.
             due = max(due, self._under_way[-1][0])
         else:
             self._timer.set(due)
@@ -106,7 +103,7 @@ def _deliver(to: asyncio.Transport, data: bytes | None) -> None:
 
 
 class _Side(asyncio.Protocol):
-    """One end of a connection; what comes before the other end is there is kept."""
+    """One end of a connection; it keeps data that comes before the other end exists."""
 
     def __init__(self, line: _Line) -> None:
         self._line = line
@@ -115,7 +112,7 @@ class _Side(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are no asyncio.Transport by name
+        # uvloop's transports are not subclasses of asyncio.Transport
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
@@ -137,7 +134,7 @@ class _Side(asyncio.Protocol):
 
 
 class _Front(_Side):
-    """The end that was accepted: connects to the server."""
+    """The accepted end; it connects to the server."""
 
     def __init__(self, line: _Line, port: int) -> None:
         super().__init__(line)
@@ -163,7 +160,7 @@ class _Front(_Side):
 async def _serve() -> None:
     loop = asyncio.get_running_loop()
     line = _Line(loop)
-    # its lateness would be taken for the network's
+    # a late proxy would look like a slow network
     with contextlib.suppress(PermissionError):
         os.nice(-10)
     orders = asyncio.StreamReader()
@@ -183,7 +180,7 @@ class DelayProxy:
     """A running proxy."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
-        """For `delay_proxy`, which is the way to one of these."""
+        """Only `delay_proxy` calls this; it returns one of these."""
         self._process = process
 
     async def route(self, port: int) -> int:
@@ -191,7 +188,7 @@ class DelayProxy:
         return int(await self._ask(f"route {port}"))
 
     async def set_delay(self, seconds: float) -> None:
-        """Delay by so much each way, from now on."""
+        """Delay by so much in each direction, from now on."""
         await self._ask(f"delay {seconds!r}")
 
     async def _ask(self, order: str) -> str:
@@ -208,7 +205,7 @@ class DelayProxy:
 
 @asynccontextmanager
 async def delay_proxy() -> AsyncIterator[DelayProxy]:
-    """A proxy without routes and without delay, until the block ends."""
+    """Run a proxy without routes and without delay, until the block ends."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bench.delay", stdin=pipe, stdout=pipe
@@ -225,9 +222,9 @@ class Accuracy:
     """How long a ping through the proxy took.
 
     Attributes:
-        delay_ms: Asked for, each way.
-        round_trip_ms: From send to answer, without what it takes with no delay.
-        p99_ms: Its 99th percentile.
+        delay_ms: The delay that was asked for, in each direction.
+        round_trip_ms: The time from send to answer, less the time with no delay.
+        p99_ms: The 99th percentile of that time.
     """
 
     delay_ms: float
@@ -236,7 +233,7 @@ class Accuracy:
 
 
 async def measure_accuracy(proxy: DelayProxy, delays_ms: tuple[float, ...]) -> list[Accuracy]:
-    """Ping an echo through the proxy at each delay; leaves the delay at 0."""
+    """Ping an echo server through the proxy at each delay; at the end the delay is 0."""
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(4096):
@@ -260,7 +257,7 @@ async def measure_accuracy(proxy: DelayProxy, delays_ms: tuple[float, ...]) -> l
 
 
 async def _pings(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> list[float]:
-    """Milliseconds of each."""
+    """The milliseconds of each ping."""
     times = []
     for _ in range(_PINGS):
         began = time.perf_counter()
@@ -271,4 +268,4 @@ async def _pings(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve())
+    event_loop.run(_serve())

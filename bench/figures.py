@@ -1,12 +1,10 @@
-"""What is made of a handful of measurements: a median and how far they lie apart. Pure."""
+"""Statistics of a few measurements: the median, and how far the measurements lie apart. Pure."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-__all__ = ["Spread", "differences", "median_ratio"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +18,10 @@ class Spread:
 
     @classmethod
     def of(cls, figures: Iterable[float]) -> Spread:
-        """Of at least one figure.
+        """The spread of at least one figure.
 
         Raises:
-            ValueError: There is none.
+            ValueError: There is no figure.
         """
         ordered = sorted(figures)
         if not ordered:
@@ -32,11 +30,11 @@ class Spread:
 
 
 def differences(minuends: Sequence[float], subtrahends: Sequence[float]) -> list[float]:
-    """Round by round, so that a drift of the machine from round to round cancels out."""
+    """The differences of each round, so that a drift of the machine from round to round cancels out."""
     return [more - less for more, less in zip(minuends, subtrahends, strict=False)]
 
 
 def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float | None:
-    """The median of the rounds' own ratios; None where there is no round of both."""
+    """The median of the rounds' own ratios; None if no round has both figures."""
     ratios = [over / under for over, under in zip(numerators, denominators, strict=False) if under != 0]
     return statistics.median(ratios) if ratios else None

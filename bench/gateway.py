@@ -1,7 +1,7 @@
 """`make bench-gateway`: what it costs a guest that its disk is behind an agent's export.
 
-The same load on the same LUN, through the export of an agent and straight to the target, alternately. The
-target is tgt where it is installed, as a storage array would be: a program in C; and our own.
+The same load runs on the same LUN alternately through the export of an agent and straight to the target. The
+targets are tgt, if it is installed, which stands for a storage array because it is written in C, and our own.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from pathlib import Path
 import msgspec
 from rich.table import Table
 
-from bench.agents import agent, new_apis
+from bench.agents import agent
 from bench.figures import differences, median_ratio
 from bench.load import Load, carry_out, make_disk, possible
 from bench.machine import Machine, describe_machine, wide_console
 from bench.servers import SERVERS, Server, serve
+from holdover.demo.hosts import certified_hosts
 
 _WAYS = ("direct", "export")
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """Commands per second of one load on one target, a figure for each round, by the way that it took."""
+    """Commands per second of one load on one target: one figure for each round, by way to the target."""
 
     target: str
     load: str
@@ -34,12 +35,12 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ratio(self) -> float | None:
-        """Through the export, as a share of direct."""
+        """The rate through the export as a share of the direct rate."""
         return median_ratio(self.commands_per_second["export"], self.commands_per_second["direct"])
 
     @property
     def added_us(self) -> float:
-        """Microseconds more for each command, while as many are in flight."""
+        """The extra microseconds of each command, with the same number in flight."""
         each = {way: [1e6 * self.depth / figure for figure in self.commands_per_second[way]] for way in _WAYS}
         return statistics.median(differences(each["export"], each["direct"]))
 
@@ -52,7 +53,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(loads: Sequence[Load], rounds: int, seconds: float, tell: Callable[[str], None]) -> list[Row]:
-    """All loads on all targets that are installed."""
+    """Measure all loads on all targets that are installed."""
     rows = []
     for server in SERVERS:
         if server.missing:
@@ -67,12 +68,13 @@ def _on(server: Server, folder: Path, loads: Sequence[Load], rounds: int, second
     file = folder / "disk"
     make_disk(file)
     rows = []
-    with serve(server, file) as url, agent(folder, "host-a", new_apis("host-a"), [url]) as there:
-        urls = {"direct": url, "export": f"iscsi://{there.portal}/{there.iqn}/0"}
+    hosts = certified_hosts(folder, ["host-a"])
+    with serve(server, file) as url, agent(folder, "host-a", hosts, [url]) as there:
+        urls = {"direct": url, "export": there.url()}
         for load in loads:
             figures: dict[str, list[float]] = {way: [] for way in _WAYS}
             for number in range(rounds):
-                # who goes first changes, so that a drift of the machine hits both
+                # The order changes from round to round, so that a drift of the machine affects both.
                 for way in _WAYS if number % 2 == 0 else reversed(_WAYS):
                     figures[way].append(carry_out(urls[way], load, seconds))
             rows.append(
@@ -82,7 +84,7 @@ def _on(server: Server, folder: Path, loads: Sequence[Load], rounds: int, second
 
 
 def show(rows: Sequence[Row]) -> Table:
-    """Medians and ratios."""
+    """A table of medians and ratios."""
     table = Table(box=None, pad_edge=False)
     for heading in ("TARGET", "LOAD", "DIRECT /s", "EXPORT /s", "RATIO", "ADDED us"):
         table.add_column(heading, justify="left" if heading in {"TARGET", "LOAD"} else "right")

@@ -1,7 +1,7 @@
 """`make bench-helper`: PERSISTENT RESERVE IN through our helpers and through qemu-pr-helper, alternately.
 
-In one run of a user-mode kernel (package user-mode-linux) with real disks on the kernel's own target, under
-one load: READ KEYS, from 1 client and from 32.
+It runs in one user-mode kernel (package user-mode-linux), with real disks on that kernel's own target. The
+load is READ KEYS, from 1 client and from 32.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CONFIG = f"""
 name = "bench"
 initiator = "iqn.2026-11.org.example:bench"
 [api]
-listen = "127.0.0.1:PORT"
+listen = "unix:SOCKET.api"
 [helper]
 socket = "SOCKET"
 [[guest]]
@@ -40,10 +40,10 @@ devices = [{", ".join(f'"scsi-block,id=d{n},drive={disk},migrate-pr=on"' for n, 
 
 
 def helpers(trees: list[Path]) -> dict[str, list[str]]:
-    """The commands of the helpers that are here, by the name that the table shows."""
+    """The commands of the helpers that are installed, by their names in the table."""
     ours = [sys.executable, "-m", "holdover"]
     found = {"pr-helper": [*ours, "pr-helper", "-q", "-k", "SOCKET"]}
-    found["agent"] = [*ours, "agent", "--config", "CONFIG"]
+    found["agent"] = [*ours, "agent", "--config", "CONFIG", "--ephemeral"]
     for tree in trees:
         other = ["env", f"PYTHONPATH={tree.absolute() / 'src'}"]
         for name in ("pr-helper", "agent"):
@@ -54,7 +54,7 @@ def helpers(trees: list[Path]) -> dict[str, list[str]]:
 
 
 def measure(plan: Plan) -> list[Row]:
-    """Boot a kernel and carry the plan out there."""
+    """Boot a kernel and carry out the plan there."""
     with tempfile.TemporaryDirectory(prefix="holdover-bench-") as name:
         folder = Path(name)
         (folder / "plan.json").write_bytes(msgspec.json.encode(plan))
@@ -68,7 +68,7 @@ def measure(plan: Plan) -> list[Row]:
 
 
 def show(rows: list[Row]) -> Table:
-    """Medians over the rounds, and beside them the ratio to the peer (median of the rounds' own ratios)."""
+    """A table of the medians over the rounds, with the median of the rounds' own ratios to the peer."""
     table = Table(box=None, pad_edge=False)
     for heading in ("CLIENTS", "HELPER", "P50 us", "RATIO", "P99 us", "RATIO", "COMMANDS/s", "RATIO", "LOAD"):
         table.add_column(heading, justify="left" if heading == "HELPER" else "right")
@@ -89,7 +89,7 @@ def show(rows: list[Row]) -> Table:
 
 
 def _figures(rows: list[Row], field: str) -> list[float]:
-    """One figure of each round, in the rounds' order."""
+    """One figure of each round, in the order of the rounds."""
     return [getattr(row, field) for row in sorted(rows, key=lambda row: row.round)]
 
 

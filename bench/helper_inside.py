@@ -1,4 +1,4 @@
-"""Run inside a kernel of the rig by `bench.helper`: all helpers at once, loaded in turn.
+"""The part of `bench.helper` that runs inside the rig's kernel: it starts all helpers and loads each in turn.
 
 Its arguments are a file with `Plan` as JSON and the file for the rows. Further arguments are for the agent's
 helper, which knows a guest by its command line: this process plays the guest's QEMU.
@@ -16,24 +16,21 @@ from tests.rig.kernel_programs import start_program
 
 from bench.helper_load import Load
 
-__all__ = ["GUEST", "Plan", "Row"]
-
 GUEST = "bench"
 _FOLDER = Path("/run/bench")
 _WARM_UP = 0.3
-_FIRST_PORT = 7101
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What to measure.
 
     Attributes:
-        helpers: Name and command of each helper; SOCKET and CONFIG in a command stand for its own files.
+        helpers: The name and command of each helper; in a command, SOCKET and CONFIG stand for its own files.
         disks: The devices that clients send, in turn.
-        clients: How many clients; each number is a load of its own.
+        clients: The numbers of clients; each number is a load of its own.
         rounds: How often each figure is taken.
-        seconds: For how long, each time.
-        config: An agent's file, with SOCKET in it as above, and PORT for that of its API.
+        seconds: How long each load runs.
+        config: An agent's file, in which SOCKET has the same meaning.
     """
 
     helpers: dict[str, list[str]]
@@ -45,7 +42,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure of one helper under one load; times in seconds, as in `bench.helper_load.Figures`."""
+    """One figure of one helper under one load; times are in seconds, as in `bench.helper_load.Figures`."""
 
     helper: str
     clients: int
@@ -57,10 +54,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _start(plan: Plan, name: str) -> Path:
-    """Start a helper; gives its socket."""
+    """Start a helper and return its socket."""
     path, config = _FOLDER / f"{name}.sock", _FOLDER / f"{name}.toml"
-    port = _FIRST_PORT + list(plan.helpers).index(name)
-    config.write_text(plan.config.replace("SOCKET", str(path)).replace("PORT", str(port)))
+    config.write_text(plan.config.replace("SOCKET", str(path)))
     words = {"SOCKET": str(path), "CONFIG": str(config)}
     start_program([words.get(word, word) for word in plan.helpers[name]])
     return path
@@ -74,7 +70,7 @@ def _measure(plan: Plan, sockets: dict[str, Path], devices: Sequence[int]) -> li
             load.greet()
             load.run(_WARM_UP)
         for number in range(plan.rounds):
-            # who goes first changes, so that a drift of the machine hits all
+            # The order changes from round to round, so that a drift of the machine affects all.
             names = list(loads) if number % 2 == 0 else list(reversed(loads))
             for name in names:
                 found = loads[name].run(plan.seconds)

@@ -1,7 +1,7 @@
 """A load of READ KEYS on a helper's socket, from one thread that does as little as it can.
 
-It shares the machine with the helper that it measures (a user-mode kernel has one CPU), so it also tells
-which share of the time it took itself.
+The load shares the machine with the helper that it measures (a user-mode kernel has one CPU). So it also
+reports how much of the time it took itself.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from pathlib import Path
 from holdover.scsi.cdb import PersistentReserveIn
 from holdover.scsi.opcodes import InServiceAction
 
-__all__ = ["Figures", "Load"]
-
 _ALLOCATION = 8192
 _READ_KEYS = PersistentReserveIn(InServiceAction.READ_KEYS, _ALLOCATION).encode().ljust(16, b"\0")
 _HEADER = 8 + 96
@@ -30,13 +28,13 @@ _ATTENTIONS = 8
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What one run of a load gave.
+    """The figures of one run of a load.
 
     Attributes:
-        p50: Median time from a command to its reply, seconds.
-        p99: 99th percentile of it, seconds.
-        per_second: Commands per second, all clients together.
-        own_share: How much of the time the load itself was on the CPU, 0 to 1.
+        p50: The median time from a command to its reply, in seconds.
+        p99: The 99th percentile of that time, in seconds.
+        per_second: The commands per second of all clients together.
+        own_share: The share of the time in which the load itself used the CPU, 0 to 1.
     """
 
     p50: float
@@ -46,7 +44,7 @@ class Figures:
 
 
 class Load:
-    """Clients of one helper, each with one command under way at any time."""
+    """The clients of one helper, each with one command under way at any time."""
 
     def __init__(self, path: Path, devices: Sequence[int], clients: int) -> None:
         """Connect ``clients`` to the socket at ``path``; they send the descriptors ``devices`` in turn."""
@@ -59,7 +57,7 @@ class Load:
             self._rights[one.fileno()] = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, device)]
 
     def greet(self) -> None:
-        """Have each device say what it has to say first: unit attentions, one by one."""
+        """Let each device report its pending unit attentions, one by one."""
         for number, one in self._sockets.items():
             for attempt in range(_ATTENTIONS):
                 one.sendmsg((_READ_KEYS,), self._rights[number])
@@ -71,15 +69,15 @@ class Load:
                         raise
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         for one in self._sockets.values():
             one.close()
 
     def run(self, seconds: float) -> Figures:
-        """Send commands for so long, and count what was answered.
+        """Send commands for so long, and count the replies.
 
         Raises:
-            RuntimeError: A reply is not the GOOD that READ KEYS ends in.
+            RuntimeError: A reply to READ KEYS is not GOOD.
         """
         before, start = os.times(), time.perf_counter()
         took = (self._alone if len(self._sockets) == 1 else self._together)(start + seconds)
@@ -91,7 +89,7 @@ class Load:
         )
 
     def _alone(self, end: float) -> list[float]:
-        """One client: it waits in the read, and needs nobody to tell it when."""
+        """Run one client: it blocks in the read, so nothing has to wake it."""
         ((number, one),) = self._sockets.items()
         rights, took = self._rights[number], []
         begun = time.perf_counter()
@@ -127,10 +125,10 @@ class Load:
 
 
 def _read_reply(one: socket.socket) -> None:
-    """Read one reply, in one read where the helper sends it in one piece.
+    """Read one reply, with one read if the helper sends the reply in one piece.
 
     Raises:
-        RuntimeError: It is not GOOD.
+        RuntimeError: The reply is not GOOD.
     """
     reply = one.recv(_LARGEST)
     while len(reply) < _HEADER or len(reply) < _HEADER + int.from_bytes(reply[4:8], "big"):
@@ -143,7 +141,7 @@ def _read_reply(one: socket.socket) -> None:
 
 
 def _connect(path: Path) -> socket.socket:
-    """A connection with the features exchanged; the helper may still be on its way up."""
+    """A connection with the features exchanged; the helper may still be starting."""
     deadline = time.monotonic() + _PATIENCE
     while True:
         one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

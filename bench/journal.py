@@ -1,6 +1,7 @@
 """`python -m bench.journal`: how fast a journal acknowledges, and how fast a large one is opened and loaded.
 
-Beside it the disk alone: writes of 4 KiB, each with a sync, which nothing durable can beat one by one.
+It also measures the disk alone: writes of 4 KiB, each with a sync. Nothing durable that writes one by one can
+be faster.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import uvloop
 from rich.console import Console
 from rich.table import Table
 
 from holdover.journal.journal import Journal
 from holdover.journal.records import DeviceRecord, GuestRecord, HandoverRecord
+from holdover.network import event_loop
 
 _SECONDS = 5.0
 _GUESTS, _DEVICES, _STATES = 1000, 16, 12
@@ -30,7 +31,7 @@ _BODY = json.dumps({"key": 1 << 60, "type": 5, "aptpl": True, "generation": 77, 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """What was acknowledged; times in seconds."""
+    """How many writes were acknowledged; times are in seconds."""
 
     what: str
     callers: int
@@ -41,7 +42,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Times of a journal with many devices, in seconds; its size in bytes."""
+    """The times to open and load a journal with many devices, in seconds, and its size in bytes."""
 
     guests: int
     devices: int
@@ -58,7 +59,7 @@ def _rate(what: str, callers: int, times: list[float], seconds: float) -> Rate:
 
 
 def disk(folder: Path) -> Rate:
-    """One write and sync after another, into a file that has its size already."""
+    """Write and sync again and again, into a file that has its full size already."""
     times: list[float] = []
     descriptor = os.open(folder / "disk", os.O_RDWR | os.O_CREAT)
     os.pwrite(descriptor, bytes(1 << 22), 0)
@@ -73,7 +74,7 @@ def disk(folder: Path) -> Rate:
 
 
 async def puts(folder: Path, callers: int) -> Rate:
-    """Callers at once, each with one state of its handover and one device at a time."""
+    """Run several callers at once; each puts one state of its handover and one device at a time."""
     journal = Journal.open(folder / f"journal-{callers}")
     times: list[float] = []
     start = time.perf_counter()
@@ -90,13 +91,13 @@ async def puts(folder: Path, callers: int) -> Rate:
 
 
 async def large(folder: Path) -> Start:
-    """An agent's journal with many guests, each of which has been migrated twice."""
+    """Measure an agent's journal with many guests, each of which has been migrated twice."""
     file = folder / "large"
     journal = Journal.open(file)
     start = time.perf_counter()
     for number in range(_GUESTS):
         name = f"guest{number:04d}"
-        guest = GuestRecord(name=name, uuid=None, machine="pc-q35-9.2", origin="configured")
+        guest = GuestRecord(name=name, uuid=None, machine_type="pc-q35-9.2", origin="configured")
         devices = [_device(name, place) for place in range(_DEVICES)]
         states = [_state(f"{name}-{place % 2}", str(place)) for place in range(_STATES)]
         await journal.put(guest, *devices, *states)
@@ -140,8 +141,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        rates = [disk(folder), *(uvloop.run(puts(folder, callers)) for callers in (1, 100))]
-        start = uvloop.run(large(folder))
+        rates = [disk(folder), *(event_loop.run(puts(folder, callers)) for callers in (1, 100))]
+        start = event_loop.run(large(folder))
     if options.json:
         print(json.dumps({"rates": [asdict(rate) for rate in rates], "start": asdict(start)}))
         return

@@ -1,6 +1,6 @@
-"""Load on a LUN, made by C programs of others, so that it costs every server the same.
+"""Load on a LUN by other projects' C programs, so that the load costs every server the same.
 
-Reads are `iscsi-perf`'s (package libiscsi-bin), writes `qemu-img bench`'s (qemu-utils, qemu-block-extra).
+Reads are by `iscsi-perf` (package libiscsi-bin), writes by `qemu-img bench` (qemu-utils, qemu-block-extra).
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["LOADS", "Load", "carry_out", "make_disk", "possible"]
-
 _SIZE = 256 << 20
 _SCATTER = 61 << 20
-"""Step between writes of 4 KiB, bytes: far apart, and every block is met before one comes again."""
+"""The step between writes of 4 KiB, in bytes: far apart, and no block repeats before all were written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One kind of load; ``blocks`` of 512 bytes in each command, ``depth`` commands in flight."""
+    """One kind of load: ``blocks`` of 512 bytes in each command, and ``depth`` commands in flight."""
 
     name: str
     write: bool
@@ -30,7 +28,7 @@ class Load:
 
     @property
     def program(self) -> tuple[str, str]:
-        """The program that makes it, and its Debian package."""
+        """The program that makes the load, and its Debian package."""
         return ("qemu-img", "qemu-utils") if self.write else ("iscsi-perf", "libiscsi-bin")
 
 
@@ -45,12 +43,12 @@ LOADS = (
 
 
 def make_disk(file: Path) -> None:
-    """A file that the loads fit on."""
+    """Make a file that is large enough for the loads."""
     file.write_bytes(bytes(range(256)) * (_SIZE // 256))
 
 
 def possible(tell: Callable[[str], None]) -> list[Load]:
-    """The loads whose programs are here; the others are named."""
+    """The loads whose programs are installed; ``tell`` gets the names of the others."""
     found = []
     for load in LOADS:
         program, package = load.program
@@ -62,11 +60,11 @@ def possible(tell: Callable[[str], None]) -> list[Load]:
 
 
 def carry_out(url: str, load: Load, seconds: float) -> float:
-    """Commands per second of the LUN at ``url``, under that load for about so long.
+    """The commands per second of the LUN at ``url``, under that load for about so long.
 
     Raises:
         subprocess.CalledProcessError: The program failed.
-        RuntimeError: It told no figure.
+        RuntimeError: The program printed no figure.
     """
     return (_write if load.write else _read)(url, load, seconds)
 
@@ -116,5 +114,5 @@ def _write(url: str, load: Load, seconds: float) -> float:
             raise RuntimeError(f"qemu-img bench told no figure:\n{output}")
         return count / max(float(found[1]), 0.001)
 
-    # a count that takes about as long as asked for, from a first short run
+    # A first short run gives the count of commands that takes about as long as asked for.
     return run(max(200, round(run(200) * seconds)))

@@ -1,4 +1,4 @@
-"""What machine figures were taken on, in words that name none."""
+"""The machine on which figures were taken, in words that do not name it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-__all__ = ["Machine", "available_mib", "describe_machine", "wide_console"]
-
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """Beside every set of figures.
+    """The description that goes with every set of figures.
 
     Attributes:
-        commit: The project's, with "+" where files were changed; "" outside of a work tree.
-        load: Runnable processes in the last minute: other work at the same time.
+        commit: The project's commit, with "+" if files were changed; "" outside of a work tree.
+        load: The runnable processes in the last minute, which show other work at the same time.
     """
 
     date: str
@@ -51,12 +49,12 @@ def describe_machine() -> Machine:
 
 
 def available_mib() -> int:
-    """Memory that new processes can have."""
+    """The memory that new processes can have, in MiB."""
     return _meminfo("MemAvailable")
 
 
 def wide_console() -> Console:
-    """Where tables are printed: as wide as they are where nobody looks at a terminal."""
+    """A console for tables; without a terminal it is wide enough for every table."""
     console = Console()
     return console if console.is_terminal else Console(width=160)
 

@@ -1,7 +1,7 @@
-"""Guests that are measured while they move: real ones, in real QEMUs, with reservations on all their LUNs.
+"""Guests that are measured while they move: real guests in real QEMUs, with reservations on all their LUNs.
 
-Each guest has a target of its own behind the delaying proxy, boots once, registers and reserves, and then
-moves to and fro between two hosts, each time into a QEMU process that was started for it.
+Each guest has a target of its own behind the proxy that delays. It boots once, registers and reserves. Then
+it moves to and fro between two hosts, each time into a QEMU process that was started for that move.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.agents import GUEST, agent, new_apis, own_environment
+from bench.agents import GUEST, agent, own_environment
 from bench.delay import DelayProxy
 from bench.servers import TARGET_IQN, Server, serve_luns
+from holdover.demo.hosts import CertifiedHost, certified_hosts
+from holdover.demo.machines.console import Console
+from holdover.demo.machines.image import READY, GuestImage
+from holdover.demo.machines.process import IscsiDisk, QemuProcess, VirtualMachine
 from holdover.demo.processes import free_port
 from holdover.iscsi.url import IscsiUrl
-from holdover.paths.iscsi import Identity, IscsiPath, IscsiSessions, isid_of
-from holdover.qemu.console import Console
-from holdover.qemu.image import READY, GuestImage
+from holdover.paths.iscsi import InitiatorIdentity, IscsiPath, IscsiSessions, isid_of
 from holdover.qemu.monitor import Monitor, QemuError, QmpEvent
-from holdover.qemu.process import IscsiDisk, QemuProcess, VirtualMachine
 from holdover.scsi.opcodes import InServiceAction, ReservationType
 from holdover.scsi.reservation_in import ReadKeys, ReadReservation, Reservation
 from holdover.scsi.reservation_out import in_command
 from holdover.scsi.sense import is_unit_attention
 
-__all__ = ["MEMORY", "GuestKind", "Move", "MovingGuest", "NotMeasured", "moving_guest"]
-
 KEY = 0x484F4C44
 MEMORY = Path("/dev/shm")  # noqa: S108 - folders of our own are made in it
-"""A file system that no disk is behind."""
+"""A file system without a disk behind it."""
 HOSTS = ("host-a", "host-b")
 _BOOT = 300.0
 _MOVE = 120.0
 _LUN_SIZE = 8 << 20
 _LAST_COPY_MS = 20
-"""`downtime-limit` of all migrations: how long QEMU lets the last of the memory take with the guest stopped.
-Its default of 300 ms would make the guest's memory the greater part of every figure, and of its noise."""
+"""The `downtime-limit` of all migrations: how long QEMU may copy the last of the memory with the guest
+stopped. With QEMU's default of 300 ms, the memory would be the greater part of every figure and of its
+noise."""
 
 
 class NotMeasured(Exception):
-    """A guest did not do what was to be measured; the text says which and what it did."""
+    """A guest did not do what was to be measured; the text says which guest, and what it did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,11 @@ class GuestKind:
     """One way to run a guest.
 
     Attributes:
-        name: As the tables show it.
-        program: What starts its QEMU; () for the installed one.
-        migrate_pr: That property of QEMU's scsi-block; None where QEMU has none.
-        holdover: Whether its disks are behind Holdover's agents.
-        journals: Where those keep their journals; None: with everything else.
+        name: The name in the tables.
+        program: The command that starts its QEMU; () for the installed one.
+        migrate_pr: The property migrate-pr of QEMU's scsi-block; None if this QEMU does not have it.
+        holdover: Whether the guest's disks are behind Holdover's agents.
+        journals: The folder of the agents' journals; None: they are with everything else.
     """
 
     name: str
@@ -69,7 +69,7 @@ class GuestKind:
 
     @property
     def carries(self) -> bool:
-        """Whether its reservations move with it."""
+        """Whether the guest's reservations move with it."""
         return self.holdover or self.migrate_pr is True
 
 
@@ -78,8 +78,8 @@ class Move:
     """One migration.
 
     Attributes:
-        standstill_ms: STOP on the source to RESUME on the destination.
-        handover_ms: Of these, as Holdover itself says, those it took; None without it.
+        standstill_ms: The time from STOP on the source to RESUME on the destination.
+        handover_ms: The part of that time that Holdover itself reports for the handover; None without it.
     """
 
     standstill_ms: float
@@ -88,7 +88,7 @@ class Move:
 
 @dataclass
 class _Host:
-    """Where a guest's QEMU finds its disks, and who it is there; with Holdover its agent's API."""
+    """What a guest's QEMU uses on one host: disk addresses, its name and, with Holdover, the agent's API."""
 
     name: str
     portal: str
@@ -96,6 +96,7 @@ class _Host:
     initiator: str
     lun: int
     api: str = ""
+    secret: Path | None = None
 
 
 @dataclass
@@ -116,7 +117,7 @@ class MovingGuest:
     _watches: dict[int, Path] = field(default_factory=dict)
 
     async def boot(self) -> None:
-        """Boot, and see that all disks are there."""
+        """Boot the guest, and check that all disks are there."""
         self.qemu = self._start(self.here, None, False)
         self.console = await self.qemu.console()
         await self.console.wait_for(READY, _BOOT)
@@ -134,20 +135,20 @@ class MovingGuest:
         await self._check_reservations()
 
     async def end(self) -> None:
-        """End its QEMU."""
+        """End the guest's QEMU."""
         if self.console is not None:
             await self.console.close()
         if self.qemu is not None:
             await self.qemu.end()
 
     async def move(self, delay: float, stopped: bool) -> Move:
-        """Migrate it to the other host, with ``delay`` seconds each way to the target meanwhile.
+        """Migrate the guest to the other host, with ``delay`` seconds in each direction to the target.
 
-        Everything else (starting the destination's QEMU, looking whether the reservations came along) is
-        done without a delay. ``stopped``: the destination is started with `-S`.
+        Only the migration has the delay. Starting the destination's QEMU, and checking that the reservations
+        came along, happen without it. ``stopped`` starts the destination with `-S`.
 
         Raises:
-            NotMeasured: It did not arrive, or without its reservations.
+            NotMeasured: The guest did not arrive, or arrived without its reservations.
         """
         assert self.qemu is not None
         uri = f"tcp:127.0.0.1:{free_port()}"
@@ -187,7 +188,7 @@ class MovingGuest:
         return float(milliseconds) if milliseconds is not None else None
 
     async def _check_arrival(self) -> None:
-        """The guest lives; where reservations move with it, it has them all, and writes to each disk."""
+        """Check that the guest lives and, if its reservations move, has them all and writes to each disk."""
         if not self.kind.carries:
             await self._run("true")
             return
@@ -196,15 +197,15 @@ class MovingGuest:
         await self._run(f"for d in /sys/block/sd*; do {write} || exit 1; done")
 
     async def _check_reservations(self) -> None:
-        """Each LUN has one registrant, with the guest's key, and is reserved with type 5.
+        """Check that each LUN has one registrant, with the guest's key, and a reservation of type 5.
 
-        Who that is, the guest's writes tell: nobody else may.
+        The guest's writes show that it is that registrant: nobody else may write.
 
         Raises:
-            NotMeasured: A LUN is another.
+            NotMeasured: A LUN differs from that.
         """
         sessions = IscsiSessions()
-        identity = Identity("iqn.2026-11.org.holdover:bench-observer", isid_of("bench"))
+        identity = InitiatorIdentity("iqn.2026-11.org.holdover:bench-observer", isid_of("bench"))
         for lun in range(self.target.lun, self.target.lun + self.luns):
             path = sessions.path(IscsiUrl("127.0.0.1", self.target_port, TARGET_IQN, lun), identity)
             try:
@@ -225,10 +226,17 @@ class MovingGuest:
 
     def _start(self, host: _Host, incoming: str | None, stopped: bool) -> QemuProcess:
         disks = tuple(
-            IscsiDisk(portal=host.portal, target=host.iqn, initiator=host.initiator, lun=host.lun + lun)
+            IscsiDisk(
+                portal=host.portal,
+                target=host.iqn,
+                initiator=host.initiator,
+                lun=host.lun + lun,
+                user=GUEST,
+                secret=host.secret,
+            )
             for lun in range(self.luns)
         )
-        # a second monitor: that of `holdover migrate` takes one client at a time
+        # A second monitor, because the one that `holdover migrate` uses takes one client at a time.
         watch = Path(tempfile.mkdtemp(dir=self.folder)) / "w"
         program = self.kind.program or ("qemu-system-x86_64",)
         program += (
@@ -257,13 +265,13 @@ class MovingGuest:
         return qemu
 
     async def _watch(self, qemu: QemuProcess) -> Monitor:
-        """The second monitor of a QEMU, once it is there."""
+        """The second monitor of a QEMU, once it exists."""
         path = self._watches[qemu.pid]
         async with asyncio.timeout(_MOVE):
             while True:
                 if not qemu.running:
                     raise NotMeasured(f"{self.kind.name}: QEMU ended:\n{qemu.errors}")
-                # the socket is there a moment before QEMU listens at it
+                # The socket exists a moment before QEMU listens at it.
                 with contextlib.suppress(QemuError):
                     return await Monitor.connect(path, self.kind.name, timeout=_MOVE)
                 await asyncio.sleep(0.02)
@@ -276,7 +284,7 @@ async def _ask(path: IscsiPath, action: InServiceAction) -> bytes:
 
 
 async def _ready(source: Monitor, destination: Monitor) -> None:
-    """Both answer; and the source's memory shall not be what is measured."""
+    """Check that both monitors answer, and keep the source's memory out of the figures."""
     await source.execute(
         "migrate-set-parameters", {"downtime-limit": _LAST_COPY_MS, "max-bandwidth": 1 << 34}
     )
@@ -285,7 +293,7 @@ async def _ready(source: Monitor, destination: Monitor) -> None:
 
 
 async def _migrate_plainly(source: Monitor, destination: Monitor, uri: str, stopped: bool) -> None:
-    """What an operator's tool does without Holdover."""
+    """Migrate as an operator's tool does without Holdover."""
     events = {"capabilities": [{"capability": "events", "state": True}]}
     for monitor in (source, destination):
         await monitor.execute("migrate-set-capabilities", events)
@@ -348,7 +356,7 @@ async def moving_guest(
             way = await proxy.route(target)
             start = _behind_agent if kind.holdover else _plain
             near = stack.enter_context(tempfile.TemporaryDirectory(prefix="hb-", dir=kind.journals))
-            place = _Place(folder, Path(near), way, server, luns, new_apis(*HOSTS))
+            place = _Place(folder, Path(near), way, server, luns, certified_hosts(folder, HOSTS))
             here, there = (stack.enter_context(start(place, host)) for host in HOSTS)
             guest = MovingGuest(kind, luns, image, proxy, folder, server, target, here, there)
             stack.push_async_callback(guest.end)
@@ -359,14 +367,15 @@ async def moving_guest(
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """What both hosts of a guest share: folders, the port of the proxy to the target, that target's LUNs."""
+    """What both hosts of a guest share: folders, the proxy's port, the target's LUNs and the hosts'
+    certificates."""
 
     folder: Path
     journals: Path
     port: int
     server: Server
     luns: int
-    apis: dict[str, str]
+    hosts: dict[str, CertifiedHost]
 
 
 @contextlib.contextmanager
@@ -380,5 +389,7 @@ def _behind_agent(place: _Place, host: str) -> Iterator[_Host]:
     luns = range(place.server.lun, place.server.lun + place.luns)
     drives = [f"iscsi://127.0.0.1:{place.port}/{TARGET_IQN}/{lun}" for lun in luns]
     arrives = host != HOSTS[0]
-    with agent(place.folder, host, place.apis, drives, incoming=arrives, journals=place.journals) as there:
-        yield _Host(host, there.portal, there.iqn, "iqn.2026-11.org.holdover:guest", 0, there.api)
+    with agent(place.folder, host, place.hosts, drives, incoming=arrives, journals=place.journals) as there:
+        yield _Host(
+            host, there.portal, there.iqn, "iqn.2026-11.org.holdover:guest", 0, there.api, there.secret
+        )

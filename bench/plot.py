@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-__all__ = ["Panel", "Point", "Series", "draw_bars", "draw_svg", "ticks"]
-
 _WIDTH, _HEIGHT = 300, 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 40, 52
 _LEGEND = 30
@@ -18,7 +16,7 @@ _BAR = 48
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A median ``y`` over ``x`` > 0, and between what it was seen."""
+    """A median ``y`` over ``x`` > 0, with the lowest and the highest figure."""
 
     x: float
     y: float
@@ -43,7 +41,7 @@ class Panel:
 
 
 def ticks(most: float) -> list[float]:
-    """Round numbers from 0 up, four to eight of them, the last not below ``most``."""
+    """Four to eight round numbers from 0 up; the last one is not below ``most``."""
     if most <= 0:
         return [0.0, 1.0]
     raw = most / 4
@@ -53,7 +51,7 @@ def ticks(most: float) -> list[float]:
 
 
 def draw_svg(title: str, x_title: str, y_title: str, panels: Sequence[Panel]) -> str:
-    """All panels in a row, x on a scale of powers of two, whiskers from low to high; 0 is the least y."""
+    """All panels in a row: x in powers of two, y from 0 up, and whiskers from low to high."""
     width = _WIDTH * len(panels)
     height = _HEIGHT + _LEGEND
     names = list(dict.fromkeys(series.name for panel in panels for series in panel.series))
@@ -115,7 +113,7 @@ def _panel(panel: Panel, x_title: str, y_title: str, colours: dict[str, str]) ->
 
 
 def draw_bars(x_title: str, unit: str, panels: Sequence[Panel]) -> str:
-    """Lines of text: a bar for each point, as long as its y within its panel."""
+    """Lines of text: a bar for each point, with its length in proportion to y within its panel."""
     lines = []
     for panel in panels:
         points = [point for series in panel.series for point in series.points]

@@ -1,13 +1,14 @@
 """QEMU 11.1, which has `migrate-pr`, from trixie-backports, beside whatever this machine has installed.
 
-`mmdebstrap` unpacks it and all that it depends on into a folder outside of the repository, from the mirror
-that this machine's own apt is configured with. It then runs by its own loader and libraries, so that it
-needs no privilege and sees the same files and sockets as everybody; `chroot` into the folder works as well.
+`mmdebstrap` unpacks it and everything that it depends on into a folder outside of the repository, from the
+mirror that this machine's own apt is configured with. QEMU then runs with its own loader and libraries. So it
+needs no privilege, and uses the same files and sockets as any program; `chroot` into the folder works as
+well.
 
     python -m bench.qemu11          make it, and print the folder
 
-HOLDOVER_QEMU11 names the folder; else it is `qemu11` in the project's cache folder. Whoever finds the folder
-locked (FOLDER.lock) waits for the one who is making it.
+HOLDOVER_QEMU11 names the folder; without it, the folder is `qemu11` in the project's cache folder. If another
+process is making the folder, it holds a lock (FOLDER.lock), and this one waits.
 """
 
 from __future__ import annotations
@@ -24,17 +25,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdover.qemu.image import cache_folder
-
-__all__ = ["Qemu11", "Qemu11Error", "qemu11", "qemu11_folder"]
+from holdover.demo.machines.image import cache_folder
 
 _RELEASE = "trixie"
-# base-files: what makes the folder a root in which programs find their loader
+# base-files makes the folder a root in which programs find their loader
 _PACKAGES = ("base-files", "qemu-system-x86", "qemu-block-extra", "qemu-utils")
 
 
 class Qemu11Error(Exception):
-    """QEMU 11 cannot be had here; the text says why and what to do."""
+    """QEMU 11 is not available here; the text says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,26 +41,26 @@ class Qemu11:
     """An unpacked QEMU 11.
 
     Attributes:
-        folder: The root that it was unpacked into.
+        folder: The root into which it was unpacked.
     """
 
     folder: Path
 
     @property
     def command(self) -> tuple[str, ...]:
-        """What to start in place of ``qemu-system-x86_64``, up to its first own argument."""
+        """The command to use in place of ``qemu-system-x86_64``, up to the first argument of QEMU itself."""
         data = (self.folder / "usr/share" / name for name in ("qemu", "seabios", "ipxe/qemu"))
         options = [word for folder in data for word in ("-L", str(folder))]
         return (*self.program("qemu-system-x86_64"), *options)
 
     def program(self, name: str) -> tuple[str, ...]:
-        """Any program of the folder, by its own loader and libraries."""
+        """The command for any program of the folder, with its own loader and libraries."""
         loader = self.folder / "lib64/ld-linux-x86-64.so.2"
         return (str(loader), "--library-path", str(self._libraries), str(self.folder / "usr/bin" / name))
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that it needs to find its block drivers."""
+        """The environment variables with which QEMU finds its block drivers."""
         return {"QEMU_MODULE_DIR": str(self._libraries / "qemu")}
 
     @property
@@ -70,10 +69,10 @@ class Qemu11:
         return ("env", *(f"{name}={value}" for name, value in self.environment.items()), *self.command)
 
     def version(self) -> str:
-        """As it tells it itself.
+        """The version that QEMU itself prints.
 
         Raises:
-            Qemu11Error: It does not start.
+            Qemu11Error: QEMU does not start.
         """
         done = subprocess.run(
             [*self.command, "--version"],
@@ -94,12 +93,12 @@ class Qemu11:
 
 
 def qemu11_folder() -> Path:
-    """Where it is, or would be."""
+    """The folder in which QEMU 11 is, or would be."""
     return Path(os.environ.get("HOLDOVER_QEMU11") or cache_folder() / "qemu11").resolve()
 
 
 def qemu11() -> Qemu11:
-    """QEMU 11, from its folder or unpacked now, which fetches about 100 MB.
+    """QEMU 11, from its folder or unpacked now; unpacking fetches about 100 MB.
 
     Raises:
         Qemu11Error: Something is missing, or the mirror does not have it.
@@ -128,7 +127,7 @@ def _make(folder: Path) -> None:
         raise Qemu11Error(f"QEMU 11: prepared for amd64 alone, this machine is {platform.machine()}")
     mirror = _mirror()
     sources = [f"deb {mirror} {suite} main" for suite in (_RELEASE, f"{_RELEASE}-backports")]
-    # with all that it depends on: it needs newer firmware than the release has
+    # This covers the dependencies too: QEMU 11 needs newer firmware than the release has.
     prefer = f'APT::Default-Release "{_RELEASE}-backports"'
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-new-") as name:
         new = Path(name) / "root"

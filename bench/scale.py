@@ -1,8 +1,8 @@
 """`make bench-scale`: one agent with 10, 100 and 1,000 guests of 16 LUNs each.
 
-Memory, start-up with everything in the journal, and how long a guest's PERSISTENT RESERVE OUT takes: alone,
-and while 100 other guests are handed over at once. The LUNs are in the agent's process, so that nothing else
-is measured; see `bench.scale_inside`.
+It measures the memory, the start-up with everything in the journal, and how long a guest's PERSISTENT RESERVE
+OUT takes: alone, and while 100 other guests are handed over at once. The LUNs are in the agent's process, so
+that nothing else is measured; see `bench.scale_inside`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bench.machine import Machine, describe_machine, wide_console
 from bench.scale_inside import LUNS, Figures
 
 _WANTED_MIB, _WANTED_SECONDS, _WANTED_RATIO = 300, 3, 2
-"""With 1,000 guests: memory, start-up, and the p99 during handovers by the p99 without."""
+"""The goals with 1,000 guests: memory, start-up, and the p99 during handovers divided by the p99 without."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,10 +34,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(guests: int) -> Figures:
-    """One number of guests, in processes of their own.
+    """Measure one number of guests, in processes of their own.
 
     Raises:
-        RuntimeError: One of them failed; with the last that it wrote.
+        RuntimeError: One of the processes failed; the message has the last lines that it wrote.
     """
     with tempfile.TemporaryDirectory(prefix="holdover-bench-") as name:
         folder = Path(name)
@@ -56,13 +56,13 @@ def measure(guests: int) -> Figures:
 
 
 def percentile(figures: Sequence[float], part: int) -> float:
-    """The smallest figure that at least ``part`` of 100 are not above."""
+    """The smallest figure that at least ``part`` percent of the figures do not exceed."""
     ordered = sorted(figures)
     return ordered[min(len(ordered) - 1, -(-len(ordered) * part // 100) - 1)]
 
 
 def show(found: Sequence[Figures]) -> Table:
-    """A row for each number of guests."""
+    """A table with a row for each number of guests."""
     table = Table(box=None, pad_edge=False)
     for heading in (
         "GUESTS",
@@ -103,7 +103,7 @@ def show(found: Sequence[Figures]) -> Table:
 
 
 def growth(found: Sequence[Figures]) -> Table:
-    """By what each figure grows from one number of guests to the next."""
+    """A table of the factors by which each figure grows from one number of guests to the next."""
     table = Table(box=None, pad_edge=False)
     for heading in ("GUESTS", "TIMES", "MEMORY KiB FOR EACH MORE", "START CPU", "IDLE P50", "MEANWHILE P50"):
         table.add_column(heading, justify="right")
@@ -121,7 +121,7 @@ def growth(found: Sequence[Figures]) -> Table:
 
 
 def wanted(found: Sequence[Figures]) -> Table:
-    """What is wanted with 1,000 guests, beside what was reached; empty without that many."""
+    """A table of the goals with 1,000 guests beside the figures; empty without that many guests."""
     table = Table(box=None, pad_edge=False)
     for heading in ("WANTED WITH 1,000 GUESTS", "AT MOST", "FOUND", "REACHED"):
         table.add_column(heading, justify="left" if heading.startswith("WANTED") else "right")

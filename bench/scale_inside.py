@@ -1,13 +1,13 @@
-"""The process that `bench.scale` measures: an agent with many guests, their LUNs in memory beside it.
+"""The process that `bench.scale` measures: an agent with many guests, and their LUNs in memory.
 
     python -m bench.scale_inside GUESTS FOLDER fill
     python -m bench.scale_inside GUESTS FOLDER measure FIGURES
 
-`fill` puts into the journal in FOLDER that every guest is registered and holds its LUNs; `measure` starts an
-agent with it, on LUNs that are as that journal says, and writes a `Figures` into FIGURES, as JSON.
+`fill` writes into the journal in FOLDER that every guest is registered and holds its LUNs. `measure` starts
+an agent with that journal, on LUNs that match it, and writes a `Figures` into FIGURES, as JSON.
 
-For the handovers there is a second agent in the same process, on the same loop: what is measured then is more
-than one host does.
+For the handovers there is a second agent in the same process, on the same loop. So the figures contain more
+work than one host does.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import gc
 import random
 import re
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,59 +28,58 @@ from unittest.mock import patch
 
 import msgspec
 import structlog
-import uvloop
+from tests.paths.local_path import LocalPath
 
-from holdover.agent.client import AgentClient
-from holdover.agent.config import AgentConfig, ApiConfig, GuestConfig, JournalConfig, PeerConfig
+from holdover.agent.daemon import serve
+from holdover.agent.guests.step_runner import run_steps
 from holdover.agent.host import Host
-from holdover.agent.runner import run_steps
-from holdover.agent.serve import serve
-from holdover.cli.descriptors import raise_descriptor_limit
-from holdover.cli.switching import SWITCH_SECONDS
-from holdover.demo.processes import free_port
+from holdover.api.client import AgentClient
+from holdover.cli.daemons.descriptors import raise_descriptor_limit
+from holdover.cli.daemons.switching import SWITCH_SECONDS
+from holdover.config.agent_file import AgentConfig, GuestConfig, JournalConfig
+from holdover.demo.hosts import certified_hosts
 from holdover.guest.gate import Gate
-from holdover.guest.scsi_block import BlockState, Tracked
-from holdover.handover.steps import identify
+from holdover.guest.scsi_block import BlockState
 from holdover.iscsi.url import IscsiUrl
 from holdover.journal.journal import Journal
 from holdover.journal.records import DeviceRecord
-from holdover.lun.inquiry import Identity as LunIdentity
+from holdover.lun.commands.inquiry import UnitIdentity
 from holdover.lun.logical_unit import LogicalUnit
-from holdover.paths.iscsi import Identity, IscsiSessions, isid_of
-from holdover.paths.local import LocalPath
-from holdover.paths.path import Path as LunPath
-from holdover.paths.place import Place
+from holdover.network import event_loop
+from holdover.paths.iscsi import InitiatorIdentity, IscsiSessions, isid_of
+from holdover.paths.locator import LunLocator
 from holdover.paths.sgio import SgIo
+from holdover.reservations.questions import identify
+from holdover.reservations.tracked import Tracked
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.opcodes import OutServiceAction, ReservationType
+from holdover.scsi.path import Path as LunPath
 from holdover.scsi.reservation_out import out_command
 from holdover.scsi.transport_id import IscsiTransportID
-
-__all__ = ["LUNS", "Figures", "handed_over"]
 
 LUNS = 16
 _AGENT, _OTHER = "host-a", "host-b"
 _IDLE_SECONDS = 5.0
 _TYPE = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
 _PAUSE = 0.002
-"""Between two snooped commands, seconds."""
+"""The pause between two snooped commands, in seconds."""
 _QEMU = ITNexus(IscsiTransportID("iqn.2026-11.org.holdover:qemu", b"\x80\0\0\0\0\1"))
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """What one process told.
+    """The figures of one process.
 
     Attributes:
-        memory_mib: Resident, without what the LUNs take.
-        start_seconds: From the agent's first step to its answering, with everything in its journal.
-        start_cpu_seconds: What the processor worked for it in that time, which other work does not lengthen.
-        settled_seconds: From there until it has asked every LUN.
-        idle_us: Of each snooped command of a guest, while nothing else happens.
+        memory_mib: The resident memory, without the memory of the LUNs.
+        start_seconds: The time from the agent's first step until it answers, with everything in its journal.
+        start_cpu_seconds: The processor time in that period, which other work does not lengthen.
+        settled_seconds: The time from there until the agent has asked every LUN.
+        idle_us: The time of each snooped command of a guest, while nothing else happens.
         busy_us: The same while guests are being handed over.
-        refused: How many of these were not carried out.
-        handovers: How many at once.
-        handovers_seconds: From the first prepare to the last finish.
+        refused: How many of these commands were not carried out.
+        handovers: How many handovers run at once.
+        handovers_seconds: The time from the first prepare to the last finish.
     """
 
     guests: int
@@ -95,12 +95,12 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def handed_over(guests: int) -> int:
-    """How many of them are handed over at once: half, and 100 at most."""
+    """How many of ``guests`` are handed over at once: half of them, and at most 100."""
     return min(100, guests // 2)
 
 
 class _Medium:
-    """A medium that nobody reads; 64 blocks."""
+    """A medium of 64 blocks that nobody reads."""
 
     size = 64 * 512
 
@@ -123,7 +123,7 @@ class _Lun:
     """A logical unit in memory as a device server."""
 
     def __init__(self, serial: str) -> None:
-        self.unit = LogicalUnit(_Medium(), LunIdentity(serial), greet=False)
+        self.unit = LogicalUnit(_Medium(), UnitIdentity(serial), greet=False)
 
     async def execute(self, nexus: ITNexus, command: Command) -> Response:
         await asyncio.sleep(0)
@@ -137,7 +137,7 @@ def _key(guest: int) -> int:
 
 
 def _commands(guest: int) -> tuple[Command, Command]:
-    """What a guest does to each of its LUNs."""
+    """The commands that a guest sends to each of its LUNs."""
     key = _key(guest)
     register = out_command(OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY, 0, key)
     return register, out_command(OutServiceAction.RESERVE, key, type=_TYPE)
@@ -149,13 +149,13 @@ class _Site:
     def __init__(self, guests: int, folder: Path) -> None:
         self.guests = guests
         self._folder = folder
-        self._apis = {name: f"127.0.0.1:{free_port()}" for name in (_AGENT, _OTHER)}
+        self._hosts = certified_hosts(Path(tempfile.mkdtemp(dir=folder)), (_AGENT, _OTHER))
         self._luns = {
             (self._iqn(guest), lun): _Lun(f"{guest}-{lun}") for guest in range(guests) for lun in range(LUNS)
         }
 
     def seed(self) -> None:
-        """Every guest holds its LUNs, by the nexus that the agent gives it."""
+        """Let every guest hold its LUNs, by the nexus that the agent gives it."""
         for guest in range(self.guests):
             isid = isid_of(f"{self.name(guest)}\0")
             nexus = ITNexus(IscsiTransportID(self._initiator(_AGENT), isid))
@@ -163,14 +163,16 @@ class _Site:
                 for command in _commands(guest):
                     assert self._luns[self._iqn(guest), lun].unit.execute(nexus, command).good
 
-    def open_path(self, place: Place, identity: Identity, _sessions: IscsiSessions, _io: SgIo) -> LunPath:
-        """In place of the agent's own: leads to a LUN here."""
+    def open_path(
+        self, place: LunLocator, identity: InitiatorIdentity, _sessions: IscsiSessions, _io: SgIo
+    ) -> LunPath:
+        """A path to a LUN of this process; it replaces the agent's own `open_path`."""
         assert isinstance(place, IscsiUrl)
         nexus = ITNexus(IscsiTransportID(identity.initiator, identity.isid))
         return LocalPath(self._luns[place.iqn, place.lun], nexus, str(place))
 
     async def record(self, guest: int, lun: int) -> DeviceRecord:
-        """What an agent has on record of a device whose guest has done `_commands`."""
+        """The agent's record of a device whose guest has sent `_commands`."""
         tracked = Tracked(key=_key(guest), type=_TYPE)
         path = LocalPath(self._luns[self._iqn(guest), lun], _QEMU)
         designator = await run_steps(path, identify(), _IDLE_SECONDS)
@@ -183,7 +185,7 @@ class _Site:
 
     @asynccontextmanager
     async def agent(self, name: str) -> AsyncIterator[tuple[Host, AgentClient]]:
-        """An agent that answers, with its guests."""
+        """Run an agent that answers, with its guests."""
         ready: asyncio.Future[Host] = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(serve(self._config(name), ready.set_result))
 
@@ -193,7 +195,7 @@ class _Site:
 
         task.add_done_callback(ended)
         host = await ready
-        client = AgentClient(self._apis[name], timeout=300)
+        client = AgentClient(self._hosts[name].api, timeout=300)
         try:
             yield host, client
         finally:
@@ -206,7 +208,7 @@ class _Site:
         return f"guest{guest}"
 
     def _of(self, host: str) -> int:
-        """How many guests an agent has: the second one those that are to arrive."""
+        """How many guests an agent has; those of the second agent are to arrive."""
         return self.guests if host == _AGENT else handed_over(self.guests)
 
     def _iqn(self, guest: int) -> str:
@@ -219,8 +221,9 @@ class _Site:
         return AgentConfig(
             name=name,
             initiator=self._initiator(name),
-            api=ApiConfig(listen=self._apis[name]),
-            peer=tuple(PeerConfig(name=other, api=api) for other, api in self._apis.items() if other != name),
+            state_dir=str(self._folder / f"{name}.state"),
+            api=self._hosts[name].api_config(),
+            peer=self._hosts[name].peers(self._hosts),
             journal=JournalConfig(file=str(self._folder / f"{name}.journal")),
             guest=tuple(self._guest(guest, name) for guest in range(self._of(name))),
         )
@@ -233,7 +236,7 @@ class _Site:
         devices = tuple(f"scsi-block,id=d{n},drive={url},migrate-pr=on" for n, url in enumerate(drives))
         return GuestConfig(
             name=self.name(guest),
-            machine="pc-q35-7.2",
+            machine_type="pc-q35-7.2",
             devices=devices,
             export="127.0.0.1:0",
             incoming=host != _AGENT,
@@ -257,7 +260,7 @@ async def _measure(guests: int, folder: Path) -> Figures:
         began, began_cpu = time.perf_counter(), time.process_time()
         async with site.agent(_AGENT) as (host, client):
             started, started_cpu = time.perf_counter() - began, time.process_time() - began_cpu
-            # as `holdover agent` does
+            # `holdover agent` does the same
             gc.collect()
             gc.freeze()
             await _settled(host)
@@ -293,13 +296,13 @@ async def _hand_over(client: AgentClient, site: _Site) -> None:
         for name in names:
             more = (_OTHER,) if ask == client.prepare else ()
             asked.append(asyncio.ensure_future(ask(name, f"handover-{name}", *more)))
-            # who asks is no part of the agent, and sends one after the other
+            # The caller is not part of the agent, and sends one command after the other.
             await asyncio.sleep(0)
         await asyncio.gather(*asked)
 
 
 async def _settled(host: Host) -> None:
-    """Wait until every LUN has been asked; it goes on after an agent with many guests answers."""
+    """Wait until every LUN has been asked; an agent with many guests answers before that."""
     devices = [device for guest in host.guests.values() for device in guest.devices]
     while any(device.designator is None or device.block.stale for device in devices):  # noqa: ASYNC110 - none tells
         await asyncio.sleep(0.1)
@@ -307,14 +310,14 @@ async def _settled(host: Host) -> None:
 
 @dataclass(slots=True)
 class _Snooped:
-    """Microseconds of each command, and how many were refused."""
+    """The microseconds of each command, and how many commands were refused."""
 
     times: list[float]
     refused: int = 0
 
 
 async def _snooped(host: Host, site: _Site, during: asyncio.Task[None]) -> _Snooped:
-    """PERSISTENT RESERVE OUT of guests that stay, one by one, until ``during`` ends."""
+    """Send PERSISTENT RESERVE OUT for guests that stay, one by one, until ``during`` ends."""
     stay = range(handed_over(site.guests), site.guests)
     found = _Snooped([])
     while not during.done():
@@ -337,16 +340,16 @@ def _resident_mib() -> float:
 
 def main() -> None:
     guests, folder, phase = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-    # each export is a descriptor
+    # each export needs a descriptor
     raise_descriptor_limit()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    # as `holdover agent` does
+    # `holdover agent` does the same
     sys.setswitchinterval(SWITCH_SECONDS)
     if phase == "fill":
         site = _Site(guests, folder)
-        uvloop.run(_fill(site, folder))
+        event_loop.run(_fill(site, folder))
     else:
-        Path(sys.argv[4]).write_bytes(msgspec.json.encode(uvloop.run(_measure(guests, folder))))
+        Path(sys.argv[4]).write_bytes(msgspec.json.encode(event_loop.run(_measure(guests, folder))))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The iSCSI targets that are compared, each a process of its own that serves one file."""
+"""The iSCSI targets that are compared, each a process of its own that serves files."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from pathlib import Path
 
 from holdover.demo.processes import free_port
 
-__all__ = ["SERVERS", "TARGET_IQN", "Server", "running", "serve", "serve_luns"]
-
 TARGET_IQN = "iqn.2026-11.org.holdover:bench"
-_START_SECONDS = 20.0
+_START_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +25,8 @@ class Server:
     """A target program.
 
     Attributes:
-        name: As the tables show it.
-        program: What must be installed; None for our own.
+        name: The name in the tables.
+        program: The program that must be installed; None for our own.
         package: The Debian package of that program.
         lun: The number of its first LUN that is a disk.
     """
@@ -40,7 +38,7 @@ class Server:
 
     @property
     def missing(self) -> bool:
-        """Whether it is not installed."""
+        """Whether the program is not installed."""
         return self.program is not None and shutil.which(self.program) is None
 
 
@@ -49,14 +47,14 @@ SERVERS = (Server("holdover", None, "", 0), Server("tgt", "tgtd", "tgt", 1))
 
 @contextmanager
 def serve(server: Server, file: Path) -> Iterator[str]:
-    """Serve ``file`` until the block ends; gives the LUN's iscsi:// URL."""
+    """Serve ``file`` until the block ends; yield the LUN's iscsi:// URL."""
     with serve_luns(server, [file]) as port:
         yield f"iscsi://127.0.0.1:{port}/{TARGET_IQN}/{server.lun}"
 
 
 @contextmanager
 def serve_luns(server: Server, files: Sequence[Path]) -> Iterator[int]:
-    """Serve files as the LUNs from ``server.lun`` on until the block ends; gives the port."""
+    """Serve files as the LUNs from ``server.lun`` on until the block ends; yield the port."""
     port = free_port()
     run = _tgt if server.program == "tgtd" else _holdover
     with run(files, port):
@@ -83,10 +81,10 @@ def _holdover(files: Sequence[Path], port: int) -> Iterator[None]:
 
 @contextmanager
 def _tgt(files: Sequence[Path], port: int) -> Iterator[None]:
-    # the control port names a Unix socket: one of our own, beside any tgtd that the machine runs
+    # The control port names a Unix socket. It must not be the socket of another tgtd on this machine.
     control = str(port)
     admin = ["tgtadm", "-C", control, "--lld", "iscsi", "--mode"]
-    # the serial number makes the designator, which must not be that of another target's LUN
+    # The serial number makes the designator, which must differ from those of other targets' LUNs.
     luns = [
         [
             ["logicalunit", "--op", "new", "--tid", "1", "--lun", str(lun), "--backing-store", str(file)],
@@ -121,13 +119,13 @@ def running(
     log: Path = Path(os.devnull),
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[None]:
-    """A process that listens at ``ports`` of 127.0.0.1, until the block ends.
+    """Run a process that listens at ``ports`` of 127.0.0.1, until the block ends.
 
     Raises:
-        RuntimeError: It does not listen; with what it wrote into ``log``.
+        RuntimeError: The process does not listen; the message has what it wrote into ``log``.
     """
     with log.open("wb") as output:
-        # setpriv (util-linux): so that it does not outlive a benchmark that was killed
+        # setpriv (util-linux) ends the process if the benchmark is killed.
         whole = ["setpriv", "--pdeathsig", "TERM", *command]
         process = subprocess.Popen(whole, stdout=output, stderr=output, env=environment)
     try:

@@ -1,15 +1,15 @@
 """`make bench-standstill`: how long a guest stands still while it moves, and what its reservations add.
 
-Real guests in QEMU (software emulation), 1 to 256 scsi-block LUNs over iSCSI, a target behind a proxy that
-delays each way. Seven kinds of migration, alternately in one run:
+The guests are real, in QEMU with software emulation, with 1 to 256 scsi-block LUNs over iSCSI. Their target
+is behind a proxy that delays in each direction. Seven kinds of migration alternate in one run:
 
     a  QEMU 11.1, migrate-pr=off               e  as c, destination started with -S
     b  QEMU 11.1, migrate-pr=on                f  as d, destination started with -S
     c  the installed QEMU with Holdover        g  as c, the agents' journals in memory: no disk to sync
     d  the installed QEMU alone
 
-STOP on the source to RESUME on the destination, by the times that QEMU gives its events. What the
-reservations add is b-a for QEMU 11.1, c-d, e-f and g-d for Holdover, round by round.
+The standstill is from STOP on the source to RESUME on the destination, by the times of QEMU's events. What
+the reservations add is b-a for QEMU 11.1, and c-d, e-f and g-d for Holdover, in each round.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from bench.moving import MEMORY, GuestKind, MovingGuest, NotMeasured, moving_gue
 from bench.plot import draw_bars, draw_svg
 from bench.qemu11 import Qemu11Error, qemu11
 from bench.servers import SERVERS, Server
-from holdover.qemu.console import ConsoleError
-from holdover.qemu.image import GuestImage, ImageError, guest_image
+from holdover.demo.machines.console import ConsoleError
+from holdover.demo.machines.image import GuestImage, ImageError, guest_image
+from holdover.demo.machines.process import missing_qemu_packages
 from holdover.qemu.monitor import QemuError
-from holdover.qemu.process import missing_qemu_packages
 
 _MIB_PER_GUEST = 250
 _MIB_PER_LUN = 6
-"""What the processes around one guest take at most, both QEMUs of a migration together."""
+"""The most memory that the processes around one guest take for each LUN, with both QEMUs of a migration."""
 
 
 _FAILURES = (NotMeasured, ConsoleError, QemuError, RuntimeError, TimeoutError)
-"""What ends the measuring of one guest, not that of the others."""
+"""The errors that end the measuring of one guest, but not that of the others."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +63,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Which guests move how: the installed QEMU's and QEMU 11.1's, as far as they are here."""
+    """Which guests move how: those of the installed QEMU and of QEMU 11.1, if these are available."""
 
     kinds: dict[Run, GuestKind]
     versions: dict[str, str]
@@ -79,7 +79,7 @@ def _plan(tell: Console) -> _Plan:
         found = re.search(r"version ([\d.]+)", said.stdout)
         version = found[1] if found else "?"
         versions["installed"] = version
-        # an installed QEMU that has the property itself must leave the reservations to Holdover
+        # If the installed QEMU has the property itself, it must leave the reservations to Holdover.
         own = None if int(version.split(".")[0]) < 11 else False
         behind = GuestKind(f"QEMU {version} with Holdover", migrate_pr=own, holdover=True)
         alone = GuestKind(f"QEMU {version} alone", migrate_pr=own)
@@ -104,7 +104,7 @@ def _plan(tell: Console) -> _Plan:
 
 
 def _server(name: str | None, tell: Console) -> Server:
-    """The target that was asked for; else one that is not ours, where there is one."""
+    """The target that was asked for; otherwise one that is not ours, if there is one."""
     present = {each.name: each for each in SERVERS if not each.missing}
     server = present.get(name or "tgt", SERVERS[0])
     tell.print(f"target: {server.name}")
@@ -119,7 +119,7 @@ async def measure(
     report: Report,
     tell: Console,
 ) -> None:
-    """All cases, into the report; guests boot once for each number of LUNs."""
+    """Measure all cases into the report; guests boot once for each number of LUNs."""
     image = guest_image()
     async with delay_proxy() as proxy:
         report.proxy.extend(await measure_accuracy(proxy, tuple(delays_ms)))
@@ -144,7 +144,7 @@ async def _boot(
     proxy: DelayProxy,
     tell: Console,
 ) -> dict[GuestKind, MovingGuest]:
-    """The guests that could be started, each holding reservations on all its LUNs."""
+    """The guests that could be started, each with reservations on all its LUNs."""
     guests = {}
     for kind in dict.fromkeys(plan.kinds.values()):
         tell.print(f"booting {kind.name} with {luns} LUNs", highlight=False)
@@ -162,7 +162,7 @@ async def _case(
     handover: dict[str, list[float]] = {}
     runs = [(run, guests[kind]) for run, kind in plan.kinds.items() if kind in guests]
     for number in range(rounds):
-        # who goes first changes, so that a drift of the machine hits all
+        # The order changes from round to round, so that a drift of the machine affects all.
         for run, guest in runs if number % 2 == 0 else reversed(runs):
             if guest.kind not in guests:
                 continue
@@ -193,7 +193,7 @@ def _accuracy_table(accuracy: list[Accuracy]) -> Table:
 
 
 def show(report: Report, console: Console) -> None:
-    """Tables and bars."""
+    """Print the tables and bars."""
     console.print("\nThe proxy itself: round trips through it, less one without a delay.")
     console.print(_accuracy_table(report.proxy))
     console.print("\nStandstill: median (least…most).")
@@ -240,7 +240,7 @@ def main() -> None:
         proxy=[],
         cases=[],
     )
-    # whoever has seen enough gets what there is
+    # If the user stops the run early, the report has what was measured so far.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""`make bench-target`: the embedded LUN's target beside tgt, under one load, alternately."""
+"""`make bench-target`: the embedded LUN's target and tgt, under one load, alternately."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bench.servers import SERVERS, Server, serve
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Commands per second under one load: a figure for each round, by server."""
+    """Commands per second under one load: for each server, one figure for each round."""
 
     load: str
     commands_per_second: dict[str, list[float]]
@@ -28,13 +28,13 @@ class Row:
         return statistics.median(self.commands_per_second[server])
 
     def ratio(self) -> float | None:
-        """Median over the rounds of ours divided by the peer's; None without a peer."""
+        """The median over the rounds of our figure divided by the peer's; None without a peer."""
         pairs = list(zip(*(self.commands_per_second.get(each.name, []) for each in SERVERS), strict=False))
         return statistics.median(ours / theirs for ours, theirs in pairs) if pairs else None
 
 
 def measure(rounds: int, seconds: float, tell: Callable[[str], None]) -> list[Row]:
-    """All loads on all servers that are installed, ``rounds`` times, alternately."""
+    """Measure all loads on all servers that are installed, ``rounds`` times, alternately."""
     present = [server for server in SERVERS if not server.missing]
     rows = []
     with tempfile.TemporaryDirectory(prefix="holdover-bench-") as name:
@@ -43,7 +43,7 @@ def measure(rounds: int, seconds: float, tell: Callable[[str], None]) -> list[Ro
         for load in possible(tell):
             figures: dict[str, list[float]] = {server.name: [] for server in present}
             for number in range(rounds):
-                # who goes first changes, so that a drift of the machine hits both
+                # The order changes from round to round, so that a drift of the machine affects both.
                 for server in present if number % 2 == 0 else reversed(present):
                     figures[server.name].append(_one(server, file, load, seconds))
             rows.append(Row(load.name, figures))

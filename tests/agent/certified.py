@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import uvloop
-
-from holdover.agent import authority
-from holdover.agent.config import AgentConfig, ApiConfig, PeerConfig
+from holdover.agent.daemon import serve
 from holdover.agent.host import Host
-from holdover.agent.serve import serve
-from holdover.agent.tls import ClientTls, Credentials, TlsFiles
+from holdover.config.agent_file import AgentConfig, ApiConfig, PeerConfig
+from holdover.journal.journal import JournalLike
+from holdover.journal.memory import MemoryJournal
+from holdover.network import event_loop
+from holdover.pki import authority
+from holdover.pki.tls import ClientTls, Credentials, TlsFiles
 from tests.rig.processes import free_port
-
-__all__ = ["NOW", "Authority", "running", "secured", "within"]
 
 NOW = datetime.datetime.now(datetime.UTC)
 HOST = "host-a"
@@ -48,11 +47,19 @@ class Authority:
         return ClientTls(Credentials(self.issue(name, days=days, age=age)).client, server_name)
 
 
+_FORGETFUL = MemoryJournal()
+"""Stands for a journal in memory, a new one for each agent."""
+
+
 @asynccontextmanager
-async def running(config: AgentConfig) -> AsyncGenerator[Host, None]:
-    """An agent in this process."""
+async def running(
+    config: AgentConfig, journal: JournalLike | None = _FORGETFUL
+) -> AsyncGenerator[Host, None]:
+    """An agent in this process; ``journal`` None: the journal that its configuration names."""
     ready: asyncio.Future[Host] = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(serve(config, ready.set_result))
+    task = asyncio.create_task(
+        serve(config, ready.set_result, MemoryJournal() if journal is _FORGETFUL else journal)
+    )
     either: list[asyncio.Future[Any]] = [ready, task]
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     try:
@@ -89,4 +96,4 @@ def within(seconds: float, test: Callable[[], Awaitable[None]]) -> None:
         async with asyncio.timeout(seconds):
             await test()
 
-    uvloop.run(limited())
+    event_loop.run(limited())

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from holdover.agent.device import GuestDevice
+from holdover.agent.guests.device import GuestDevice
 from holdover.guest.gate import Gate
-from holdover.guest.machine import MachineType
+from holdover.guest.machine_type import MachineType
 from holdover.guest.options import DeviceOptions
 from holdover.guest.scsi_block import BlockState, ScsiBlock
-from holdover.guest.snoop import Tracked
-from holdover.lun.inquiry import Identity
+from holdover.lun.commands.inquiry import UnitIdentity
 from holdover.lun.logical_unit import LogicalUnit
-from holdover.paths.path import AnswerLost, PathError
+from holdover.reservations.tracked import Tracked
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.opcodes import OperationCode
+from holdover.scsi.path import AnswerLost, PathError
 from holdover.scsi.sense import is_unit_attention
 from holdover.scsi.transport_id import IscsiTransportID
 from tests.lun.support import MemoryMedium
@@ -42,6 +42,8 @@ class ScriptedPath:
     after: Callable[[], None] = lambda: None
     name: str = "memory"
     nexuses: int = 1
+    carried: tuple[str, ...] = ()
+    """The initiator ports that a PERSISTENT RESERVE OUT goes by, where they are several."""
     closed: bool = False
 
     async def execute(self, command: Command) -> Response:
@@ -55,6 +57,8 @@ class ScriptedPath:
         if isinstance(step, asyncio.Event):
             await step.wait()
         response = self.unit.execute(GUEST, command)
+        if self.carried and command.opcode == OperationCode.PERSISTENT_RESERVE_OUT:
+            response = replace(response, carried=self.carried)
         self.after()
         if isinstance(step, Exception):
             raise step
@@ -72,7 +76,7 @@ class Rig:
     """The device, its path, and what it put on record."""
 
     def __init__(self, *, migrate_pr: bool = True, gate: Gate = Gate.RUNNING) -> None:
-        self.unit = LogicalUnit(MemoryMedium(), Identity("device"), greet=False)
+        self.unit = LogicalUnit(MemoryMedium(), UnitIdentity("device"), greet=False)
         self.path = ScriptedPath(self.unit)
         block = ScsiBlock(DeviceOptions("disk0", "memory", migrate_pr), MachineType.parse("q35"), gate)
         self.device = GuestDevice(block, "disk0", lambda _: self.path)

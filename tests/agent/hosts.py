@@ -4,33 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
-from holdover.agent.client import AgentClient
-from holdover.agent.config import AgentConfig, ApiConfig, GuestConfig, Limits
+from holdover.agent.daemon import serve
 from holdover.agent.host import Host
-from holdover.agent.orchestrator import Orchestrator
-from holdover.agent.outcome import Progress
-from holdover.agent.serve import serve
-from holdover.iscsi.target import IscsiTarget
-from holdover.iscsi.target_connection import TargetConnection
+from holdover.api.client import AgentClient
+from holdover.config.agent_file import AgentConfig, ExportsConfig, GuestConfig, Limits
+from holdover.demo.hosts import CertifiedHost, certified_hosts
+from holdover.iscsi.target.connection import TargetConnection
+from holdover.iscsi.target.target import IscsiTarget
 from holdover.iscsi.url import parse_iscsi_url
 from holdover.journal.memory import MemoryJournal
 from holdover.journal.records import HandoverRecord, JournalContents, Key, Record
 from holdover.lun.embedded import EmbeddedLun
 from holdover.lun.options import LunOptions
-from holdover.paths.iscsi import Identity, IscsiPath, IscsiSessions, isid_of
-from holdover.scsi.cdb import Read, Write
+from holdover.migrate.job import MigrationJob
+from holdover.migrate.result import Progress
+from holdover.paths.iscsi import InitiatorIdentity, IscsiPath, IscsiSessions, isid_of
+from holdover.pki.tls import ClientTls, Credentials, TlsFiles
+from holdover.scsi.cdb import PersistentReserveIn, Read, Write
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
+from holdover.scsi.opcodes import InServiceAction, OperationCode, OutServiceAction, ReservationType
 from holdover.scsi.reservation_in import FullStatus
 from holdover.scsi.reservation_out import in_command, out_command
-from holdover.scsi.sense import describe_response, is_unit_attention
+from holdover.scsi.sense import (
+    AdditionalSense,
+    SenseKey,
+    check_condition,
+    describe_response,
+    is_unit_attention,
+)
 from tests.rig.processes import free_port
 
 IQN = "iqn.2026-11.org.example:san"
@@ -77,17 +87,30 @@ Hook = Callable[[str, Command], Awaitable[Fate]]
 
 
 class Lun:
-    """A LUN at which a test can look at commands, hold them up, and lose their answers."""
+    """A LUN at which a test can look at commands, hold them up, and lose their answers.
+
+    Attributes:
+        most: PERSISTENT RESERVE IN with a longer allocation length is refused, as QEMU's persistent
+            reservation manager refuses more than 8192 bytes.
+    """
 
     def __init__(self, device: EmbeddedLun, cut: Callable[[ITNexus], None]) -> None:
         self.device = device
         self.hook: Hook | None = None
+        self.most = 0xFFFF
         self._cut = cut
 
     def execute_now(self, nexus: ITNexus, command: Command) -> Response | None:
-        return self.device.execute_now(nexus, command) if self.hook is None else None
+        if self.hook is not None or command.opcode == OperationCode.PERSISTENT_RESERVE_IN:
+            return None
+        return self.device.execute_now(nexus, command)
 
     async def execute(self, nexus: ITNexus, command: Command) -> Response:
+        if (
+            command.opcode == OperationCode.PERSISTENT_RESERVE_IN
+            and PersistentReserveIn.decode(command.cdb).allocation_length > self.most
+        ):
+            return check_condition(SenseKey.ILLEGAL_REQUEST, AdditionalSense.INVALID_FIELD_IN_CDB)
         fate = Fate.ANSWERED if self.hook is None else await self.hook(_name_of(nexus), command)
         if fate is not Fate.LOST:
             response = await self.device.execute(nexus, command)
@@ -176,7 +199,11 @@ class DyingJournal:
 
 @dataclass
 class San:
-    """A target whose LUNs can be looked into, two agents, and initiators to them."""
+    """A target whose LUNs can be looked into, two agents, and initiators to them.
+
+    ``apis`` are the addresses at which the agents ask each other; ``clients`` are operators at their Unix
+    sockets.
+    """
 
     folder: Path
     luns: list[EmbeddedLun]
@@ -187,10 +214,12 @@ class San:
     journals: dict[str, DyingJournal] = field(default_factory=dict)
     hosts: dict[str, Host] = field(default_factory=dict)
     apis: dict[str, str] = field(default_factory=dict)
+    certified: dict[str, CertifiedHost] = field(default_factory=dict)
     clients: dict[str, AgentClient] = field(default_factory=dict)
     progress: list[Progress] = field(default_factory=list)
     sessions: IscsiSessions = field(default_factory=IscsiSessions)
     _paths: list[IscsiPath] = field(default_factory=list)
+    _names: defaultdict[str, list[IscsiPath]] = field(default_factory=lambda: defaultdict(list))
     _agents: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     async def start(self, name: str) -> None:
@@ -224,16 +253,30 @@ class San:
         return {name: (await client.guest(GUEST)).devices[0].gate for name, client in self.clients.items()}
 
     def initiator(self, name: str, url: str, isid: str = "") -> Initiator:
-        identity = Identity(f"iqn.2026-11.org.example:{name}", isid_of(isid or name))
+        identity = InitiatorIdentity(f"iqn.2026-11.org.example:{name}", isid_of(isid or name))
         path = self.sessions.path(parse_iscsi_url(url), identity)
         self._paths.append(path)
+        self._names[name].append(path)
         return Initiator(path)
+
+    async def log_out(self, name: str) -> None:
+        """End the sessions of the initiator of that name."""
+        for path in self._names.pop(name, []):
+            await path.close()
+            self._paths.remove(path)
 
     def url(self, lun: int = 0) -> str:
         return f"iscsi://127.0.0.1:{self.port}/{IQN}/{lun}"
 
     def guest_on(self, host: str, lun: int = 0) -> Initiator:
-        return self.initiator("qemu", f"{self.hosts[host].guests[GUEST].export}/{lun}")
+        return self.initiator("qemu", self.export(host, lun))
+
+    def export(self, host: str, lun: int = 0) -> str:
+        """Where the guest's QEMU finds a device, with the secret."""
+        url = parse_iscsi_url(f"{self.hosts[host].guests[GUEST].export}/{lun}")
+        credentials = self.hosts[host].credentials_of(GUEST)
+        assert credentials is not None
+        return replace(url, user=credentials.user, password=credentials.secret).secret_url
 
     def third(self, name: str = "third", lun: int = 0) -> Initiator:
         return self.initiator(name, self.url(lun))
@@ -242,8 +285,15 @@ class San:
         """The nexus by which the agent of a host, which must not run, reaches the guest's LUN."""
         return self.initiator(host, self.url(lun), f"{GUEST}\0")
 
-    def orchestrator(self, source: str = "host-a", destination: str = "host-b") -> Orchestrator:
-        return Orchestrator(GUEST, self.clients[source], self.clients[destination], self.progress.append)
+    def peer(self, of: str, name: str = "") -> AgentClient:
+        """Asks the agent of a host as the agent of ``name``, else of the other host, does; to be closed."""
+        other = name or next(each for each in self.certified if each != of)
+        host = self.certified[other]
+        credentials = Credentials(TlsFiles(host.certificate, host.key, host.ca))
+        return AgentClient(self.apis[of], timeout=300, tls=ClientTls(credentials.client, of))
+
+    def orchestrator(self, source: str = "host-a", destination: str = "host-b") -> MigrationJob:
+        return MigrationJob(GUEST, self.clients[source], self.clients[destination], self.progress.append)
 
     async def full_status(self, lun: int = 0) -> FullStatus:
         response = await self.third("observer", lun).must(in_command(InServiceAction.READ_FULL_STATUS))
@@ -277,10 +327,13 @@ async def san(
     hosts: Sequence[str] = ("host-a", "host-b"),
     step: float = 5.0,
     limits: Limits | None = None,
+    exports: ExportsConfig | None = None,
+    guest: Mapping[str, Any] | None = None,
 ) -> AsyncGenerator[San, None]:
     """The target and an agent for each of ``hosts``; the guest runs on the first.
 
-    Without LUNs its QEMU would come by a helper's socket, and has sent nothing yet.
+    ``guest`` is what is set of the guest beside that. Without LUNs its QEMU
+    would come by a helper's socket, and has sent nothing yet.
     """
     devices = [EmbeddedLun.open(LunOptions(folder / f"lun{number}", 1 << 20)) for number in range(luns)]
     numbered: dict[int, Lun] = {}
@@ -289,16 +342,19 @@ async def san(
     numbered.update(enumerate(served))
     port = await target.start("127.0.0.1", 0)
     set_up = San(folder, devices, served, target, port)
+    set_up.certified = certified_hosts(folder, hosts)
     for name, setting in zip(hosts, migrate_pr, strict=True):
-        api = f"127.0.0.1:{free_port()}"
+        host = set_up.certified[name]
         set_up.configs[name] = AgentConfig(
             name=name,
             initiator=f"iqn.2026-11.org.example:{name}",
-            api=ApiConfig(listen=api),
+            state_dir=str(folder / f"{name}.state"),
+            api=host.api_config(),
+            peer=host.peers(set_up.certified),
             guest=(
                 GuestConfig(
                     name=GUEST,
-                    machine="pc-q35-10.2",
+                    machine_type="pc-q35-10.2",
                     export=f"127.0.0.1:{free_port()}" if luns else None,
                     helper=None if luns else str(folder / f"{name}.helper"),
                     devices=tuple(
@@ -306,13 +362,15 @@ async def san(
                         for number in range(luns)
                     ),
                     incoming=name != hosts[0],
+                    **(guest or {}),
                 ),
             ),
+            exports=exports or ExportsConfig(),
             limits=limits or Limits(connect=2, step=step, drain=2),
         )
         set_up.journals[name] = DyingJournal()
-        set_up.apis[name] = api
-        set_up.clients[name] = AgentClient(api, timeout=20)
+        set_up.apis[name] = host.address
+        set_up.clients[name] = AgentClient(host.api, timeout=300)
     try:
         for name in hosts:
             await set_up.start(name)

@@ -9,13 +9,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
-from holdover.agent.config import AgentConfig, ApiConfig, ConfigError, GuestConfig, HelperConfig, Limits
 from holdover.agent.host import Host
-from holdover.agent.rules import Rule
-from holdover.iscsi.target import IscsiTarget
+from holdover.config.agent_file import AgentConfig, ConfigError, GuestConfig, HelperConfig, Limits
+from holdover.config.rules import Rule
+from holdover.iscsi.target.target import IscsiTarget
 from holdover.lun.embedded import EmbeddedLun
 from holdover.lun.options import LunOptions
+from tests.agent.hosts import WRITE, san
 from tests.rig.processes import free_port
 
 IQN = "iqn.2026-11.org.example:san"
@@ -34,22 +36,62 @@ async def lun(folder: Path) -> AsyncIterator[str]:
         await embedded.close()
 
 
-def host(folder: Path, drive: str, *rules: Rule, option: str = "", helper: bool = False) -> Host:
+def host(
+    folder: Path,
+    drive: str,
+    *rules: Rule,
+    option: str = "",
+    helper: bool = False,
+    machine: str = "pc-q35-7.2",
+) -> Host:
     """A host with one guest, "db1", which has one device."""
     own = str(folder / "own.sock") if helper else None
     device = f"scsi-block,drive={drive}{option}"
-    guest = GuestConfig(name="db1", machine="pc-q35-7.2", devices=(device,), export="127.0.0.1:0", helper=own)
+    guest = GuestConfig(name="db1", machine_type=machine, devices=(device,), export="127.0.0.1:0", helper=own)
     return Host(
         AgentConfig(
             name="host",
             initiator="iqn.2026-11.org.example:host",
-            api=ApiConfig(listen="127.0.0.1:7101"),
+            state_dir=str(folder / "state"),
             guest=(guest,),
             helper=HelperConfig(mode="0600") if helper else None,
             rule=rules,
             limits=Limits(connect=1, step=1),
         )
     )
+
+
+@pytest.mark.parametrize(
+    ("machine", "rules", "option", "migrate_pr", "warned"),
+    [
+        ("pc-q35-4.1-somebody", (), "", False, True),
+        ("pc-q35-4.1-somebody", (), ",migrate-pr=off", False, False),
+        ("pc-q35-4.1-somebody", (Rule(guest="db1", migrate_pr="on"),), "", True, False),
+        ("pc-q35-rhel9.4.0", (), "", False, False),
+        ("microvm", (), "", True, False),
+    ],
+)
+def test_a_machine_type_that_says_nothing_is_warned_of(
+    tmp_path: Path, machine: str, rules: tuple[Rule, ...], option: str, migrate_pr: bool, warned: bool
+) -> None:
+    async def test() -> None:
+        async with lun(tmp_path) as drive:
+            here = host(tmp_path, drive, *rules, option=option, machine=machine)
+            with capture_logs() as logged:
+                await here.start()
+            (device,) = here.guests["db1"].devices
+            assert device.block.migrate_pr is migrate_pr
+            warnings = list(here.state().warnings)
+            assert [each["reason"] for each in logged if machine in each.get("reason", "")] == warnings
+            assert len(warnings) == warned
+            for text in warnings:
+                assert text.startswith(
+                    f"guest db1: the version of QEMU that machine type {machine} stands for"
+                )
+                assert '[[rule]] guest = "db1" migrate-pr = "on"' in text
+            await here.close()
+
+    asyncio.run(test())
 
 
 @pytest.mark.parametrize(
@@ -100,9 +142,24 @@ def test_a_guest_has_a_socket_of_its_own_beside_its_export(tmp_path: Path) -> No
             here = host(tmp_path, drive, helper=True)
             await here.start()
             socket = tmp_path / "own.sock"
-            assert here.helper_sockets == (str(socket),)
+            assert here.helpers.paths == (str(socket),)
             assert stat.S_IMODE(socket.stat().st_mode) == 0o600
             await here.close()
             assert not socket.exists()
+
+    asyncio.run(test())
+
+
+def test_an_agent_started_again_as_incoming_goes_by_its_record(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with san(tmp_path) as set_up:
+            await set_up.orchestrator().run(None)
+            assert await set_up.gates() == {"host-a": "departed", "host-b": "running"}
+            assert set_up.configs["host-b"].guest[0].incoming
+            for name in set_up.configs:
+                await set_up.stop(name)
+                await set_up.start(name)
+            assert await set_up.gates() == {"host-a": "departed", "host-b": "running"}
+            await set_up.guest_on("host-b").must(WRITE)
 
     asyncio.run(test())

@@ -8,19 +8,21 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from holdover.agent.client import AgentClient, AgentError, AgentRefused
+from holdover.api.client import AgentClient, AgentError, AgentRefused
 from tests.agent.hosts import GUEST, san
-from tests.rig.processes import free_port
 
 
 def test_problems_are_named(tmp_path: Path) -> None:
     async def test() -> None:
         async with (
             san(tmp_path) as set_up,
-            aiohttp.ClientSession(f"http://{set_up.apis['host-a']}") as http,
+            aiohttp.ClientSession(
+                "http://localhost", connector=aiohttp.UnixConnector(str(tmp_path / "host-a.api.sock"))
+            ) as http,
         ):
             client = set_up.clients["host-a"]
-            with pytest.raises(AgentRefused, match="host-a has no guest 'nobody'; it has: db1"):
+            nobody = "there is no guest 'nobody' on host-a; the guests there are db1"
+            with pytest.raises(AgentRefused, match=nobody):
                 await client.guest("nobody")
             with pytest.raises(AgentRefused, match="h is not under way on host-a") as refused:
                 await client.commit(GUEST, "h")
@@ -29,7 +31,11 @@ def test_problems_are_named(tmp_path: Path) -> None:
                 await client.handover(GUEST)
             assert (await http.get("/nothing")).status == 404
             for body in (b"", b"{}", b"\xff", b'{"handover":"h","alone":"no"}'):
-                answer = await http.post(f"/guests/{GUEST}/handover/commit", data=body)
+                answer = await http.post(
+                    f"/guests/{GUEST}/handover/commit",
+                    data=body,
+                    headers={"content-type": "application/json"},
+                )
                 assert answer.status == 400, await answer.text()
                 assert (await answer.json())["host"] == "host-a"
             jump = await http.post(f"/guests/{GUEST}/handover/jump", json={"handover": "h"})
@@ -39,11 +45,10 @@ def test_problems_are_named(tmp_path: Path) -> None:
     asyncio.run(test())
 
 
-def test_an_agent_that_is_not_there_is_named() -> None:
+def test_an_agent_that_is_not_there_is_named(tmp_path: Path) -> None:
     async def test() -> None:
-        port = free_port()
-        client = AgentClient(f"127.0.0.1:{port}")
-        with pytest.raises(AgentError, match=f"agent at 127.0.0.1:{port}: .*is it running"):
+        client = AgentClient(f"unix:{tmp_path}/none.sock")
+        with pytest.raises(AgentError, match=r"agent at unix:.*none.sock: .*is it running"):
             await client.guests()
         await client.close()
 

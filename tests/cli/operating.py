@@ -8,30 +8,13 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from holdover.iscsi.initiator import IscsiInitiator
+from holdover.iscsi.initiator.initiator import IscsiInitiator
 from holdover.scsi.command import Command
 from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.reservation_in import ReadKeys
 from holdover.scsi.reservation_out import in_command, out_command
 from holdover.scsi.sense import AdditionalSense, decode_sense, is_unit_attention
 from tests.rig.processes import Rig, Target, free_port
-
-__all__ = [
-    "INQUIRY",
-    "IQN",
-    "ISID",
-    "READ_KEYS",
-    "REGISTER",
-    "REGISTER_APTPL",
-    "RESERVE",
-    "TEST_UNIT_READY",
-    "events",
-    "keys",
-    "logged_in",
-    "ready",
-    "run",
-    "start",
-]
 
 IQN = "iqn.2026-11.org.example:san"
 ISID = bytes.fromhex("80c0ffee0001")

@@ -70,7 +70,14 @@ def test_pr_asks_and_tells(rig: Rig) -> None:
 def test_pr_on_a_target_that_is_not_there(rig: Rig) -> None:
     done = rig.holdover("pr", "keys", f"iscsi://127.0.0.1:{free_port()}/iqn.2026-11.org.example:t/0")
     assert done.returncode == 1
-    assert "cannot connect" in done.stderr
+    assert "cannot connect: Connection refused" in done.stderr
+
+
+def test_a_lun_that_is_not_there_is_answered_with_those_that_are(rig: Rig) -> None:
+    target = rig.target(luns=2)
+    missing = rig.holdover("pr", "status", target.url(7))
+    assert missing.returncode == 1
+    assert "LOGICAL UNIT NOT SUPPORTED (5h 25h/00h); the LUNs of the target are 0, 1\n" in missing.stderr
 
 
 def test_luns_count_from_0_in_the_order_given(rig: Rig) -> None:
@@ -103,8 +110,9 @@ def test_an_address_in_use_is_named(rig: Rig) -> None:
     assert "Traceback" not in again.stderr
     device = f"scsi-block,drive={target.url()}"
     agent = rig.holdover(
-        *("agent", "--name", "a", "--api", f"127.0.0.1:{target.port}", "--guest", "g", "--machine", "pc"),
-        *("--initiator", "iqn.2026-11.org.example:a", "--export", "127.0.0.1:0", "--device", device),
+        *("agent", "--name", "a", "--api", f"unix:{rig.folder}/a.sock", "--guest", "g", "--machine", "pc"),
+        *("--initiator", "iqn.2026-11.org.example:a", "--device", device),
+        *("--export", f"127.0.0.1:{target.port}", "--state-dir", str(rig.folder / "state")),
     )
     assert agent.returncode == 1
     assert "Traceback" not in agent.stderr
@@ -126,15 +134,17 @@ def test_migrate_status_and_a_rehearsed_failure(rig: Rig) -> None:
         "migrate", "db1", "--from", source.api, "--to", destination.api, "--fail-after", "commit"
     )
     assert failed.returncode == 1
-    assert "a failure after commit was asked for" in failed.stderr
-    assert "Guest db1 goes on on host-a with its reservations." in failed.stderr
+    assert failed.stderr.count("a failure after commit was asked for") == 1
+    assert "Guest db1 stays on host-a with its reservations." in failed.stderr
     as_json = rig.holdover(
         "migrate", "db1", "--from", source.api, "--to", destination.api, "--fail-after", "prepare", "--json"
     )
     assert as_json.returncode == 1
     assert document(as_json.stdout)["in_doubt"] is False
 
-    moved = rig.holdover("migrate", "db1", "--from", source.api, "--to", destination.api)
+    moved = rig.holdover(
+        "migrate", "db1", "--reservations-only", "--from", source.api, "--to", destination.api
+    )
     assert moved.returncode == 0, moved.stderr
     assert "0xabc" in moved.stdout
     assert "Guest db1 moved from host-a to host-b" in moved.stdout
@@ -142,25 +152,40 @@ def test_migrate_status_and_a_rehearsed_failure(rig: Rig) -> None:
         assert action in moved.stderr
     hosts = rig.holdover_json("status", "--api", source.api, "--api", destination.api)
     assert [host["guests"][0]["devices"][0]["gate"] for host in hosts] == ["departed", "running"]
-    back = document(ok(rig, "migrate", "db1", "--from", destination.api, "--to", source.api, "--json"))
+    assert [host["guests"][0]["devices"][0]["key"] for host in hosts] == [None, "0xabc"]
+    back = document(
+        ok(
+            rig,
+            "migrate",
+            "db1",
+            "--reservations-only",
+            "--from",
+            destination.api,
+            "--to",
+            source.api,
+            "--json",
+        )
+    )
     assert isinstance(back["outcome"], dict)
     assert back["outcome"]["destination"] == "host-a"
+    assert [device["key"] for device in back["outcome"]["devices"]] == ["0xabc"]
 
 
 def test_an_agent_with_two_guests_from_a_file(rig: Rig, tmp_path: Path) -> None:
     target = rig.target(luns=2)
-    api, *exports = (free_port() for _ in range(3))
+    api, exports = f"unix:{tmp_path}/api.sock", (free_port(), free_port())
     guests = "\n".join(
         f'[[guest]]\nname = "vm{n}"\nmachine = "pc-q35-{version}"\nexport = "127.0.0.1:{exports[n]}"\n'
         f'devices = ["scsi-block,drive={target.url(n)}"]\n'
         for n, version in enumerate(("10.2", "11.0"))
     )
     (tmp_path / "agent.toml").write_text(
-        f'name = "h"\ninitiator = "iqn.2026-11.org.example:h"\n[api]\nlisten = "127.0.0.1:{api}"\n{guests}',
+        f'name = "h"\ninitiator = "iqn.2026-11.org.example:h"\nstate-dir = "{tmp_path}/state"\n'
+        f'[api]\nlisten = "{api}"\n{guests}',
         encoding="utf-8",
     )
     rig.start("agent", ["agent", "--config", "agent.toml"], ports=[api, *exports])
-    hosts = rig.holdover_json("status", "--api", f"127.0.0.1:{api}")
+    hosts = rig.holdover_json("status", "--api", api)
     devices = [guest["devices"][0] for guest in hosts[0]["guests"]]
     assert [device["migrate_pr"] for device in devices] == [False, True]
     assert len({device["designator"] for device in devices}) == 2
@@ -173,7 +198,35 @@ def test_an_agent_that_is_gone_is_named_and_nothing_has_changed(rig: Rig, ended:
     ok(rig, "pr", "register", source.url(), "--new-key", "1")
     gone = source if ended == "source" else destination
     gone.process.end()
-    done = rig.holdover("migrate", "db1", "--from", source.api, "--to", destination.api)
+    done = rig.holdover(
+        "migrate", "db1", "--reservations-only", "--from", source.api, "--to", destination.api
+    )
     assert done.returncode == 1
     assert gone.api in done.stderr
     assert "Nothing was changed." in done.stderr
+
+    left = destination if ended == "source" else source
+    shown = rig.holdover("status", "--api", gone.api, "--api", left.api)
+    assert shown.returncode == 1
+    rows = [line.split() for line in shown.stdout.splitlines()]
+    assert [gone.api, "does", "not", "answer"] in rows
+    assert any("db1" in row for row in rows)
+    assert f"holdover: agent at {gone.api}: cannot connect" in shown.stderr
+    as_json = rig.holdover("status", "--api", gone.api, "--api", left.api, "--json")
+    assert as_json.returncode == 1
+    silent, host = json.loads(as_json.stdout)
+    assert silent["api"] == gone.api
+    assert "cannot connect" in silent["error"]
+    assert host["guests"][0]["name"] == "db1"
+
+
+def test_both_agents_that_are_gone_are_named(rig: Rig) -> None:
+    source, destination = (f"unix:{rig.folder}/{name}.sock" for name in ("a", "b"))
+    done = rig.holdover("migrate", "db1", "--reservations-only", "--from", source, "--to", destination)
+    assert done.returncode == 1
+    # the source knows who its peers are, so it is asked first
+    assert source in done.stderr
+    shown = rig.holdover("status", "--api", source, "--api", destination)
+    assert shown.returncode == 1
+    assert shown.stdout == ""
+    assert shown.stderr.count("holdover: agent at") == 2

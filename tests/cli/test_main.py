@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -31,13 +32,16 @@ def test_nothing_heavy_is_imported_to_answer(arguments: list[str]) -> None:
     assert done.stdout.splitlines()[-1] == "HEAVY"
 
 
-def test_every_command_has_its_help(rig: Rig) -> None:
-    listed = rig.holdover("--help").stdout
-    for command in ("target", "agent", "status", "migrate", "handover", "journal", "ca", "demo", "pr"):
-        assert f"\n  {command} " in listed
-        done = rig.holdover(command, "--help")
-        assert done.returncode == 0
-        assert "--help" in done.stdout
+@pytest.mark.parametrize("arguments", [["pr", "-h"], ["completion", "bash"]], ids=" ".join)
+def test_output_that_nobody_reads_ends_with_141(rig: Rig, arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "holdover", *arguments]
+    done = subprocess.run(
+        command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=rig.folder, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 @pytest.mark.parametrize(
@@ -50,19 +54,36 @@ def test_every_command_has_its_help(rig: Rig) -> None:
             ["target", "--iqn", "iqn.2026-11.org.example:t", "--lun", "file=x,size=1M", "--listen", "x"],
             "--listen",
         ),
-        (["agent", "--name", "a"], "--api, --initiator, --guest, --machine, --export, --device missing"),
-        (["agent", "--config", "none.toml", "--name", "a"], "--name: not beside --config"),
+        (["agent", "--name", "a"], "--initiator, --guest, --machine, --export, --device missing"),
+        (["agent", "--config", "none.toml", "--name", "a"], "--name: not allowed beside --config"),
         (["agent", "--config", "none.toml"], "none.toml: No such file"),
         (["pr", "keys", "http://127.0.0.1/x"], "must start with iscsi://"),
         (
             ["pr", "register", "iscsi://h/iqn.2026-11.org.example:t/0", "--new-key", "0x1ffffffffffffffff"],
             "--new-key",
         ),
-        (["pr", "reserve", "iscsi://h/iqn.2026-11.org.example:t/0", "--key", "1", "--type", "2"], "--type 2"),
+        (
+            ["pr", "reserve", "iscsi://h/iqn.2026-11.org.example:t/0", "--key", "1", "--type", "2"],
+            "'2' is not one of 'we', 'ea', 'wero'",
+        ),
+        (["agent", "--config", "none.toml", "--api", "unix:/a"], "--api: not allowed beside --config"),
         (["migrate", "g", "--from", "a", "--to", "b"], "API: 'a' is not HOST:PORT"),
-        (["migrate", "g", "--from", "h:1", "--to", "h:2", "--fail-after", "lunch"], "--fail-after lunch"),
-        (["migrate", "g", "--from", "h:1", "--to", "h:2", "--source-qmp", "x"], "belong together"),
+        (["migrate", "g", "--from", "h:1", "--to", "b"], "over TCP an agent needs a certificate"),
+        (["migrate", "g", "--to", "h", "--fail-after", "lunch"], "'lunch' is not one of 'prepare', 'commit'"),
+        (["migrate", "g", "--to", "h", "--source-qmp", "x"], "belong together"),
         (["status", "--api", "nowhere"], "'nowhere' is not HOST:PORT"),
+        (["migrate"], "missing argument 'GUEST'"),
+        (["migrate", "g"], "missing option '--to'"),
+        (["migrate", "g", "--to", "h", "--stale", "old"], "'old' is not one of 'refuse', 'reread', 'force'"),
+        (
+            ["migrate", "g", "--to", "h", "--timeot", "1"],
+            "no such option: --timeot (Possible options: --timeout, --timeout-action, --to)",
+        ),
+        (["migrate", "g", "--to", "h", "--timeout", "long"], "'--timeout'"),
+        (["migrat"], "no such command 'migrat'; did you mean migrate?"),
+        (["handover", "undo"], "the commands are prepare, commit, finish, rollback, take, status, trace;"),
+        (["target-ctl", "/nowhere", "lst"], "'lst' is not one of 'list', 'add', 'remove', 'clear', 'status'"),
+        (["completion", "tcsh"], "'tcsh' is not one of 'bash', 'zsh', 'fish'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -73,4 +94,5 @@ def test_a_wrong_request_ends_with_2_and_names_what_is_wrong(
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.startswith("holdover: ")
     assert message in done.stderr
+    assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from holdover.agent.api import DeviceState, GuestState, HostState
+from holdover.api.documents import DeviceState, GuestState, HostState
 from holdover.cli import status
 from holdover.cli.asking import Asking
 
@@ -17,7 +17,7 @@ DEVICE = DeviceState(
     designator="naa.6001405aaaaa",
     migrate_pr=False,
     gate="MOVED BY QEMU",
-    key=0,
+    key=None,
     type=None,
     scope=0,
     aptpl=False,
@@ -28,8 +28,8 @@ DEVICE = DeviceState(
 
 
 def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *guests: GuestState) -> str:
-    async def ask(*_: Any) -> list[HostState]:
-        return [HostState(host="host-a", initiator="iqn.x", version="0", guests=guests)]
+    async def ask(*_: Any) -> list[HostState | status.Silent]:
+        return [HostState(host="host-a", initiator="iqn.x", version="0", api="2.1", guests=guests)]
 
     monkeypatch.setattr(status, "_ask", ask)
     monkeypatch.setenv("COLUMNS", "200")
@@ -40,13 +40,13 @@ def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *
 def test_a_guest_left_to_qemu_is_marked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    guest = GuestState(name="db1", host="host-a", machine="pc", export="", devices=(DEVICE,))
+    guest = GuestState(name="db1", host="host-a", machine_type="pc", export="", devices=(DEVICE,))
     assert "MOVED BY QEMU" in shown(monkeypatch, capsys, guest)
 
 
 def test_a_guest_without_devices_is_there_by_the_name_that_it_has(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    guest = GuestState(name="[red]db1", host="host-a", machine="pc", export="", devices=())
+    guest = GuestState(name="[red]db1", host="host-a", machine_type="pc", export="", devices=())
     line = next(each for each in shown(monkeypatch, capsys, guest).splitlines() if "db1" in each)
     assert line.split() == ["host-a", "[red]db1", "no", "device", "yet"]

@@ -7,7 +7,7 @@ import pytest
 from holdover.demo.messages import (
     Connect,
     End,
-    Open,
+    OpenDisk,
     Order,
     Ready,
     Report,
@@ -20,7 +20,7 @@ from holdover.demo.messages import (
 )
 
 
-@pytest.mark.parametrize("order", [Open("u"), Connect("u"), Stop(), End()])
+@pytest.mark.parametrize("order", [OpenDisk("u"), Connect("u"), Stop(), End()])
 def test_orders_arrive_as_they_were_given(order: Order) -> None:
     line = encode(order)
     assert line.count(b"\n") == 1

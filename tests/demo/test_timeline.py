@@ -6,12 +6,12 @@ from html.parser import HTMLParser
 
 from rich.console import Console
 
-from holdover.agent.outcome import Progress
 from holdover.demo.act import Act, Sums
 from holdover.demo.messages import Tick
 from holdover.demo.page import page
 from holdover.demo.timeline import buckets, draw, steps_of, table
 from holdover.demo.watching import Recording
+from holdover.migrate.result import Progress
 
 
 def recording() -> Recording:

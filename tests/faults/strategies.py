@@ -10,8 +10,6 @@ from holdover.faults.fault import Effect, Fault, When
 from holdover.scsi.opcodes import OperationCode
 from holdover.scsi.status import Status
 
-__all__ = ["faults"]
-
 _Value = TypeVar("_Value")
 _OPCODES = st.integers(0, 0xFF).filter(lambda each: each != OperationCode.REPORT_LUNS)
 

@@ -70,7 +70,7 @@ class Setting:
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
     async def limited() -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(600):
             await test()
 
     asyncio.run(limited())

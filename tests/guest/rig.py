@@ -5,28 +5,43 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from holdover.guest.gate import Gate
-from holdover.guest.machine import MachineType
+from holdover.guest.machine_type import MachineType
 from holdover.guest.options import DeviceOptions
-from holdover.guest.scsi_block import ScsiBlock, Tracked
-from holdover.lun.inquiry import Identity
+from holdover.guest.scsi_block import ScsiBlock
+from holdover.lun.commands.inquiry import UnitIdentity
 from holdover.lun.logical_unit import LogicalUnit
 from holdover.lun.reservations import TargetLimits
+from holdover.reservations.driver import run_sync
+from holdover.reservations.tracked import Tracked
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import InServiceAction
+from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.reservation_in import Capabilities, FullStatus
 from holdover.scsi.reservation_out import in_command
+from holdover.scsi.status import Status
 from holdover.scsi.transport_id import IscsiTransportID
 from tests.lun.support import MemoryMedium
 
 GUEST = ITNexus(IscsiTransportID("iqn.2026-01.org.example:host-a", bytes.fromhex("80a000000001")))
 THIRD = ITNexus(IscsiTransportID("iqn.2026-01.org.example:third", bytes.fromhex("80a000000002")))
 
+GOOD = Response(Status.GOOD)
+WE = ReservationType.WRITE_EXCLUSIVE
+WERO = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
+
+REGISTER = OutServiceAction.REGISTER
+IGNORE = OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY
+RESERVE = OutServiceAction.RESERVE
+RELEASE = OutServiceAction.RELEASE
+CLEAR = OutServiceAction.CLEAR
+PREEMPT = OutServiceAction.PREEMPT
+PREEMPT_AND_ABORT = OutServiceAction.PREEMPT_AND_ABORT
+
 
 def logical_unit(greet: bool = False, registrations: int = 1024) -> LogicalUnit:
     """An embedded logical unit; with `greet`, a nexus first meets a unit attention."""
     limits = TargetLimits(registrations=registrations)
-    return LogicalUnit(MemoryMedium(), Identity("guest-test"), greet=greet, limits=limits)
+    return LogicalUnit(MemoryMedium(), UnitIdentity("guest-test"), greet=greet, limits=limits)
 
 
 def scsi_block(migrate_pr: bool | None = True, gate: Gate = Gate.RUNNING) -> ScsiBlock:
@@ -36,14 +51,7 @@ def scsi_block(migrate_pr: bool | None = True, gate: Gate = Gate.RUNNING) -> Scs
 
 def drive(block: ScsiBlock, command: Command, answer: Callable[[Command], Response]) -> Response:
     """Carry out a command of the guest."""
-    steps = block.process(command)
-    try:
-        request = next(steps)
-        while True:
-            request = steps.send(answer(request))
-    except StopIteration as done:
-        response: Response = done.value
-        return response
+    return run_sync(block.process(command), answer)
 
 
 def script(*responses: Response) -> Callable[[Command], Response]:

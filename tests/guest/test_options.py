@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdover.guest.options import DeviceOptions, OptionError, parse_device, parse_properties
+from holdover.guest.options import DeviceOptionError, DeviceOptions, parse_device, parse_properties
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,10 @@ def test_on_and_off(word: str, value: bool) -> None:
         ("scsi-hd,drive=d", "driver 'scsi-hd' is not known; it must be scsi-block"),
         ("scsi-block,,drive=d", "the driver is missing"),
         ("scsi-block,,x", "driver 'scsi-block,x' is not known"),
-        ("scsi-block,drive=d,lun=1", "property 'lun' is not known; 'id', 'drive', 'migrate-pr' are"),
+        (
+            "scsi-block,drive=d,lun=1",
+            "property 'lun' is not known; 'id', 'drive', 'secret-file', 'migrate-pr' are",
+        ),
         ("scsi-block,drive=d,migrate_pr=on", "property 'migrate_pr' is not known"),
         ("scsi-block,drive=d,migrate-pr=ON", "migrate-pr='ON' must be on or off"),
         ("scsi-block,drive=d,migrate-pr=", "migrate-pr='' must be on or off"),
@@ -68,7 +71,7 @@ def test_on_and_off(word: str, value: bool) -> None:
     ],
 )
 def test_what_is_refused_is_named(text: str, problem: str) -> None:
-    with pytest.raises(OptionError, match=problem):
+    with pytest.raises(DeviceOptionError, match=problem):
         parse_device(text)
 
 
@@ -85,6 +88,6 @@ def test_escaped_commas_come_back(properties: dict[str, str]) -> None:
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
         options = parse_device(text)
-    except OptionError:
+    except DeviceOptionError:
         return
     assert options.drive

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from holdover.guest.gate import BECOMING_READY, REFUSAL, Gate
-from holdover.guest.machine import MachineType
+from holdover.guest.gate import BECOMING_READY, REFUSAL, Gate, GateDecision
+from holdover.guest.machine_type import MachineType
 from holdover.guest.options import DeviceOptions
-from holdover.guest.scsi_block import Admission, BlockState, NotSent, ScsiBlock, Tracked
+from holdover.guest.scsi_block import BlockState, NotSent, ScsiBlock
+from holdover.reservations.tracked import Tracked
 from holdover.scsi.cdb import Inquiry, PersistentReserveOut, Read, ReportLuns, RequestSense
 from holdover.scsi.cdb import TestUnitReady as UnitReady
 from holdover.scsi.command import Command, Response
@@ -22,21 +23,30 @@ from holdover.scsi.reservation_out import (
 from holdover.scsi.sense import AdditionalSense, Sense, SenseKey, check_condition
 from holdover.scsi.status import Status
 from holdover.scsi.transport_id import IscsiTransportID
-from tests.guest.rig import GUEST, THIRD, drive, logical_unit, script, scsi_block, truth, unreachable
+from tests.guest.rig import (
+    CLEAR,
+    GOOD,
+    GUEST,
+    IGNORE,
+    PREEMPT,
+    PREEMPT_AND_ABORT,
+    REGISTER,
+    RELEASE,
+    RESERVE,
+    THIRD,
+    WE,
+    WERO,
+    drive,
+    logical_unit,
+    script,
+    scsi_block,
+    truth,
+    unreachable,
+)
 
-GOOD = Response(Status.GOOD)
-WE = ReservationType.WRITE_EXCLUSIVE
 EA = ReservationType.EXCLUSIVE_ACCESS
-WERO = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
 WEAR = ReservationType.WRITE_EXCLUSIVE_ALL_REGISTRANTS
 
-REGISTER = OutServiceAction.REGISTER
-IGNORE = OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY
-RESERVE = OutServiceAction.RESERVE
-RELEASE = OutServiceAction.RELEASE
-CLEAR = OutServiceAction.CLEAR
-PREEMPT = OutServiceAction.PREEMPT
-PREEMPT_AND_ABORT = OutServiceAction.PREEMPT_AND_ABORT
 
 ATTENTION = check_condition(SenseKey.UNIT_ATTENTION, AdditionalSense.CAPACITY_DATA_HAS_CHANGED)
 INVALID_FIELD_IN_CDB = check_condition(SenseKey.ILLEGAL_REQUEST, AdditionalSense.INVALID_FIELD_IN_CDB)
@@ -53,7 +63,7 @@ def held(key: int = 0, type: ReservationType | None = None, generation: int = 1)
 
 class TestMigratePr:
     @pytest.mark.parametrize(
-        ("machine", "explicit", "expected"),
+        ("machine_type", "explicit", "expected"),
         [
             ("pc-q35-10.2", None, False),
             ("pc-q35-11.0", None, True),
@@ -62,9 +72,9 @@ class TestMigratePr:
             ("pc-q35-11.0", False, False),
         ],
     )
-    def test_an_explicit_value_wins(self, machine: str, explicit: bool | None, expected: bool) -> None:
+    def test_an_explicit_value_wins(self, machine_type: str, explicit: bool | None, expected: bool) -> None:
         options = DeviceOptions("disk0", "d", explicit)
-        assert ScsiBlock(options, MachineType.parse(machine), Gate.RUNNING).migrate_pr is expected
+        assert ScsiBlock(options, MachineType.parse(machine_type), Gate.RUNNING).migrate_pr is expected
 
     def test_a_new_device_tracks_nothing(self) -> None:
         block = scsi_block()
@@ -95,15 +105,15 @@ class TestGate:
     @pytest.mark.parametrize(
         ("gate", "harmless", "other"),
         [
-            (Gate.RUNNING, Admission.PASS, Admission.PASS),
-            (Gate.INCOMING, Admission.PASS, Admission.HOLD),
-            (Gate.LEAVING, Admission.PASS, Admission.HOLD),
-            (Gate.DEPARTED, Admission.PASS, REFUSAL),
+            (Gate.RUNNING, GateDecision.PASS, GateDecision.PASS),
+            (Gate.INCOMING, GateDecision.PASS, GateDecision.HOLD),
+            (Gate.LEAVING, GateDecision.PASS, GateDecision.HOLD),
+            (Gate.DEPARTED, GateDecision.PASS, REFUSAL),
         ],
     )
     @pytest.mark.parametrize("migrate_pr", [True, False])
     def test_admission(
-        self, gate: Gate, migrate_pr: bool, harmless: Admission | Response, other: Admission | Response
+        self, gate: Gate, migrate_pr: bool, harmless: GateDecision | Response, other: GateDecision | Response
     ) -> None:
         block = scsi_block(migrate_pr)
         block.gate = gate
@@ -115,13 +125,13 @@ class TestGate:
     @pytest.mark.parametrize(
         ("gate", "answer"),
         [
-            (Gate.RUNNING, Admission.PASS),
+            (Gate.RUNNING, GateDecision.PASS),
             (Gate.INCOMING, BECOMING_READY),
             (Gate.LEAVING, BECOMING_READY),
             (Gate.DEPARTED, REFUSAL),
         ],
     )
-    def test_the_look_of_an_opening_qemu(self, gate: Gate, answer: Admission | Response) -> None:
+    def test_the_look_of_an_opening_qemu(self, gate: Gate, answer: GateDecision | Response) -> None:
         assert scsi_block(gate=gate).admit(Command(Read(0, 1, 10).encode())) == answer
 
 
@@ -298,7 +308,7 @@ class TestPreempt:
         drive(block, out_command(RESERVE, 5000, type=WERO), answer)
         lengths.clear()
         assert drive(block, out_command(PREEMPT, 5000, 1), answer) == GOOD
-        assert lengths == [0, 8192, 65528, 8192]
+        assert lengths == [0, 8192, 8 + 8 * 1025, 8192]
         assert (block.tracked, block.stale) == (Tracked(5000, type=WERO), False)
 
     @pytest.mark.parametrize(

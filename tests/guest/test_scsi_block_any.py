@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from holdover.guest.scsi_block import ScsiBlock, Tracked
+from holdover.guest.scsi_block import ScsiBlock
 from holdover.lun.logical_unit import LogicalUnit
+from holdover.reservations.tracked import Tracked
 from holdover.scsi.cdb import PersistentReserveIn, PersistentReserveOut
 from holdover.scsi.cdb import TestUnitReady as UnitReady
 from holdover.scsi.command import Command, Response
@@ -20,6 +21,7 @@ from holdover.scsi.nexus import ITNexus
 from holdover.scsi.opcodes import OperationCode, OutServiceAction
 from holdover.scsi.status import Status
 from tests.guest.rig import GUEST, THIRD, drive, logical_unit, scsi_block, truth
+from tests.rig.amounts import amount
 
 # Few keys, so that they meet; and types and lengths that the standard does not have.
 _keys = st.sampled_from([0, 1, 2, 0xFFFFFFFFFFFFFFFF])
@@ -102,10 +104,11 @@ def _sent(lun: LogicalUnit, block: ScsiBlock, command: Command) -> Response:
     return drive(block, command, lambda each: lun.execute(GUEST, each))
 
 
-@settings(max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=amount(1_500, 10_000), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.booleans(), st.lists(anything | guesses | reserve_in, min_size=1, max_size=3))
 def test_anything_gets_an_answer(greet: bool, commands: list[Command]) -> None:
     lun, block = logical_unit(greet), scsi_block()
+    block.adopt(Tracked(), generation=0)
     conflict = False
     for command in commands:
         response = _sent(lun, block, command)
@@ -118,7 +121,7 @@ def test_anything_gets_an_answer(greet: bool, commands: list[Command]) -> None:
     assert conflict or not block.stale
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=amount(200, 600), deadline=None)
 @given(st.lists(_steps(GUEST, [1, 3, 5, 6, 7, 8]) | guesses, min_size=5, max_size=25))
 def test_tracked_is_what_the_logical_unit_says(commands: list[Step | Command]) -> None:
     lun, block = logical_unit(), scsi_block()
@@ -135,7 +138,7 @@ _REGISTERS = (OutServiceAction.REGISTER, OutServiceAction.REGISTER_AND_IGNORE_EX
 
 # The third nexus sends no REGISTER AND MOVE and takes no all registrants reservation: either would make the
 # guest a holder without a command of its own.
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=amount(400, 1_500), deadline=None)
 @given(
     st.lists(_steps(GUEST, [1, 3, 5, 6, 7, 8]) | _steps(THIRD, [1, 3, 5, 6]), min_size=5, max_size=25),
 )

@@ -5,30 +5,39 @@ from __future__ import annotations
 import pytest
 
 from holdover.guest.gate import Gate
-from holdover.guest.scsi_block import BlockState, Tracked
+from holdover.guest.scsi_block import BlockState
+from holdover.reservations.tracked import Tracked
 from holdover.scsi.cdb import PersistentReserveOut
 from holdover.scsi.cdb import TestUnitReady as UnitReady
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
+from holdover.scsi.opcodes import InServiceAction
 from holdover.scsi.reservation_in import ReadKeys, ReadReservation, Reservation
 from holdover.scsi.reservation_out import in_command, out_command
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 from holdover.scsi.status import Status
-from tests.guest.rig import GUEST, THIRD, drive, logical_unit, script, scsi_block, unreachable
+from tests.guest.rig import (
+    CLEAR,
+    GOOD,
+    GUEST,
+    IGNORE,
+    PREEMPT,
+    REGISTER,
+    RELEASE,
+    RESERVE,
+    THIRD,
+    WE,
+    WERO,
+    drive,
+    logical_unit,
+    script,
+    scsi_block,
+    unreachable,
+)
 
-GOOD = Response(Status.GOOD)
-WE = ReservationType.WRITE_EXCLUSIVE
-WERO = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
-
-REGISTER = OutServiceAction.REGISTER
-IGNORE = OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY
-RESERVE = OutServiceAction.RESERVE
-RELEASE = OutServiceAction.RELEASE
-CLEAR = OutServiceAction.CLEAR
-PREEMPT = OutServiceAction.PREEMPT
 READ_KEYS = InServiceAction.READ_KEYS
 
 ATTENTION = check_condition(SenseKey.UNIT_ATTENTION, AdditionalSense.CAPACITY_DATA_HAS_CHANGED)
+RELEASED = check_condition(SenseKey.UNIT_ATTENTION, AdditionalSense.RESERVATIONS_RELEASED)
 PREEMPTED = check_condition(SenseKey.UNIT_ATTENTION, AdditionalSense.REGISTRATIONS_PREEMPTED)
 
 
@@ -92,21 +101,21 @@ class TestDoubt:
         block = scsi_block()
         block.adopt(Tracked(5))
         assert drive(block, command, script(PREEMPTED)) is PREEMPTED
-        assert (block.tracked, block.stale, block.doubts) == (Tracked(5), True, 1)
+        assert (block.tracked, block.stale, block.staleness_epoch) == (Tracked(5), True, 1)
 
     def test_notice(self) -> None:
         block = scsi_block()
-        assert not block.notice(GOOD)
-        assert not block.notice(ATTENTION)
-        assert block.notice(PREEMPTED)
+        assert not block.observe_attention(GOOD)
+        assert not block.observe_attention(ATTENTION)
+        assert block.observe_attention(PREEMPTED)
         assert block.stale
-        assert not scsi_block(False).notice(PREEMPTED)
+        assert not scsi_block(False).observe_attention(PREEMPTED)
 
     def test_one_that_comes_beside_a_first_registration_stays(self) -> None:
         block = scsi_block()
         steps = block.process(out_command(REGISTER, 0, 5))
         next(steps)
-        block.notice(PREEMPTED)
+        block.observe_attention(PREEMPTED)
         with pytest.raises(StopIteration):
             steps.send(GOOD)
         assert (block.tracked, block.stale) == (Tracked(5), True)
@@ -159,7 +168,7 @@ class TestDoubt:
 
     def test_a_generation_that_was_read_beside_a_command_of_the_guest_says_nothing(self) -> None:
         block = scsi_block()
-        block.adopt(Tracked(5))
+        block.adopt(Tracked(5), generation=1)
         drive(block, in_command(READ_KEYS), script(keys(5, generation=1)))
         beside = block.process(in_command(READ_KEYS))
         next(beside)
@@ -168,14 +177,50 @@ class TestDoubt:
             beside.send(keys(6, generation=9))
         assert not block.stale
 
+    def test_a_generation_that_nothing_is_known_to_compare_with(self) -> None:
+        block = scsi_block()
+        block.adopt(Tracked(5))
+        drive(block, in_command(READ_KEYS), script(keys(5, generation=1)))
+        assert (block.stale, block.staleness_epoch) == (True, 1)
+        drive(block, in_command(READ_KEYS), script(keys(5, generation=1)))
+        assert block.staleness_epoch == 1
+
+    def test_a_preempt_reads_the_generation_too(self) -> None:
+        block = scsi_block()
+        block.adopt(Tracked(5))
+        answers = script(GOOD, keys(5, generation=7), held(5, generation=7))
+        drive(block, out_command(PREEMPT, 5, 6, type=WE), answers)
+        drive(block, in_command(READ_KEYS), script(keys(5, generation=7)))
+        assert not block.stale
+
+    def test_what_is_read_beside_commands_of_the_agents_own_says_nothing(self) -> None:
+        block = scsi_block()
+        block.adopt(Tracked(5), generation=1)
+        late = block.process(in_command(READ_KEYS))
+        next(late)
+        block.begin_own()
+        drive(block, in_command(READ_KEYS), script(keys(5, generation=2)))
+        later = block.process(in_command(READ_KEYS))
+        next(later)
+        block.adopt(Tracked(5), block.staleness_epoch, 3)
+        block.end_own()
+        for beside in (late, later):
+            with pytest.raises(StopIteration):
+                beside.send(keys(5, generation=2))
+        assert not block.stale
+        drive(block, in_command(READ_KEYS), script(keys(5, generation=3)))
+        assert not block.stale
+        drive(block, in_command(READ_KEYS), script(keys(5, generation=4)))
+        assert block.stale
+
     def test_what_comes_up_while_the_logical_unit_is_asked_stays(self) -> None:
         block = scsi_block()
         block.mark_stale()
-        seen = block.doubts
-        block.notice(PREEMPTED)
+        seen = block.staleness_epoch
+        block.observe_attention(PREEMPTED)
         block.adopt(Tracked(5), seen)
         assert (block.tracked, block.stale) == (Tracked(5), True)
-        block.adopt(Tracked(5), block.doubts)
+        block.adopt(Tracked(5), block.staleness_epoch)
         assert not block.stale
 
 
@@ -188,7 +233,8 @@ class TestMeet:
             (Gate.RUNNING, "ATTENTION", True),
             (Gate.RUNNING, "PREEMPTED", True),
             (Gate.LEAVING, "ATTENTION", True),
-            (Gate.LEAVING, "PREEMPTED", False),
+            (Gate.LEAVING, "PREEMPTED", True),
+            (Gate.INCOMING, "PREEMPTED", False),
             (Gate.INCOMING, "ATTENTION", False),
             (Gate.DEPARTED, "ATTENTION", False),
         ],
@@ -197,7 +243,7 @@ class TestMeet:
         block = scsi_block(gate=gate)
         met = {"ATTENTION": ATTENTION, "PREEMPTED": PREEMPTED}[response]
         for _ in range(2):
-            block.meet(met)
+            block.observe_own_response(met)
         block.gate = Gate.RUNNING
         ready = Command(UnitReady().encode())
         if told:
@@ -209,16 +255,40 @@ class TestMeet:
         self, gate: Gate
     ) -> None:
         block = scsi_block(gate=gate)
-        seen = block.doubts
-        assert block.meet(PREEMPTED)
+        seen = block.staleness_epoch
+        assert block.observe_own_response(PREEMPTED)
         assert not block.stale
         block.adopt(Tracked(5), seen)
         assert (block.tracked, block.stale) == (Tracked(5), True)
-        block.adopt(Tracked(5), block.doubts)
+        block.adopt(Tracked(5), block.staleness_epoch)
         assert not block.stale
+
+    def test_what_the_guest_has_not_heard_of_its_reservation(self) -> None:
+        block = scsi_block()
+        block.observe_own_response(ATTENTION)
+        assert not block.unheard
+        block.observe_own_response(PREEMPTED)
+        block.gate = Gate.LEAVING
+        block.observe_own_response(PREEMPTED)
+        block.observe_own_response(RELEASED)
+        assert list(block.unheard) == [0x2A05, 0x2A04]
+        block.hush((0x2A05,))
+        assert list(block.unheard) == [0x2A04]
+        block.gate = Gate.RUNNING
+        ready = Command(UnitReady().encode())
+        assert [drive(block, ready, unreachable) for _ in range(2)] == [ATTENTION, RELEASED]
+        assert drive(block, ready, script(GOOD)) == GOOD
+
+    def test_what_the_other_host_says_that_it_is_to_hear_is_told_once(self) -> None:
+        block = scsi_block()
+        for _ in range(2):
+            block.pass_on((0x2A05, 0x2A04))
+        ready = Command(UnitReady().encode())
+        assert [drive(block, ready, unreachable) for _ in range(2)] == [PREEMPTED, RELEASED]
+        assert drive(block, ready, script(GOOD)) == GOOD
 
     def test_what_was_to_be_told_goes_with_the_guest(self) -> None:
         block = scsi_block()
-        block.meet(ATTENTION)
+        block.observe_own_response(ATTENTION)
         block.forget_attentions()
         assert block.passes_through(Command(UnitReady().encode()))

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from holdover.guest.scsi_block import Tracked
+from holdover.reservations.tracked import Tracked
 from holdover.scsi.cdb import PersistentReserveOut
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
+from holdover.scsi.opcodes import InServiceAction, OutServiceAction
 from holdover.scsi.reservation_in import Capabilities
 from holdover.scsi.reservation_out import (
     ParameterList,
@@ -19,18 +19,21 @@ from holdover.scsi.reservation_out import (
 )
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 from holdover.scsi.status import Status
-from tests.guest.rig import GUEST, THIRD, drive, logical_unit, script, scsi_block, truth, unreachable
-
-GOOD = Response(Status.GOOD)
-WE = ReservationType.WRITE_EXCLUSIVE
-
-REGISTER = OutServiceAction.REGISTER
-IGNORE = OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY
-RESERVE = OutServiceAction.RESERVE
-RELEASE = OutServiceAction.RELEASE
-CLEAR = OutServiceAction.CLEAR
-PREEMPT = OutServiceAction.PREEMPT
-PREEMPT_AND_ABORT = OutServiceAction.PREEMPT_AND_ABORT
+from tests.guest.rig import (
+    GOOD,
+    GUEST,
+    IGNORE,
+    REGISTER,
+    RESERVE,
+    THIRD,
+    WE,
+    drive,
+    logical_unit,
+    script,
+    scsi_block,
+    truth,
+    unreachable,
+)
 
 INVALID_FIELD_IN_CDB = check_condition(SenseKey.ILLEGAL_REQUEST, AdditionalSense.INVALID_FIELD_IN_CDB)
 INVALID_FIELD_IN_LIST = check_condition(

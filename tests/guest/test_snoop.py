@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from holdover.guest.question import Picture, QuestionError
-from holdover.guest.snoop import Tracked, as_pictured
+from holdover.guest.snoop import HolderUnknown, as_pictured
+from holdover.reservations.questions import Picture
+from holdover.reservations.tracked import Tracked
 from holdover.scsi.opcodes import ReservationType
 from holdover.scsi.reservation_in import Reservation
 
@@ -29,5 +30,5 @@ def test_as_pictured(before: Tracked, picture: Picture, kept: bool, expected: Tr
 
 @pytest.mark.parametrize(("before", "kept"), [(Tracked(5), True), (Tracked(5, type=WE), False)])
 def test_either_of_two_may_be_the_holder(before: Tracked, kept: bool) -> None:
-    with pytest.raises(QuestionError, match="several registrants have key 0x5"):
+    with pytest.raises(HolderUnknown, match="several registrants have key 0x5"):
         as_pictured(before, Picture((5, 5), Reservation(5, WE)), kept=kept)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from holdover.guest.snoop import Tracked
-from holdover.guest.staleness import Generation, attention_of, casts_doubt, is_unexplained_conflict
+from holdover.guest.staleness import (
+    Generation,
+    attention_of,
+    casts_doubt,
+    generation_read,
+    is_unexplained_conflict,
+)
+from holdover.reservations.tracked import Tracked
 from holdover.scsi.cdb import PersistentReserveOut
 from holdover.scsi.command import Command, Response
 from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.reservation_in import ReadKeys
-from holdover.scsi.reservation_out import ParameterList, out_command
+from holdover.scsi.reservation_out import ParameterList, in_command, out_command
 from holdover.scsi.sense import AdditionalSense, Sense, SenseKey, check_condition
 from holdover.scsi.status import Status
 
@@ -111,18 +117,41 @@ def test_how_far_a_command_of_the_guest_moves_the_generation(
 ) -> None:
     for moved in (-1, 0, 1, 2):
         generation = Generation()
+        generation.know(start)
         assert not observe(generation, start)
         generation.explain(*taken_apart(command))
         assert observe(generation, (start + moved) & 0xFFFFFFFF) is (moved not in allowed)
         assert not observe(generation, (start + moved) & 0xFFFFFFFF)
 
 
-def test_a_forgotten_generation_is_taken_as_it_comes() -> None:
+def test_what_there_is_nothing_to_compare_with_may_be_of_others() -> None:
     generation = Generation()
-    observe(generation, 1)
-    generation.forget()
+    assert not generation.is_known
+    assert observe(generation, 1)
+    assert not observe(generation, 1)
+    generation.know(None)
+    generation.explain(*taken_apart(out_command(OUT.REGISTER, 0, 5)))
+    assert not generation.is_known
+    assert observe(generation, 2)
+    assert generation.is_known
+    generation.know(9)
     assert not observe(generation, 9)
     assert observe(generation, 10)
+
+
+@pytest.mark.parametrize(
+    ("command", "data", "expected"),
+    [
+        (in_command(InServiceAction.READ_KEYS), ReadKeys(7, (1,)).encode(), 7),
+        (in_command(InServiceAction.READ_FULL_STATUS), bytes([0, 0, 1, 0]), 256),
+        (in_command(InServiceAction.READ_RESERVATION), b"\0\0\0", None),
+        (in_command(InServiceAction.REPORT_CAPABILITIES), bytes(8), None),
+        (out_command(OUT.REGISTER, 0, 5), bytes(8), None),
+        (Command(b"\x5e"), bytes(8), None),
+    ],
+)
+def test_the_generation_that_a_command_has_read(command: Command, data: bytes, expected: int | None) -> None:
+    assert generation_read(command, data) == expected
 
 
 @pytest.mark.parametrize(
@@ -131,6 +160,6 @@ def test_a_forgotten_generation_is_taken_as_it_comes() -> None:
 )
 def test_what_has_no_generation(action: int, data: bytes) -> None:
     generation = Generation()
-    observe(generation, 1)
+    generation.know(1)
     assert not generation.observe(action, data)
     assert not observe(generation, 1)

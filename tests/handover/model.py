@@ -6,33 +6,25 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from holdover.guest.gate import Gate
-from holdover.guest.scsi_block import Tracked
-from holdover.handover import protocol
-from holdover.handover.moving import UNREGISTERED, MovingLun
+from holdover.handover.lun_handover import UNREGISTERED, LunHandover, Registrations
 from holdover.handover.protocol import Answer, Answered, Happened, Message
-from holdover.handover.states import DESTINATION, SOURCE, DestinationState, Event, SourceState
+from holdover.handover.source_rules import after_restart, begin, is_allowed
+from holdover.handover.state_table import DESTINATION, SOURCE
+from holdover.handover.states import DestinationState, Event, SourceState
 from holdover.lun.reservations import ReservationState, persistent_reserve_out
+from holdover.reservations.tracked import Tracked
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.reservation_out import ParameterList
-from tests.handover.faults import Faults
+from tests.handover.guest import GuestActs
 from tests.handover.world import (
     AT_DESTINATION,
     AT_SOURCE,
-    DESTINATION_NEXUS,
-    DESTINATION_SPARE,
-    FRESH_SPARE,
-    KEY,
-    NEW_KEY,
-    NEXUSES,
-    SOURCE_NEXUS,
-    SOURCE_SPARE,
     STOPPED,
     THIRD_KEY,
     THIRD_NEXUS,
     WHO,
     Ended,
-    Progress,
     Violation,
     World,
     name_of,
@@ -45,7 +37,20 @@ from tests.handover.world import (
 __all__ = ["Model"]
 
 
-class Model(Faults):
+_FINDS = frozenset(
+    {
+        SourceState.COMMITTED,
+        SourceState.WONDERING,
+        SourceState.RECALLING,
+        SourceState.CONCEDING,
+        SourceState.YIELDING,
+        SourceState.GONE,
+    }
+)
+"""The states in which a source is whose "committed" was told, until its driver asks for something else."""
+
+
+class Model(GuestActs):
     """The worlds of one set of cases, and what can happen in each."""
 
     # -- actions ------------------------------------------------------------------------------------
@@ -58,39 +63,43 @@ class Model(Faults):
             left = world._replace(faults=world.faults - 1)
             for what, after in self.faults(left):
                 yield what, after, True
+        if world.flaps:
+            for what, after in self.flaps(world._replace(flaps=world.flaps - 1)):
+                yield what, after, True
 
     def _orderly(self, world: World) -> Iterator[tuple[str, World]]:
-        yield from self._works(world)
-        yield from self._messages(world)
+        yield from self.works(world)
+        yield from self.messages(world)
         yield from self._orchestrator(world)
-        yield from self._guest(world)
+        yield from self.guest_acts(world)
         yield from self._third(world)
         if world.cut:
             yield "the partition heals", world._replace(cut=False)
         if not world.source_up and (not world.dead or self._is_taken(world)):
-            yield "the source restarts", self._restart_source(world)
+            yield "the source restarts", self.restart_source(world)
         yield from self._death(world)
         if not world.destination_up:
-            yield "the destination restarts", self._restart_destination(world)
+            yield "the destination restarts", self.restart_destination(world)
         for ghost in world.late:
             who, lun, command = ghost
-            luns, _ = self.execute(world, who, lun, self.part(command))
+            after, _ = self.execute(world, who, lun, self.part(command))
             left = tuple(each for each in world.late if each != ghost)
-            yield f"a late command on LUN {lun}", world._replace(luns=luns, late=left)
+            yield f"a late command on LUN {lun}", after._replace(late=left)
 
     def _is_taken(self, world: World) -> bool:
-        destination = self.part(world.destination if world.destination_up else world.destination_journal)
-        taken = (DestinationState.TAKING, DestinationState.TAKEN, DestinationState.HERE)
-        return destination is not None and destination.state in taken
+        destination = self.part(world.destination)
+        return destination is not None and DESTINATION[destination.state].is_taken
 
     def _death(self, world: World) -> Iterator[tuple[str, World]]:
         """The operator gives the source up; its host comes back, if ever, when the destination has taken."""
         destination = self.part(world.destination)
-        if destination is None or not world.destination_up or world.destination_task:
+        yield from self._second_death(world)
+        if destination is None or not world.destination_up or not self.is_destination_free(world):
             return
-        if self.bounds.dies and not world.source_up and not world.dead and world.guest != AT_DESTINATION:
+        if self.bounds.dies and not world.source_up and not world.dead:
             late = tuple(each for each in world.late if each[0] != 0)
-            yield "the source is declared dead", world._replace(dead=True, guest=STOPPED, late=late)
+            guest = AT_DESTINATION if world.guest == AT_DESTINATION else STOPPED
+            yield "the source is declared dead", world._replace(dead=True, guest=guest, late=late)
         if not world.dead:
             return
         if destination.state is DestinationState.TAKEN:
@@ -98,30 +107,50 @@ class Model(Faults):
                 yield "the guest is started on the destination", world._replace(guest=AT_DESTINATION)
             else:
                 yield "finish without the source", self.at_destination(world, Happened(Event.ASKED_FINISH))
-        elif Event.ASKED_TAKE in DESTINATION[destination.state]:
+        elif world.destination_task:
+            if Event.ASKED_FINISH in DESTINATION[destination.state].follows and not world.source_up:
+                yield "finish without the source", self.at_destination(world, Happened(Event.ASKED_FINISH))
+        elif Event.ASKED_TAKE in DESTINATION[destination.state].follows:
             yield "take", self.at_destination(world, Happened(Event.ASKED_TAKE))
 
-    def _restart_source(self, world: World) -> World:
-        up = world._replace(source_up=True, source=world.source_journal, source_task=())
+    def _second_death(self, world: World) -> Iterator[tuple[str, World]]:
+        """The source is back, and the operator gives up the destination, which was to take and is down."""
+        source = self.part(world.source)
+        if not world.dead or not world.source_up or world.destination_up or source is None:
+            return
+        if Event.ASKED_ALONE in SOURCE[source.state].follows:
+            late = tuple(each for each in world.late if each[0] != 1)
+            guest = AT_SOURCE if world.guest == AT_SOURCE else STOPPED
+            alone = world._replace(dead=False, told=False, guest=guest, late=late)
+            asked = self.at_source(alone, Happened(Event.ASKED_ALONE, problem="!"))
+            yield "the destination is declared dead, roll back alone", asked
+
+    def restart_source(self, world: World) -> World:
+        up = world._replace(source_up=True)
+        if not self.safe.wonders and up.source >= 0:
+            up = up._replace(source=self.id(replace(self.part(up.source), armed=False)))
         machine = self.part(up.source)
-        gate = Gate.RUNNING if machine is None else machine.gate
+        gate = Gate.RUNNING if machine is None else after_restart(machine)
         up = up._replace(gates=(gate, world.gates[1]))
         if machine is None:
             return up
-        news = tuple(
-            replace(lun, tracked=self.part(device))
-            for lun, device in zip(machine.luns, world.device, strict=True)
-            if lun.tracked != self.part(device) and Event.CHANGED in SOURCE[machine.state]
-        )
-        return self.at_source(up, Happened(Event.RESTARTED, news))
+        if machine.state is SourceState.PREPARED and not self.safe.restart_news:
+            return up
+        if not self.safe.skips:
+            up = up._replace(source=self.id(replace(machine, number=machine.number - 1)))
+        return self.at_source(up, Happened(Event.RESTARTED, devices=self.views(up.device)))
 
-    def _restart_destination(self, world: World) -> World:
-        up = world._replace(destination_up=True, destination=world.destination_journal, destination_task=())
+    def restart_destination(self, world: World) -> World:
+        up = world._replace(destination_up=True)
         if up.destination < 0:
             return up
+        if not self.safe.is_unsure:
+            up = up._replace(destination=self.id(replace(self.part(up.destination), armed=False)))
         return self.at_destination(up, Happened(Event.RESTARTED))
 
-    def _works(self, world: World) -> Iterator[tuple[str, World]]:
+    def works(self, world: World) -> Iterator[tuple[str, World]]:
+        if world.destination_task == ("open",):
+            yield "destination: its gate opens", self.opened(world)
         for who, task in enumerate((world.source_task, world.destination_task)):
             if not task or task[0] != "work":
                 continue
@@ -131,22 +160,26 @@ class Model(Faults):
                 continue
             for lun, command in enumerate(ends):
                 if not isinstance(command, Ended):
-                    luns, answer = self.execute(world, who, lun, command)
-                    after = self.send(world._replace(luns=luns), who, lun, answer)
-                    yield f"{WHO[who]}: {name_of(command)} on LUN {lun}", after
+                    done, answer = self.execute(world, who, lun, command)
+                    yield f"{WHO[who]}: {name_of(command)} on LUN {lun}", self.send(done, who, lun, answer)
 
-    def _ended(self, world: World, who: int, luns: list[MovingLun | None]) -> Iterator[tuple[str, World]]:
+    def _ended(self, world: World, who: int, luns: list[LunHandover | None]) -> Iterator[tuple[str, World]]:
         good = [silent(lun) for lun in luns if lun is not None]
-        happened = Happened(Event.FAILED) if len(good) < len(luns) else Happened(Event.DONE, tuple(good))
+        happened = Happened(Event.FAILED, problem="!")
+        if len(good) == len(luns):
+            source = self.part(world.source)
+            is_drained = not who and source.state is SourceState.LEAVING
+            devices = self.views(world.device) if is_drained else None
+            happened = Happened(Event.DONE, tuple(good), devices=devices)
         step = self.at_destination if who else self.at_source
         yield f"{WHO[who]}: {happened.event.value}", step(world, happened)
 
-    def _messages(self, world: World) -> Iterator[tuple[str, World]]:
+    def messages(self, world: World) -> Iterator[tuple[str, World]]:
         waits = world.source_task[1] if world.source_task[:1] == ("tell",) else None
         for number in world.net:
             item = self.part(number)
             left = world._replace(net=without_item(world.net, number))
-            if isinstance(item, Message) and world.destination_up and not world.destination_task:
+            if isinstance(item, Message) and world.destination_up and self.is_destination_free(world):
                 yield f"{item.kind.value} {item.number} arrives", self.at_destination(left, item)
             elif isinstance(item, Answer) and world.source_up:
                 if item.number != waits:
@@ -163,8 +196,8 @@ class Model(Faults):
             and destination is not None
             and source.state is SourceState.STAYED
             and destination.is_open
-            and not world.destination_task
-            and Event.OVER in DESTINATION[destination.state]
+            and self.is_destination_free(world)
+            and Event.OVER in DESTINATION[destination.state].follows
         ):
             yield "the destination hears that it is over", self.at_destination(world, Happened(Event.OVER))
 
@@ -173,8 +206,13 @@ class Model(Faults):
             Answered.DONE: Event.TOLD,
             Answered.REFUSED: Event.REFUSED,
             Answered.TAKEN: Event.TAKEN,
+            Answered.KEPT: Event.KEPT,
+            Answered.UNKNOWN: Event.UNREACHED,
         }[answer.kind]
-        yield f"answered: {answer.kind.value}", self.at_source(world, Happened(event, answer.luns))
+        luns = (
+            answer.luns if self.safe.picture else tuple(replace(lun, ran_there=False) for lun in answer.luns)
+        )
+        yield f"answered: {answer.kind.value}", self.at_source(world, Happened(event, luns))
 
     def _is_on_its_way(self, world: World, number: int) -> bool:
         if any(self.part(each).number == number for each in world.net):
@@ -184,6 +222,8 @@ class Model(Faults):
 
     def _orchestrator(self, world: World) -> Iterator[tuple[str, World]]:
         machine = self.part(world.source)
+        if world.told and world.guest == STOPPED and not world.dead:
+            yield "the guest starts on the destination", world._replace(guest=AT_DESTINATION)
         if world.dead and world.source_up and machine is not None and machine.state is SourceState.PREPARED:
             yield "check", self.at_source(world, Happened(Event.ASKED_CHECK))
             yield "prepared for too long", self.at_source(world, Happened(Event.ASKED_ROLL_BACK))
@@ -200,84 +240,46 @@ class Model(Faults):
             yield "the guest stops, commit", self.at_source(stopped, Happened(Event.ASKED_COMMIT))
             yield "roll back", self.at_source(world, Happened(Event.ASKED_ROLL_BACK))
             yield "check", self.at_source(world, Happened(Event.ASKED_CHECK))
-        elif state is SourceState.COMMITTED and world.guest == STOPPED:
-            yield "the guest starts on the destination", world._replace(guest=AT_DESTINATION)
-            yield "roll back", self.at_source(world, Happened(Event.ASKED_ROLL_BACK))
-        elif state is SourceState.COMMITTED and world.guest == AT_DESTINATION:
-            yield "finish", self.at_source(world, Happened(Event.ASKED_FINISH))
+        elif state is SourceState.CONFIRMING and is_allowed(machine, Event.ASKED_COMMIT):
+            stopped = world._replace(guest=STOPPED)
+            yield (
+                "the guest stops, commit amid a check",
+                self.at_source(stopped, Happened(Event.ASKED_COMMIT)),
+            )
+        elif (rewound := self.before_recheck(world.source)) is not None:
+            stopped = world._replace(guest=STOPPED, source=rewound, source_task=())
+            yield (
+                "the guest stops, commit amid a check that was sent",
+                self.at_source(stopped, Happened(Event.ASKED_COMMIT)),
+            )
+        elif state is SourceState.COMMITTED and world.guest != AT_DESTINATION:
+            untold = world._replace(told=False)
+            yield "roll back", self.at_source(untold, Happened(Event.ASKED_ROLL_BACK))
+        elif state is SourceState.COMMITTED:
+            untold = world._replace(told=False)
+            yield "finish", self.at_source(untold, Happened(Event.ASKED_FINISH))
+            stopped = untold._replace(guest=STOPPED)
+            yield (
+                "the guest stops on the destination, roll back",
+                self.at_source(stopped, Happened(Event.ASKED_ROLL_BACK)),
+            )
         elif state is SourceState.STAYED and world.guest == STOPPED:
             yield "the guest goes on on the source", world._replace(guest=AT_SOURCE)
 
     def _prepare(self, world: World) -> World:
         luns = tuple(
-            MovingLun(
+            LunHandover(
                 f"naa.{number}",
                 tracked=self.part(tracked),
-                source_spare=SOURCE_SPARE,
-                destination_spare=DESTINATION_SPARE,
-                fresh_spare=FRESH_SPARE,
+                source_spare=self.names.source_spare,
+                destination_spare=self.names.destination_spare,
+                fresh_spare=self.names.fresh_spare,
+                source=Registrations(paths=len(self.nexuses(number, 0))),
             )
             for number, tracked in enumerate(world.device)
         )
-        machine, effects = protocol.begin("h", "guest", "destination", luns)
+        machine, effects = begin("h", "guest", "destination", luns, arms=self.bounds.arms)
         return self.source_effects(world, self.id(machine), effects)
-
-    def _guest(self, world: World) -> Iterator[tuple[str, World]]:
-        if not self.safe.gate and world.guest == STOPPED and world.gates[0] is Gate.LEAVING:
-            # QEMU has resumed the guest on the source by itself; without a gate its commands go through
-            for lun, tracked in enumerate(map(self.part, world.truth)):
-                yield from self._change(world, lun, tracked, OutServiceAction.REGISTER, 0)
-        if not world.changes or world.guest != AT_SOURCE or not world.source_up:
-            return
-        if world.gates[0] is not Gate.RUNNING:
-            return
-        for lun, tracked in enumerate(map(self.part, world.truth)):
-            if self._is_at_work(world, lun) or tracked.key == 0:
-                continue
-            left = world._replace(changes=world.changes - 1)
-            new_key = NEW_KEY if tracked.key == KEY else KEY
-            yield from self._change(left, lun, tracked, OutServiceAction.REGISTER, new_key)
-            yield from self._change(left, lun, tracked, OutServiceAction.REGISTER, 0)
-            if tracked.type is not None:
-                yield from self._change(left, lun, tracked, OutServiceAction.RELEASE, 0)
-            yield from self._change(left, lun, tracked, OutServiceAction.RESERVE, 0)
-
-    def _is_at_work(self, world: World, lun: int) -> bool:
-        """Whether the source is between two commands on a LUN, where it keeps the guest's out."""
-        task = world.source_task
-        if task[:1] != ("work",):
-            return False
-        progress = self.part(task[1 + lun])
-        return isinstance(progress, Progress) and bool(progress.answers)
-
-    def _change(
-        self, world: World, lun: int, tracked: Tracked, action: OutServiceAction, new_key: int
-    ) -> Iterator[tuple[str, World]]:
-        kind = tracked.type or ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
-        parameters = ParameterList(tracked.key, new_key, tracked.aptpl)
-        before: ReservationState = self.part(world.luns[lun])
-        outcome = persistent_reserve_out(before, SOURCE_NEXUS, action, parameters, type=int(kind))
-        if not outcome.good or tracked.key == 0:
-            return
-        now = tracked
-        if action is OutServiceAction.REGISTER:
-            now = replace(tracked, key=new_key) if new_key else UNREGISTERED
-        elif action is OutServiceAction.RELEASE:
-            now = replace(tracked, type=None)
-        elif action is OutServiceAction.RESERVE:
-            now = replace(tracked, type=kind)
-        number = self.id(now)
-        after = world._replace(
-            luns=set_item(world.luns, lun, self.id(replace(outcome.state, generation=0))),
-            truth=set_item(world.truth, lun, number),
-            device=set_item(world.device, lun, number),
-            aptpl=set_item(world.aptpl, lun, outcome.state.aptpl and (world.aptpl[lun] or tracked.aptpl)),
-        )
-        machine = self.part(world.source)
-        if machine is not None and Event.CHANGED in SOURCE[machine.state]:
-            news = (MovingLun(f"naa.{lun}", tracked=now),)
-            after = self.at_source(after, Happened(Event.CHANGED, news))
-        yield f"the guest's {action.name} on LUN {lun}", after
 
     def _third(self, world: World) -> Iterator[tuple[str, World]]:
         if not world.thirds:
@@ -290,6 +292,10 @@ class Model(Faults):
                 new = out(state, THIRD_NEXUS, OutServiceAction.REGISTER, 0, THIRD_KEY)
                 yield f"a third registers on LUN {lun}", self._by_third(left, lun, new)
                 continue
+            held = state.reservation
+            if held is not None and state.holds(THIRD_NEXUS):
+                new = out(state, THIRD_NEXUS, OutServiceAction.RELEASE, key, type=held.type)
+                yield f"the third releases LUN {lun}", self._by_third(left, lun, new)
             if key == THIRD_KEY and not self.part(world.luns[lun]).holds(THIRD_NEXUS):
                 new = out(state, THIRD_NEXUS, OutServiceAction.REGISTER, key, 0)
                 yield f"the third unregisters on LUN {lun}", self._by_third(left, lun, new)
@@ -301,15 +307,18 @@ class Model(Faults):
                 if outcome.good:
                     new = replace(outcome.state, generation=0)
                     fenced = self._by_third(left, lun, new)
-                    if any(new.key_of(nexus) for nexus in NEXUSES):
+                    if any(new.key_of(nexus) for nexus in self._both(lun)):
                         fenced = fenced._replace(open_end=set_item(fenced.open_end, lun, True))
                     yield f"the third preempts the guest on LUN {lun}", fenced
             new = out(state, THIRD_NEXUS, OutServiceAction.CLEAR, key)
             yield f"the third clears LUN {lun}", self._by_third(left, lun, new)
 
+    def _both(self, lun: int) -> tuple[ITNexus, ...]:
+        return self.nexuses(lun, 0) + self.nexuses(lun, 1)
+
     def _by_third(self, world: World, lun: int, state: ReservationState) -> World:
         truth: Tracked = self.part(world.truth[lun])
-        registered = [nexus for nexus in NEXUSES if state.key_of(nexus)]
+        registered = [nexus for nexus in self._both(lun) if state.key_of(nexus)]
         if not registered:
             truth = UNREGISTERED
         elif not any(state.holds(nexus) for nexus in registered):
@@ -325,6 +334,10 @@ class Model(Faults):
 
     def check(self, world: World) -> None:
         """Raise `Violation` if a promise is broken in this world."""
+        if world.told and world.source_up and not world.dead:
+            machine = self.part(world.source)
+            if machine.state not in _FINDS:
+                raise Violation(f'"committed" was told, and the source is {machine.state.value}')
         for lun, number in enumerate(world.luns):
             state: ReservationState = self.part(number)
             truth: Tracked = self.part(world.truth[lun])
@@ -338,9 +351,30 @@ class Model(Faults):
                     raise Violation(f"LUN {lun}: the reservation is not held")
             where = {AT_SOURCE: 0, AT_DESTINATION: 1}.get(world.guest)
             if where is not None and world.gates[where] is Gate.RUNNING:
-                self._check_guest(world, lun, NEXUSES[where])
+                self._check_guest(world, lun, where)
+                self._check_picture(world, lun, where)
 
-    def _check_guest(self, world: World, lun: int, nexus: ITNexus) -> None:
+    def _check_picture(self, world: World, lun: int, who: int) -> None:
+        """What this host tracks is what the guest has; what a third has done, a LUN tells only later.
+
+        APTPL is the LUN's: a source that has gone on alone does not know that the guest has asked for it.
+        """
+        if world.thirds != self.bounds.thirds or not (world.destination_up if who else world.source_up):
+            return
+        truth: Tracked = self.part(world.truth[lun])
+        tracked: Tracked = self.part((world.there if who else world.device)[lun])
+        if replace(tracked, aptpl=truth.aptpl) != truth:
+            raise Violation(f"LUN {lun}: the {WHO[who]} tracks {tracked}, not {truth}")
+        machine = self.part(world.source)
+        is_prepared = machine is not None and machine.state is SourceState.PREPARED and not who
+        if is_prepared and machine.luns[lun].tracked != tracked:
+            raise Violation(f"LUN {lun}: {machine.luns[lun].tracked} is prepared, not {truth}")
+
+    def _check_guest(self, world: World, lun: int, who: int) -> None:
+        for nexus in self.usable(world, lun, who):
+            self._check_nexus(world, lun, who, nexus)
+
+    def _check_nexus(self, world: World, lun: int, who: int, nexus: ITNexus) -> None:
         state: ReservationState = self.part(world.luns[lun])
         truth: Tracked = self.part(world.truth[lun])
         key = state.key_of(nexus)
@@ -350,25 +384,47 @@ class Model(Faults):
             return
         if key != truth.key:
             raise Violation(f"LUN {lun}: the guest runs with key {key:#x}, not {truth.key:#x}")
-        if truth.type is not None and not state.holds(nexus):
+        if truth.type is not None and not any(state.holds(each) for each in self.nexuses(lun, who)):
             raise Violation(f"LUN {lun}: the guest runs and does not hold its reservation")
 
     def is_given_up(self, world: World) -> bool:
-        """Whether the source is dead and nothing was prepared that could be taken: the operator's matter."""
-        return world.dead and not self._is_taken(world)
+        """Whether the source is dead and nothing was prepared that could be taken: the operator's matter.
+
+        It is not where everything has been moved already: that can be taken, once it is asked for.
+        """
+        return world.dead and not self._is_taken(world) and not self._is_moved(world)
+
+    def _is_moved(self, world: World) -> bool:
+        """Whether the destination holds the guest's reservation, with its key, on all LUNs.
+
+        Where a third node has that key too, nothing is taken. Among all registrants, nobody can tell a source
+        that has unregistered for the commit from a guest that was fenced.
+        """
+        if world.thirds != self.bounds.thirds or world.late:
+            return False
+        for lun, number in enumerate(world.luns):
+            state, truth = self.part(number), self.part(world.truth[lun])
+            there = [nexus for nexus in self.nexuses(lun, 1) if state.key_of(nexus) == truth.key]
+            if truth.type is None or truth.type.all_registrants or truth.key == world.ledger[lun]:
+                return False
+            if not any(map(state.holds, there)):
+                return False
+            if any(state.key_of(nexus) for nexus in self.nexuses(lun, 0)):
+                return False
+        return True
 
     def check_end(self, world: World) -> None:
         """Raise `Violation` if nothing more can happen and not all is as it should be."""
         source, destination = self.part(world.source), self.part(world.destination)
-        if self.is_given_up(world):
+        if world.dead and not self._is_taken(world):
             return
         if world.dead and not world.source_up:
-            here, there, ended = DESTINATION_NEXUS, SOURCE_NEXUS, destination.state is DestinationState.HERE
+            here, there, ended = 1, 0, destination.state is DestinationState.HERE
         elif source.state is SourceState.STAYED:
-            here, there = SOURCE_NEXUS, DESTINATION_NEXUS
+            here, there = 0, 1
             ended = destination is None or not destination.is_open
         else:
-            here, there = DESTINATION_NEXUS, SOURCE_NEXUS
+            here, there = 1, 0
             ended = (
                 source.state is SourceState.GONE
                 and destination is not None
@@ -379,6 +435,8 @@ class Model(Faults):
             raise Violation(f"nothing more happens, and the handover is {states}")
         for lun, number in enumerate(world.luns):
             state: ReservationState = self.part(number)
-            if state.key_of(there):
-                raise Violation(f"LUN {lun}: key {state.key_of(there):#x} is left behind")
+            is_told = any(each is not None and each.luns[lun].alarm for each in (source, destination))
+            for nexus in self.nexuses(lun, there):
+                if state.key_of(nexus) and not is_told:
+                    raise Violation(f"LUN {lun}: key {state.key_of(nexus):#x} is left behind")
             self._check_guest(world, lun, here)

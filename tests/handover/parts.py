@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from holdover.guest.gate import Gate
-from holdover.handover import protocol
-from holdover.handover.moving import MovingLun
-from holdover.handover.protocol import (
-    Destination,
-    DoWork,
-    Effect,
-    Happened,
-    Message,
-    Open,
-    Reply,
-    Source,
-    Tell,
-    Write,
-)
-from holdover.handover.states import SOURCE_DOES, Event, SourceState
-from holdover.handover.steps import LostAnswer, StepFailed
-from holdover.handover.work import Work, steps_of
+from holdover.handover.destination_rules import destination_hears, destination_step
+from holdover.handover.effects import Effects, Part, WorkOrder
+from holdover.handover.lun_handover import UNREGISTERED, LunHandover
+from holdover.handover.protocol import Destination, DeviceView, Happened, Message, Source
+from holdover.handover.source_rules import source_step
+from holdover.handover.state_table import DESTINATION, SOURCE, StateSpec
+from holdover.handover.states import Event, SourceState
+from holdover.handover.work import POLICY, Work, as_the_device_knows, steps_of
+from holdover.reservations.steps import StepFailed
 from holdover.scsi.command import Command, Response
+from holdover.scsi.nexus import ITNexus
+from holdover.scsi.path import AnswerLost
 from tests.handover.world import (
     AT_SOURCE,
     GOOD,
-    NEXUSES,
     Bounds,
     Case,
     Ended,
+    Names,
     Progress,
     Safeguards,
-    Violation,
     World,
-    execute,
+    execute_by,
     plain_answer,
     set_item,
     silent,
@@ -49,16 +42,38 @@ __all__ = ["Parts"]
 class Parts:
     """Numbers for parts, and what follows from them."""
 
-    def __init__(self, cases: tuple[Case, ...], bounds: Bounds, safeguards: Safeguards | None = None) -> None:
+    def __init__(
+        self,
+        cases: tuple[Case, ...],
+        bounds: Bounds,
+        safeguards: Safeguards | None = None,
+        names: Names | None = None,
+    ) -> None:
         self.cases = cases
         self.bounds = bounds
         self.safe = safeguards or Safeguards()
+        self.names = names or Names()
         self._ids: dict[object, int] = {}
         self._parts: list[Any] = []
         self._next: dict[int, Any] = {}
+        self._nexuses = [
+            [
+                (nexus,) if paths is None else paths.nexuses
+                for nexus, paths in zip(self.names.nexuses, case.paths, strict=True)
+            ]
+            for case in cases
+        ]
         self._steps: dict[Any, Any] = {}
+        self._rechecked: dict[int, int] = {}
+        self._carried: dict[Any, tuple[int, int, Response | None]] = {}
+        self._sent: dict[Any, int] = {}
+        self._ranked: dict[Any, dict[str, Any]] = {}
 
     # -- parts --------------------------------------------------------------------------------------
+
+    def share_parts_of(self, other: Parts) -> None:
+        """Use the numbers of another model, so that equal parts have equal ones."""
+        self._ids, self._parts = other._ids, other._parts
 
     def id(self, part: object) -> int:
         """The number of a part; -1 of None."""
@@ -77,30 +92,41 @@ class Parts:
     def start(self) -> World:
         """Before anything has happened."""
         tracked = tuple(self.id(case.tracked) for case in self.cases)
+        begun = [case.begin(self.names.nexuses[0]) for case in self.cases]
+        nothing = (self.id(UNREGISTERED),) * len(tracked)
         return World(
-            tuple(self.id(case.state()) for case in self.cases),
-            -1,
-            -1,
-            True,
-            (),
-            -1,
-            -1,
-            True,
-            (),
-            (),
-            AT_SOURCE,
-            tracked,
-            tracked,
-            (False,) * len(tracked),
-            tuple(case.third_key for case in self.cases),
-            tuple(case.state().aptpl for case in self.cases),
-            (Gate.RUNNING, Gate.INCOMING),
-            self.bounds.faults,
-            self.bounds.thirds,
-            self.bounds.changes,
-            False,
-            False,
-            (),
+            luns=tuple(self.id(state) for state, _ in begun),
+            source=-1,
+            source_journal=-1,
+            source_up=True,
+            source_task=(),
+            destination=-1,
+            destination_journal=-1,
+            destination_up=True,
+            destination_task=(),
+            net=(),
+            guest=AT_SOURCE,
+            device=tracked,
+            device_journal=tracked,
+            there=nothing,
+            there_journal=nothing,
+            truth=tracked,
+            open_end=(False,) * len(tracked),
+            ledger=tuple(case.third_key for case in self.cases),
+            aptpl=tuple(state.aptpl for state, _ in begun),
+            gates=(Gate.RUNNING, Gate.INCOMING),
+            faults=self.bounds.faults,
+            thirds=self.bounds.thirds,
+            changes=self.bounds.changes,
+            cut=False,
+            dead=False,
+            late=(),
+            paths=tuple(
+                (self.id(paths), self.id(case.paths[1]))
+                for case, (_, paths) in zip(self.cases, begun, strict=True)
+            ),
+            flaps=self.bounds.flaps,
+            told=False,
         )
 
     def advance(self, number: int) -> Any:
@@ -120,9 +146,9 @@ class Parts:
             result = next(steps)
             for answer in progress.answers:
                 if answer is not None:
-                    result = steps.send(answer)
+                    result = steps.send(answer[0])
                 elif self.safe.ask:
-                    result = steps.throw(LostAnswer())
+                    result = steps.throw(AnswerLost("memory", "lost"))
                 else:
                     result = steps.send(GOOD)
         except StopIteration as done:
@@ -138,7 +164,7 @@ class Parts:
         """A machine without its words: they decide nothing."""
         if isinstance(machine, Source):
             luns = tuple(silent(lun) for lun in machine.luns)
-            return replace(machine, problem="", reason="!" if machine.reason else "", luns=luns)
+            return replace(machine, problem="", not_alone="", reason="!" if machine.reason else "", luns=luns)
         if isinstance(machine, Destination):
             answer = machine.answer
             if answer is not None:
@@ -146,126 +172,213 @@ class Parts:
             return replace(machine, problem="", luns=tuple(map(silent, machine.luns)), answer=answer)
         return machine
 
-    def source_step(self, number: int, happened: Happened) -> tuple[int, tuple[Effect, ...]]:
+    def source_step(self, number: int, happened: Happened) -> tuple[int, Effects]:
         key = (number, happened)
         found = self._steps.get(key)
         if found is None:
-            machine, effects = protocol.source_step(self.part(number), happened)
+            machine, effects = source_step(self.part(number), happened)
             found = self._steps[key] = self.id(self._plain(machine)), effects
+            self._note_recheck(number, found[0])
         return found
 
-    def destination_step(self, number: int, happened: Happened | Message) -> tuple[int, tuple[Effect, ...]]:
+    def _note_recheck(self, before: int, after: int) -> None:
+        """Remember what was prepared before a recheck, for a model that gives up rechecks too late."""
+        if self.safe.in_time:
+            return
+        state = self.part(after).state
+        if self.part(before).state is SourceState.PREPARED and state is SourceState.CONFIRMING:
+            self._rechecked[after] = before
+        elif before in self._rechecked and state in (SourceState.CONFIRMING, SourceState.PREPARING):
+            self._rechecked.setdefault(after, self._rechecked[before])
+
+    def before_recheck(self, number: int) -> int | None:
+        """What was prepared before the recheck that has led to this, whose message was sent."""
+        return self._rechecked.get(number) if self.part(number).state is SourceState.PREPARING else None
+
+    def destination_step(self, number: int, happened: Happened | Message) -> tuple[int, Effects]:
         key = (number, happened)
         found = self._steps.get(key)
         if found is None:
             if isinstance(happened, Message):
-                machine, effects = protocol.destination_hears(self.part(number), happened, "source")
+                machine, effects = destination_hears(self.part(number), happened, "source")
             else:
-                machine, effects = protocol.destination_step(self.part(number), happened)
+                machine, effects = destination_step(self.part(number), happened)
             found = self._steps[key] = self.id(self._plain(machine)), effects
         return found
 
     def at_source(self, world: World, happened: Happened) -> World:
         number, effects = self.source_step(world.source, happened)
+        if self._finds_out(world.source, SOURCE, happened) and not self.part(number).changed:
+            found = tuple(self.id(lun.tracked) for lun in self.part(number).luns)
+            world = world._replace(device=found, device_journal=found)
         return self.source_effects(world, number, effects)
 
-    def source_effects(self, world: World, number: int, effects: tuple[Effect, ...]) -> World:
-        journal, gate = world.source_journal, world.gates[0]
-        # an event that begins no activity leaves the one that is under way
-        task = world.source_task if len(effects) == 1 else ()
-        net = world.net
-        for effect in effects:
-            if isinstance(effect, Write):
-                journal = number if self.safe.journal else journal
-                continue
-            self._require_written(journal, number)
-            if isinstance(effect, Open):
-                gate = effect.gate
-            elif isinstance(effect, DoWork):
-                task = ("work", *(self.begin(effect.work, lun) for lun in self.part(number).luns))
-            elif isinstance(effect, Tell):
-                task = ("tell", effect.message.number)
-                if not world.cut and world.destination_up:
-                    luns = tuple(map(silent, effect.message.luns))
-                    net = with_item(net, self.id(replace(effect.message, luns=luns)))
-        device = world.device
+    def _finds_out(
+        self, number: int, table: Mapping[Any, StateSpec[Any]], happened: Happened | Message
+    ) -> bool:
+        """Whether work ends that tells the devices what the guest has; they put that on record themselves."""
         machine = self.part(number)
-        before = self.part(world.source)
-        looked = before is not None and SOURCE_DOES[before.state].work in (Work.CHECK, Work.CONFIRM)
-        known = looked and before.state is not machine.state and not machine.changed
-        if machine.state is SourceState.STAYED or known:
-            device = tuple(self.id(lun.tracked) for lun in machine.luns)
-        return world._replace(
-            source=number,
-            source_journal=journal,
-            source_task=task,
-            net=net,
-            device=device,
-            gates=(gate, world.gates[1]),
+        if machine is None or isinstance(happened, Message) or happened.event is not Event.DONE:
+            return False
+        work = table[machine.state].work
+        return work is not None and POLICY[work].finds_out
+
+    def source_effects(self, world: World, number: int, effects: Effects) -> World:
+        device = self._told_to_devices(world.device, effects, self.part(world.source))
+        told = world.told or self.part(number).state is SourceState.COMMITTED
+        return self._carry_out(world._replace(source=number, device=device, told=told), 0, effects)
+
+    def _told_to_devices(
+        self, devices: tuple[int, ...], effects: Effects, before: Source | Destination | None
+    ) -> tuple[int, ...]:
+        told = {news.designator: news.tracked for news in effects.devices if news.tracked is not None}
+        if not self.safe.adoption and before is not None and effects.gate is Gate.RUNNING:
+            told = {lun.designator: lun.tracked for lun in before.luns} | told
+        if not told:
+            return devices
+        return tuple(
+            self.id(told[f"naa.{lun}"]) if f"naa.{lun}" in told else tracked
+            for lun, tracked in enumerate(devices)
         )
 
-    def _require_written(self, journal: int, number: int) -> None:
-        if self.safe.journal and journal != number:
-            raise Violation("a step is seen from outside before it is in the journal")
+    def _carry_out(self, world: World, who: int, effects: Effects) -> World:
+        """What an executor does: records that nothing waits for are left for later."""
+        if effects.answer is not None and Part.ANSWER not in effects.durable_first and self._waits(effects):
+            # the answer is on its way before the gate moves
+            answered = self._destination_begins(world, replace(effects, gate=None))
+            return answered._replace(destination_task=("open",))
+        if self._waits(effects):
+            world = self.synced(world, who)
+        if effects.gate is not None:
+            world = world._replace(gates=set_item(world.gates, who, effects.gate))
+        if who:
+            return self._destination_begins(world, effects)
+        return self._source_begins(world, effects)
+
+    def _waits(self, effects: Effects) -> bool:
+        first = effects.durable_first & self.safe.waits
+        if effects.work is not None and effects.work.work not in self.safe.announced:
+            first -= {Part.WORK}
+        return bool(first)
+
+    def synced(self, world: World, who: int) -> World:
+        """All records of one host are on disk."""
+        if who:
+            return world._replace(destination_journal=world.destination, there_journal=world.there)
+        return world._replace(source_journal=world.source, device_journal=world.device)
+
+    def _source_begins(self, world: World, effects: Effects) -> World:
+        if effects.work is not None:
+            return world._replace(source_task=self._work(effects.work, world.device))
+        message = effects.message
+        if message is None:
+            # an event that begins no activity leaves the one that is under way
+            return world if effects.gate is None else world._replace(source_task=())
+        net = world.net
+        if not world.cut and world.destination_up:
+            net = with_item(net, self.id(replace(message, luns=tuple(map(silent, message.luns)))))
+        return world._replace(source_task=("tell", message.number), net=net)
+
+    def _destination_begins(self, world: World, effects: Effects) -> World:
+        task: tuple[Any, ...] = () if effects.gate is not None else world.destination_task
+        if effects.work is not None:
+            task = self._work(effects.work, world.there)
+        net = world.net
+        if effects.answer is not None and not world.cut and world.source_up:
+            net = with_item(net, self.id(plain_answer(effects.answer)))
+        return world._replace(destination_task=task, net=net)
+
+    def _work(self, ordered: WorkOrder, devices: tuple[int, ...]) -> tuple[Any, ...]:
+        """A task; ``devices``: what the guest's devices on this host track."""
+        known = [
+            as_the_device_knows(ordered.work, lun, self.part(device), ())
+            for lun, device in zip(ordered.luns, devices, strict=True)
+        ]
+        return ("work", *(self.begin(ordered.work, lun) for lun in known))
+
+    def is_destination_free(self, world: World) -> bool:
+        """Whether the destination's agent handles what comes: it does no work, or pauses before a retry."""
+        task = world.destination_task
+        if not task:
+            return True
+        state = self.part(world.destination).state
+        tries_again = DESTINATION[state].follows.get(Event.FAILED) is state
+        started = (self.part(number) for number in task[1:])
+        return tries_again and all(isinstance(each, Progress) and not each.answers for each in started)
 
     def at_destination(self, world: World, happened: Happened | Message) -> World:
         number, effects = self.destination_step(world.destination, happened)
-        task: tuple[Any, ...] = ()
-        net, journal, gate = world.net, world.destination_journal, world.gates[1]
-        for effect in effects:
-            if isinstance(effect, Write):
-                journal = number if self.safe.journal else journal
-            elif isinstance(effect, Reply):
-                # a refusal that changes nothing is not written
-                if number != world.destination:
-                    self._require_written(journal, number)
-                if not world.cut and world.source_up:
-                    net = with_item(net, self.id(plain_answer(effect.answer)))
-            else:
-                self._require_written(journal, number)
-                if isinstance(effect, Open):
-                    gate = effect.gate
-                elif isinstance(effect, DoWork):
-                    task = ("work", *(self.begin(effect.work, lun) for lun in self.part(number).luns))
-        return world._replace(
-            destination=number,
-            destination_journal=journal,
-            destination_task=task,
-            net=net,
-            gates=(world.gates[0], gate),
-        )
+        if self._finds_out(world.destination, DESTINATION, happened):
+            found = tuple(self.id(lun.tracked) for lun in self.part(number).luns)
+            world = world._replace(there=found, there_journal=found)
+        there = self._told_to_devices(world.there, effects, self.part(world.destination))
+        return self._carry_out(world._replace(destination=number, there=there), 1, effects)
 
-    def begin(self, work: Work, lun: MovingLun) -> int:
+    def opened(self, world: World) -> World:
+        """The destination has the state on record for which its gate has waited."""
+        gate = self.part(world.destination).gate
+        gates = set_item(world.gates, 1, gate)
+        return self.synced(world, 1)._replace(gates=gates, destination_task=())
+
+    def views(self, devices: tuple[int, ...]) -> tuple[DeviceView, ...]:
+        """What the guest's devices on one host say."""
+        return tuple(DeviceView(f"naa.{lun}", self.part(number)) for lun, number in enumerate(devices))
+
+    def begin(self, work: Work, lun: LunHandover) -> int:
         if work is Work.DRAIN:
             return self.id(Ended(lun))
         return self.id(Progress(work, lun, ()))
 
     # -- what actions and faults share
 
-    def execute(self, world: World, who: int, lun: int, command: Command) -> tuple[tuple[int, ...], Response]:
-        self.check_written(world, who)
-        state, answer = execute(self.part(world.luns[lun]), NEXUSES[who], command)
-        return set_item(world.luns, lun, self.id(state)), answer
+    def execute(
+        self, world: World, who: int, lun: int, command: Command, most: int | None = None
+    ) -> tuple[World, Response | None]:
+        """The world after a command of a host, and its answer. ``most``: see `carry_out`."""
+        key = (world.luns[lun], world.paths[lun][who], who, lun, command, most)
+        found = self._carried.get(key)
+        if found is None:
+            paths, state = self.part(world.paths[lun][who]), self.part(world.luns[lun])
+            full_status = self.cases[lun].full_status
+            state, paths, answer = execute_by(
+                paths, self.names.nexuses[who], state, command, full_status, most
+            )
+            found = self._carried[key] = self.id(state), self.id(paths), answer
+        state, paths, answer = found
+        pair = (paths, world.paths[lun][1]) if who == 0 else (world.paths[lun][0], paths)
+        luns, all_paths = set_item(world.luns, lun, state), set_item(world.paths, lun, pair)
+        return world._replace(luns=luns, paths=all_paths), answer
 
-    def check_written(self, world: World, who: int) -> None:
-        written = (world.source == world.source_journal, world.destination == world.destination_journal)
-        up = (world.source_up, world.destination_up)
-        if self.safe.journal and up[who] and not written[who]:
-            raise Violation("a step is seen from outside before it is in the journal")
+    def nexuses(self, lun: int, who: int) -> tuple[ITNexus, ...]:
+        """The I_T nexuses of a host."""
+        return self._nexuses[lun][who]
+
+    def usable(self, world: World, lun: int, who: int) -> tuple[ITNexus, ...]:
+        """The I_T nexuses of a host by which commands can be sent now."""
+        paths = self.part(world.paths[lun][who])
+        if paths is None:
+            return (self.names.nexuses[who],)
+        return tuple(nexus for nexus, up in zip(paths.nexuses, paths.up, strict=True) if up)
 
     def send(self, world: World, who: int, lun: int, answer: Response | None) -> World:
         """The world after an answer of a LUN; what was late of that nexus there can come no more."""
         task = world.destination_task if who else world.source_task
-        progress = self.part(task[1 + lun])
-        more = self.id(progress._replace(answers=(*progress.answers, answer)))
-        end = self.advance(more)
-        if isinstance(end, Ended):
-            more = self.id(end)
+        key = (task[1 + lun], answer, None if answer is None else answer.carried)
+        more = self._sent.get(key)
+        if more is None:
+            more = self._sent[key] = self._answered_by(task[1 + lun], answer)
         task = set_item(task, 1 + lun, more)
         late = tuple(each for each in world.late if each[:2] != (who, lun))
         if who:
             return world._replace(destination_task=task, late=late)
         return world._replace(source_task=task, late=late)
+
+    def _answered_by(self, number: int, answer: Response | None) -> int:
+        progress = self.part(number)
+        said = None if answer is None else (answer, answer.carried)
+        more = self.id(progress._replace(answers=(*progress.answers, said)))
+        end = self.advance(more)
+        return self.id(end) if isinstance(end, Ended) else more
 
     def unreached(self, world: World) -> Iterator[tuple[str, World]]:
         for event in (Event.UNREACHED, Event.GIVEN_UP):
@@ -275,30 +388,37 @@ class Parts:
 
     def canonical(self, world: World) -> World:
         """The same world with the smallest message numbers: only their order counts."""
+        waits = world.source_task[1] if world.source_task[:1] == ("tell",) else None
+        machines = (world.source, world.source_journal, world.destination, world.destination_journal)
+        key = (machines, world.net, waits)
+        changes = self._ranked.get(key)
+        if changes is None:
+            changes = self._ranked[key] = self._ranks(world, machines, waits)
+        return world._replace(**changes) if changes else world
+
+    def _ranks(self, world: World, machines: tuple[int, ...], waits: int | None) -> dict[str, Any]:
+        """What changes in a world when its messages get the smallest numbers."""
         numbers = {self.part(each).number for each in world.net}
-        for each in (world.source, world.source_journal, world.destination, world.destination_journal):
+        for each in machines:
             machine = self.part(each)
             if machine is not None:
                 numbers.add(machine.number)
                 if isinstance(machine, Destination) and machine.answer is not None:
                     numbers.add(machine.answer.number)
-        if world.source_task[:1] == ("tell",):
-            numbers.add(world.source_task[1])
+        if waits is not None:
+            numbers.add(waits)
         ranked = {number: rank for rank, number in enumerate(sorted(numbers))}
         if all(number == rank for number, rank in ranked.items()):
-            return world
+            return {}
         order = tuple(ranked.items())
-        task = world.source_task
-        if task[:1] == ("tell",):
-            task = ("tell", ranked[task[1]])
-        return world._replace(
-            source=self._renumber(world.source, order),
-            source_journal=self._renumber(world.source_journal, order),
-            destination=self._renumber(world.destination, order),
-            destination_journal=self._renumber(world.destination_journal, order),
-            net=tuple(sorted(self._renumber(each, order) for each in world.net)),
-            source_task=task,
-        )
+        names = ("source", "source_journal", "destination", "destination_journal")
+        changes: dict[str, Any] = {
+            name: self._renumber(number, order) for name, number in zip(names, machines, strict=True)
+        }
+        changes["net"] = tuple(sorted(self._renumber(each, order) for each in world.net))
+        if waits is not None:
+            changes["source_task"] = ("tell", ranked[waits])
+        return changes
 
     def _renumber(self, number: int, order: tuple[tuple[int, int], ...]) -> int:
         if number < 0:
@@ -312,4 +432,8 @@ class Parts:
             if isinstance(part, Destination) and part.answer is not None:
                 part = replace(part, answer=replace(part.answer, number=ranked[part.answer.number]))
             found = self._steps[key] = self.id(part)
+            if number in self._rechecked:
+                rewound = self.part(self._rechecked[number])
+                earlier = self.part(number).number - rewound.number
+                self._rechecked[found] = self.id(replace(rewound, number=part.number - earlier))
         return found

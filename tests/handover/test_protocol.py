@@ -7,31 +7,27 @@ from dataclasses import replace
 import pytest
 
 from holdover.guest.gate import Gate
-from holdover.guest.scsi_block import Tracked
-from holdover.handover.moving import MovingLun
+from holdover.handover.destination_rules import destination_hears, destination_step, returned_hears
+from holdover.handover.effects import DeviceNews, Effects, Part
+from holdover.handover.lun_handover import UNREGISTERED, LunHandover
 from holdover.handover.protocol import (
     Answer,
     Answered,
     Destination,
-    DoWork,
-    Effect,
+    DeviceView,
+    EventNotAllowed,
     Happened,
     Message,
-    Open,
-    ProtocolError,
-    Reply,
     Source,
-    Tell,
-    Write,
-    begin,
-    destination_hears,
-    destination_step,
-    source_step,
 )
+from holdover.handover.source_rules import begin, source_step
 from holdover.handover.states import DestinationState, Event, MessageKind, SourceState
 from holdover.handover.work import Work
+from holdover.reservations.tracked import Tracked
+from holdover.scsi.opcodes import ReservationType
+from holdover.scsi.sense import AdditionalSense
 
-LUN = MovingLun("naa.1", tracked=Tracked(0xA, True), source_spare=1, destination_spare=2, fresh_spare=3)
+LUN = LunHandover("naa.1", tracked=Tracked(0xA, True), source_spare=1, destination_spare=2, fresh_spare=3)
 
 
 def happen(source: Source, *events: Event) -> Source:
@@ -46,11 +42,11 @@ def prepared() -> Source:
     return happen(source, Event.DONE, Event.TOLD, Event.DONE)
 
 
-def message(kind: MessageKind, number: int, luns: tuple[MovingLun, ...] = (LUN,)) -> Message:
+def message(kind: MessageKind, number: int, luns: tuple[LunHandover, ...] = (LUN,)) -> Message:
     return Message(kind, "h", "db1", number, luns)
 
 
-def hear(destination: Destination | None, told: Message) -> tuple[Destination, tuple[Effect, ...]]:
+def hear(destination: Destination | None, told: Message) -> tuple[Destination, Effects]:
     after, effects = destination_hears(destination, told, "host-a")
     assert after is not None
     return after, effects
@@ -61,16 +57,166 @@ def registered() -> Destination:
     return destination_step(destination, Happened(Event.DONE, destination.luns))[0]
 
 
-def reply(effects: tuple[Effect, ...]) -> Answer:
-    return next(effect.answer for effect in effects if isinstance(effect, Reply))
+def reply(effects: Effects) -> Answer:
+    assert effects.answer is not None
+    assert Part.ANSWER in effects.durable_first
+    return effects.answer
 
 
-def test_the_journal_comes_first_whatever_happens() -> None:
+def works(effects: Effects, work: Work, *, again: bool = False) -> bool:
+    """Whether ``work`` begins, now or a little later, and waits for the record that announces it."""
+    assert effects.work is not None
+    assert Part.WORK in effects.durable_first
+    return effects.work.work is work and effects.again is again
+
+
+def test_what_others_see_waits_for_the_journal() -> None:
     source, effects = begin("h", "db1", "host-b", (LUN,))
-    assert effects == (Write(), Open(Gate.RUNNING), DoWork(Work.CHECK))
+    assert (effects.record, effects.gate) == (True, Gate.RUNNING)
+    assert effects.work is not None
+    assert effects.work.work is Work.CHECK
+    assert effects.durable_first == frozenset(), "a look changes nothing"
     source, effects = source_step(source, Happened(Event.DONE, (LUN,)))
-    assert effects[0] == Write()
-    assert effects[-1] == Tell(Message(MessageKind.PREPARE, "h", "db1", 1, (LUN,)))
+    assert effects.message == Message(MessageKind.PREPARE, "h", "db1", 1, (LUN,))
+    assert effects.durable_first == {Part.MESSAGE}
+
+
+def test_a_guest_is_told_that_it_is_prepared_when_that_is_on_record() -> None:
+    source = happen(begin("h", "db1", "host-b", (LUN,))[0], Event.DONE, Event.TOLD)
+    source, effects = source_step(source, Happened(Event.DONE, (LUN,)))
+    assert source.state is SourceState.PREPARED
+    assert not effects.begins
+    assert effects.durable_first == {Part.ANSWER}
+
+
+def test_commands_that_wait_need_no_record_and_commands_that_pass_do() -> None:
+    source, effects = source_step(prepared(), Happened(Event.ASKED_COMMIT))
+    assert (effects.gate, effects.durable_first) == (Gate.LEAVING, frozenset())
+    source, effects = source_step(source, Happened(Event.FAILED, problem="in flight"))
+    assert (effects.gate, source.state) == (Gate.RUNNING, SourceState.PREPARED)
+    assert Part.GATE in effects.durable_first
+
+
+def test_work_that_has_nothing_to_say_to_any_lun_needs_no_record() -> None:
+    alone = replace(LUN, tracked=replace(LUN.tracked, type=ReservationType.WRITE_EXCLUSIVE))
+    for lun, waits in ((alone, False), (replace(alone, shared=True), True), (LUN, True)):
+        source = replace(happen(prepared(), Event.ASKED_COMMIT), luns=(lun,))
+        source, effects = source_step(source, Happened(Event.DONE, (lun,)))
+        assert source.state is SourceState.GIVING
+        assert (Part.WORK in effects.durable_first) is waits
+        assert effects.work is not None
+        assert (effects.work.result is None) is waits
+
+
+def device(lun: LunHandover = LUN, **said: object) -> DeviceView:
+    return replace(DeviceView(lun.designator, lun.tracked), **said)  # type: ignore[arg-type]
+
+
+def drained(source: Source, *devices: DeviceView) -> Source:
+    leaving = happen(source, Event.ASKED_COMMIT)
+    return source_step(leaving, Happened(Event.DONE, leaving.luns, devices=devices))[0]
+
+
+def test_what_the_devices_know_after_a_drain_is_news() -> None:
+    new = Tracked(0xB, True)
+    assert drained(prepared(), device()).state is SourceState.GIVING
+    assert drained(prepared(), device(stale=True)).state is SourceState.RECHECKING
+    source = drained(prepared(), device(tracked=new))
+    assert (source.state, source.luns[0].tracked) == (SourceState.RECHECKING, new)
+    off = device(tracked=new, migrate_pr=False)
+    assert drained(prepared(), off).state is SourceState.GIVING
+
+
+def test_a_guest_with_other_luns_than_were_prepared_is_not_committed() -> None:
+    source = drained(prepared(), device(), device(designator="naa.2"))
+    assert source.state is SourceState.PREPARED
+    assert source.problem.startswith("LUN naa.2 was added to the guest after the prepare")
+    assert drained(prepared()).problem.startswith("LUN naa.1 was removed from the guest after the prepare")
+
+
+def test_what_the_devices_know_after_a_restart_is_news_of_what_was_prepared() -> None:
+    changed = Happened(Event.RESTARTED, devices=(device(tracked=Tracked(0xB)),))
+    source, _ = source_step(prepared(), changed)
+    assert (source.state, source.luns[0].tracked) == (SourceState.PREPARING, Tracked(0xB))
+    source, _ = source_step(prepared(), Happened(Event.RESTARTED, devices=(device(stale=True),)))
+    assert (source.state, source.rechecks) == (SourceState.CONFIRMING, False), "a commit waits for this look"
+    committing = happen(prepared(), Event.ASKED_COMMIT, Event.DONE, Event.DONE)
+    assert source_step(committing, changed)[0].luns == committing.luns
+
+
+def test_what_the_guest_was_not_told_goes_with_it_once_it_has_stopped() -> None:
+    told = device(unheard=(0x2A03,))
+    source = prepared()
+    checking = happen(source, Event.ASKED_CHECK)
+    checked = source_step(checking, Happened(Event.DONE, (LUN,), devices=(told,)))[0]
+    assert checked.luns[0].hears == ()
+    assert drained(source, told).luns[0].hears == (0x2A03,)
+
+
+def test_a_recheck_is_given_up_for_a_commit_unless_something_was_sent() -> None:
+    checking = happen(prepared(), Event.ASKED_CHECK)
+    assert checking.rechecks
+    assert happen(checking, Event.DONE) == prepared()
+    leaving, effects = source_step(checking, Happened(Event.ASKED_COMMIT))
+    assert (leaving.state, leaving.rechecks, leaving.number) == (SourceState.LEAVING, False, checking.number)
+    assert effects.begins
+    new = replace(LUN, tracked=Tracked(0xB, True))
+    changed = source_step(checking, Happened(Event.CHANGED, (new,)))[0]
+    sent = happen(changed, Event.DONE)
+    assert sent.state is SourceState.PREPARING
+    first = happen(begin("h", "db1", "host-b", (LUN,))[0], Event.DONE, Event.TOLD)
+    for source in (changed, sent, first):
+        with pytest.raises(EventNotAllowed, match="commit"):
+            source_step(source, Happened(Event.ASKED_COMMIT))
+
+
+def test_the_devices_learn_where_the_reservations_are() -> None:
+    committed = happen(prepared(), Event.ASKED_COMMIT, Event.DONE, Event.DONE, Event.TOLD)
+    _, effects = source_step(committed, Happened(Event.ASKED_FINISH))
+    assert effects.devices == (DeviceNews("naa.1", UNREGISTERED, left=True),)
+    stays = replace(happen(committed, Event.ASKED_ROLL_BACK), state=SourceState.RESUMING)
+    lost = replace(LUN, lost=True, hears=(0x2A03,))
+    _, effects = source_step(stays, Happened(Event.DONE, (lost,)))
+    hushed = (AdditionalSense.REGISTRATIONS_PREEMPTED,)
+    assert effects.devices == (DeviceNews("naa.1", LUN.tracked, hush=hushed, pass_on=(0x2A03,)),)
+    undoing = happen(prepared(), Event.ASKED_ROLL_BACK)
+    assert source_step(undoing, Happened(Event.TOLD))[1].devices == (), "it ran here: the devices know best"
+
+
+def test_the_devices_of_the_destination_are_told_once() -> None:
+    hears = replace(LUN, hears=(0x2A03,))
+    preempting, _ = hear(registered(), message(MessageKind.COMMIT, 2, (hears,)))
+    committed, effects = destination_step(preempting, Happened(Event.DONE, preempting.luns))
+    assert effects.devices == (DeviceNews("naa.1", LUN.tracked, pass_on=(0x2A03,)),)
+    _, effects = hear(committed, message(MessageKind.FINISH, 3, (hears,)))
+    assert effects.devices == (), "the guest may run: its devices know best"
+    closing, _ = hear(committed, message(MessageKind.CLOSE, 3, (hears,)))
+    told = (device(unheard=(0x2A05,)),)
+    closed, _ = destination_step(closing, Happened(Event.DONE, closing.luns, devices=told))
+    assert closed.luns[0].hears == (0x2A05,), "what this host has told the guest is not told again"
+    returning, _ = hear(closed, message(MessageKind.RETURN, 4, closed.luns))
+    _, effects = destination_step(returning, Happened(Event.DONE, returning.luns))
+    assert effects.devices == (DeviceNews("naa.1", UNREGISTERED, left=True),)
+
+
+@pytest.mark.parametrize("state", DestinationState)
+def test_an_operator_may_withdraw_where_the_guest_cannot_run(state: DestinationState) -> None:
+    destination = replace(registered(), state=state)
+    may = state in (
+        DestinationState.PREPARED,
+        DestinationState.FAILED,
+        DestinationState.CLOSED,
+        DestinationState.WITHDRAWING,
+    )
+    if may:
+        assert works(
+            destination_step(destination, Happened(Event.ASKED_ALONE))[1],
+            Work.WITHDRAW,
+            again=state is DestinationState.WITHDRAWING,
+        )
+    else:
+        with pytest.raises(EventNotAllowed, match=f"roll back alone: the handover is {state.value}"):
+            destination_step(destination, Happened(Event.ASKED_ALONE))
 
 
 def test_every_message_has_a_greater_number() -> None:
@@ -85,15 +231,15 @@ def test_what_the_guest_changes_reaches_the_destination_before_the_commit() -> N
     new = replace(LUN, tracked=Tracked(0xB, True))
     source, effects = source_step(prepared(), Happened(Event.CHANGED, (new,)))
     assert source.state is SourceState.PREPARING
-    assert isinstance(effects[-1], Tell)
-    assert effects[-1].message.luns[0].tracked == new.tracked
+    assert effects.message is not None
+    assert effects.message.luns[0].tracked == new.tracked
 
 
 def test_a_change_while_it_is_confirmed_is_not_overwritten_by_the_confirmation() -> None:
     source, _ = source_step(prepared(), Happened(Event.ASKED_CHECK))
     new = replace(LUN, tracked=Tracked(0xB, True))
     source, effects = source_step(source, Happened(Event.CHANGED, (new,)))
-    assert effects == (Write(),), "the confirmation under way goes on"
+    assert effects == Effects(record=True), "the confirmation under way goes on"
     source, _ = source_step(source, Happened(Event.DONE, (LUN,)))
     assert source.state is SourceState.PREPARING
     assert source.luns[0].tracked == new.tracked
@@ -128,25 +274,60 @@ def test_the_first_reason_of_a_roll_back_stays() -> None:
     assert (source.state, source.reason, source.problem) == (SourceState.CLOSING, "naa.1: no", "")
     source, effects = source_step(source, Happened(Event.UNREACHED, problem="no route"))
     assert (source.reason, source.problem) == ("naa.1: no", "no route")
-    assert isinstance(effects[-1], Tell)
-    assert effects[-1].again
+    assert effects.message is not None
+    assert effects.again
 
 
 def test_a_source_with_a_shared_key_does_not_go_on_alone_by_itself() -> None:
     source = happen(prepared(), Event.ASKED_COMMIT, Event.DONE, Event.DONE, Event.GIVEN_UP)
-    assert happen(source, Event.GIVEN_UP).state is SourceState.ISOLATING
+    assert happen(source, Event.GIVEN_UP).state is SourceState.WEIGHING
+    assert happen(source, Event.GIVEN_UP, Event.DONE).state is SourceState.ISOLATING
     shared = replace(source, luns=(replace(LUN, shared=True),))
     assert happen(shared, Event.GIVEN_UP).state is SourceState.CLOSING
     restarted = happen(source, Event.RESTARTED)
     assert happen(restarted, Event.GIVEN_UP).state is SourceState.CLOSING
-    assert happen(restarted, Event.ASKED_ALONE).state is SourceState.ISOLATING
+    assert happen(restarted, Event.ASKED_ALONE).state is SourceState.WEIGHING
+
+
+def returning() -> Source:
+    source = happen(prepared(), Event.ASKED_COMMIT, Event.DONE, Event.DONE, Event.ASKED_ROLL_BACK)
+    return happen(source, Event.TOLD, Event.DONE, Event.DONE)
+
+
+def test_whether_it_can_be_done_alone_is_asked_before_anything_is_changed() -> None:
+    undoing = happen(prepared(), Event.ASKED_ROLL_BACK)
+    closing = happen(prepared(), Event.ASKED_COMMIT, Event.RESTARTED)
+    for source in (undoing, happen(undoing, Event.REFUSED), closing, returning()):
+        asked, effects = source_step(source, Happened(Event.ASKED_ALONE))
+        assert works(effects, Work.WEIGH), source.state
+        assert happen(asked, Event.CHANGED).state is SourceState.WEIGHING
+        assert happen(asked, Event.DONE).state is SourceState.ISOLATING
+
+
+def test_what_the_destination_may_have_given_back_is_not_closed_again() -> None:
+    source = returning()
+    assert source.state is SourceState.RETURNING
+    for event in (Event.FAILED, Event.RESTARTED):
+        assert happen(source, Event.ASKED_ALONE, event).state is SourceState.RETURNING
+    refused, effects = source_step(happen(source, Event.ASKED_ALONE), Happened(Event.FAILED, problem="no"))
+    assert effects.message is not None
+    assert effects.again
+    source, _ = source_step(refused, Happened(Event.UNREACHED, problem="no route"))
+    assert source.problem == "no route; the source cannot roll back without the destination: no"
+
+
+def test_a_source_that_has_begun_to_act_alone_goes_on_alone() -> None:
+    source = happen(prepared(), Event.ASKED_COMMIT, Event.RESTARTED, Event.ASKED_ALONE, Event.DONE)
+    source, effects = source_step(source, Happened(Event.FAILED, problem="no"))
+    assert (source.state, source.problem) == (SourceState.ISOLATING, "no")
+    assert works(effects, Work.ISOLATE, again=True)
 
 
 def test_an_event_without_meaning_is_refused() -> None:
-    with pytest.raises(ProtocolError, match="finish: the handover is prepared"):
+    with pytest.raises(EventNotAllowed, match="finish: the handover is prepared"):
         source_step(prepared(), Happened(Event.ASKED_FINISH))
     returned = replace(registered(), state=DestinationState.RETURNED)
-    with pytest.raises(ProtocolError, match="take: the handover is returned"):
+    with pytest.raises(EventNotAllowed, match="take: the handover is returned"):
         destination_step(returned, Happened(Event.ASKED_TAKE))
 
 
@@ -155,14 +336,15 @@ def test_the_destination_remembers_which_keys_it_may_have_put_on_its_nexus() -> 
     new = replace(LUN, tracked=Tracked(0xB, True))
     destination, effects = hear(destination, message(MessageKind.PREPARE, 2, (new,)))
     assert destination.luns[0].standing == (0xA, 0xB)
-    assert effects[-1] == DoWork(Work.REGISTER)
+    assert works(effects, Work.REGISTER)
 
 
 def test_a_doubled_message_is_answered_again_and_a_late_one_refused() -> None:
     destination = registered()
     answered, effects = hear(destination, message(MessageKind.PREPARE, 1))
     assert answered == destination
-    assert effects == (Reply(Answer(Answered.DONE, 1, destination.luns)),)
+    assert reply(effects) == Answer(Answered.DONE, 1, destination.luns)
+    assert not effects.record
     destination, _ = hear(destination, message(MessageKind.CLOSE, 5))
     after, effects = hear(destination, message(MessageKind.COMMIT, 3))
     assert after == destination
@@ -176,6 +358,19 @@ def test_a_commit_of_something_else_than_was_prepared_is_refused() -> None:
     assert reply(effects).kind is Answered.REFUSED
 
 
+def test_a_commit_that_found_the_guest_fenced_is_answered_again_when_the_answer_was_lost() -> None:
+    destination, _ = hear(registered(), message(MessageKind.COMMIT, 2))
+    fenced = replace(destination.luns[0], tracked=Tracked(), hears=(0x2A03,))
+    destination, _ = destination_step(destination, Happened(Event.DONE, (fenced,)))
+    asked = replace(LUN, preempted_key=LUN.tracked.key)
+    destination, effects = hear(destination, message(MessageKind.COMMIT, 3, (asked,)))
+    assert reply(effects) == Answer(Answered.DONE, 3, (fenced,))
+    heard = replace(LUN, tracked=Tracked(), hears=(0x2A03, 0x2A05))
+    destination, effects = hear(destination, message(MessageKind.COMMIT, 4, (heard,)))
+    assert reply(effects).kind is Answered.DONE
+    assert destination.luns == (replace(heard, standing=fenced.standing),)
+
+
 def test_a_handover_that_is_not_known_is_over_before_its_prepare_arrives() -> None:
     destination, effects = hear(None, message(MessageKind.RETURN, 2))
     assert destination.state is DestinationState.RETURNED
@@ -187,6 +382,15 @@ def test_a_handover_that_is_not_known_is_over_before_its_prepare_arrives() -> No
     assert reply(effects).kind is Answered.REFUSED
 
 
+def test_a_handover_that_was_over_before_it_began_hears_its_end_once_more() -> None:
+    destination, _ = hear(None, message(MessageKind.RETURN, 2))
+    again, effects = returned_hears(destination, message(MessageKind.RETURN, 3))
+    assert reply(effects).kind is Answered.DONE
+    assert reply(effects).number == again.number == 3
+    assert again.state is DestinationState.RETURNED
+    assert not effects.begins
+
+
 def test_a_restart_amid_a_message_is_answered_as_a_refusal() -> None:
     destination, _ = hear(None, message(MessageKind.PREPARE, 1))
     destination, _ = destination_step(destination, Happened(Event.RESTARTED))
@@ -195,7 +399,15 @@ def test_a_restart_amid_a_message_is_answered_as_a_refusal() -> None:
     assert "restarted" in reply(effects).problem
 
 
-@pytest.mark.parametrize("state", [DestinationState.TAKING, DestinationState.TAKEN, DestinationState.HERE])
+_TAKES = (
+    DestinationState.TAKING,
+    DestinationState.INTERRUPTED,
+    DestinationState.TAKEN,
+    DestinationState.HERE,
+)
+
+
+@pytest.mark.parametrize("state", _TAKES)
 def test_a_source_that_comes_back_hears_that_everything_was_taken(state: DestinationState) -> None:
     destination = replace(registered(), state=state)
     _, effects = hear(destination, message(MessageKind.CLOSE, 7))
@@ -206,9 +418,48 @@ def test_a_source_that_comes_back_hears_that_everything_was_taken(state: Destina
 
 def test_a_take_has_no_way_back() -> None:
     destination, effects = destination_step(registered(), Happened(Event.ASKED_TAKE))
-    assert effects[-1] == DoWork(Work.CLAIM)
+    assert works(effects, Work.CLAIM)
     refused, _ = destination_step(destination, Happened(Event.FAILED, problem="no"))
     assert refused.state is DestinationState.FAILED
     destination, _ = destination_step(destination, Happened(Event.DONE, destination.luns))
     destination, effects = destination_step(destination, Happened(Event.FAILED, problem="no"))
-    assert effects[-1] == DoWork(Work.TAKE, again=True)
+    assert works(effects, Work.TAKE, again=True)
+
+
+def test_a_destination_that_was_restarted_while_it_took_does_nothing_by_itself() -> None:
+    destination = replace(registered(), state=DestinationState.TAKING)
+    destination, effects = destination_step(destination, Happened(Event.RESTARTED))
+    assert destination.state is DestinationState.INTERRUPTED
+    assert not effects.begins
+    taking, effects = destination_step(destination, Happened(Event.ASKED_TAKE))
+    assert taking.state is DestinationState.TAKING
+    assert works(effects, Work.TAKE)
+    over, effects = destination_step(destination, Happened(Event.OVER))
+    assert over.state is DestinationState.WITHDRAWING
+    assert effects.gate is Gate.INCOMING
+
+
+@pytest.mark.parametrize("state", [DestinationState.TAKING, DestinationState.INTERRUPTED])
+def test_a_source_that_concedes_is_told_to_ask_again_until_everything_is_taken(
+    state: DestinationState,
+) -> None:
+    destination, effects = hear(replace(registered(), state=state), message(MessageKind.FINISH, 7))
+    assert destination.state is DestinationState.TAKING
+    assert all(lun.conceded for lun in destination.luns)
+    assert works(effects, Work.TAKE)
+    assert reply(effects).kind is Answered.REFUSED
+    destination, effects = hear(destination, message(MessageKind.FINISH, 8))
+    assert not effects.begins
+    assert (reply(effects).kind, reply(effects).number) == (Answered.REFUSED, 8)
+    destination, _ = destination_step(destination, Happened(Event.DONE, destination.luns))
+    assert destination.state is DestinationState.TAKEN
+    destination, effects = hear(destination, message(MessageKind.FINISH, 9))
+    assert destination.state is DestinationState.VERIFYING
+
+
+def test_an_operator_may_say_that_the_source_never_comes_back() -> None:
+    destination = replace(registered(), state=DestinationState.TAKING)
+    destination, effects = destination_step(destination, Happened(Event.ASKED_FINISH))
+    assert destination.state is DestinationState.TAKING
+    assert all(lun.conceded for lun in destination.luns)
+    assert works(effects, Work.TAKE, again=True)

@@ -2,132 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import product
 
 import pytest
 
-from holdover.guest.scsi_block import Tracked
-from holdover.handover.moving import UNREGISTERED, MovingLun
-from holdover.handover.steps import LostAnswer, StepFailed, Steps, T
+from holdover.handover.lun_handover import UNREGISTERED, LunHandover
 from holdover.handover.work import Work, steps_of
-from holdover.lun.inquiry import Identity
-from holdover.lun.logical_unit import LogicalUnit
+from holdover.reservations.steps import StepFailed
+from holdover.reservations.tracked import Tracked
 from holdover.scsi.cdb import TestUnitReady as UnitReady
-from holdover.scsi.cdb import Write
-from holdover.scsi.command import Command, Response
+from holdover.scsi.command import Command
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.reservation_out import out_command
-from holdover.scsi.sense import describe_response, is_unit_attention
+from holdover.scsi.sense import is_unit_attention
 from holdover.scsi.status import Status
-from holdover.scsi.transport_id import IscsiTransportID
-from tests.lun.support import MemoryMedium
-
-
-def nexus(name: str) -> ITNexus:
-    return ITNexus(IscsiTransportID(f"iqn.2026-11.org.example:{name}", b"\x80\0\0\0\0\1"))
-
-
-SOURCE, DESTINATION, THIRD, INTRUDER = map(nexus, ("source", "destination", "third", "intruder"))
-KEY, OTHER, SPARE, SPARE_BACK, FRESH = 0xA11CE, 0xB0B, 0x5EED, 0xBEEF, 0xF2E54
-WRITE = Command(Write(0, 1, 10).encode(), bytes(512))
-
-
-@dataclass
-class Rig:
-    """A logical unit, and what must be true of it after every command of a handover."""
-
-    unit: LogicalUnit = field(default_factory=lambda: LogicalUnit(MemoryMedium(), Identity("test")))
-    faults: dict[int, bool] = field(default_factory=dict)
-    """The number of a command -> whether it is carried out before its answer is lost."""
-    sent: int = 0
-    watch: Callable[[], None] = lambda: None
-
-    def run(self, who: ITNexus, steps: Steps[T]) -> T:
-        """Run one step as ``who``."""
-        try:
-            command = next(steps)
-            while True:
-                fault = self.faults.get(self.sent)
-                self.sent += 1
-                answer = self.unit.execute(who, command) if fault is not False else None
-                self.watch()
-                if fault is None and answer is not None:
-                    command = steps.send(answer)
-                else:
-                    command = steps.throw(LostAnswer())
-        except StopIteration as done:
-            result: T = done.value
-            return result
-
-    def work(self, who: ITNexus, work: Work, lun: MovingLun, *, stale: bool = False) -> MovingLun:
-        """Do one work as ``who``."""
-        return self.run(who, steps_of(work, lun, stale=stale))
-
-    def tell(self, who: ITNexus, command: Command) -> Response:
-        """One command, past unit attentions."""
-        answer = self.unit.execute(who, command)
-        while is_unit_attention(answer):
-            answer = self.unit.execute(who, command)
-        return answer
-
-    def must(self, who: ITNexus, command: Command) -> None:
-        answer = self.tell(who, command)
-        assert answer.good, describe_response(answer)
-
-    def registrations(self) -> dict[ITNexus, int]:
-        return {each.nexus: each.key for each in self.unit.state.registrations}
-
-    def holder(self) -> tuple[ReservationType, ITNexus | None] | None:
-        held = self.unit.state.reservation
-        return None if held is None else (held.type, held.holder)
-
-
-@dataclass(frozen=True)
-class Case:
-    """Who holds what before the handover."""
-
-    type: ReservationType | None
-    guest_holds: bool
-    third_key: int
-    aptpl: bool
-
-    @property
-    def tracked(self) -> Tracked:
-        holds = self.guest_holds or (self.type is not None and self.type.all_registrants)
-        return Tracked(KEY, self.aptpl, self.type if holds else None)
-
-    def set_up(self) -> Rig:
-        rig = Rig()
-        for who in (SOURCE, DESTINATION, THIRD, INTRUDER):
-            rig.tell(who, Command(UnitReady().encode()))
-        if self.third_key:
-            rig.must(THIRD, out_command(OutServiceAction.REGISTER, 0, self.third_key, aptpl=self.aptpl))
-        rig.must(SOURCE, out_command(OutServiceAction.REGISTER, 0, KEY, aptpl=self.aptpl))
-        if self.type is not None:
-            holder, key = (SOURCE, KEY) if self.guest_holds else (THIRD, self.third_key)
-            rig.must(holder, out_command(OutServiceAction.RESERVE, key, type=self.type))
-        rig.watch = self.watch(rig)
-        return rig
-
-    def watch(self, rig: Rig) -> Callable[[], None]:
-        third = rig.registrations().get(THIRD)
-        had = rig.holder()
-
-        def check() -> None:
-            assert rig.registrations().get(THIRD) == third, "a third nexus's registration was changed"
-            assert rig.unit.state.aptpl == self.aptpl
-            if had is None:
-                return
-            assert rig.holder() is not None, "the reservation was free"
-            if had[1] == THIRD:
-                assert rig.holder() == had, "a third nexus's reservation was changed"
-            assert rig.tell(INTRUDER, WRITE).status is Status.RESERVATION_CONFLICT
-
-        return check
-
+from tests.handover.work_rig import (
+    DESTINATION,
+    FORWARD,
+    FRESH,
+    KEY,
+    OTHER,
+    SOURCE,
+    SPARE,
+    THIRD,
+    WRITE,
+    Case,
+    Rig,
+    back,
+    forward,
+    holder_case,
+    lun_of,
+)
+from tests.rig.amounts import some
 
 CASES = [
     Case(kind, guest_holds, third_key, aptpl)
@@ -145,46 +53,6 @@ def describe(case: Case) -> str:
 
 
 each_case = pytest.mark.parametrize("case", CASES, ids=describe)
-
-
-def lun_of(tracked: Tracked) -> MovingLun:
-    return MovingLun(
-        "naa.1", tracked=tracked, source_spare=SPARE, destination_spare=SPARE_BACK, fresh_spare=FRESH
-    )
-
-
-FORWARD = (
-    (SOURCE, Work.CHECK),
-    (DESTINATION, Work.REGISTER),
-    (SOURCE, Work.CONFIRM),
-    (SOURCE, Work.GIVE),
-    (DESTINATION, Work.PREEMPT),
-)
-BACK = (
-    (DESTINATION, Work.PROBE),
-    (SOURCE, Work.ASK),
-    (SOURCE, Work.RECLAIM),
-    (DESTINATION, Work.RETURN),
-    (SOURCE, Work.TAKE_BACK),
-)
-
-
-def forward(rig: Rig, case: Case, stages: int = len(FORWARD)) -> MovingLun:
-    """The handover, or its first ``stages``."""
-    lun = lun_of(case.tracked)
-    for who, work in FORWARD[:stages]:
-        lun = rig.work(who, work, lun)
-        assert lun.tracked == case.tracked
-        if work is Work.CONFIRM:
-            assert lun.shared == (case.third_key == KEY)
-    return lun
-
-
-def back(rig: Rig, lun: MovingLun) -> MovingLun:
-    """Rolling back."""
-    for who, work in BACK:
-        lun = rig.work(who, work, lun)
-    return lun
 
 
 def check_at(rig: Rig, case: Case, here: ITNexus, gone: ITNexus) -> None:
@@ -245,9 +113,9 @@ def test_any_one_answer_may_be_lost_before_or_after_the_command_was_carried_out(
         check_at(rig, case, DESTINATION, SOURCE)
 
 
-@each_case
+@pytest.mark.parametrize("case", some(CASES, 5), ids=describe)
 def test_any_two_answers_may_be_lost_while_it_is_rolled_back_after_preempt(case: Case) -> None:
-    def to_preempt() -> tuple[Rig, MovingLun]:
+    def to_preempt() -> tuple[Rig, LunHandover]:
         rig = case.set_up()
         lun = forward(rig, case)
         rig.sent = 0
@@ -281,7 +149,7 @@ def test_the_source_can_go_on_alone_unless_a_third_has_the_guests_key(case: Case
         lun = forward(rig, case, stages)
         if case.third_key == KEY:
             before = rig.unit.state.registrations
-            with pytest.raises(StepFailed, match="stands on a third nexus too"):
+            with pytest.raises(StepFailed, match="is registered on a third nexus too"):
                 rig.work(SOURCE, Work.ISOLATE, lun)
             assert rig.unit.state.registrations == before
             continue
@@ -296,7 +164,7 @@ def test_the_destination_can_take_everything_from_a_dead_source(case: Case) -> N
     rig = case.set_up()
     lun = forward(rig, case, 3)
     if case.third_key == KEY:
-        with pytest.raises(StepFailed, match="stands on a third nexus too"):
+        with pytest.raises(StepFailed, match="is registered on a third nexus too"):
             rig.work(DESTINATION, Work.CLAIM, lun)
         return
     for work in (Work.CLAIM, Work.TAKE):
@@ -339,13 +207,53 @@ def test_a_key_that_was_shared_before_the_guest_changed_it_is_taken_from_the_sou
     check_at(rig, case, DESTINATION, SOURCE)
 
 
+def taking() -> tuple[Rig, Case, LunHandover]:
+    """A holder of which the destination has begun to take everything."""
+    case = Case(ReservationType.WRITE_EXCLUSIVE, guest_holds=True, third_key=OTHER, aptpl=False)
+    rig = case.set_up()
+    return rig, case, rig.work(DESTINATION, Work.CLAIM, forward(rig, case, 3))
+
+
+def test_a_destination_that_takes_does_not_know_by_itself_who_has_removed_its_registration() -> None:
+    rig, _, lun = taking()
+    rig.watch = lambda: None
+    rig.must(THIRD, out_command(OutServiceAction.PREEMPT, OTHER, KEY, type=ReservationType.WRITE_EXCLUSIVE))
+    before = rig.registrations()
+    with pytest.raises(StepFailed, match="this host's registration is gone: another node has fenced"):
+        rig.work(DESTINATION, Work.TAKE, lun)
+    assert rig.registrations() == before
+    assert rig.work(DESTINATION, Work.TAKE, replace(lun, conceded=True)).tracked == UNREGISTERED
+    assert rig.registrations() == before
+
+
+@pytest.mark.parametrize("works", [(Work.ISOLATE,), (Work.ISOLATE, Work.EVICT)])
+def test_what_a_source_has_begun_alone_and_then_conceded_is_taken(works: tuple[Work, ...]) -> None:
+    rig, case, lun = taking()
+    theirs = lun
+    for work in works:
+        theirs = rig.work(SOURCE, work, theirs)
+    if Work.EVICT in works:
+        with pytest.raises(StepFailed, match="registration is gone"):
+            rig.work(DESTINATION, Work.TAKE, lun)
+    lun = rig.work(DESTINATION, Work.TAKE, replace(lun, conceded=True))
+    check_at(rig, case, DESTINATION, SOURCE)
+
+
+def test_a_source_does_not_act_alone_where_the_destination_has_begun_to_take() -> None:
+    rig, case, lun = taking()
+    rig.must(DESTINATION, out_command(OutServiceAction.REGISTER, KEY, lun.destination_spare))
+    rig.must(DESTINATION, out_command(OutServiceAction.PREEMPT, lun.destination_spare, KEY, type=case.type))
+    with pytest.raises(StepFailed, match="has begun to take"):
+        rig.work(SOURCE, Work.WEIGH, replace(lun, tracked=UNREGISTERED))
+
+
 def test_what_a_guest_has_unregistered_meanwhile_does_not_stay_on_the_destination() -> None:
     case = Case(ReservationType.EXCLUSIVE_ACCESS_ALL_REGISTRANTS, True, 0, aptpl=False)
     rig = case.set_up()
     lun = forward(rig, case, 3)
     rig.watch = lambda: None
     rig.must(SOURCE, out_command(OutServiceAction.REGISTER, KEY, 0))
-    with pytest.raises(StepFailed, match="stands on this host's nexus alone"):
+    with pytest.raises(StepFailed, match="only this host's nexus has key"):
         rig.work(DESTINATION, Work.RETURN, lun)
     rig.work(DESTINATION, Work.RETURN, replace(lun, tracked=UNREGISTERED))
     assert rig.registrations() == {}
@@ -404,14 +312,6 @@ def test_two_hosts_that_are_one_nexus_take_nothing_from_each_other(kind: Reserva
         rig.work(SOURCE, Work.CLAIM, lun)
 
 
-def holder_case() -> Case:
-    return Case(ReservationType.WRITE_EXCLUSIVE, guest_holds=True, third_key=OTHER, aptpl=False)
-
-
-def check(rig: Rig, tracked: Tracked, *, stale: bool = False) -> Tracked:
-    return rig.work(SOURCE, Work.CHECK, lun_of(tracked), stale=stale).tracked
-
-
 def test_a_registration_of_another_on_the_destinations_nexus_is_left_alone() -> None:
     rig = CASES[-1].set_up()
     rig.must(DESTINATION, out_command(OutServiceAction.REGISTER, 0, OTHER, aptpl=CASES[-1].aptpl))
@@ -427,7 +327,7 @@ def test_hosts_that_are_one_nexus_are_found_out_and_nothing_is_unregistered() ->
     rig = holder_case().set_up()
     lun = rig.work(SOURCE, Work.CHECK, lun_of(holder_case().tracked))
     lun = rig.work(SOURCE, Work.REGISTER, lun)
-    with pytest.raises(StepFailed, match="both hosts are one and the same nexus"):
+    with pytest.raises(StepFailed, match="or both hosts are one I_T nexus"):
         rig.work(SOURCE, Work.CONFIRM, lun)
     with pytest.raises(StepFailed, match="if both hosts are one nexus"):
         rig.work(SOURCE, Work.RETURN, lun)
@@ -439,7 +339,7 @@ def test_a_destination_whose_registration_was_removed_is_found_out_before_the_co
     rig = case.set_up()
     lun = forward(rig, case, 2)
     rig.must(DESTINATION, out_command(OutServiceAction.REGISTER, KEY, 0))
-    with pytest.raises(StepFailed, match="the destination's registration was removed"):
+    with pytest.raises(StepFailed, match="another node has removed the destination's registration"):
         rig.work(SOURCE, Work.CONFIRM, lun)
 
 
@@ -467,69 +367,12 @@ def test_the_aptpl_of_a_third_is_not_turned_off() -> None:
         assert rig.unit.state.aptpl
 
 
-def test_a_third_nexus_that_preempted_the_guest_is_found() -> None:
-    rig = holder_case().set_up()
-    rig.watch = lambda: None
-    kind = ReservationType.EXCLUSIVE_ACCESS
-    rig.must(THIRD, out_command(OutServiceAction.PREEMPT, OTHER, KEY, type=kind))
-    assert check(rig, holder_case().tracked) == UNREGISTERED
-
-
-def test_a_guest_that_was_preempted_amid_the_commit_is_not_registered_again() -> None:
-    case = Case(ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY, True, OTHER, False)
-    for stages in (3, 4, 5):
-        rig = case.set_up()
-        rig.watch = lambda: None
-        lun = forward(rig, case, stages)
-        rig.must(THIRD, out_command(OutServiceAction.PREEMPT, OTHER, KEY, type=case.type))
-        if stages == 4:
-            with pytest.raises(StepFailed, match="RESERVATION CONFLICT"):
-                rig.work(DESTINATION, Work.PREEMPT, lun)
-        assert back(rig, lun).tracked == UNREGISTERED
-        assert rig.registrations() == {THIRD: OTHER}
-        assert rig.holder() == (case.type, THIRD)
-
-
-def test_a_reservation_that_was_released_unseen_is_found() -> None:
-    rig = holder_case().set_up()
-    rig.watch = lambda: None
-    rig.must(SOURCE, out_command(OutServiceAction.RELEASE, KEY, type=ReservationType.WRITE_EXCLUSIVE))
-    assert check(rig, holder_case().tracked) == Tracked(KEY)
-
-
-def test_a_reservation_that_was_acquired_unseen_is_found() -> None:
-    rig = Rig()
-    rig.must(SOURCE, out_command(OutServiceAction.REGISTER, 0, KEY))
-    rig.must(SOURCE, out_command(OutServiceAction.RESERVE, KEY, type=ReservationType.EXCLUSIVE_ACCESS))
-    assert check(rig, Tracked(KEY)) == Tracked(KEY, type=ReservationType.EXCLUSIVE_ACCESS)
-
-
-@pytest.mark.parametrize("seen", [None, ReservationType.WRITE_EXCLUSIVE])
-def test_a_stale_picture_does_not_say_whose_of_two_with_one_key_the_reservation_is(
-    seen: ReservationType | None,
-) -> None:
-    case = Case(ReservationType.WRITE_EXCLUSIVE, guest_holds=True, third_key=KEY, aptpl=False)
-    with pytest.raises(StepFailed, match=r"some time ago, .* 2 nexuses: whose it is cannot be told"):
-        check(case.set_up(), Tracked(KEY, type=seen), stale=True)
-
-
-def test_of_a_stale_picture_the_lun_is_believed_where_the_key_stands_once() -> None:
+def test_to_hear_leaves_the_handovers_own_preempt_alone() -> None:
     case = holder_case()
-    assert check(case.set_up(), Tracked(KEY), stale=True) == case.tracked
-
-
-def test_a_registration_that_nobody_saw_is_refused() -> None:
-    rig = Rig()
-    rig.must(SOURCE, out_command(OutServiceAction.REGISTER, 0, KEY))
-    with pytest.raises(StepFailed, match="a key that is not the guest's"):
-        check(rig, UNREGISTERED)
-
-
-def test_to_check_a_guest_without_registration_changes_nothing() -> None:
-    rig = Rig()
-    before = rig.unit.state
-    assert check(rig, UNREGISTERED) == UNREGISTERED
-    assert rig.unit.state == before
+    rig = case.set_up()
+    lun = forward(rig, case)
+    assert rig.work(SOURCE, Work.HEAR, lun) == lun
+    assert is_unit_attention(rig.unit.execute(SOURCE, Command(UnitReady().encode())))
 
 
 def test_a_difference_to_before_is_an_alarm() -> None:
@@ -543,6 +386,6 @@ def test_a_difference_to_before_is_an_alarm() -> None:
 
 def test_a_device_without_migrate_pr_is_left_alone() -> None:
     for work in Work:
-        steps = steps_of(work, MovingLun("naa.1", migrate_pr=False, tracked=Tracked(KEY)))
+        steps = steps_of(work, LunHandover("naa.1", migrate_pr=False, tracked=Tracked(KEY)))
         with pytest.raises(StopIteration):
             next(steps)

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["HelperClient", "Reply"]
-
 _HEADER = 8 + 96
 
 

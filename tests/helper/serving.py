@@ -10,14 +10,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from holdover.helper.clients import Clients
 from holdover.helper.connection import Peer
 from holdover.helper.listener import listen
 from holdover.helper.server import Handler, HelperServer
 from holdover.paths.sgio import OpenDevice
 from holdover.scsi.command import Command, Response
 from holdover.scsi.status import Status
-
-__all__ = ["Recorder", "open_descriptors", "serving", "settled_descriptors"]
 
 
 class Recorder:
@@ -45,13 +44,19 @@ class Recorder:
 def serving(
     path: Path, handle: Handler, silence: float = 30.0, turns: int = 32, linger: float = 0.05
 ) -> Iterator[HelperServer]:
-    """A server at `path`, closed afterwards."""
-    server = HelperServer(listen(path), handle, silence, turns, linger)
+    """A server at `path`, closed afterwards. All its clients are this process, so there is no share."""
+    server = HelperServer(listen(path), handle, plenty(), silence, turns, linger, share=turns)
     server.start()
     try:
         yield server
     finally:
         server.close()
+
+
+def plenty() -> Clients:
+    """Places for all clients of a test."""
+    most = 1 << 16
+    return Clients(2 * most, process_most=most, process_burst=most)
 
 
 def open_descriptors() -> int:
@@ -60,7 +65,7 @@ def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def settled_descriptors(expected: int, limit: float = 10.0) -> int:
+def settled_descriptors(expected: int, limit: float = 600.0) -> int:
     """How many descriptors there are, once they are as many as `expected` or time is up."""
     deadline = time.monotonic() + limit
     while open_descriptors() != expected and time.monotonic() < deadline:

@@ -22,7 +22,7 @@ READ_KEYS = in_command(InServiceAction.READ_KEYS, 64)
 DEVICE = OpenDevice(7, os.stat("/dev/null"))
 
 
-def test_a_command_runs_in_the_loop_and_its_thread_has_the_answer() -> None:
+def test_a_command_runs_in_the_loop_and_the_caller_has_the_answer() -> None:
     async def handle(peer: Peer, disk: OpenDevice, command: Command) -> Response:
         await asyncio.sleep(0)
         assert (peer, disk, command) == (PEER, DEVICE, READ_KEYS)
@@ -30,9 +30,8 @@ def test_a_command_runs_in_the_loop_and_its_thread_has_the_answer() -> None:
 
     async def main() -> None:
         on_loop = OnLoop(handle)
-        assert await asyncio.to_thread(on_loop.handle, PEER, DEVICE, READ_KEYS) == Response(
-            Status.GOOD, b"keys"
-        )
+        waiting = await asyncio.to_thread(on_loop.handle, PEER, DEVICE, READ_KEYS)
+        assert await asyncio.wrap_future(waiting) == Response(Status.GOOD, b"keys")
 
     asyncio.run(main())
 
@@ -43,7 +42,7 @@ def test_what_the_handler_raises_is_raised_in_the_thread() -> None:
 
     async def main() -> None:
         with pytest.raises(LookupError, match="a mistake"):
-            await asyncio.to_thread(OnLoop(handle).handle, PEER, DEVICE, READ_KEYS)
+            await asyncio.wrap_future(OnLoop(handle).handle(PEER, DEVICE, READ_KEYS))
 
     asyncio.run(main())
 
@@ -61,11 +60,11 @@ def test_commands_that_do_not_end_can_be_given_up() -> None:
 
     async def main() -> None:
         on_loop = OnLoop(handle)
-        waiting = asyncio.ensure_future(asyncio.to_thread(on_loop.handle, PEER, DEVICE, READ_KEYS))
+        waiting = on_loop.handle(PEER, DEVICE, READ_KEYS)
         await begun.wait()
         on_loop.close()
         with pytest.raises(asyncio.CancelledError):
-            await waiting
+            await asyncio.wrap_future(waiting)
         await asyncio.wait_for(ended.wait(), 20)
 
     asyncio.run(main())

@@ -9,15 +9,15 @@ import threading
 
 import pytest
 
-from holdover.helper.privileges import Identity, PrivilegeError, drop_privileges, resolve_identity
+from holdover.helper.privileges import PrivilegeError, UserIdentity, drop_privileges, resolve_identity
 
 
 def test_users_and_groups_have_names_or_numbers() -> None:
     me, mine = pwd.getpwuid(os.getuid()), grp.getgrgid(os.getgid())
-    assert resolve_identity(me.pw_name, mine.gr_name) == Identity(me.pw_uid, mine.gr_gid)
-    assert resolve_identity("4711", "4712") == Identity(4711, 4712)
-    assert resolve_identity(None, "4712") == Identity(os.getuid(), 4712)
-    assert resolve_identity("4711", None) == Identity(4711, os.getgid())
+    assert resolve_identity(me.pw_name, mine.gr_name) == UserIdentity(me.pw_uid, mine.gr_gid)
+    assert resolve_identity("4711", "4712") == UserIdentity(4711, 4712)
+    assert resolve_identity(None, "4712") == UserIdentity(os.getuid(), 4712)
+    assert resolve_identity("4711", None) == UserIdentity(4711, os.getgid())
 
 
 @pytest.mark.parametrize(("user", "group"), [("no-such-name", None), (None, "no-such-name")])
@@ -32,7 +32,7 @@ def test_beside_other_threads_nothing_is_dropped() -> None:
     other.start()
     try:
         with pytest.raises(PrivilegeError, match="other threads"):
-            drop_privileges(Identity(os.getuid(), os.getgid()))
+            drop_privileges(UserIdentity(os.getuid(), os.getgid()))
     finally:
         go_on.set()
         other.join()
@@ -40,13 +40,13 @@ def test_beside_other_threads_nothing_is_dropped() -> None:
 
 UNPRIVILEGED = """
 import os
-from holdover.helper.privileges import Identity, PrivilegeError, drop_privileges
+from holdover.helper.privileges import UserIdentity, PrivilegeError, drop_privileges
 if os.getuid() == 0:
     os.setgroups([])
     os.setresgid(65534, 65534, 65534)
     os.setresuid(65534, 65534, 65534)
 try:
-    drop_privileges(Identity(65534, 65534))
+    drop_privileges(UserIdentity(65534, 65534))
 except PrivilegeError as error:
     print(error)
 """

@@ -8,7 +8,7 @@ from holdover.helper.protocol import (
     CDB_LENGTH,
     DATA_LENGTH,
     SENSE_LENGTH,
-    ProtocolError,
+    HelperProtocolError,
     Request,
     ServerProtocol,
     State,
@@ -145,7 +145,7 @@ def test_a_request_that_breaks_the_protocol_is_named(
     data: bytes, descriptors: tuple[int, ...], words: str
 ) -> None:
     protocol = greeted()
-    with pytest.raises(ProtocolError, match=words):
+    with pytest.raises(HelperProtocolError, match=words):
         protocol.receive(data, descriptors)
     assert state_of(protocol) is State.CLOSED
     assert protocol.events_received() == []
@@ -155,18 +155,18 @@ def test_a_request_that_breaks_the_protocol_is_named(
 
 def test_features_that_there_are_not_are_refused() -> None:
     protocol = ServerProtocol()
-    with pytest.raises(ProtocolError, match="features 00000001"):
+    with pytest.raises(HelperProtocolError, match="features 00000001"):
         protocol.receive(b"\0\0\0\x01")
 
 
 def test_a_descriptor_comes_with_a_cdb_alone() -> None:
     protocol = ServerProtocol()
-    with pytest.raises(ProtocolError, match="without a CDB"):
+    with pytest.raises(HelperProtocolError, match="without a CDB"):
         protocol.receive(b"\0", (4,))
     assert protocol.release() == (4,)
     protocol = greeted()
     protocol.receive(register(8), (4,))
-    with pytest.raises(ProtocolError, match="without a CDB"):
+    with pytest.raises(HelperProtocolError, match="without a CDB"):
         protocol.receive(b"\0", (5,))
     assert protocol.release() == (4, 5)
 
@@ -174,7 +174,7 @@ def test_a_descriptor_comes_with_a_cdb_alone() -> None:
 def test_one_descriptor_more_in_a_later_piece_is_one_too_many() -> None:
     protocol = greeted()
     protocol.receive(read_keys()[:8], (4,))
-    with pytest.raises(ProtocolError, match="2 descriptors"):
+    with pytest.raises(HelperProtocolError, match="2 descriptors"):
         protocol.receive(read_keys()[8:], (5,))
     assert protocol.release() == (4, 5)
 
@@ -182,7 +182,7 @@ def test_one_descriptor_more_in_a_later_piece_is_one_too_many() -> None:
 def test_data_while_a_command_is_under_way_breaks_the_protocol() -> None:
     protocol = greeted()
     protocol.receive(read_keys(), (4,))
-    with pytest.raises(ProtocolError, match="1 bytes where 0"):
+    with pytest.raises(HelperProtocolError, match="1 bytes where 0"):
         protocol.receive(b"x")
 
 
@@ -210,14 +210,14 @@ def test_an_end_in_the_middle_is_named(data: bytes, words: str) -> None:
     while data:
         piece, data = data[: protocol.wanted], data[protocol.wanted :]
         protocol.receive(piece, (4,) if protocol.state is State.CDB and len(piece) == CDB_LENGTH else ())
-    with pytest.raises(ProtocolError, match=words):
+    with pytest.raises(HelperProtocolError, match=words):
         protocol.receive(b"")
 
 
 def test_nothing_comes_after_the_end() -> None:
     protocol = greeted()
     protocol.receive(b"")
-    with pytest.raises(ProtocolError, match="after the end"):
+    with pytest.raises(HelperProtocolError, match="after the end"):
         protocol.receive(b"x", (7,))
     assert protocol.release() == (7,)
 
@@ -252,7 +252,7 @@ def test_any_bytes_and_descriptors_give_each_descriptor_back_once(
         given_away += count
         try:
             protocol.receive(data, descriptors)
-        except ProtocolError:
+        except HelperProtocolError:
             assert state_of(protocol) is State.CLOSED
         back += [event.descriptor for event in protocol.events_received()]
         if answer and protocol.state is State.BUSY:

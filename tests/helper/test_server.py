@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from holdover.helper.clients import Clients
 from holdover.helper.connection import Peer
 from holdover.helper.listener import Listener, listen
 from holdover.helper.server import HelperServer
@@ -22,12 +23,12 @@ from holdover.scsi.opcodes import InServiceAction, OutServiceAction
 from holdover.scsi.sense import AdditionalSense, decode_sense
 from holdover.scsi.status import Status
 from tests.helper.client import HelperClient, Reply
-from tests.helper.serving import Recorder, open_descriptors, serving, settled_descriptors
+from tests.helper.serving import Recorder, open_descriptors, plenty, serving, settled_descriptors
 
 READ_KEYS = PersistentReserveIn(InServiceAction.READ_KEYS, 64).encode()
 REGISTER = PersistentReserveOut(OutServiceAction.REGISTER, 24).encode()
 NO_SENSE = bytes(96)
-PATIENCE = 20.0
+PATIENCE = 600.0
 
 
 class Gate:
@@ -99,7 +100,7 @@ def test_commands_reach_the_handler_and_answers_the_client(path: Path, device: i
 
 def test_whoever_connects_is_told_of_before_it_sends_anything(path: Path) -> None:
     told: list[Peer] = []
-    server = HelperServer(listen(path), Recorder().handle, welcome=told.append)
+    server = HelperServer(listen(path), Recorder().handle, plenty(), welcome=told.append)
     server.start()
     before = time.clock_gettime(time.CLOCK_BOOTTIME)
     with HelperClient(path), HelperClient(path):
@@ -346,6 +347,24 @@ def test_closing_gives_up_a_command_that_does_not_end(path: Path, device: int) -
 def test_a_server_that_never_served_closes() -> None:
     before = open_descriptors()
     here, there = socket.socketpair()
-    HelperServer(Listener(here), Recorder().handle).close()
+    HelperServer(Listener(here), Recorder().handle, plenty()).close()
     there.close()
     assert open_descriptors() == before
+
+
+def test_a_client_gives_its_place_to_one_at_another_socket(tmp_path: Path) -> None:
+    clients = Clients(8)  # of which a quarter may be strangers, and half of these one user's
+    paths = tmp_path / "one.sock", tmp_path / "two.sock"
+    servers = [HelperServer(listen(path), Recorder().handle, clients) for path in paths]
+    for server in servers:
+        server.start()
+    try:
+        with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
+            for client, path in zip((first, second), paths, strict=True):
+                client.settimeout(60)
+                client.connect(str(path))
+                assert client.recv(4)
+            assert first.recv(4) == b""
+    finally:
+        for server in servers:
+            server.close()

@@ -1,7 +1,7 @@
 """Clients that break the protocol in every way, beside one that keeps to it, at the stand-alone helper.
 
 What is no SCSI device goes all the way to the check that keeps SG_IO from it; the device of the good client
-is played by /dev/zero. `tests/agent/test_door_fuzz.py` does the same at an agent's door.
+is played by /dev/zero. `tests/agent/attach/test_front_end_fuzz.py` does the same at an agent's front end.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from holdover.scsi.cdb import PersistentReserveIn
 from holdover.scsi.command import Command, Response
 from holdover.scsi.status import Status
 from tests.helper.client import HelperClient, Reply
-from tests.helper.fuzz import Good, besiege, fuzz_cases, quiet, settle
+from tests.helper.fuzz import Good, besiege, quiet, settle
 from tests.helper.serving import open_descriptors, serving
+from tests.rig.amounts import amount
 
-CASES = fuzz_cases(100_000)
+CASES = amount(10_000, 100_000)
 SHARDS = 4
 
 ZERO = os.stat("/dev/zero").st_rdev

@@ -6,17 +6,15 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-from holdover.iscsi.chap import Credentials
-from holdover.iscsi.initiator import IscsiInitiator
-from holdover.iscsi.negotiation import Limits
+from holdover.iscsi.chap import ChapCredentials
+from holdover.iscsi.initiator.initiator import IscsiInitiator
+from holdover.iscsi.negotiation import NegotiationLimits
 from holdover.iscsi.requests import LoginRequest
-from holdover.iscsi.target import IscsiTarget, SessionChange
+from holdover.iscsi.target.target import IscsiTarget, SessionChange
 from holdover.iscsi.text import encode_text
 from holdover.scsi.command import DeviceServer
 from tests.iscsi.pair import INITIATOR, ISID, TARGET
 from tests.iscsi.ram import RamDisk
-
-__all__ = ["OTHER_ISID", "Setting", "login", "run", "setting"]
 
 OTHER_ISID = b"\x80\x99\2\3\4\5"
 
@@ -33,7 +31,7 @@ class Setting:
         self,
         isid: bytes = ISID,
         credentials: tuple[str | None, str | None] = (None, None),
-        limits: Limits | None = None,
+        limits: NegotiationLimits | None = None,
     ) -> IscsiInitiator:
         user, password = credentials
         return await IscsiInitiator.connect(
@@ -59,8 +57,9 @@ class Setting:
 @contextlib.asynccontextmanager
 async def setting(
     *,
-    credentials: Credentials | None = None,
+    credentials: ChapCredentials | None = None,
     max_sessions: int | None = 64,
+    max_logins: int = 64,
     login_timeout: float = 15.0,
     on_session: Callable[[SessionChange], None] | None = None,
     luns: Mapping[int, DeviceServer] | None = None,
@@ -71,6 +70,7 @@ async def setting(
         {0: disks[0], 300: disks[1], **(luns or {})},
         credentials=credentials,
         max_sessions=max_sessions,
+        max_logins=max_logins,
         login_timeout=login_timeout,
         on_session=on_session,
     )
@@ -83,7 +83,7 @@ async def setting(
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
     async def limited() -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(600):
             await test()
 
     asyncio.run(limited())

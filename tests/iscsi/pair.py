@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from holdover.iscsi.initiator_events import InitiatorEvent
-from holdover.iscsi.initiator_login import InitiatorConfig
-from holdover.iscsi.initiator_session import InitiatorSession
-from holdover.iscsi.negotiation import Limits
+from holdover.iscsi.initiator.events import InitiatorEvent
+from holdover.iscsi.initiator.login import InitiatorConfig
+from holdover.iscsi.initiator.session import InitiatorSession
+from holdover.iscsi.negotiation import NegotiationLimits
 from holdover.iscsi.numbers import TaskManagementResponse
 from holdover.iscsi.pdu import DamagedPdu, Pdu, PduReader
 from holdover.iscsi.requests import LoginRequest
 from holdover.iscsi.responses import LoginResponse
-from holdover.iscsi.target_events import (
+from holdover.iscsi.target.events import (
     CommandReceived,
     LoginCompleted,
     TargetEvent,
     TaskManagementReceived,
 )
-from holdover.iscsi.target_login import TargetConfig
-from holdover.iscsi.target_session import TargetSession
+from holdover.iscsi.target.login import TargetConfig
+from holdover.iscsi.target.session import TargetSession
 from holdover.iscsi.text import encode_text
 from tests.iscsi.ram import HOLD, RamDisk
-
-__all__ = ["INITIATOR", "ISID", "TARGET", "Cut", "Pair", "RawInitiator", "discovery", "entropy", "whole"]
 
 TARGET = "iqn.2001-04.com.example:target"
 INITIATOR = "iqn.2001-04.com.example:initiator"
@@ -139,6 +137,6 @@ class RawInitiator:
         return [event for event in self.events if isinstance(event, CommandReceived)]
 
 
-def discovery(limits: Limits | None = None) -> InitiatorConfig:
+def discovery(limits: NegotiationLimits | None = None) -> InitiatorConfig:
     """An initiator that asks for targets."""
-    return InitiatorConfig(INITIATOR, ISID, None, limits=limits or Limits())
+    return InitiatorConfig(INITIATOR, ISID, None, limits=limits or NegotiationLimits())

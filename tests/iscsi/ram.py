@@ -10,8 +10,6 @@ from holdover.scsi.opcodes import OperationCode
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 from holdover.scsi.status import Status
 
-__all__ = ["BLOCK", "HOLD", "TEST_UNIT_READY", "RamDisk", "read", "write"]
-
 BLOCK = 512
 HOLD = Command(bytes([0xC0, 0, 0, 0, 0, 0]))
 """A command that never ends by itself."""

@@ -27,8 +27,6 @@ from holdover.iscsi.responses import (
     TextResponse,
 )
 
-__all__ = ["pdus", "requests"]
-
 _u8 = st.integers(0, 0xFF)
 _u16 = st.integers(0, 0xFFFF)
 _u32 = st.integers(0, 0xFFFF_FFFF)

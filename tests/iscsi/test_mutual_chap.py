@@ -7,21 +7,21 @@ from dataclasses import replace
 
 import pytest
 
-from holdover.iscsi.chap import ALGORITHMS, Credentials, chap_response
+from holdover.iscsi.chap import ALGORITHMS, ChapCredentials, chap_response
 from holdover.iscsi.errors import LoginError
-from holdover.iscsi.initiator_events import LoggedIn, LoginFailed
-from holdover.iscsi.initiator_login import InitiatorConfig, InitiatorLogin
+from holdover.iscsi.initiator.events import LoggedIn, LoginFailed
+from holdover.iscsi.initiator.login import InitiatorConfig, InitiatorLogin
 from holdover.iscsi.numbers import LoginStatus
 from holdover.iscsi.requests import LoginRequest
 from holdover.iscsi.responses import LoginResponse
-from holdover.iscsi.target_events import Closed
-from holdover.iscsi.target_login import LoginAnswer, TargetConfig, TargetLogin
+from holdover.iscsi.target.events import Closed
+from holdover.iscsi.target.login import LoginAnswer, TargetConfig, TargetLogin
 from holdover.iscsi.text import decode_binary, decode_text, encode_text
 from tests.iscsi.pair import INITIATOR, ISID, TARGET, Pair, entropy
 
-ANNA, DISK = Credentials("anna", "annas secret"), Credentials("disk", "the target's secret")
+ANNA, DISK = ChapCredentials("anna", "annas secret"), ChapCredentials("disk", "the target's secret")
 INITIATOR_CONFIG = InitiatorConfig(INITIATOR, ISID, TARGET, ANNA, DISK)
-TARGET_CONFIG = TargetConfig(TARGET, credentials=ANNA, mutual_credentials=DISK)
+TARGET_CONFIG = TargetConfig(TARGET, credentials=ANNA, chap_md5=True, mutual_credentials=DISK)
 
 Said = dict[str, str]
 
@@ -45,10 +45,13 @@ def test_an_initiator_that_does_not_ask_is_let_in_all_the_same() -> None:
     [
         (replace(TARGET_CONFIG, mutual_credentials=None), "authentication failure"),
         (
-            replace(TARGET_CONFIG, mutual_credentials=Credentials("disk", "wrong")),
+            replace(TARGET_CONFIG, mutual_credentials=ChapCredentials("disk", "wrong")),
             "its own CHAP user or secret",
         ),
-        (replace(TARGET_CONFIG, mutual_credentials=Credentials("tape", DISK.secret)), "its own CHAP user"),
+        (
+            replace(TARGET_CONFIG, mutual_credentials=ChapCredentials("tape", DISK.secret)),
+            "its own CHAP user",
+        ),
         (TargetConfig(TARGET), "authentication failure"),
     ],
 )

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from holdover.iscsi.digest import Digest
-from holdover.iscsi.initiator_events import CommandCompleted, InitiatorEvent, LoggedIn, SessionClosed
-from holdover.iscsi.initiator_login import InitiatorConfig
-from holdover.iscsi.negotiation import Limits
+from holdover.iscsi.initiator.events import CommandCompleted, InitiatorEvent, LoggedIn, SessionClosed
+from holdover.iscsi.initiator.login import InitiatorConfig
+from holdover.iscsi.negotiation import NegotiationLimits
 from holdover.iscsi.numbers import Opcode
-from holdover.iscsi.target_events import Closed
-from holdover.iscsi.target_login import TargetConfig
+from holdover.iscsi.target.events import Closed
+from holdover.iscsi.target.login import TargetConfig
 from holdover.scsi.sense import describe_response
 from tests.iscsi.pair import INITIATOR, ISID, TARGET, Pair
 from tests.iscsi.ram import BLOCK, TEST_UNIT_READY, read, write
@@ -42,7 +42,7 @@ class Wire:
         self.marked, self.offset, self.times = marked, offset, times
 
 
-def connected(limits: Limits) -> tuple[Pair, Wire]:
+def connected(limits: NegotiationLimits) -> tuple[Pair, Wire]:
     wire = Wire()
     pair = Pair(
         InitiatorConfig(INITIATOR, ISID, TARGET, limits=limits), TargetConfig(TARGET, limits=limits), cut=wire
@@ -53,9 +53,9 @@ def connected(limits: Limits) -> tuple[Pair, Wire]:
     return pair, wire
 
 
-IMMEDIATE = Limits(True, True, 65536, 65536, 65536, header_digests=BOTH, data_digests=BOTH)
-UNSOLICITED = Limits(False, True, 1024, 4096, 4096, header_digests=BOTH, data_digests=BOTH)
-SOLICITED = Limits(True, False, 1024, 4096, 4096, 3, header_digests=BOTH, data_digests=BOTH)
+IMMEDIATE = NegotiationLimits(True, True, 65536, 65536, 65536, header_digests=BOTH, data_digests=BOTH)
+UNSOLICITED = NegotiationLimits(False, True, 1024, 4096, 4096, header_digests=BOTH, data_digests=BOTH)
+SOLICITED = NegotiationLimits(True, False, 1024, 4096, 4096, 3, header_digests=BOTH, data_digests=BOTH)
 
 
 def completed(events: list[InitiatorEvent]) -> dict[int, str]:
@@ -67,17 +67,19 @@ def completed(events: list[InitiatorEvent]) -> dict[int, str]:
 
 
 def test_a_login_without_the_peers_digest_is_one_without() -> None:
-    limits = Limits(header_digests=BOTH, data_digests=(Digest.NONE,))
+    limits = NegotiationLimits(header_digests=BOTH, data_digests=(Digest.NONE,))
     pair = Pair(InitiatorConfig(INITIATOR, ISID, TARGET, limits=limits), TargetConfig(TARGET))
     pair.run()
     assert pair.target.parameters.header_digest is Digest.CRC32C
     assert pair.target.parameters.data_digest is Digest.NONE
-    assert Limits().values()["HeaderDigest"] == "None,CRC32C"
+    assert NegotiationLimits().values()["HeaderDigest"] == "None,CRC32C"
 
 
 @pytest.mark.parametrize("limits", [IMMEDIATE, UNSOLICITED], ids=["immediate", "unsolicited"])
 @pytest.mark.parametrize("times", [1, 3])
-def test_damaged_immediate_data_are_sent_again_and_nothing_overtakes_them(limits: Limits, times: int) -> None:
+def test_damaged_immediate_data_are_sent_again_and_nothing_overtakes_them(
+    limits: NegotiationLimits, times: int
+) -> None:
     pair, wire = connected(limits)
     wire.damage(DATA[:600], times=times)
     first = pair.initiator.execute(0, write(0, DATA))
@@ -142,7 +144,7 @@ def damage_data_in(pair: Pair, wire: Wire) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "words"),
-    [(damage_header, "a header that is not"), (damage_data_in, "data that are not")],
+    [(damage_header, "a header does not match"), (damage_data_in, "data that are not")],
 )
 def test_what_cannot_be_asked_for_again_ends_the_session(
     damage: Callable[[Pair, Wire], None], words: str

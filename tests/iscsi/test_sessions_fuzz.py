@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdover.iscsi.chap import Credentials
-from holdover.iscsi.initiator_login import InitiatorConfig
-from holdover.iscsi.initiator_session import InitiatorSession
-from holdover.iscsi.negotiation import Limits
+from holdover.iscsi.chap import ChapCredentials
+from holdover.iscsi.initiator.login import InitiatorConfig
+from holdover.iscsi.initiator.session import InitiatorSession
+from holdover.iscsi.negotiation import NegotiationLimits
 from holdover.iscsi.numbers import TaskManagementFunction, TaskManagementResponse
 from holdover.iscsi.pdu import Pdu
-from holdover.iscsi.target_events import CommandReceived, LoginCompleted, TaskManagementReceived
-from holdover.iscsi.target_login import TargetConfig
-from holdover.iscsi.target_session import TargetSession
+from holdover.iscsi.target.events import CommandReceived, LoginCompleted, TaskManagementReceived
+from holdover.iscsi.target.login import TargetConfig
+from holdover.iscsi.target.session import TargetSession
 from holdover.scsi.command import Response
 from holdover.scsi.status import Status
 from tests.iscsi.pair import INITIATOR, ISID, TARGET, Pair, RawInitiator, discovery, entropy
@@ -25,18 +25,24 @@ from tests.iscsi.ram import BLOCK, HOLD, read, write
 from tests.iscsi.strategies import requests
 
 _CONFIG = TargetConfig(
-    TARGET, limits=Limits(False, True, 4096, 4096, 2048), max_commands=8, max_immediate=4, max_data_out=65536
+    TARGET,
+    limits=NegotiationLimits(False, True, 4096, 4096, 2048),
+    max_commands=8,
+    max_immediate=4,
+    max_data_out=65536,
 )
 _ROUNDS = 4000
 
 
 def conversations() -> list[tuple[bytes, bytes]]:
     """What an initiator and a target have said to one another, in a few kinds of session."""
-    credentials = Credentials("anna", "secret")
+    credentials = ChapCredentials("anna", "secret")
     with_chap = Pair(
         InitiatorConfig(INITIATOR, ISID, TARGET, credentials), TargetConfig(TARGET, credentials=credentials)
     )
-    with_data = Pair(InitiatorConfig(INITIATOR, ISID, TARGET, limits=Limits(False, True, 4096, 8192, 1024)))
+    with_data = Pair(
+        InitiatorConfig(INITIATOR, ISID, TARGET, limits=NegotiationLimits(False, True, 4096, 8192, 1024))
+    )
     found = []
     for pair in (with_chap, with_data):
         pair.run()
@@ -91,7 +97,7 @@ def serve(session: TargetSession, answered: bool = True) -> None:
 @pytest.mark.parametrize("kind", range(3))
 def test_a_target_survives_damaged_conversations(kind: int) -> None:
     said, _ = conversations()[kind]
-    configs = [_CONFIG, TargetConfig(TARGET, credentials=Credentials("anna", "secret"))]
+    configs = [_CONFIG, TargetConfig(TARGET, credentials=ChapCredentials("anna", "secret"))]
     source = random.Random(kind)
     for _ in range(_ROUNDS):
         session = TargetSession(source.choice(configs), ("host:3260",), entropy)
@@ -107,7 +113,7 @@ def test_a_target_survives_damaged_conversations(kind: int) -> None:
 def test_an_initiator_survives_damaged_conversations(kind: int) -> None:
     _, said = conversations()[kind]
     source = random.Random(kind)
-    config = InitiatorConfig(INITIATOR, ISID, TARGET, Credentials("anna", "secret"))
+    config = InitiatorConfig(INITIATOR, ISID, TARGET, ChapCredentials("anna", "secret"))
     for _ in range(_ROUNDS):
         session = InitiatorSession(source.choice([config, discovery()]), entropy)
         session.receive_data(damage(source, said))

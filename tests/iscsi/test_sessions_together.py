@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdover.iscsi.chap import Credentials
+from holdover.iscsi.chap import ChapCredentials
 from holdover.iscsi.digest import Digest
-from holdover.iscsi.initiator_events import (
+from holdover.iscsi.initiator.events import (
     CommandCompleted,
     LoggedIn,
     LoginFailed,
@@ -20,13 +20,13 @@ from holdover.iscsi.initiator_events import (
     TargetsReceived,
     TaskManagementCompleted,
 )
-from holdover.iscsi.initiator_login import InitiatorConfig
-from holdover.iscsi.initiator_session import InitiatorSession
-from holdover.iscsi.negotiation import Limits
+from holdover.iscsi.initiator.login import InitiatorConfig
+from holdover.iscsi.initiator.session import InitiatorSession
+from holdover.iscsi.negotiation import NegotiationLimits
 from holdover.iscsi.numbers import LoginStatus, TaskManagementFunction
-from holdover.iscsi.target_events import Closed, CommandReceived, LoginCompleted, TaskManagementReceived
-from holdover.iscsi.target_login import TargetConfig
-from holdover.iscsi.target_session import TargetSession
+from holdover.iscsi.target.events import Closed, CommandReceived, LoginCompleted, TaskManagementReceived
+from holdover.iscsi.target.login import TargetConfig
+from holdover.iscsi.target.session import TargetSession
 from holdover.scsi.command import Command, Response
 from holdover.scsi.status import Status
 from tests.iscsi.pair import INITIATOR, ISID, TARGET, Cut, Pair, discovery, entropy
@@ -35,7 +35,7 @@ from tests.iscsi.ram import BLOCK, HOLD, TEST_UNIT_READY, read, write
 _lengths = st.sampled_from([512, 516, 1000, 4096, 8192, 65536])
 _digests = st.permutations(list(Digest)).map(tuple)
 _limits = st.builds(
-    Limits,
+    NegotiationLimits,
     initial_r2t=st.booleans(),
     immediate_data=st.booleans(),
     max_recv_data_segment_length=_lengths,
@@ -47,7 +47,7 @@ _limits = st.builds(
 )
 
 
-def logged_in(initiator: Limits, target: Limits, max_commands: int = 128) -> Pair:
+def logged_in(initiator: NegotiationLimits, target: NegotiationLimits, max_commands: int = 128) -> Pair:
     pair = Pair(
         InitiatorConfig(INITIATOR, ISID, TARGET, limits=initiator),
         TargetConfig(TARGET, limits=target, max_commands=max_commands),
@@ -70,7 +70,7 @@ def cutter(source: random.Random) -> Cut:
 @settings(max_examples=150, deadline=None)
 @given(_limits, _limits, st.integers(0, 2**32), st.integers(1, 8))
 def test_data_arrive_whole_whatever_was_negotiated(
-    initiator: Limits, target: Limits, seed: int, window: int
+    initiator: NegotiationLimits, target: NegotiationLimits, seed: int, window: int
 ) -> None:
     source = random.Random(seed)
     pair = Pair(
@@ -112,7 +112,7 @@ def test_data_arrive_whole_whatever_was_negotiated(
 def test_every_combination_of_unsolicited_and_immediate_data(
     initial_r2t: bool, immediate: bool, segment: int, first: int, burst: int
 ) -> None:
-    limits = Limits(initial_r2t, immediate, segment, burst, first)
+    limits = NegotiationLimits(initial_r2t, immediate, segment, burst, first)
     pair = logged_in(limits, limits)
     data = random.Random(5).randbytes(40 * BLOCK)
     tag = pair.initiator.execute(0, write(3, data))
@@ -121,7 +121,7 @@ def test_every_combination_of_unsolicited_and_immediate_data(
 
 
 def test_a_command_in_both_directions_with_a_long_cdb() -> None:
-    pair = logged_in(Limits(), Limits())
+    pair = logged_in(NegotiationLimits(), NegotiationLimits())
     command = Command(bytes(range(0xC2, 0xC2 + 20)), b"out", 7)
     tag = pair.initiator.execute(1, command)
     pair.target.receive_data(b"".join(pair.initiator.data_to_send()))
@@ -131,7 +131,7 @@ def test_a_command_in_both_directions_with_a_long_cdb() -> None:
 
 
 def test_data_may_come_beside_sense() -> None:
-    pair = logged_in(Limits(), Limits())
+    pair = logged_in(NegotiationLimits(), NegotiationLimits())
     tag = pair.initiator.execute(0, HOLD)
     pair.run()
     pair.target.respond(tag, Response(Status.CHECK_CONDITION, b"", b"sense"))
@@ -143,7 +143,7 @@ def test_data_may_come_beside_sense() -> None:
 
 
 def test_commands_beyond_the_window_wait() -> None:
-    pair = logged_in(Limits(), Limits(), max_commands=3)
+    pair = logged_in(NegotiationLimits(), NegotiationLimits(), max_commands=3)
     tags = [pair.initiator.execute(0, HOLD) for _ in range(5)]
     pair.run()
     assert [pair.initiator.was_sent(tag) for tag in tags] == [True, True, True, False, False]
@@ -154,7 +154,7 @@ def test_commands_beyond_the_window_wait() -> None:
 
 
 def test_aborting_a_command() -> None:
-    pair = logged_in(Limits(), Limits(), max_commands=2)
+    pair = logged_in(NegotiationLimits(), NegotiationLimits(), max_commands=2)
     first, second, third = (pair.initiator.execute(0, HOLD) for _ in range(3))
     pair.run()
     # One that has not been sent is gone without a word.
@@ -175,7 +175,7 @@ def test_aborting_a_command() -> None:
 
 
 def test_a_reset_ends_the_commands_of_its_logical_unit() -> None:
-    pair = logged_in(Limits(), Limits())
+    pair = logged_in(NegotiationLimits(), NegotiationLimits())
     here, there = pair.initiator.execute(0, HOLD), pair.initiator.execute(1, HOLD)
     pair.run()
     tag = pair.initiator.manage(TaskManagementFunction.LOGICAL_UNIT_RESET, 0)
@@ -188,7 +188,7 @@ def test_a_reset_ends_the_commands_of_its_logical_unit() -> None:
 
 
 def test_commands_ended_by_another_session_are_answered() -> None:
-    pair = logged_in(Limits(), Limits())
+    pair = logged_in(NegotiationLimits(), NegotiationLimits())
     here, there = pair.initiator.execute(0, HOLD), pair.initiator.execute(1, HOLD)
     pair.run()
     assert pair.target.terminate_tasks(0) == (here,)
@@ -214,7 +214,7 @@ def test_discovery_answers_that_do_not_fit_one_pdu() -> None:
     name = "iqn.2001-04.com.example:" + "t" * 199
     portals = tuple(f"portal-{number}.example:3260" for number in range(40))
     session = TargetSession(TargetConfig(name), portals, entropy)
-    initiator = InitiatorSession(discovery(Limits(max_recv_data_segment_length=512)), entropy)
+    initiator = InitiatorSession(discovery(NegotiationLimits(max_recv_data_segment_length=512)), entropy)
     for _ in range(8):
         session.receive_data(b"".join(initiator.data_to_send()))
         if any(isinstance(event, LoginCompleted) for event in session.events_received()):
@@ -243,7 +243,7 @@ def test_a_discovery_session_takes_no_commands() -> None:
 @pytest.mark.parametrize("target_knows", [True, False])
 @pytest.mark.parametrize("initiator_knows", [True, False])
 def test_chap(target_knows: bool, initiator_knows: bool) -> None:
-    credentials = Credentials("anna", "a secret of words")
+    credentials = ChapCredentials("anna", "a secret of words")
     pair = Pair(
         InitiatorConfig(INITIATOR, ISID, TARGET, credentials if initiator_knows else None),
         TargetConfig(TARGET, credentials=credentials if target_knows else None),
@@ -257,11 +257,11 @@ def test_chap(target_knows: bool, initiator_knows: bool) -> None:
         assert (b"CHAP_R" in pair.to_target) == (target_knows and initiator_knows)
 
 
-@pytest.mark.parametrize("wrong", [Credentials("anna", "wrong"), Credentials("otto", "right")])
-def test_chap_with_a_wrong_user_or_secret(wrong: Credentials) -> None:
+@pytest.mark.parametrize("wrong", [ChapCredentials("anna", "wrong"), ChapCredentials("otto", "right")])
+def test_chap_with_a_wrong_user_or_secret(wrong: ChapCredentials) -> None:
     pair = Pair(
         InitiatorConfig(INITIATOR, ISID, TARGET, wrong),
-        TargetConfig(TARGET, credentials=Credentials("anna", "right")),
+        TargetConfig(TARGET, credentials=ChapCredentials("anna", "right")),
     )
     (failed, _) = pair.run()
     assert isinstance(failed, LoginFailed)

@@ -13,17 +13,19 @@ from hypothesis import strategies as st
 from holdover.journal.journal import JournalLike
 from holdover.journal.records import DeviceRecord, GuestRecord, HandoverRecord, Key, Record
 
-__all__ = ["Call", "calls", "device", "guest", "records", "run", "step"]
-
 T = TypeVar("T")
 
 
 def guest(name: str = "db1", **changed: str | None) -> GuestRecord:
-    values: dict[str, str | None] = {"uuid": None, "machine": "pc-q35-7.2", "origin": "configured"} | changed
+    values: dict[str, str | None] = {
+        "uuid": None,
+        "machine_type": "pc-q35-7.2",
+        "origin": "configured",
+    } | changed
     return GuestRecord(
         name=name,
         uuid=values["uuid"],
-        machine=values["machine"] or "",
+        machine_type=values["machine_type"] or "",
         origin=values["origin"] or "",
     )
 
@@ -58,7 +60,14 @@ _bodies = st.binary(max_size=3000)
 _keys: st.SearchStrategy[Key] = _names | st.tuples(_names, _names)
 
 records: st.SearchStrategy[Record] = st.one_of(
-    st.builds(GuestRecord, name=_names, uuid=st.none() | _texts, machine=_texts, origin=_texts),
+    st.builds(
+        GuestRecord,
+        name=_names,
+        uuid=st.none() | _texts,
+        machine_type=_texts,
+        origin=_texts,
+        process=_texts,
+    ),
     st.builds(DeviceRecord, guest=_names, designator=_names, drive=_texts, body=_bodies),
     st.builds(
         HandoverRecord,
@@ -96,7 +105,7 @@ def run(test: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a test in a loop of its own, which does not wait for ever."""
 
     async def limited() -> T:
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(600):
             return await test()
 
     return asyncio.run(limited())

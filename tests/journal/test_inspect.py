@@ -111,5 +111,5 @@ def test_what_is_no_journal_is_refused(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="No such file"):
         inspect(file)
     file.write_text("something else")
-    with pytest.raises(JournalError, match="it is no journal of Holdover"):
+    with pytest.raises(JournalError, match="it is not a journal of Holdover"):
         inspect(file)

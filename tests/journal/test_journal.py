@@ -100,9 +100,9 @@ def test_a_closed_journal_takes_nothing_and_may_be_closed_again(journal: Journal
     async def test() -> None:
         await journal.close()
         await journal.close()
-        with pytest.raises(JournalError, match="it is closed; open it anew"):
+        with pytest.raises(JournalError, match="it is closed; open it again"):
             await journal.put(guest())
-        with pytest.raises(JournalError, match="it is closed; open it anew"):
+        with pytest.raises(JournalError, match="it is closed; open it again"):
             await journal.forget("db1")
 
     run(test)
@@ -208,7 +208,7 @@ def test_after_damage_nothing_more_is_taken(tmp_path: Path) -> None:
         await journal.put(guest())
         file.rename(tmp_path / "aside")
         file.write_bytes(b"")
-        says = "was replaced while in use; put the file that was there back"
+        says = "was replaced while the agent used it; put the original file back"
         with pytest.raises(JournalDamaged, match=says):
             await journal.put(guest("other"))
         (tmp_path / "aside").rename(file)

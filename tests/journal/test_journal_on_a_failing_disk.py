@@ -35,7 +35,7 @@ async def fill_and_go_on(file: Path) -> None:
         failures = [outcome for outcome in outcomes if outcome is not None]
         if failures:
             assert all(type(failure) is JournalError for failure in failures)
-            assert str(failures[0]).endswith("and make room"), str(failures[0])
+            assert str(failures[0]).endswith("and free space"), str(failures[0])
             assert str(journal.failed) == str(failures[0])
     assert journal.failed is not None
     assert 1 < len(acknowledged) < 100
@@ -52,7 +52,7 @@ async def fill_and_go_on(file: Path) -> None:
 async def open_where_there_is_no_room(file: Path) -> None:
     """What another one does."""
     limit(4096)
-    with pytest.raises(JournalError, match="make room"):
+    with pytest.raises(JournalError, match="free space"):
         Journal.open(file)
     limit(resource.RLIM_INFINITY)
     await Journal.open(file).close()

@@ -42,7 +42,7 @@ def test_a_damaged_one_is_named(tmp_path: Path, data: bytes) -> None:
     file = tmp_path / "journal"
     mark_path(file).write_bytes(data)
     with pytest.raises(
-        JournalDamaged, match=f"its mark {file}.mark is damaged; if {file} is known to be whole"
+        JournalDamaged, match=f"its mark {file}.mark is damaged; if you know that {file} is whole"
     ):
         read_mark(file)
 
@@ -53,7 +53,7 @@ def test_the_second_opener_is_told_the_number_of_the_first(tmp_path: Path) -> No
     async def test() -> None:
         journal = Journal.open(file)
         await journal.put(guest())
-        says = f"journal {file}: process {os.getpid()} has it open; end that agent, or give this one"
+        says = f"journal {file}: process {os.getpid()} has it open; end that agent, or give this agent"
         with pytest.raises(JournalError, match=says):
             Journal.open(file)
         assert opener_of(file) == os.getpid()

@@ -160,7 +160,7 @@ def test_an_old_copy_is_refused_until_the_mark_is_removed(site: Site) -> None:
     put(store, guest("new"))
     store.close()
     site.file.write_bytes(copy)
-    site.refused(says=rf"this is an old copy; put the newest file back.*remove {site.file}.mark")
+    site.refused(says=rf"this file is an old copy; put the newest file back.*remove {site.file}.mark")
     site.beside(".mark").unlink()
     assert contents_after_opening(site.file) == old
 
@@ -172,37 +172,40 @@ def test_another_hosts_journal_is_refused(site: Site, tmp_path: Path) -> None:
         path.unlink()
     site.fill(closed=True)
     site.beside(".mark").write_bytes(ours)
-    site.refused(says="another journal stood here before")
+    site.refused(says="its mark belongs to another journal")
 
 
 def test_a_journal_that_is_gone_is_not_begun_anew_by_itself(site: Site) -> None:
     site.fill(closed=True)
     site.file.unlink()
-    site.refused(says=r"it is gone, and 9 transactions had been acknowledged; put it back.* or remove it and")
+    site.refused(says=r"its mark says that 9 transactions were acknowledged; put it back.* or remove")
     site.beside(".mark").unlink()
     assert contents_after_opening(site.file) == JournalContents((), (), ())
 
 
 def test_an_empty_file_is_refused(site: Site) -> None:
     site.file.touch()
-    site.refused(says="damaged: it is empty; put a good copy in its place")
+    site.refused(says="damaged: it is empty; replace it by a good copy")
     assert not site.beside(".mark").exists()
 
 
 def test_a_file_of_something_else_is_refused_and_gets_no_mark(site: Site) -> None:
     site.file.write_bytes(b"no database at all\n" * 1000)
-    site.refused(JournalError, says="it is no journal of Holdover, or its head is damaged")
+    site.refused(JournalError, says="it is not a journal of Holdover, or its first bytes are damaged")
     site.file.unlink()
     with sqlite3.connect(site.file) as connection:
         connection.execute("CREATE TABLE guest (name TEXT)")
     connection.close()
-    site.refused(JournalError, says=r"no journal of Holdover \(application_id 0x0, not 0x484c444a\)")
+    site.refused(JournalError, says=r"not a journal of Holdover \(application_id is 0x0, not 0x484c444a\)")
     assert not site.beside(".mark").exists()
 
 
 @pytest.mark.parametrize(
     ("version", "says"),
-    [(2, "written by a newer Holdover .schema 2, this one knows 1."), (0, "its schema is 0")],
+    [
+        (4, "a newer Holdover wrote it .its schema is 4, this Holdover reads only 3."),
+        (0, "an earlier Holdover wrote it .schema 0."),
+    ],
 )
 def test_another_schema_is_refused(site: Site, version: int, says: str) -> None:
     site.fill(closed=True)
@@ -219,8 +222,11 @@ def test_another_schema_is_refused(site: Site, version: int, says: str) -> None:
         ("UPDATE guest SET name = 'g9' WHERE name = 'g3'", "table guest: row g9 has a wrong checksum"),
         ("UPDATE seal SET sequence = 100", "its seal is missing or damaged"),
         ("DELETE FROM seal", "its seal is missing or damaged"),
-        ("ALTER TABLE guest ADD COLUMN more TEXT", "table guest is not as Holdover made it"),
-        ("CREATE INDEX more ON guest (uuid)", "table more is not as Holdover made it"),
+        (
+            "ALTER TABLE guest ADD COLUMN more TEXT",
+            "table guest differs from the table that Holdover creates",
+        ),
+        ("CREATE INDEX more ON guest (uuid)", "table more differs from the table that Holdover creates"),
     ],
 )
 def test_a_row_changed_by_hand_is_found(site: Site, change: str, says: str) -> None:
@@ -236,7 +242,7 @@ def test_a_row_from_the_past_is_found(site: Site) -> None:
     put(store, device(body=b"new"))
     store.close()
     alter(site.file, "REPLACE INTO device VALUES (?, ?, ?, ?, ?)", old)
-    site.refused(says="some rows are not the newest that were written")
+    site.refused(says="some rows are older than the newest that were written")
 
 
 def alter(file: Path, change: str, values: tuple[object, ...] = ()) -> None:
@@ -249,7 +255,7 @@ def alter(file: Path, change: str, values: tuple[object, ...] = ()) -> None:
 def test_somebody_elses_writing_is_noticed_by_the_next_transaction(site: Site) -> None:
     store = Store.open(site.file)
     alter(site.file, "UPDATE seal SET sequence = 100")
-    with pytest.raises(JournalDamaged, match="somebody else has written to it"):
+    with pytest.raises(JournalDamaged, match="another program wrote to it"):
         put(store, guest())
     store.close()
 
@@ -259,7 +265,7 @@ def test_a_file_replaced_while_in_use_is_noticed_by_the_next_transaction(site: S
     store = Store.open(site.file)
     shutil.copyfile(site.beside(suffix), site.beside(".copy"))
     site.beside(".copy").rename(site.beside(suffix))
-    with pytest.raises(JournalDamaged, match="was replaced while in use"):
+    with pytest.raises(JournalDamaged, match="was replaced while the agent used it"):
         put(store, guest())
     store.close()
 
@@ -273,9 +279,9 @@ def test_a_file_removed_while_in_use_is_noticed_by_the_next_transaction(site: Si
 
 
 def test_no_folder_no_file_and_no_permission(site: Site, tmp_path: Path) -> None:
-    with pytest.raises(JournalError, match=f"there is no folder {tmp_path / 'no'}; create it"):
+    with pytest.raises(JournalError, match=f"the folder {tmp_path / 'no'} does not exist; create it"):
         Store.open(tmp_path / "no" / "journal")
-    with pytest.raises(JournalError, match="it is not a file"):
+    with pytest.raises(JournalError, match="it is not a regular file"):
         Store.open(tmp_path)
 
 

@@ -17,8 +17,6 @@ from pathlib import Path
 from holdover.journal.journal import Journal
 from tests.journal.support import device, guest, step
 
-__all__ = ["STREAMS"]
-
 STREAMS = 5
 
 

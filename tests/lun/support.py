@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from holdover.lun.inquiry import Identity
+from holdover.lun.commands.inquiry import UnitIdentity
 from holdover.lun.logical_unit import LogicalUnit
 from holdover.lun.reservations import ReservationState, TargetLimits
 from holdover.scsi.cdb import ModeSelect
@@ -99,7 +99,7 @@ def make_unit(
     """A logical unit of 64 blocks whose nexuses owe it nothing."""
     return LogicalUnit(
         medium or MemoryMedium(),
-        Identity("0123456789abcdef"),
+        UnitIdentity("0123456789abcdef"),
         state=state or ReservationState(),
         limits=limits or TargetLimits(),
         greet=greet,

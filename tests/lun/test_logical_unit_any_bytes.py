@@ -14,6 +14,7 @@ from holdover.scsi.sense import SenseKey, decode_sense
 from holdover.scsi.status import Status
 from holdover.scsi.transport_id import IscsiTransportID
 from tests.lun.support import ISID, TWO_PORTS, A, B, C, D, MemoryMedium, make_unit
+from tests.rig.amounts import amount
 
 REGISTRATIONS = (Registration(A, 1), Registration(B, 2), Registration(C, 1))
 HELD = [PersistentReservation(kind, None if kind.all_registrants else A) for kind in ReservationType]
@@ -107,7 +108,7 @@ def check_whole(state: ReservationState) -> None:
         assert state.reservation.type.all_registrants == (state.reservation.holder is None)
 
 
-@settings(max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=amount(1_500, 10_000), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     state=st.sampled_from(STATES),
     nexus=st.sampled_from([A, B, C, D]),

@@ -115,7 +115,7 @@ def test_a_file_system_without_holes_gets_zeros(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_file_that_is_only_read(tmp_path: Path) -> None:
-    with pytest.raises(MediumError, match="is not created to be read alone"):
+    with pytest.raises(MediumError, match="a read-only file is not created"):
         FileMedium(tmp_path / "lun", 1024, read_only=True)
     assert not (tmp_path / "lun").exists()
     (tmp_path / "lun").write_bytes(b"r" * 1024)

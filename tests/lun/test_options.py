@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdover.lun.errors import OptionError
+from holdover.lun.errors import LunOptionError
 from holdover.lun.options import LunOptions, parse_lun_options
 
 
@@ -44,7 +44,7 @@ def test_read(text: str, options: LunOptions) -> None:
         ("file=", "file needs a value"),
         ("file=lun,size=", "size needs a value"),
         ("file=lun,file=lun", "file is given twice"),
-        ("file=lun,readonly=yes", "readonly=yes is neither on nor off"),
+        ("file=lun,readonly=yes", "readonly=yes is not on or off"),
         ("file=lun,size=big", "size=big is not a number"),
         ("file=lun,size=-1M", "size=-1M is not a number"),
         ("file=lun,size=1.5G", "size=1.5G is not a number"),
@@ -52,15 +52,15 @@ def test_read(text: str, options: LunOptions) -> None:
         ("file=lun,size=٣K", "is not a number"),
         ("file=lun,size=0", "is 0 bytes, not a multiple of 512"),
         ("file=lun,size=1000", "is 1000 bytes, not a multiple of 512"),
-        ("file=lun,size=999999999999T", "more than a file can have"),
+        ("file=lun,size=999999999999T", "more than the largest file can have"),
         ("file=lun,serial=a b", "serial must be"),
         ("file=lun,serial=" + "x" * 65, "serial must be"),
         ("file=lun,serial=ü", "serial must be"),
-        ("file=a\0b", "holds a NUL"),
+        ("file=a\0b", "contains a NUL"),
     ],
 )
 def test_refused(text: str, problem: str) -> None:
-    with pytest.raises(OptionError, match=problem) as raised:
+    with pytest.raises(LunOptionError, match=problem) as raised:
         parse_lun_options(text)
     assert repr(text) in str(raised.value)
 
@@ -72,5 +72,5 @@ def test_any_name_passes_with_its_commas_doubled(name: str) -> None:
 
 @given(st.text())
 def test_any_text_is_read_or_refused(text: str) -> None:
-    with contextlib.suppress(OptionError):
+    with contextlib.suppress(LunOptionError):
         assert parse_lun_options(text).file

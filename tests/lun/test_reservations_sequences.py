@@ -20,6 +20,7 @@ from holdover.scsi.opcodes import ReservationType
 from holdover.scsi.reservation_out import ParameterList, RegisterAndMoveParameterList
 from holdover.scsi.transport_id import IscsiTransportID
 from tests.lun.support import A2, TWO_PORTS, A, B, C
+from tests.rig.amounts import amount
 
 NEXUSES = [A, A2, B, C]
 nexuses = st.sampled_from(NEXUSES)
@@ -179,4 +180,4 @@ class Reservations(RuleBasedStateMachine):
 
 
 TestSequences = Reservations.TestCase
-TestSequences.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestSequences.settings = settings(max_examples=amount(100, 300), stateful_step_count=40, deadline=None)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdover.lun.commands.sanitize import SanitizeWork
 from holdover.lun.errors import StoreError
 from holdover.lun.reservations import PersistentReservation, Registration, ReservationState
-from holdover.lun.sanitize import SanitizeWork
 from holdover.lun.store import SERIAL, ReservationStore, SanitizeStore, kept_serial
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.opcodes import ReservationType
@@ -121,7 +121,7 @@ class TestReservations:
         store, path = make_store(tmp_path)
         store.save(KEPT)
         path.write_bytes(path.read_bytes().replace(b'"format":1', b'"format":2'))
-        with pytest.raises(StoreError, match="format 2"):
+        with pytest.raises(StoreError, match="format is 2"):
             store.load()
 
     def test_what_cannot_be_read_is_refused(self, tmp_path: Path) -> None:

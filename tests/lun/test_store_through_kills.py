@@ -1,7 +1,8 @@
 """SIGKILL of a real `holdover target` amid PERSISTENT RESERVE OUT with APTPL (see `test_store`).
 
-Each of 200 kills comes at a random instant of several streams of commands at once, one for each logical
-unit. What a logical unit must be afterwards is computed by the pure rules, from the answers that came.
+Each kill comes at a random instant of several streams of commands at once, one for each logical unit: after
+so many of their commands, however fast they are carried out. What a logical unit must be afterwards is
+computed by the pure rules, from the answers that came.
 """
 
 from __future__ import annotations
@@ -15,26 +16,27 @@ from pathlib import Path
 import pytest
 
 from holdover.iscsi.url import parse_iscsi_url
-from holdover.lun.persistent import carry_out
+from holdover.lun.commands.persistent import carry_out
 from holdover.lun.reservations import ReservationState, TargetLimits
-from holdover.paths.iscsi import Identity, IscsiPath, IscsiSessions, isid_of
-from holdover.paths.path import PathError
+from holdover.paths.iscsi import InitiatorIdentity, IscsiPath, IscsiSessions, isid_of
 from holdover.scsi.cdb import PersistentReserveOut
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.opcodes import InServiceAction, ReservationType
 from holdover.scsi.opcodes import OutServiceAction as Out
+from holdover.scsi.path import PathError
 from holdover.scsi.reservation_in import FullStatus, ReadReservation
 from holdover.scsi.reservation_out import in_command, out_command
 from holdover.scsi.sense import is_unit_attention
 from holdover.scsi.status import Status
 from holdover.scsi.transport_id import IscsiTransportID
+from tests.rig.amounts import amount
 from tests.rig.processes import Rig, Target
 
-LUNS, KILLS = 5, 200
+LUNS, KILLS = 5, amount(40, 200)
 _NOTHING = ReservationState()
 KEYS = (0x1111, 0x2222)
-IDENTITIES = tuple(Identity(f"iqn.2026-01.test:{name}", isid_of(name)) for name in ("one", "two"))
+IDENTITIES = tuple(InitiatorIdentity(f"iqn.2026-01.test:{name}", isid_of(name)) for name in ("one", "two"))
 NEXUSES = tuple(ITNexus(IscsiTransportID(each.initiator, each.isid)) for each in IDENTITIES)
 
 Picture = tuple[frozenset[tuple[ITNexus, int]], ReservationType | None, frozenset[ITNexus]]
@@ -56,6 +58,20 @@ class Kept:
     state: ReservationState = _NOTHING
     in_flight: ReservationState | None = None
     acknowledged: int = 0
+
+
+class Countdown:
+    """Says when so many commands have ended in GOOD."""
+
+    def __init__(self, commands: int) -> None:
+        self._left = commands
+        self.over = asyncio.Event()
+
+    def one(self) -> None:
+        """One more of them has."""
+        self._left -= 1
+        if self._left <= 0:
+            self.over.set()
 
 
 @pytest.fixture
@@ -83,7 +99,7 @@ def after(state: ReservationState, nexus: ITNexus, command: Command) -> tuple[Re
     return state, Status.RESERVATION_CONFLICT if outcome.conflict else Status.CHECK_CONDITION
 
 
-async def stream(kept: Kept, chance: random.Random) -> None:
+async def stream(kept: Kept, chance: random.Random, countdown: Countdown) -> None:
     """Send commands until there is no answer any more."""
     while True:
         number = chance.randrange(len(NEXUSES))
@@ -99,7 +115,9 @@ async def stream(kept: Kept, chance: random.Random) -> None:
             continue
         assert response.status is status, (command, response, kept.state)
         kept.state = state
-        kept.acknowledged += response.good
+        if response.good:
+            kept.acknowledged += 1
+            countdown.one()
 
 
 async def ask(path: IscsiPath, command: Command) -> Response:
@@ -131,8 +149,10 @@ def picture(state: ReservationState) -> Picture:
 
 
 async def kill_and_restart(rig: Rig, target: Target, units: list[Kept], chance: random.Random) -> None:
-    streams = [asyncio.create_task(stream(kept, chance)) for kept in units]
-    await asyncio.sleep(chance.uniform(0.0, 0.1))
+    countdown = Countdown(chance.randrange(100))
+    streams = [asyncio.create_task(stream(kept, chance, countdown)) for kept in units]
+    await countdown.over.wait()
+    await asyncio.sleep(chance.uniform(0.0, 0.002))  # amid a command as well as at its end
     process = rig.processes[-1]
     process.popen.kill()
     await asyncio.gather(*streams)

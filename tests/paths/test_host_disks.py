@@ -2,16 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Hashable
 from pathlib import Path
 
 import pytest
 
 from holdover.paths import host_disks, sgio
 from holdover.paths.host_disks import HostDisks
-from holdover.paths.path import PathError
 from holdover.paths.sgio import OpenDevice, SgIo
 from holdover.scsi.command import Command, Response
 from holdover.scsi.inquiry import Designator, DeviceIdentification
+from holdover.scsi.path import PathError
 from holdover.scsi.status import Status
 
 ONE = Designator.parse("naa.60014050000000010000000000000001")
@@ -31,7 +32,12 @@ class FakeIo(SgIo):
         self.asked = 0
 
     async def execute(
-        self, device: int | OpenDevice, command: Command, name: str, timeout: float = 1.0
+        self,
+        device: int | OpenDevice,
+        command: Command,
+        name: str,
+        timeout: float = 1.0,
+        client: Hashable = None,
     ) -> Response:
         descriptor = device if isinstance(device, int) else device.descriptor
         self.asked += 1

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 import pytest
 
-from holdover.iscsi.target import IscsiTarget
+from holdover.iscsi.target.target import IscsiTarget
 from holdover.iscsi.url import parse_iscsi_url
-from holdover.paths.iscsi import Identity, IscsiPath, IscsiSessions, isid_of
-from holdover.paths.path import AnswerLost, PathError
+from holdover.paths.iscsi import InitiatorIdentity, IscsiPath, IscsiSessions, isid_of
 from holdover.scsi.cdb import TestUnitReady as UnitReady
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
+from holdover.scsi.path import AnswerLost, PathError
 from holdover.scsi.status import Status
 from tests.rig.processes import free_port
 
 IQN = "iqn.2026-11.org.example:t"
-ME = Identity("iqn.2026-11.org.example:me", isid_of("me"))
+ME = InitiatorIdentity("iqn.2026-11.org.example:me", isid_of("me"))
 READY = Command(UnitReady().encode())
 
 
@@ -45,7 +45,7 @@ class Device:
         pass
 
 
-def path_to(sessions: IscsiSessions, port: int, lun: int = 0, identity: Identity = ME) -> IscsiPath:
+def path_to(sessions: IscsiSessions, port: int, lun: int = 0, identity: InitiatorIdentity = ME) -> IscsiPath:
     return sessions.path(parse_iscsi_url(f"iscsi://127.0.0.1:{port}/{IQN}/{lun}"), identity)
 
 
@@ -54,6 +54,19 @@ def test_an_isid_is_always_the_same_of_the_random_kind_and_differs_by_text() -> 
     assert isid_of("db1") != isid_of("db2")
     assert len(isid_of("db1")) == 6
     assert isid_of("db1")[0] >> 6 == 0b10
+
+
+def test_an_unknown_target_is_refused_with_the_names_of_the_targets_that_there_are() -> None:
+    async def test() -> None:
+        target = IscsiTarget(f"{IQN}-other", {0: Device()})
+        port = await target.start("127.0.0.1", 0)
+        path = path_to(IscsiSessions(), port)
+        with pytest.raises(PathError, match=f"target not found .*; the portal has {IQN}-other$"):
+            await path.execute(READY)
+        await path.close()
+        await target.close()
+
+    asyncio.run(test())
 
 
 def test_paths_to_one_target_share_a_session_until_the_last_is_closed() -> None:
@@ -84,7 +97,7 @@ def test_another_identity_is_another_nexus() -> None:
         target = IscsiTarget(IQN, {0: device})
         port = await target.start("127.0.0.1", 0)
         sessions = IscsiSessions()
-        other = Identity(ME.initiator, isid_of("other"))
+        other = InitiatorIdentity(ME.initiator, isid_of("other"))
         paths = [path_to(sessions, port, identity=identity) for identity in (ME, other)]
         for path in paths:
             await path.execute(READY)

@@ -8,22 +8,28 @@ import pytest
 
 from holdover.paths import multipath
 from holdover.paths.multipath import carry_out_multipath, nexuses_of
-from holdover.paths.multipath_command import Registration
+from holdover.paths.multipath_command import DeviceRegistration
 from holdover.paths.multipath_map import MultipathMap, MultipathPath
-from holdover.paths.path import AnswerLost, PathError
+from holdover.paths.multipath_steps import InitiatorPorts
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
+from holdover.scsi.path import AnswerLost, PathError
 from holdover.scsi.reservation_out import in_command, out_command
 from holdover.scsi.status import Status
+from holdover.scsi.transport_id import FcTransportID, IscsiTransportID
 from tests.helper.serving import open_descriptors
-from tests.lun.support import initiator, make_unit
+from tests.lun.support import make_unit
 
 DEVICE = os.makedev(253, 0)
 REGISTER, CLEAR = OutServiceAction.REGISTER, OutServiceAction.CLEAR
 READ_KEYS = in_command(InServiceAction.READ_KEYS)
 K, L = 0xA, 0xB
-NEXUSES = {name: ITNexus(initiator(name)) for name in ("sda", "sdb")}
+NEXUSES = {
+    disk: ITNexus(IscsiTransportID("iqn.2026-01.test:a", bytes([0x80, 0, 0, 0, 0, number])))
+    for number, disk in enumerate(("sda", "sdb"))
+}
+"""Two sessions of one initiator."""
 
 
 class FakeDaemon:
@@ -31,8 +37,9 @@ class FakeDaemon:
 
     def __init__(self) -> None:
         self.ready = frozenset(NEXUSES)
-        self.kept: Registration | None = None
-        self.told: list[Registration | None] = []
+        self.kept: DeviceRegistration | None = None
+        self.watched = False
+        self.told: list[DeviceRegistration | None] = []
         self.problem: PathError | None = None
         self.open = 0
 
@@ -45,14 +52,19 @@ class FakeDaemon:
             raise self.problem
         return self.ready
 
-    def registration(self, name: str) -> Registration | None:
+    def registration(self, name: str) -> DeviceRegistration | None:
         assert name == "mpatha"
-        return self.kept
+        return self.kept if self.watched else None
 
-    def register(self, name: str, registration: Registration | None) -> None:
+    def keep(self, name: str, registration: DeviceRegistration | None) -> None:
         assert name == "mpatha"
+        self.watched = False
         self.kept = registration
         self.told.append(registration)
+
+    def watch(self, name: str) -> None:
+        assert name == "mpatha"
+        self.watched = True
 
     def close(self) -> None:
         self.open -= 1
@@ -74,7 +86,7 @@ class Host:
     def read_map(self, device: int) -> MultipathMap:
         assert device == DEVICE
         return MultipathMap(
-            "mpatha", tuple(MultipathPath(name, 0, state) for name, state in self.running.items())
+            "mpatha", tuple(MultipathPath(name, 0, state, name) for name, state in self.running.items())
         )
 
     def send(self, descriptor: int, command: Command, name: str) -> Response:
@@ -95,25 +107,33 @@ class Host:
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     found = Host(tmp_path)
+    monkeypatch.setattr(multipath, "_ports", InitiatorPorts())
     monkeypatch.setattr(multipath, "_DEV", tmp_path)
     monkeypatch.setattr(multipath, "read_map", found.read_map)
     monkeypatch.setattr(multipath, "MultipathDaemon", found.daemon)
     return found
 
 
-def test_multipathd_knows_the_key_before_the_paths_do(host: Host) -> None:
-    kept: list[Registration | None] = []
-    host.before = lambda: kept.append(host.daemon.kept)
+def test_multipathd_keeps_the_key_before_the_paths_have_it_and_uses_it_afterwards(host: Host) -> None:
+    kept: list[DeviceRegistration | None] = []
+
+    def note() -> None:
+        assert not host.daemon.watched
+        kept.append(host.daemon.kept)
+
+    host.before = note
     assert host.run(out_command(REGISTER, 0, K, aptpl=True)).good
-    assert kept == [Registration(K, True)] * 2
+    assert set(kept) == {DeviceRegistration(K, True)}
     assert host.keys() == [K, K]
+    assert host.daemon.watched
+    host.before = lambda: kept.append(host.daemon.kept)
     assert host.run(out_command(REGISTER, K, K, aptpl=True)).good
     assert len(host.daemon.told) == 1, "it is told what is new alone"
     assert host.run(out_command(REGISTER, K, L)).good
-    assert host.daemon.kept == Registration(L, False)
+    assert host.daemon.kept == DeviceRegistration(L, False)
     kept.clear()
     assert host.run(out_command(REGISTER, L, 0)).good
-    assert kept == [None, None]
+    assert set(kept) == {None}
 
 
 def test_clear_ends_it(host: Host) -> None:
@@ -126,14 +146,19 @@ def test_clear_ends_it(host: Host) -> None:
 def test_what_the_logical_unit_refuses_is_taken_back(host: Host, new: int) -> None:
     assert host.run(out_command(REGISTER, 0, K)).good
     assert host.run(out_command(REGISTER, L, new)).status is Status.RESERVATION_CONFLICT
-    assert host.daemon.told[-2:] == [Registration(L, False) if new else None, Registration(K, False)]
+    assert host.daemon.told[-2:] == [
+        DeviceRegistration(L, False) if new else None,
+        DeviceRegistration(K, False),
+    ]
+    assert host.daemon.watched
 
 
 def test_in_doubt_multipathd_keeps_the_new_key(host: Host) -> None:
+    host.run(out_command(REGISTER, 0, L))
     host.lost = True
     with pytest.raises(AnswerLost):
-        host.run(out_command(REGISTER, 0, K))
-    assert host.daemon.kept == Registration(K, False)
+        host.run(out_command(REGISTER, L, K))
+    assert (host.daemon.kept, host.daemon.watched) == (DeviceRegistration(K, False), True)
 
 
 def test_a_command_that_was_not_sent_is_taken_back(host: Host) -> None:
@@ -152,7 +177,7 @@ def test_a_path_that_is_down_is_left_out(host: Host, by: str) -> None:
         host.running["sda"] = False
     assert host.run(out_command(REGISTER, 0, K)).good
     assert host.keys() == [0, K]
-    assert host.daemon.kept == Registration(K, False), "it will register the other one"
+    assert host.daemon.kept == DeviceRegistration(K, False), "it will register the other one"
     host.daemon.ready = frozenset()
     with pytest.raises(PathError, match=r"mpatha: none of its paths can be used \(sda, sdb\)"):
         host.run(READ_KEYS)
@@ -168,7 +193,9 @@ def test_questions_do_without_multipathd_and_reservations_do_not(host: Host) -> 
 
 
 def test_a_disk_whose_name_leads_elsewhere_is_not_used(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    elsewhere = MultipathMap("mpatha", (MultipathPath("sda", os.makedev(8, 0), running=True),))
+    elsewhere = MultipathMap(
+        "mpatha", (MultipathPath("sda", os.makedev(8, 0), running=True, initiator="sda"),)
+    )
     monkeypatch.setattr(multipath, "read_map", lambda _: elsewhere)
     with pytest.raises(PathError, match="sda: it is another disk by now"):
         host.run(READ_KEYS)
@@ -182,6 +209,74 @@ def test_nothing_stays_open(host: Host) -> None:
         host.run(READ_KEYS)
     assert host.daemon.open == 0
     assert open_descriptors() == before
+
+
+def test_a_path_that_comes_back_meanwhile_catches_up(host: Host) -> None:
+    host.daemon.ready = frozenset({"sdb"})
+
+    def come_back() -> None:
+        host.daemon.ready = frozenset(NEXUSES)
+
+    host.before = come_back
+    assert host.run(out_command(REGISTER, 0, K)).good
+    assert host.keys() == [K, K]
+    host.daemon.ready = frozenset({"sda"})
+    assert host.run(out_command(REGISTER, K, L)).good
+    assert host.keys() == [L, L]
+    host.daemon.ready = frozenset({"sda"})
+    assert host.run(out_command(REGISTER, L, 0)).good
+    assert host.keys() == [0, 0]
+
+
+def test_paths_say_by_which_initiator_ports_a_command_was_carried_out(host: Host) -> None:
+    assert host.run(out_command(REGISTER, 0, K)).carried == ("sda", "sdb")
+    host.running["sda"] = False
+    assert host.run(out_command(REGISTER, K, K)).carried == ("sdb",)
+
+
+def test_an_array_that_keeps_one_registration_for_each_initiator_port(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four paths by two host adapters. No LUN of the kernel's is such an array."""
+    adapters = {"sda": "host2", "sdb": "host2", "sdc": "host3", "sdd": "host3"}
+    names = {"host2": NEXUSES["sda"], "host3": NEXUSES["sdb"]}
+    for disk, adapter in adapters.items():
+        (host.folder / disk).touch()
+        monkeypatch.setitem(NEXUSES, disk, names[adapter])
+    host.daemon.ready = frozenset(adapters)
+    paths = tuple(MultipathPath(disk, 0, True, adapter) for disk, adapter in adapters.items())
+    monkeypatch.setattr(multipath, "read_map", lambda _: MultipathMap("mpatha", paths))
+    answer = host.run(out_command(REGISTER, 0, K))
+    assert (answer.good, answer.carried) == (True, ("host2", "host2", "host3", "host3"))
+    assert [each.key for each in host.unit.state.registrations] == [K, K]
+    assert (host.daemon.kept, host.daemon.watched) == (DeviceRegistration(K, False), True)
+    assert host.run(out_command(REGISTER, 0, K)).status is Status.RESERVATION_CONFLICT
+    for old, new in ((K, L), (L, 0)):
+        assert host.run(out_command(REGISTER, old, new)).good
+        assert set(host.keys()) == {new}
+
+
+def test_a_path_that_is_away_loses_its_registration_where_the_kernel_names_its_port(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [FcTransportID(bytes([0x10, 0, 0, 0, 0, 0, 0, number])) for number in (1, 2)]
+    nexuses = {disk: ITNexus(name) for disk, name in zip(NEXUSES, names, strict=True)}
+
+    def read_map(device: int) -> MultipathMap:
+        paths = zip(host.running.items(), names, strict=True)
+        return MultipathMap(
+            "mpatha", tuple(MultipathPath(disk, 0, state, disk, name) for (disk, state), name in paths)
+        )
+
+    monkeypatch.setattr(multipath, "read_map", read_map)
+    monkeypatch.setitem(NEXUSES, "sda", nexuses["sda"])
+    monkeypatch.setitem(NEXUSES, "sdb", nexuses["sdb"])
+    assert host.run(out_command(REGISTER, 0, K)).good
+    assert host.run(out_command(OutServiceAction.RESERVE, K, type=ReservationType.WRITE_EXCLUSIVE)).good
+    host.running["sda"] = False
+    assert host.run(out_command(OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY, 0, L)).good
+    assert host.keys() == [0, L]
+    assert host.unit.state.holds(nexuses["sdb"])
 
 
 def test_as_many_nexuses_as_paths(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

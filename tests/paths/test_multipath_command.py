@@ -1,109 +1,45 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdover.lun.logical_unit import LogicalUnit
-from holdover.paths.multipath_command import Registration, Send, Usable, carry, registration_of
-from holdover.paths.path import AnswerLost, PathError
+from holdover.paths.multipath_command import DeviceRegistration, registration_of
+from holdover.paths.multipath_steps import Send
 from holdover.scsi.cdb import Inquiry, PersistentReserveOut
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
-from holdover.scsi.reservation_in import ReadReservation
+from holdover.scsi.path import AnswerLost, PathError
 from holdover.scsi.reservation_out import ParameterList, in_command, out_command
 from holdover.scsi.sense import AdditionalSense, SenseKey, is_unit_attention
 from holdover.scsi.status import Status
 from tests.lun.support import TEST_UNIT_READY, TWO_PORTS, initiator, make_unit, sense_of
-
-PATHS = [ITNexus(initiator(f"path{number}")) for number in range(3)]
-OTHER = ITNexus(initiator("other"))
-ONE = ITNexus(initiator("one"))
-
-REGISTER = OutServiceAction.REGISTER
-IGNORE = OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY
-RESERVE, RELEASE = OutServiceAction.RESERVE, OutServiceAction.RELEASE
-PREEMPT, CLEAR = OutServiceAction.PREEMPT, OutServiceAction.CLEAR
-WE, WE_RO, WE_AR = (
-    ReservationType.WRITE_EXCLUSIVE,
-    ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY,
-    ReservationType.WRITE_EXCLUSIVE_ALL_REGISTRANTS,
+from tests.paths.multipath_device import (
+    CLEAR,
+    CONFLICT,
+    GOOD,
+    IGNORE,
+    ONE,
+    OTHER,
+    PATHS,
+    PREEMPT,
+    REGISTER,
+    RELEASE,
+    RESERVE,
+    THIRD,
+    WE,
+    WE_AR,
+    WE_RO,
+    Device,
+    K,
+    L,
+    held,
+    past_attentions,
 )
-K, L, THIRD = 0xA, 0xB, 0xC
-
-GOOD, CONFLICT = Response(Status.GOOD), Response(Status.RESERVATION_CONFLICT)
-
-
-def held(unit: LogicalUnit) -> tuple[int, ReservationType] | None:
-    """Key and type of the reservation."""
-    command = in_command(InServiceAction.READ_RESERVATION)
-    found = ReadReservation.decode(past_attentions(partial(unit.execute, OTHER), command).data_in).reservation
-    return None if found is None else (found.key, found.type)
-
-
-def past_attentions(send: Callable[[Command], Response], command: Command) -> Response:
-    """The answer that comes after the unit attentions."""
-    while is_unit_attention(response := send(command)):
-        pass
-    return response
-
-
-class Device:
-    """A multipath device of three paths to a logical unit in memory."""
-
-    def __init__(self, unit: LogicalUnit | None = None, nexuses: Sequence[ITNexus] = PATHS) -> None:
-        self.unit = unit or make_unit()
-        self.nexuses = nexuses
-        self.down: set[int] = set()
-        self.log: list[Send] = []
-        self.fails: Callable[[Send], PathError | None] = lambda _: None
-        self.instead: Callable[[Send], Response | None] = lambda _: None
-        self.after: Callable[[Send, Response], Response] = lambda _, response: response
-
-    def run(self, command: Command) -> Response:
-        usable = tuple(index for index in range(len(self.nexuses)) if index not in self.down)
-        steps = carry(command, Usable("mpatha", usable, bool(self.down)))
-        try:
-            request = next(steps)
-            while True:
-                self.log.append(request)
-                failure = self.fails(request)
-                if failure is not None and not isinstance(failure, AnswerLost):
-                    request = steps.throw(failure)
-                    continue
-                response = self.instead(request) or self.unit.execute(
-                    self.nexuses[request.path], request.command
-                )
-                response = self.after(request, response)
-                request = steps.send(response) if failure is None else steps.throw(failure)
-        except StopIteration as done:
-            answer: Response = done.value
-            return answer
-
-    def out(
-        self,
-        action: OutServiceAction,
-        key: int = 0,
-        new: int = 0,
-        kind: ReservationType | None = None,
-        aptpl: bool = False,
-    ) -> Response:
-        return self.run(out_command(action, key, new, type=kind, aptpl=aptpl))
-
-    def keys(self) -> list[int]:
-        return [self.unit.state.key_of(each) for each in self.nexuses]
-
-    def held(self) -> tuple[int, ReservationType] | None:
-        return held(self.unit)
-
-    def directly(self, nexus: ITNexus, action: OutServiceAction, key: int = 0, new: int = 0) -> None:
-        """Past the device, as things happen that it knows nothing of."""
-        command = out_command(action, key, new)
-        assert past_attentions(partial(self.unit.execute, nexus), command).good
 
 
 @pytest.fixture
@@ -200,7 +136,8 @@ def test_a_first_registration_of_a_device_that_has_it_already_completes_it(devic
 
 
 def test_a_lost_answer_is_in_doubt_and_repeating_it_completes_it(device: Device) -> None:
-    device.fails = lose(1)
+    lost = Send(1, out_command(REGISTER, 0, K))
+    device.fails = lambda request: AnswerLost("sdx", "gone") if request == lost else None
     with pytest.raises(AnswerLost):
         device.out(REGISTER, 0, K)
     device.fails = lambda _: None
@@ -301,17 +238,19 @@ def test_a_release_while_the_path_that_holds_it_is_away_is_not_said_to_be_done(h
     assert holder.held() is None
 
 
-@pytest.mark.parametrize("prey", [K, 0])
-def test_a_preempt_of_the_own_key_keeps_the_registrations_of_all_paths(device: Device, prey: int) -> None:
+@pytest.mark.parametrize("preempted", [K, 0])
+def test_a_preempt_of_the_own_key_keeps_the_registrations_of_all_paths(
+    device: Device, preempted: int
+) -> None:
     device.out(REGISTER, 0, K, aptpl=True)
     device.directly(OTHER, REGISTER, 0, THIRD)
-    kind = WE_AR if prey == 0 else WE_RO
+    kind = WE_AR if preempted == 0 else WE_RO
     assert device.out(RESERVE, K, kind=kind).good
     aptpl = device.unit.state.aptpl
-    assert past_attentions(device.run, out_command(PREEMPT, K, prey, type=kind)) == GOOD
+    assert past_attentions(device.run, out_command(PREEMPT, K, preempted, type=kind)) == GOOD
     assert device.keys() == [K, K, K]
-    assert device.held() == (0 if prey == 0 else K, kind)
-    assert device.unit.state.key_of(OTHER) == (0 if prey == 0 else THIRD)
+    assert device.held() == (0 if preempted == 0 else K, kind)
+    assert device.unit.state.key_of(OTHER) == (0 if preempted == 0 else THIRD)
     assert device.unit.state.aptpl is aptpl
 
 
@@ -319,14 +258,16 @@ def test_a_preempt_goes_once(holder: Device) -> None:
     holder.directly(OTHER, REGISTER, 0, THIRD)
     holder.log.clear()
     assert holder.out(PREEMPT, K, THIRD, WE_RO) == GOOD
-    assert len(holder.log) == 1
+    assert [each.command for each in holder.log if each.command.data_out] == [
+        out_command(PREEMPT, K, THIRD, type=WE_RO)
+    ]
     assert holder.unit.state.key_of(OTHER) == 0
 
 
 def test_clear_goes_once(holder: Device) -> None:
     holder.log.clear()
     assert holder.out(CLEAR, K) == GOOD
-    assert len(holder.log) == 1
+    assert [each.command for each in holder.log if each.command.data_out] == [out_command(CLEAR, K)]
     assert holder.keys() == [0, 0, 0]
 
 
@@ -395,10 +336,10 @@ def test_all_target_ports_are_registered_by_the_first_path() -> None:
 
 
 def test_what_a_command_makes_of_the_registration() -> None:
-    assert registration_of(out_command(REGISTER, K, L, aptpl=True)) == Registration(L, True)
-    assert registration_of(out_command(IGNORE, 0, L)) == Registration(L, False)
-    assert registration_of(out_command(REGISTER, K, 0)) == Registration(0, False)
-    assert registration_of(out_command(CLEAR, K)) == Registration(0, False)
+    assert registration_of(out_command(REGISTER, K, L, aptpl=True)) == DeviceRegistration(L, True)
+    assert registration_of(out_command(IGNORE, 0, L)) == DeviceRegistration(L, False)
+    assert registration_of(out_command(REGISTER, K, 0)) == DeviceRegistration(0, False)
+    assert registration_of(out_command(CLEAR, K)) == DeviceRegistration(0, False)
     for action in (RESERVE, RELEASE, PREEMPT):
         assert registration_of(out_command(action, K, L, type=WE)) is None
     assert registration_of(in_command(InServiceAction.READ_KEYS)) is None

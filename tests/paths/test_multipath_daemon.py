@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from holdover.paths import multipath_daemon
-from holdover.paths.multipath_command import Registration
+from holdover.paths.multipath_command import DeviceRegistration
 from holdover.paths.multipath_daemon import MultipathDaemon
-from holdover.paths.path import PathError
+from holdover.scsi.path import PathError
 
 PATHS = "sda|ready\nsdb|faulty\nsdc|ghost\nsdd|i/o pending\n"
 
@@ -80,16 +80,20 @@ def test_paths_that_it_has_found_good_are_usable(multipathd: FakeMultipathd, dae
 
 
 @pytest.mark.parametrize(
-    "registration", [Registration(0xA, aptpl=True), Registration(2**64 - 1, aptpl=False)]
+    "registration", [DeviceRegistration(0xA, aptpl=True), DeviceRegistration(2**64 - 1, aptpl=False)]
 )
 def test_new_paths_are_registered_with_the_key_it_was_told(
-    multipathd: FakeMultipathd, daemon: MultipathDaemon, registration: Registration
+    multipathd: FakeMultipathd, daemon: MultipathDaemon, registration: DeviceRegistration
 ) -> None:
     assert daemon.registration("mpatha") is None
-    daemon.register("mpatha", registration)
+    daemon.keep("mpatha", registration)
+    assert daemon.registration("mpatha") is None, "kept for later alone"
+    daemon.watch("mpatha")
     assert daemon.registration("mpatha") == registration
-    assert multipathd.watched
-    daemon.register("mpatha", None)
+    daemon.keep("mpatha", DeviceRegistration(0xB, aptpl=False))
+    assert daemon.registration("mpatha") is None
+    daemon.watch("mpatha")
+    daemon.keep("mpatha", None)
     assert daemon.registration("mpatha") is None
     assert multipathd.key is None
 
@@ -100,7 +104,7 @@ def test_a_key_that_it_would_not_use_is_none(
 ) -> None:
     multipathd.key = "0xa"
     multipathd.answers["getprstatus map mpatha"] = status
-    assert daemon.registration("mpatha") == (Registration(0xA, False) if status == "set\n" else None)
+    assert daemon.registration("mpatha") == (DeviceRegistration(0xA, False) if status == "set\n" else None)
 
 
 def test_a_multipathd_that_keeps_no_keys_is_refused(
@@ -108,21 +112,21 @@ def test_a_multipathd_that_keeps_no_keys_is_refused(
 ) -> None:
     multipathd.uses_file = False
     with pytest.raises(PathError, match="put `reservation_key file` into the defaults of"):
-        daemon.register("mpatha", Registration(0xA, aptpl=False))
+        daemon.keep("mpatha", DeviceRegistration(0xA, aptpl=False))
     assert multipathd.key is None
     assert not multipathd.watched
     multipathd.answers["setprkey map mpatha key 0xa"] = "fail\n"
     with pytest.raises(PathError, match="put `reservation_key file` into the defaults of"):
-        daemon.register("mpatha", Registration(0xA, aptpl=False))
+        daemon.keep("mpatha", DeviceRegistration(0xA, aptpl=False))
 
 
 def test_what_it_refuses_is_told(multipathd: FakeMultipathd, daemon: MultipathDaemon) -> None:
     multipathd.answers["setprkey map mpatha key 0xa"] = "permission deny: need to be root\n"
     with pytest.raises(PathError, match="Holdover has to run as root"):
-        daemon.register("mpatha", Registration(0xA, aptpl=False))
+        daemon.keep("mpatha", DeviceRegistration(0xA, aptpl=False))
     multipathd.answers["unsetprkey map mpatha"] = "fail\n"
     with pytest.raises(PathError, match="it refuses `unsetprkey map mpatha`; see its log"):
-        daemon.register("mpatha", None)
+        daemon.keep("mpatha", None)
     multipathd.answers["getprkey map mpatha"] = "fail\n"
     multipathd.answers["getprstatus map mpatha"] = "1\n"
     with pytest.raises(PathError, match="'fail' to the question for the key of mpatha"):

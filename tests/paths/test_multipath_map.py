@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from holdover.paths.multipath_map import (
     multipath_below,
     read_map,
 )
-from holdover.paths.path import PathError
+from holdover.scsi.inquiry import Association, CodeSet, Designator, DesignatorType, DeviceIdentification
+from holdover.scsi.path import PathError
+from holdover.scsi.transport_id import FcTransportID
 
 DEVICE = os.makedev(253, 0)
 
@@ -58,10 +61,41 @@ def test_its_paths_are_in_the_order_of_their_numbers(sys: Path) -> None:
     assert read_map(DEVICE, sys) == MultipathMap(
         "mpatha",
         (
-            MultipathPath("sdb", os.makedev(8, 16), running=True),
-            MultipathPath("sdaa", os.makedev(65, 160), running=False),
+            MultipathPath("sdb", os.makedev(8, 16), running=True, initiator="sdb"),
+            MultipathPath("sdaa", os.makedev(65, 160), running=False, initiator="sdaa"),
         ),
     )
+
+
+def test_what_tells_the_initiator_port_and_the_target_port(sys: Path) -> None:
+    hosts = sys / "devices" / "pci" / "host12" / "rport-12:0-1" / "target12:0:0" / "12:0:0:1"
+    hosts.mkdir(parents=True)
+    disk = sys / "dev" / "block" / "253:0" / "slaves" / "sdb"
+    shutil.rmtree(disk / "device")
+    (disk / "device").symlink_to(hosts)
+    (hosts / "state").write_text("running\n")
+    page = DeviceIdentification(
+        (
+            Designator(DesignatorType.NAA, Association.LOGICAL_UNIT, CodeSet.BINARY, bytes(8)),
+            Designator(
+                DesignatorType.RELATIVE_TARGET_PORT,
+                Association.TARGET_PORT,
+                CodeSet.BINARY,
+                bytes([0, 0, 1, 2]),
+            ),
+        )
+    )
+    (hosts / "vpd_pg83").write_bytes(page.encode())
+    path = read_map(DEVICE, sys).paths[0]
+    assert (path.initiator, path.name, path.target_port) == ("host12", None, 0x102)
+    fc_host = sys / "class" / "fc_host" / "host12"
+    fc_host.mkdir(parents=True)
+    (fc_host / "port_name").write_text("0x10000090fa123456\n")
+    assert read_map(DEVICE, sys).paths[0].name == FcTransportID(bytes.fromhex("10000090fa123456"))
+    (fc_host / "port_name").write_text("unknown\n")
+    (hosts / "vpd_pg83").write_bytes(b"\0\x83\0")
+    path = read_map(DEVICE, sys).paths[0]
+    assert (path.name, path.target_port) == (None, None)
 
 
 def test_a_path_without_a_state_answers_for_itself(sys: Path) -> None:

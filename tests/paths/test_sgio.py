@@ -14,13 +14,13 @@ import pytest
 
 from holdover.paths import sgio
 from holdover.paths.multipath import SendToPath
-from holdover.paths.path import AnswerLost, PathError
 from holdover.paths.sgio import OpenDevice, SgIo, SgioPath, carry_out, check_scsi_device
 from holdover.paths.sgio_header import SG_IO, SgHeader
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import InServiceAction
+from holdover.scsi.opcodes import InServiceAction, OutServiceAction
+from holdover.scsi.path import AnswerLost, PathError
 from holdover.scsi.reservation_in import ReadKeys
-from holdover.scsi.reservation_out import in_command
+from holdover.scsi.reservation_out import in_command, out_command
 from holdover.scsi.status import Status
 from tests.helper.serving import open_descriptors, settled_descriptors
 
@@ -88,7 +88,7 @@ def test_a_command_goes_there_and_its_answer_comes_back(devices: FakeDevices, io
 
 
 def test_commands_wait_side_by_side_and_the_loop_goes_on(devices: FakeDevices, io: SgIo, disk: Path) -> None:
-    all_there = threading.Barrier(4, timeout=10)
+    all_there = threading.Barrier(4, timeout=300)
 
     def wait(descriptor: int, header: SgHeader) -> None:
         all_there.wait()
@@ -296,15 +296,28 @@ def test_a_regular_file_is_no_scsi_device(io: SgIo, disk: Path) -> None:
         asyncio.run(SgioPath(disk.with_name("missing"), io).execute(READ_KEYS))
 
 
+def test_who_may_only_read_changes_no_reservation(devices: FakeDevices, io: SgIo, disk: Path) -> None:
+    command = out_command(OutServiceAction.REGISTER, 0, 1)
+
+    async def main() -> None:
+        with disk.open("rb") as file:
+            with pytest.raises(PathError, match="the device is open only for reading"):
+                await io.execute(file.fileno(), command, "disk")
+            assert not devices.threads, "nothing was sent"
+            assert (await io.execute(file.fileno(), READ_KEYS, "disk")).good
+
+    asyncio.run(main())
+
+
 def block_device(major: int) -> os.stat_result:
     """What fstat(2) says of one."""
     return os.stat_result((stat.S_IFBLK | 0o660, *[0] * 9), {"st_rdev": os.makedev(major, 0)})
 
 
-def test_what_lies_on_a_multipath_device_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sgio, "multipath_below", lambda _: "dm-0")
+def test_a_part_of_a_disk_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sgio, "problem_of_block", lambda number: "no" if os.major(number) == 253 else None)
     monkeypatch.setattr(os, "fstat", lambda _: block_device(253))
-    with pytest.raises(PathError, match="it lies on the multipath device /dev/dm-0; name that"):
+    with pytest.raises(PathError, match="volume: no"):
         check_scsi_device(0, "volume")
     monkeypatch.setattr(os, "fstat", lambda _: block_device(8))
     assert check_scsi_device(0, "disk") == block_device(8), "a disk lies on nothing"

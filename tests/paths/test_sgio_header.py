@@ -7,20 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdover.paths.path import AnswerLost, PathError
 from holdover.paths.sgio_header import (
     ANSWERED,
     NOT_SENT,
     Direction,
     HostStatus,
-    Outcome,
     SgHeader,
+    SgioResult,
     SgRequest,
     direction_of,
     judge,
     judge_errno,
 )
 from holdover.scsi.command import Command, Response
+from holdover.scsi.path import AnswerLost, PathError
 from holdover.scsi.status import Status
 
 CDBS = st.binary(min_size=1, max_size=32)
@@ -62,7 +62,7 @@ def test_the_buffers_hold_the_command(cdb: bytes, data_out: bytes, timeout: floa
     assert 1 <= header.timeout <= 0xFFFFFFFF
     if timeout < 4_000_000:
         assert abs(header.timeout - timeout * 1000) <= 1
-    assert request.outcome().data == b""
+    assert request.result().data == b""
 
 
 @given(st.binary(min_size=1, max_size=9000), st.integers(-100, 10_000), st.binary(max_size=252))
@@ -76,7 +76,7 @@ def test_what_the_kernel_writes_is_what_the_outcome_says(data: bytes, residual: 
     header.status, header.host_status, header.driver_status = 0x02, 0x11, 0x08
     header.resid = residual
     came = data if residual < 0 else data[: max(len(data) - residual, 0)]
-    assert request.outcome() == Outcome(0x02, 0x11, 0x08, came, sense)
+    assert request.result() == SgioResult(0x02, 0x11, 0x08, came, sense)
 
 
 @given(st.lists(st.tuples(st.binary(max_size=200), st.integers(1, 200)), min_size=2))
@@ -86,12 +86,12 @@ def test_a_request_shows_nothing_of_the_command_before(commands: list[tuple[byte
     for written, length in commands:
         request.lay_out(Command(b"\x5e", data_in_length=length), 1)
         assert ctypes.string_at(header.dxferp, length) == bytes(length)
-        assert request.outcome() == Outcome(0, data=bytes(length))
+        assert request.result() == SgioResult(0, data=bytes(length))
         ctypes.memmove(header.dxferp, written, min(len(written), length))
         header.status, header.host_status, header.driver_status, header.resid = 2, 3, 8, 5
         header.sb_len_wr = 8
         request.lay_out(Command(b"\x5f", written), 1)
-        assert request.outcome() == Outcome(0)
+        assert request.result() == SgioResult(0)
 
 
 @pytest.mark.parametrize("cdb", [b"", bytes(33), bytes(260)])
@@ -107,37 +107,37 @@ def test_data_in_both_directions_are_refused() -> None:
 
 @given(st.integers(0, 255), st.integers(0, 0xFFFF), st.integers(0, 0xFFFF), st.binary(max_size=40))
 def test_any_outcome_is_an_answer_or_in_doubt(status: int, host: int, driver: int, sense: bytes) -> None:
-    outcome = Outcome(status, host, driver, b"data", sense)
+    result = SgioResult(status, host, driver, b"data", sense)
     known = status in set(Status) and host in ANSWERED and driver & 0x0F in (0, 8)
     if known and (host == 0 or status != 0):
-        response = judge("disk", outcome)
+        response = judge("disk", result)
         assert response.status == status
         assert response.data_in == (b"data" if status in (Status.GOOD, Status.CONDITION_MET) else b"")
         assert response.sense == (sense if status == Status.CHECK_CONDITION else b"")
     else:
         with pytest.raises(AnswerLost, match="disk"):
-            judge("disk", outcome)
+            judge("disk", result)
 
 
 def test_an_answer_is_what_the_logical_unit_said() -> None:
-    assert judge("disk", Outcome(0x18, HostStatus.NEXUS_FAILURE)) == Response(Status.RESERVATION_CONFLICT)
-    assert judge("disk", Outcome(0x00, data=b"keys")) == Response(Status.GOOD, b"keys")
+    assert judge("disk", SgioResult(0x18, HostStatus.NEXUS_FAILURE)) == Response(Status.RESERVATION_CONFLICT)
+    assert judge("disk", SgioResult(0x00, data=b"keys")) == Response(Status.GOOD, b"keys")
 
 
 @pytest.mark.parametrize(
-    ("outcome", "words"),
+    ("result", "words"),
     [
-        (Outcome(0, HostStatus.NO_CONNECT), r"host status NO CONNECT \(01h\)"),
-        (Outcome(0x02, HostStatus.TIME_OUT, 0x08, b"", b"\x70"), r"host status TIME OUT \(03h\)"),
-        (Outcome(0, HostStatus.NEXUS_FAILURE), r"host status NEXUS FAILURE \(11h\)"),
-        (Outcome(0, 0x77), "host status 77h"),
-        (Outcome(0, 0, 0x06), "driver status 06h"),
-        (Outcome(0x22), "SCSI status 22h"),
+        (SgioResult(0, HostStatus.NO_CONNECT), r"host status NO CONNECT \(01h\)"),
+        (SgioResult(0x02, HostStatus.TIME_OUT, 0x08, b"", b"\x70"), r"host status TIME OUT \(03h\)"),
+        (SgioResult(0, HostStatus.NEXUS_FAILURE), r"host status NEXUS FAILURE \(11h\)"),
+        (SgioResult(0, 0x77), "host status 77h"),
+        (SgioResult(0, 0, 0x06), "driver status 06h"),
+        (SgioResult(0x22), "SCSI status 22h"),
     ],
 )
-def test_what_is_in_doubt_says_why(outcome: Outcome, words: str) -> None:
+def test_what_is_in_doubt_says_why(result: SgioResult, words: str) -> None:
     with pytest.raises(AnswerLost, match=words):
-        judge("disk", outcome)
+        judge("disk", result)
 
 
 @given(st.integers(1, 133))

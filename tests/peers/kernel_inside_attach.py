@@ -1,4 +1,4 @@
-"""Run inside a kernel of the rig: processes that no file names, at the helper's door of an agent.
+"""Run inside a kernel of the rig: processes that no file names, at the helper front end of an agent.
 
 /dev/sda and /dev/sdb are one LUN through two nexuses. Writes what it sees to the file that is its argument;
 what it should see is `test_kernel_attach`'s to say.
@@ -19,18 +19,16 @@ from typing import Any
 import msgspec
 from structlog.testing import capture_logs
 
-from holdover.agent.attach_expect import ExpectedDevice, ExpectError
-from holdover.agent.config import AgentConfig
-from holdover.agent.handovers import HandoverProblem
+from holdover.agent.attach.expected_guest import ExpectedDevice, ExpectError
+from holdover.agent.handover.handovers import HandoverProblem
 from holdover.agent.host import Host
+from holdover.config.agent_file import AgentConfig
 from holdover.guest.gate import Gate
 from holdover.journal.memory import MemoryJournal
-from holdover.scsi.command import Command, Response
 from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.reservation_in import Capabilities
 from holdover.scsi.reservation_out import in_command, out_command
-from holdover.scsi.sense import describe_response
-from holdover.scsi.status import Status
+from tests.peers.pretended_qemu import Qemu, pretending
 
 LUN = "naa.600140500000001f00d0000000000000"
 OTHER_LUN = "naa.600140500000001f00d0000000000099"
@@ -41,7 +39,7 @@ FILE = """
 name = "host"
 initiator = "iqn.2026-11.org.example:host"
 [api]
-listen = "127.0.0.1:7101"
+listen = "unix:{folder}/api.sock"
 [helper]
 socket = "{folder}/all.sock"
 [[rule]]
@@ -57,30 +55,6 @@ helper = "{folder}/boxed.sock"
 [limits]
 step = 3
 """
-
-
-class Qemu:
-    """A process that pretends to be QEMU."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-        self.pid = process.pid
-
-    async def run(self, command: Command, disk: int = 0) -> Response:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        line = f"{disk} {command.cdb.hex()} {command.data_out.hex() or '-'}\n"
-        self._process.stdin.write(line.encode())
-        status, payload, sense = (await self._process.stdout.readline()).decode().split()
-        return Response(Status(int(status)), bytes.fromhex(payload.strip("-")), bytes.fromhex(sense)[:18])
-
-    async def say(self, command: Command, disk: int = 0) -> str:
-        return describe_response(await self.run(command, disk))
-
-    async def end(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        await self._process.wait()
 
 
 class Site:
@@ -102,31 +76,16 @@ class Site:
     async def qemu(
         self, *options: str, disks: tuple[str, ...] = ("sda",), socket: str = "all"
     ) -> AsyncGenerator[Qemu, None]:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "tests.peers.pretend_qemu",
-            str(self.folder / f"{socket}.sock"),
-            str(len(disks)),
-            *(f"/dev/{disk}" for disk in disks),
-            *options,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            user="root",
-        )
-        assert process.stdout is not None
-        assert await process.stdout.readline() == b"ready\n"
-        qemu = Qemu(process)
-        try:
+        paths = (f"/dev/{disk}" for disk in disks)
+        async with pretending(self.folder / f"{socket}.sock", *paths, options=options) as qemu:
             yield qemu
-        finally:
-            await qemu.end()
 
     def guests(self) -> dict[str, list[Any]]:
         """Of each guest its devices: disk, gate, migrate-pr and key."""
         return {
             guest.name: [
-                [each.drive, each.gate, each.migrate_pr, each.key, each.stale] for each in guest.devices
+                [each.drive, each.gate, each.migrate_pr, int(each.key or "0", 16), each.stale]
+                for each in guest.devices
             ]
             for guest in self.host.state().guests
         }
@@ -203,7 +162,7 @@ async def left_to_qemu(site: Site) -> dict[str, Any]:
             "guests": site.guests()["new"],
         }
         try:
-            await site.host.handovers.prepare("new", "h", "127.0.0.1:7102")
+            await site.host.handovers.prepare("new", "h", "host-b")
         except HandoverProblem as error:
             seen["leave"] = str(error)
         try:
@@ -261,7 +220,8 @@ async def main() -> dict[str, Any]:
         try:
             with capture_logs() as log:
                 seen = await observe(site)
-            return {**seen, "refused": [each["problem"] for each in log if "problem" in each]}
+            refusals = [each for each in log if each["event"] == "A command through the helper was refused."]
+            return {**seen, "refused": [each["reason"] for each in refusals]}
         finally:
             await site.host.close()
 

@@ -13,12 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from holdover.agent.attach_disk import Disk, DiskPath
+from holdover.agent.attach.disk import Disk, DiskPath
 from holdover.paths.host_disks import HostDisks
-from holdover.paths.path import PathError
 from holdover.paths.sgio import OpenDevice, SgIo
 from holdover.scsi.cdb import TestUnitReady
 from holdover.scsi.command import Command
+from holdover.scsi.path import PathError
 from holdover.scsi.sense import describe_response, is_unit_attention
 
 _READY = Command(TestUnitReady().encode())

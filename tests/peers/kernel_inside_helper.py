@@ -1,7 +1,9 @@
 """Run inside a kernel of the rig: a real guest on a real host disk, its reservations by the agents' helpers.
 
 /dev/sda is the source host's nexus, /dev/sdb the destination's, /dev/sdc a third that never registers.
-Writes what it sees to the file that is its argument; what it should see is `test_kernel_helper`'s to say.
+Writes what it sees to the file that is its first argument; then come a kernel and an initrd for the guest,
+"whole" or "brief", and how to start the newest QEMU, if that is here. What it should see is
+`test_kernel_helper`'s to say.
 """
 
 from __future__ import annotations
@@ -18,19 +20,21 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from holdover.agent.client import AgentClient
-from holdover.agent.config import AgentConfig, ApiConfig, HelperConfig, Limits
-from holdover.agent.handovers import HandoverProblem
+from holdover.agent.daemon import serve
+from holdover.agent.handover.handovers import HandoverProblem
 from holdover.agent.host import Host
-from holdover.agent.orchestrator import Orchestrator, Qemus
-from holdover.agent.outcome import MigrateFailed
-from holdover.agent.rules import Rule
-from holdover.agent.serve import serve
+from holdover.api.client import AgentClient
+from holdover.config.agent_file import AgentConfig, HelperConfig, Limits
+from holdover.config.rules import Rule
+from holdover.demo.hosts import certified_hosts
+from holdover.demo.machines.console import Console
+from holdover.demo.machines.image import READY, GuestImage
+from holdover.demo.machines.process import HostDisk, QemuProcess, VirtualMachine
+from holdover.journal.memory import MemoryJournal
+from holdover.migrate.job import MigrationJob, Qemus
+from holdover.migrate.result import MigrateFailed
 from holdover.paths.sgio import SgIo, SgioPath
-from holdover.qemu.console import Console
-from holdover.qemu.image import READY, GuestImage
 from holdover.qemu.migration import Migration
-from holdover.qemu.process import HostDisk, QemuProcess, VirtualMachine
 from holdover.scsi.cdb import Write
 from holdover.scsi.command import Command
 from holdover.scsi.opcodes import InServiceAction, OutServiceAction
@@ -42,9 +46,10 @@ from tests.rig.kernel_programs import start_program
 HOSTS = ("host-a", "host-b")
 GUEST = "db1"
 KEY = "0x600d"
+TYPES, BRIEF = (1, 5, 8), (8,)
+"""The types of reservation with which the guest moves: all, and those of `make test`."""
 DISKS = (Path("/dev/sda"), Path("/dev/sdb"), Path("/dev/sdc"))
-PORTS = (7101, 7102, 7103)
-_BOOT = 240.0
+_BOOT = 600.0
 
 
 class Site:
@@ -52,6 +57,7 @@ class Site:
 
     def __init__(self, folder: Path, image: GuestImage) -> None:
         self.folder = folder
+        self.certified = certified_hosts(folder, HOSTS)
         self.image = image
         self.io = SgIo(4)
         self.paths = [SgioPath(disk, self.io) for disk in DISKS]
@@ -139,8 +145,8 @@ class Site:
         self.port += 1
         uri = f"tcp:127.0.0.1:{self.port}"
         qemu = self.start_qemu(there, helper or self.helper(there), uri)
-        clients = [AgentClient(f"127.0.0.1:{PORTS[host]}", timeout=120) for host in (self.here, there)]
-        orchestrator = Orchestrator(GUEST, clients[0], clients[1], lambda _: None, fail_after=fail_after)
+        clients = [AgentClient(self.certified[HOSTS[host]].api, timeout=120) for host in (self.here, there)]
+        orchestrator = MigrationJob(GUEST, clients[0], clients[1], lambda _: None, fail_after=fail_after)
         try:
             outcome = await orchestrator.run(
                 Qemus(source=self.qemu.qmp_path, destination=qemu.qmp_path, uri=uri, timeout=300)
@@ -190,14 +196,15 @@ def agents(site: Site) -> Iterator[None]:
             config = site.folder / f"{name}.toml"
             config.write_text(
                 f'name = "{name}"\ninitiator = "iqn.2026-11.org.example:{name}"\n'
-                f'[api]\nlisten = "127.0.0.1:{PORTS[host]}"\n[helper]\nsocket = "{site.helper(host)}"\n'
+                f"{site.certified[name].toml(site.certified)}"
+                f'[helper]\nsocket = "{site.helper(host)}"\n'
                 f'[[guest]]\nname = "{GUEST}"\nmachine = "pc-i440fx-7.2"\n'
                 f"incoming = {'true' if host else 'false'}\n"
                 f'devices = ["scsi-block,id=disk0,drive={DISKS[host]},migrate-pr=on"]\n'
                 "[limits]\nstep = 60\n"
             )
             log = stack.enter_context((site.folder / f"{name}.log").open("wb"))
-            command = [sys.executable, "-m", "holdover", "agent", "--config", str(config)]
+            command = [sys.executable, "-m", "holdover", "agent", "--config", str(config), "--ephemeral"]
             processes.append(subprocess.Popen(command, stdout=log, stderr=log))
         try:
             for host in (0, 1):
@@ -218,13 +225,14 @@ async def agents_without_guests(site: Site) -> AsyncGenerator[list[Host]]:
         config = AgentConfig(
             name=name,
             initiator=f"iqn.2026-11.org.example:{name}",
-            api=ApiConfig(listen=f"127.0.0.1:{PORTS[number]}"),
+            api=site.certified[name].api_config(),
+            peer=site.certified[name].peers(site.certified),
             helper=HelperConfig(socket=str(site.helper(number))),
             rule=(Rule(guest="db*", lun="naa.6001405*", migrate_pr="on"),),
             limits=Limits(step=60),
         )
         ready: asyncio.Future[Host] = asyncio.get_running_loop().create_future()
-        tasks.append(asyncio.create_task(serve(config, ready.set_result)))
+        tasks.append(asyncio.create_task(serve(config, ready.set_result, MemoryJournal())))
         hosts.append(await ready)
     try:
         yield hosts
@@ -279,7 +287,7 @@ async def moved_by_qemu(site: Site, hosts: Sequence[Host], program: tuple[str, .
     await site.reserve(1)
     seen: dict[str, Any] = {"before": await site.seen()}
     try:
-        await hosts[0].handovers.prepare(GUEST, "h", f"127.0.0.1:{PORTS[1]}")
+        await hosts[0].handovers.prepare(GUEST, "h", HOSTS[1])
     except HandoverProblem as error:
         seen["refused"] = str(error)
     await site.migrate_without_agents(site.helper(1))
@@ -291,14 +299,26 @@ async def moved_by_qemu(site: Site, hosts: Sequence[Host], program: tuple[str, .
     return seen
 
 
-async def main(image: GuestImage, newest: tuple[str, ...]) -> dict[str, Any]:
+async def without_agents(site: Site) -> dict[str, Any]:
+    """The harm: a guest that moves by QEMU's own helper."""
+    with qemu_pr_helper(site.folder / "c-helper.sock") as helper:
+        await site.boot(helper)
+        await site.reserve(1)
+        before = await site.seen()
+        await site.migrate_without_agents(helper)
+        seen = {"before": before, "after": await site.seen(), "here": site.here}
+        await site.qemu.end()
+    return seen
+
+
+async def main(image: GuestImage, newest: tuple[str, ...], whole: bool) -> dict[str, Any]:
     observed: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(dir="/run") as name:
         site = Site(Path(name), image)
         try:
             with agents(site):
                 await site.boot(site.helper(0))
-                for kind in (1, 5, 8):
+                for kind in TYPES if whole else BRIEF:
                     await site.reserve(kind)
                     before = await site.seen()
                     outcome = await site.migrate()
@@ -320,13 +340,8 @@ async def main(image: GuestImage, newest: tuple[str, ...]) -> dict[str, Any]:
                 async with agents_without_guests(site) as hosts:
                     observed["moved by QEMU"] = await moved_by_qemu(site, hosts, newest)
                     await site.forget()
-            with qemu_pr_helper(site.folder / "c-helper.sock") as helper:
-                await site.boot(helper)
-                await site.reserve(1)
-                before = await site.seen()
-                await site.migrate_without_agents(helper)
-                observed["without"] = {"before": before, "after": await site.seen(), "here": site.here}
-                await site.qemu.end()
+            if whole:
+                observed["without"] = await without_agents(site)
         except BaseException:
             for host in HOSTS:
                 log = site.folder / f"{host}.log"
@@ -337,4 +352,5 @@ async def main(image: GuestImage, newest: tuple[str, ...]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     result, kernel, initrd = (Path(argument) for argument in sys.argv[1:4])
-    result.write_text(json.dumps(asyncio.run(main(GuestImage(kernel, initrd), tuple(sys.argv[4:])))))
+    observed = asyncio.run(main(GuestImage(kernel, initrd), tuple(sys.argv[5:]), sys.argv[4] == "whole"))
+    result.write_text(json.dumps(observed))

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from holdover.iscsi.url import parse_iscsi_url
-from holdover.paths.iscsi import Identity, IscsiSessions, isid_of
-from holdover.paths.path import PathError
+from holdover.paths.iscsi import InitiatorIdentity, IscsiSessions, isid_of
 from holdover.scsi.command import Command, Response
 from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
+from holdover.scsi.path import PathError
 from holdover.scsi.reservation_in import FullStatus
 from holdover.scsi.reservation_out import in_command, out_command
 from holdover.scsi.sense import is_unit_attention
@@ -30,9 +30,9 @@ from tests.rig.kernel_programs import Shell, start_program
 IQN = "iqn.2026-11.org.example:san"
 PORT = "3260"
 URL = f"iscsi://127.0.0.1:{PORT}/{IQN}/0"
-OTHER = Identity("iqn.2026-11.org.example:other", isid_of("other"))
+OTHER = InitiatorIdentity("iqn.2026-11.org.example:other", isid_of("other"))
 MODULES = ("scsi_transport_iscsi", "libiscsi", "libiscsi_tcp", "iscsi_tcp")
-_PATIENCE = 60.0
+_PATIENCE = 600.0
 
 
 class Disk:

@@ -55,7 +55,7 @@ Execute = Callable[[int, Command], Awaitable[Response]]
 _OBSERVER = NEXUSES  # a nexus that never registers, so that no unit attention is ever in its way
 _READY = Command(bytes(6))
 _READS = (InServiceAction.READ_KEYS, InServiceAction.READ_RESERVATION, InServiceAction.READ_FULL_STATUS)
-_PATIENCE = 20.0
+_PATIENCE = 600.0
 _ALL_TG_PT = 0x02
 _APTPL = frozenset(
     {
@@ -147,7 +147,7 @@ class Loopback:
     async def execute(self, nexus: int, command: Command) -> Response:
         self._request.lay_out(command, _PATIENCE)
         fcntl.ioctl(self._disks[nexus], SG_IO, self._request.header)
-        return judge(f"nexus {nexus}", self._request.outcome())
+        return judge(f"nexus {nexus}", self._request.result())
 
 
 class Ours:

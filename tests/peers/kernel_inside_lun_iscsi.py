@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from holdover.iscsi.url import parse_iscsi_url
-from holdover.paths.iscsi import Identity, IscsiSessions
+from holdover.paths.iscsi import InitiatorIdentity, IscsiSessions
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.transport_id import IscsiTransportID
@@ -38,7 +38,9 @@ class Iscsi:
         self.nexuses = [ITNexus(each, self.ports[0]) for each in initiators]
         set_up([each.name for each in initiators])
         sessions, url = IscsiSessions(), parse_iscsi_url(f"iscsi://{_PORTAL}/{_NAME}/0")
-        self._paths = [sessions.path(url, Identity(each.name, each.isid or b"")) for each in initiators]
+        self._paths = [
+            sessions.path(url, InitiatorIdentity(each.name, each.isid or b"")) for each in initiators
+        ]
 
     async def execute(self, nexus: int, command: Command) -> Response:
         return await self._paths[nexus].execute(command)

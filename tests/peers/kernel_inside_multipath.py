@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from holdover.paths.host_disks import HostDisks
-from holdover.paths.path import PathError
 from holdover.paths.sgio import OpenDevice, SgIo, SgioPath, carry_out
 from holdover.scsi.command import Command, Response
 from holdover.scsi.inquiry import Designator
 from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
+from holdover.scsi.path import PathError
 from holdover.scsi.reservation_in import FullStatus
 from holdover.scsi.reservation_out import in_command, out_command
 from holdover.scsi.sense import describe_response, is_unit_attention
@@ -68,13 +68,13 @@ def past_attentions(device: str, command: Command) -> Response:
     return response
 
 
-def registrants() -> list[str]:
+def registrants(by: str = _THIRD) -> list[str]:
     """Who is registered: disk, key, and a star where it holds the reservation."""
-    answer = past_attentions(_THIRD, in_command(InServiceAction.READ_FULL_STATUS))
+    answer = past_attentions(by, in_command(InServiceAction.READ_FULL_STATUS))
     found = []
     for each in FullStatus.decode(answer.data_in).descriptors:
         assert isinstance(each.transport_id, SasTransportID)
-        disk = "sd" + "?abc"[each.transport_id.sas_address[-1]]
+        disk = "sd" + "?abcdef"[each.transport_id.sas_address[-1]]
         found.append(f"{disk} {each.key:x}{'*' if each.holder else ''}")
     return sorted(found)
 
@@ -179,13 +179,14 @@ def writes(scene: Scene) -> dict[str, str]:
 def one_path_fails(scene: Scene) -> dict[str, Any]:
     """The path that holds the reservation goes, and comes back."""
     scene.out(Act.REGISTER, 0, K)
-    found = {"before": scene.out(Act.RESERVE, K, kind=WE_RO)}
+    found: dict[str, Any] = {"before": scene.out(Act.RESERVE, K, kind=WE_RO)}
     scene.path_goes("sda")
     found["read"] = describe_response(send(DEVICE, in_command(InServiceAction.READ_KEYS)))
+    found["reserve"] = scene.out(Act.RESERVE, K, kind=WE_RO)
     found["release"] = scene.out(Act.RELEASE, K, kind=WE_RO)
-    found["same key"] = scene.out(Act.REGISTER, K, K)
     scene.path_comes("sda")
-    found["back"] = scene.out(Act.RELEASE, K, kind=WE_RO)
+    await_true(lambda: f"sda {K:x}" in registrants())
+    found["back"] = registrants()
     return found
 
 

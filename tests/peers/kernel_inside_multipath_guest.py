@@ -1,7 +1,7 @@
 """Run inside a kernel of the rig: a real guest whose disk is a multipath device, by `holdover pr-helper`.
 
 Writes what it sees to the file that is its first argument; the others are a kernel and an initrd, which it
-boots. What it should see is `test_kernel_multipath_guest`'s to say.
+boots, and the helpers: ours, qemu. What it should see is `test_kernel_multipath_guest`'s to say.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from holdover.qemu.console import Console
-from holdover.qemu.image import READY, GuestImage
-from holdover.qemu.process import HostDisk, QemuProcess, VirtualMachine
+from holdover.demo.machines.console import Console
+from holdover.demo.machines.image import READY, GuestImage
+from holdover.demo.machines.process import HostDisk, QemuProcess, VirtualMachine
 from tests.peers.kernel_inside_multipath import Scene, registrants
 from tests.rig.kernel_multipath import DEVICE, await_true
 from tests.rig.kernel_programs import start_program
@@ -58,12 +58,12 @@ async def through(scene: Scene, helper: Path, image: GuestImage) -> dict[str, An
     return found
 
 
-def main(image: GuestImage) -> dict[str, Any]:
+def main(image: GuestImage, helpers: list[str]) -> dict[str, Any]:
     scene = Scene()
     found = {}
-    for name, command in _HELPERS.items():
+    for name in helpers:
         socket = Path(f"/run/{name}.sock")
-        helper = start_program([*command, str(socket)])
+        helper = start_program([*_HELPERS[name], str(socket)])
         await_true(socket.exists)
         scene.clear()
         found[name] = asyncio.run(through(scene, socket, image))
@@ -74,5 +74,5 @@ def main(image: GuestImage) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    result, kernel, initrd = map(Path, sys.argv[1:])
-    result.write_text(json.dumps(main(GuestImage(kernel, initrd))))
+    result, kernel, initrd = map(Path, sys.argv[1:4])
+    result.write_text(json.dumps(main(GuestImage(kernel, initrd), sys.argv[4:])))

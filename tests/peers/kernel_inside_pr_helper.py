@@ -15,10 +15,15 @@ from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
+from holdover.reservations.driver import run_sync
+from holdover.reservations.own_registration import find_own_registration
+from holdover.reservations.questions import read_full_status, read_keys, read_reservation
+from holdover.reservations.steps import Steps, T
 from holdover.scsi.cdb import PersistentReserveIn, PersistentReserveOut
-from holdover.scsi.command import Command
+from holdover.scsi.command import Command, Response
 from holdover.scsi.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.reservation_out import out_command
+from holdover.scsi.status import Status
 from tests.helper.client import HelperClient, Reply
 from tests.rig.kernel_programs import start_program
 
@@ -43,13 +48,13 @@ class Bench:
         holdover = [sys.executable, "-m", "holdover"]
         options = ["-f", str(_PIDFILE), "-u", str(_NOBODY), "-g", str(_NOBODY), "-q"]
         _CONFIG.write_text(
-            'name = "h"\ninitiator = "iqn.2026-11.org.example:h"\n[api]\nlisten = "127.0.0.1:7101"\n'
+            'name = "h"\ninitiator = "iqn.2026-11.org.example:h"\n[api]\nlisten = "unix:/run/api.sock"\n'
             f'[helper]\nsocket = "{SOCKETS["agent"]}"\n[[guest]]\nname = "{_GUEST}"\nmachine = "pc-q35-7.2"\n'
             f'devices = ["scsi-block,drive={_DISKS[0]},migrate-pr=on"]\n'
         )
         self.helpers: list[Popen[bytes]] = [
             start_program([*holdover, "pr-helper", "-k", str(SOCKETS["ours"]), *options]),
-            start_program([*holdover, "agent", "--config", str(_CONFIG)]),
+            start_program([*holdover, "agent", "--config", str(_CONFIG), "--ephemeral"]),
             start_program(["qemu-pr-helper", "-k", str(SOCKETS["qemu"])]),
         ]
         self.clients = {name: _connect(path) for name, path in SOCKETS.items()}
@@ -240,6 +245,27 @@ def read_only(bench: Bench) -> dict[str, Answer]:
     return answers
 
 
+def questions(bench: Bench, helper: str) -> dict[str, Any]:
+    """What the agent's own questions find, sent through a helper that refuses long answers."""
+
+    def send(command: Command) -> Response:
+        reply = bench.clients[helper].run(bench.disks[0], command.cdb, command.data_out)
+        sense = reply.sense if reply.status == Status.CHECK_CONDITION else b""
+        return Response(Status(reply.status), reply.payload, sense)
+
+    def run(steps: Steps[T]) -> T:
+        return run_sync(steps, send)
+
+    held, status = run(read_reservation()), run(read_full_status())
+    found = run(find_own_registration((_A,)))
+    return {
+        "keys": sorted(run(read_keys())),
+        "held": None if held is None else held.key,
+        "full status": None if status is None else sorted(each.key for each in status.descriptors),
+        "own": [found.tracked.key, found.tracked.type, found.tracked.aptpl, found.certain],
+    }
+
+
 def latency(run: Callable[[], object]) -> list[float]:
     """Median and 99th percentile, in microseconds."""
     took = []
@@ -259,6 +285,7 @@ def main() -> dict[str, Any]:
     bench.ask("ours", 1, _out(OutServiceAction.REGISTER, 0, _B))
     bench.ask("ours", 0, _out(OutServiceAction.RESERVE, _A, kind=6))
     observed["reads"] += reads(bench, "reserved")
+    observed["questions"] = {helper: questions(bench, helper) for helper in ("ours", "qemu")}
     observed["read only"] = read_only(bench)
     bench.ask("ours", 0, _out(OutServiceAction.CLEAR, _A))
     bench.ask("ours", 1, _read(0, 8))

@@ -16,18 +16,6 @@ from holdover.scsi.sense import AdditionalSense, SenseKey, decode_sense, is_unit
 from holdover.scsi.status import Status
 from tests.peers.reservation_sequences import Access, Key, Look, Out, Step
 
-__all__ = [
-    "ATTENTION_FIRST",
-    "DIFFERENCES",
-    "EXAMPLES",
-    "FORGOTTEN",
-    "MOVED_BACK",
-    "Difference",
-    "Met",
-    "Part",
-    "explain",
-]
-
 ATTENTION_FIRST = "attention before conflict"
 """The kernel reports a unit attention where the command, of whatever kind, would end in RESERVATION CONFLICT;
 SAM-5 5.3.3 ranks that before every CHECK CONDITION."""

@@ -20,20 +20,6 @@ from holdover.scsi.nexus import ITNexus
 from holdover.scsi.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.reservation_out import ParameterList, RegisterAndMoveParameterList
 
-__all__ = [
-    "BLOCK",
-    "NEXUSES",
-    "Access",
-    "Key",
-    "Look",
-    "Out",
-    "Step",
-    "beginnings",
-    "command",
-    "sender",
-    "steps",
-]
-
 NEXUSES = 3
 BLOCK = 512
 _KEYS = (0xA, 0xB, 0xC)

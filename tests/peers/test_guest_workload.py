@@ -71,7 +71,7 @@ def test_a_write_that_is_refused_is_an_error_and_is_named(shared: SharedSite) ->
         assert site.rig.holdover("pr", "register", url, *options, "--new-key", "0x1").returncode == 0
         options[-1] = "0x1"
         assert site.rig.holdover("pr", "reserve", url, *options, "--type", "we").returncode == 0
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(600):
             while (await site.workload("report"))["write_errors"] == "0":
                 pass
         assert site.rig.holdover("pr", "clear", url, *options).returncode == 0

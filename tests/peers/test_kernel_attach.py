@@ -1,4 +1,4 @@
-"""Guests that no file names, on real disks: processes that pretend to be QEMU at an agent's door."""
+"""Guests that no file names, on real disks: processes that pretend to be QEMU at an agent's front end."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_whoever_cannot_be_that_guest_is_refused_with_the_reason(seen: Any) -> N
     assert seen["rules"]["nameless"] == REFUSED
     twice, another, same_name, other_nexus, nameless = seen["refused"]
     assert f"guest db1 has LUN {LUN} twice, as /dev/sda and as /dev/sdb; give it one of them" in twice
-    assert "says that it is guest db1, which process " in another
+    assert "has the name of guest db1, but process " in another
     assert f"guest db1 with UUID {UUID.format(2)}, and the guest of that name that" in same_name
     assert f"registered on LUN {LUN} as /dev/sda, and has it now as /dev/sdb, which is" in other_nexus
     assert "has neither -name nor -uuid; start QEMU with -name GUEST, or" in nameless

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from holdover.qemu.image import guest_image
+from holdover.demo.machines.image import guest_image
+from tests.rig.amounts import is_whole
 from tests.rig.kernel import observe
 
 pytestmark = [
@@ -30,8 +31,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Any:
         tmp_path_factory.mktemp("kernel"),
         str(image.kernel),
         str(image.initrd),
+        *(("ours", "qemu") if is_whole() else ("ours",)),
         nexuses=3,
-        timeout=600,
+        timeout=1500,
     )
 
 
@@ -52,6 +54,7 @@ def test_what_the_logical_unit_refuses_the_guest_is_refused(seen: Any) -> None:
     assert seen["ours"]["wrong key"].startswith("status 24: PR out (Register): Reservation conflict")
 
 
+@pytest.mark.long
 def test_a_helper_that_knows_nothing_of_paths_registers_one(seen: Any) -> None:
     """Debian's qemu-pr-helper is built without libmpathpersist; so the test above can fail."""
     assert len(seen["qemu"]["registrants"]) == 1

@@ -87,6 +87,18 @@ def test_a_whole_story_goes_the_same_way(seen: Any) -> None:
     ]
 
 
+def test_the_agents_own_questions_are_answered_by_a_helper_that_refuses_more_than_8192_bytes(
+    seen: Any,
+) -> None:
+    for helper in ("ours", "qemu"):
+        assert seen["questions"][helper] == {
+            "keys": [0xA, 0xB],
+            "held": 0xA,
+            "full status": [0xA, 0xB],
+            "own": [0xA, 6, False, True],
+        }
+
+
 def test_who_may_only_read_a_disk_may_not_reserve_it(seen: Any) -> None:
     answers = seen["read only"]
     assert answers["IN ours"] == answers["IN qemu"]

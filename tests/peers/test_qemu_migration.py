@@ -7,9 +7,10 @@ import json
 
 import pytest
 
-from holdover.agent.orchestrator import COPY
-from holdover.agent.outcome import MigrateFailed
+from holdover.migrate.job import COPY
+from holdover.migrate.result import MigrateFailed
 from holdover.scsi.opcodes import ReservationType
+from tests.rig.amounts import some
 from tests.rig.processes import Rig
 from tests.rig.site import KEY, RESERVATION_TYPES, Intruder, SharedSite, Site, clean
 
@@ -26,7 +27,7 @@ BESIDE = "send the rest to the destination"
 
 @pytest.mark.parametrize(
     ("kind", "stopped"),
-    [(kind, False) for kind in sorted(RESERVATION_TYPES)] + [(1, True), (6, True), (7, True)],
+    some([(kind, False) for kind in sorted(RESERVATION_TYPES)] + [(1, True), (6, True), (7, True)], 3),
 )
 def test_the_reservation_moves_with_the_guest(kind: int, stopped: bool, shared: SharedSite) -> None:
     async def scenario(site: Site) -> None:
@@ -51,14 +52,17 @@ def test_the_reservation_moves_with_the_guest(kind: int, stopped: bool, shared: 
 
 @pytest.mark.parametrize(
     ("kind", "done", "stopped"),
-    [
-        (1, "commit", False),
-        (6, "commit", False),
-        (7, "commit", False),
-        (5, "prepare", False),
-        (3, "commit", True),
-        (7, "commit", True),
-    ],
+    some(
+        [
+            (1, "commit", False),
+            (6, "commit", False),
+            (7, "commit", False),
+            (5, "prepare", False),
+            (3, "commit", True),
+            (7, "commit", True),
+        ],
+        3,
+    ),
 )
 def test_a_failure_leaves_the_guest_writing_on_the_source(
     kind: int, done: str, stopped: bool, shared: SharedSite
@@ -84,7 +88,7 @@ def test_a_failure_leaves_the_guest_writing_on_the_source(
 
 @pytest.mark.parametrize(
     ("after", "stopped"),
-    [("prepare", False), (COPY, False), ("commit", False), (COPY, True), ("commit", True)],
+    some([(COPY, False), ("prepare", False), (COPY, True), ("commit", False), ("commit", True)], 3),
 )
 def test_a_destination_that_dies_in_the_handover_leaves_the_guest_writing_on_the_source(
     after: str, stopped: bool, shared: SharedSite

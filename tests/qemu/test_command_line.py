@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from holdover.demo.machines.process import QemuProcess, VirtualMachine
 from holdover.qemu.command_line import started_with
-from holdover.qemu.process import QemuProcess, VirtualMachine
 
 
 @pytest.mark.peer("qemu-system-x86")

@@ -6,16 +6,16 @@ import asyncio
 import json
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from holdover.agent.client import AgentClient
-from holdover.agent.config import export_iqn
-from tests.rig.processes import Process, Rig, free_port
+from holdover.agent.guests.chap_secrets import ChapSecrets
+from holdover.api.client import AgentClient
+from holdover.config.agent_file import export_iqn
+from tests.rig.processes import HOSTS, Process, Rig, free_port
 
 __all__ = ["HOSTS", "RealAgent", "real_agents"]
 
-HOSTS = ("host-a", "host-b")
-_DEATH = 60.0
+_DEATH = 600.0
 
 _LIMITS = """[limits]
 connect = 5
@@ -32,7 +32,8 @@ class RealAgent:
 
     Attributes:
         name: The host's.
-        api: Where it is asked.
+        api: The Unix socket at which operators ask it.
+        address: HOST:PORT at which other agents ask it.
         client: Asks it.
     """
 
@@ -42,36 +43,36 @@ class RealAgent:
         name: str,
         guest: str,
         drives: Sequence[str],
-        apis: Mapping[str, str],
         *,
         incoming: bool,
     ) -> None:
         self.name = name
-        self.api = apis[name]
+        host = rig.hosts[name]
+        self.api, self.address = host.api, host.address
         self.client = AgentClient(self.api, timeout=60)
         self._rig = rig
         self._guest = guest
+        state = rig.folder / f"{name}.state"
+        self._secret = ChapSecrets(state).file(guest)
         self._export = f"127.0.0.1:{free_port()}"
         self._process: Process | None = None
-        peers = "".join(
-            f'[[peer]]\nname = "{peer}"\napi = "{api}"\n' for peer, api in apis.items() if peer != name
-        )
         devices = [f"scsi-block,id=disk{lun},drive={url},migrate-pr=on" for lun, url in enumerate(drives)]
         (rig.folder / f"{name}.toml").write_text(
-            f'name = "{name}"\ninitiator = "iqn.2026-11.org.holdover:{name}"\n[api]\nlisten = "{self.api}"\n'
-            f'{peers}[journal]\nfile = "{rig.folder / name}.journal"\n{_LIMITS}'
+            f'name = "{name}"\ninitiator = "iqn.2026-11.org.holdover:{name}"\nstate-dir = "{state}"\n'
+            f'{host.toml(rig.hosts)}[journal]\nfile = "{rig.folder / name}.journal"\n{_LIMITS}'
             f'[[guest]]\nname = "{guest}"\nmachine = "pc"\nexport = "{self._export}"\n'
             f"incoming = {str(incoming).lower()}\ndevices = {json.dumps(devices)}\n",
             encoding="utf-8",
         )
 
     def url(self, lun: int = 0) -> str:
-        """Where the guest's QEMU finds a device."""
-        return f"iscsi://{self._export}/{export_iqn(self._guest)}/{lun}"
+        """Where the guest's QEMU finds a device, with the secret."""
+        secret = self._secret.read_text(encoding="ascii")
+        return f"iscsi://{self._guest}%{secret}@{self._export}/{export_iqn(self._guest)}/{lun}"
 
     def start(self, kill_at: str = "") -> None:
-        """Start it; `kill_at` as in `holdover.agent.kill_hook`."""
-        ports = [int(address.rpartition(":")[2]) for address in (self.api, self._export)]
+        """Start it; `kill_at` as in `holdover.agent.handover.kill_hook`."""
+        ports = [self.api, self.address, self._export]
         arguments = ["agent", "--config", f"{self.name}.toml"]
         hook = {"HOLDOVER_KILL_AT": kill_at} if kill_at else {}
         self._process = self._rig.start(self.name, arguments, ports=ports, environment=hook)
@@ -95,5 +96,4 @@ class RealAgent:
 
 def real_agents(rig: Rig, guest: str, drives: Sequence[str]) -> dict[str, RealAgent]:
     """An agent for each of `HOSTS`, not started; the guest runs on the first."""
-    apis = {host: f"127.0.0.1:{free_port()}" for host in HOSTS}
-    return {host: RealAgent(rig, host, guest, drives, apis, incoming=host != HOSTS[0]) for host in HOSTS}
+    return {host: RealAgent(rig, host, guest, drives, incoming=host != HOSTS[0]) for host in HOSTS}

@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["KernelRun", "observe", "run_in_kernel"]
-
 _ROOT = Path(__file__).resolve().parents[2]
 _INIT = Path(__file__).with_name("kernel_init.py")
 _MODULES = Path("/usr/lib/uml/modules")
@@ -50,7 +48,7 @@ def run_in_kernel(
     luns: int = 1,
     megabytes: int = 16,
     memory: str = "768M",
-    timeout: float = 240.0,
+    timeout: float = 1200.0,
 ) -> KernelRun:
     """Boot, run `command`, and switch off. `folder` takes the rig's own files; it is the working directory.
 
@@ -85,7 +83,7 @@ def run_in_kernel(
 
 
 def observe(
-    module: str, folder: Path, *arguments: str, nexuses: int = 2, luns: int = 1, timeout: float = 240.0
+    module: str, folder: Path, *arguments: str, nexuses: int = 2, luns: int = 1, timeout: float = 1200.0
 ) -> Any:
     """Boot, run a module of ours there, and give what it has put into the JSON file of its first argument."""
     result = folder / "observed.json"

@@ -25,7 +25,7 @@ _STORE = Path("/run/lio")
 _SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 0x41
 _FINIT_MODULE = {"x86_64": 313, "aarch64": 273}
 _POWER_OFF = 0x4321FEDC
-_PATIENCE = 10.0
+_PATIENCE = 600.0
 
 # In the order in which they need each other; what is built into this kernel is not there as a file.
 _MODULES = (

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +16,11 @@ from pathlib import Path
 from tests.rig.kernel_init import load_module
 from tests.rig.kernel_programs import Shell, start_program
 
-__all__ = ["DEVICE", "Multipathd", "await_true"]
-
 DEVICE = "/dev/mapper/mpatha"
-"""The multipath device over all disks but those that are left out."""
+"""The multipath device over all disks but those that are left out or apart."""
+
+APART = "/dev/mapper/mpathb"
+"""The one over the disks that are apart: as another host has the same LUN."""
 
 _MODULES = (
     "fs/overlayfs/overlay",
@@ -26,21 +29,28 @@ _MODULES = (
     "drivers/md/dm-service-time",
 )
 _OVERLAY = Path("/run/etc")
-_ANSWER = Path("/run/multipathd.said")
+_RULE = Path("/etc/udev/rules.d/99-apart.rules")
+_WWID = "3600140500000001f00d0000000000000"
+_SOCKET = "\0/org/kernel/linux/storage/multipathd"
 _UDEVD = "/lib/systemd/systemd-udevd"
-_PATIENCE = 20.0
+_PATIENCE = 600.0
 
 
 class Multipathd:
-    """A running multipathd with the device over the disks that are not in ``left_out``."""
+    """A running multipathd with the device over the disks that are not in ``left_out``.
 
-    def __init__(self, shell: Shell, left_out: tuple[str, ...] = ()) -> None:
-        self._shell = shell
+    Those in ``apart`` are a device of their own.
+    """
+
+    def __init__(self, shell: Shell, left_out: tuple[str, ...] = (), apart: tuple[str, ...] = ()) -> None:
         modules = next(Path("/usr/lib/uml/modules").glob("*/kernel"))
         for module in _MODULES:
             load_module(modules / f"{module}.ko")
         _overlay_etc()
         self._left_out = left_out
+        if apart:
+            # multipathd takes for one device what udev gives one serial number
+            _RULE.write_text(f'KERNEL=="{"|".join(apart)}", ENV{{ID_SERIAL}}="apart"\n')
         self.configure(keys="file")
         # what it shows of the disks is what multipathd knows them by
         for command in (
@@ -58,6 +68,8 @@ class Multipathd:
         Path("/etc/multipath.conf").write_text(
             f"defaults {{\nfind_multipaths no\nuser_friendly_names yes\npolling_interval 1\n{key}\n}}\n"
             f'blacklist {{\ndevnode "^({names})$"\n}}\n'
+            f'multipaths {{\nmultipath {{\nwwid "{_WWID}"\nalias mpatha\n}}\n'
+            'multipath {\nwwid "apart"\nalias mpathb\n}\n}\n'
         )
 
     def start(self) -> None:
@@ -75,9 +87,22 @@ class Multipathd:
         self._daemon.wait(_PATIENCE)
 
     def ask(self, command: str) -> str:
-        """What it answers to one command."""
-        self._shell.run(["multipathd", *command.split()], str(_ANSWER))
-        return _ANSWER.read_text().strip()
+        """What it answers to one command; nothing while it does not listen.
+
+        It is asked at its socket, as its own client does it: to start that is dear in this kernel, and some
+        answers are asked for until they are what is waited for.
+        """
+        said = command.encode() + b"\0"
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(_PATIENCE)
+            try:
+                client.connect(_SOCKET)
+            except ConnectionRefusedError:
+                return ""
+            client.sendall(struct.pack("@N", len(said)) + said)
+            with client.makefile("rb") as answers:
+                (length,) = struct.unpack("@N", answers.read(struct.calcsize("@N")))
+                return answers.read(length).rstrip(b"\0").decode().strip()
 
 
 def await_true(what: Callable[[], bool], patience: float = _PATIENCE) -> None:

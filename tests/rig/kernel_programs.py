@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import os
 import shlex
 import subprocess
+import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 
-__all__ = ["Shell", "start_program"]
+from holdover.cli.main import main
+from tests.rig.forked import ForkedHoldover
+
+__all__ = ["Shell", "run_holdover", "start_holdover", "start_program"]
 
 # A user-mode kernel (6.1) kills a process with threads that uses vfork, as Python does unless the child is to
 # change its user. It is root already.
@@ -36,3 +45,25 @@ class Shell:
 def start_program(command: Sequence[str]) -> subprocess.Popen[bytes]:
     """Start a program that stays; it writes where the test does."""
     return subprocess.Popen(command, user=_USER, stdin=subprocess.DEVNULL)
+
+
+def start_holdover(arguments: Sequence[str], output: Path = Path("/proc/self/fd/1")) -> ForkedHoldover:
+    """Start a `holdover`; it writes where the test does, or to a file."""
+    tempfile.tempdir = "/run"  # the fork server has its socket there; the shared file system serves none
+    return ForkedHoldover(arguments, cwd=Path("/"), env=os.environ, stdout=output, stderr=output)
+
+
+def run_holdover(arguments: Sequence[str]) -> tuple[int, str]:
+    """The exit status of a `holdover` command, and what it writes. It runs in this process.
+
+    A process of its own costs a user-mode kernel seconds, most of them for its pages.
+    """
+    written = io.StringIO()
+    sys.argv = ["holdover", *arguments]
+    with redirect_stdout(written), redirect_stderr(written):
+        try:
+            main()
+            status = 0
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1 if end.code else 0
+    return status, written.getvalue()

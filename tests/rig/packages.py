@@ -8,24 +8,35 @@ from collections.abc import Callable
 
 import pytest
 
-from holdover.qemu.process import missing_qemu_packages
+from holdover.demo.machines.process import missing_qemu_packages
 
-__all__ = ["PRESENT", "needs"]
+_SYSTEM = "/bin:/usr/bin:/sbin:/usr/sbin"
 
 PRESENT: dict[str, Callable[[], bool]] = {
     "busybox-static": lambda: shutil.which("busybox") is not None,
+    "iproute2": lambda: shutil.which("ip", path=_SYSTEM) is not None,
+    "fish": lambda: shutil.which("fish") is not None,
     "libiscsi-bin": lambda: shutil.which("iscsi-test-cu") is not None,
     "e2fsprogs": lambda: shutil.which("mkfs.ext4") is not None,
-    "multipath-tools": lambda: shutil.which("multipathd", path="/sbin:/usr/sbin") is not None,
+    "fence-agents": lambda: shutil.which("fence_scsi", path=_SYSTEM) is not None,
+    "libvirt-clients": lambda: shutil.which("virsh") is not None,
+    "libvirt-daemon-system": lambda: shutil.which("libvirtd", path=_SYSTEM) is not None,
+    "mmdebstrap": lambda: shutil.which("mmdebstrap") is not None,
+    "multipath-tools": lambda: shutil.which("multipathd", path=_SYSTEM) is not None,
+    "nftables": lambda: shutil.which("nft", path=_SYSTEM) is not None,
     "open-iscsi": lambda: shutil.which("iscsistart") is not None,
+    "prometheus": lambda: shutil.which("prometheus") is not None and shutil.which("promtool") is not None,
     "qemu-block-extra": lambda: "qemu-block-extra" not in missing_qemu_packages(),
     "qemu-system-common": lambda: shutil.which("qemu-pr-helper") is not None,
     "qemu-system-x86": lambda: "qemu-system-x86" not in missing_qemu_packages(),
     "qemu-utils": lambda: shutil.which("qemu-img") is not None,
     "sg3-utils": lambda: shutil.which("sg_persist") is not None,
     "systemd": lambda: shutil.which("systemd-analyze") is not None,
+    "systemd-container": lambda: shutil.which("systemd-nspawn") is not None,
     "tgt": lambda: shutil.which("tgtd") is not None,
     "user-mode-linux": lambda: shutil.which("linux.uml") is not None,
+    "util-linux": lambda: shutil.which("unshare") is not None and shutil.which("nsenter") is not None,
+    "zsh": lambda: shutil.which("zsh") is not None,
 }
 """Whether a package's programs are here, by the package's name."""
 

@@ -12,25 +12,23 @@ import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
-from holdover.agent.client import AgentClient
-from holdover.agent.orchestrator import Orchestrator, Qemus
-from holdover.agent.outcome import Progress
-from holdover.iscsi.initiator import IscsiInitiator
-from holdover.qemu.console import Console
-from holdover.qemu.image import READY, guest_image
-from holdover.qemu.process import IscsiDisk, QemuProcess, VirtualMachine
+from holdover.api.client import AgentClient
+from holdover.demo.machines.console import Console
+from holdover.demo.machines.image import READY, guest_image
+from holdover.demo.machines.process import IscsiDisk, QemuProcess, VirtualMachine
+from holdover.iscsi.initiator.initiator import IscsiInitiator
+from holdover.migrate.job import MigrationJob, Qemus
+from holdover.migrate.result import Progress
 from holdover.scsi.cdb import Write
 from holdover.scsi.command import Command
 from holdover.scsi.sense import is_unit_attention
 from holdover.scsi.status import Status
 from tests.rig.processes import Agent, Rig, Target, free_port
 
-__all__ = ["KEY", "RESERVATION_TYPES", "Intruder", "SharedSite", "Site", "clean"]
-
 GUEST = "db1"
 KEY = 0xC0FFEE
 """The guest's."""
-BOOT = 180.0
+BOOT = 600.0
 INTRUDER_BLOCK = 100_000
 """Of 512 bytes; far from what the guest writes."""
 INTRUDER_DATA = b"intruder" * 64
@@ -85,7 +83,7 @@ class Intruder:
     async def refused_again(self) -> None:
         """Wait until it has been refused once more; it must never have been accepted."""
         before = self.refused
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(600):
             while self.refused < before + 2:  # noqa: ASYNC110 - counted without an event
                 await asyncio.sleep(0.002)
         assert self.accepted == 0
@@ -160,7 +158,7 @@ class Site:
             stack.push_async_callback(here.close)
             stack.push_async_callback(there.close)
             qemus = Qemus(source=self.qemu.qmp_path, destination=destination.qmp_path, uri=uri, timeout=300)
-            await Orchestrator(GUEST, here, there, kill).run(qemus)
+            await MigrationJob(GUEST, here, there, kill).run(qemus)
 
     @contextlib.asynccontextmanager
     async def _destination(self, uri: str, *, stopped: bool) -> AsyncIterator[QemuProcess]:
@@ -180,7 +178,11 @@ class Site:
 
     def _start(self, agent: Agent, incoming: str | None, *, stopped: bool = False) -> QemuProcess:
         disk = IscsiDisk(
-            portal=agent.portal, target=agent.iqn, initiator="iqn.2026-11.org.holdover:the-guest"
+            portal=agent.portal,
+            target=agent.iqn,
+            initiator="iqn.2026-11.org.holdover:the-guest",
+            user=agent.guest,
+            secret=agent.secret_file,
         )
         machine = dataclasses.replace(self._machine, disks=(disk,), incoming=incoming, stopped=stopped)
         return QemuProcess.start(machine)
@@ -216,7 +218,7 @@ class Site:
     async def assert_goes_on_writing(self) -> None:
         """The workload writes more blocks, and nothing of what it did since its start went wrong."""
         before = int((await self.workload("report"))["writes"])
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(600):
             counts = await self.workload("report")
             while int(counts["writes"]) < before + 5:
                 counts = await self.workload("report")

@@ -219,5 +219,5 @@ class TestFullStatus:
         data[12] = 0x01
         with pytest.raises(DecodeError, match="type 0h is reserved"):
             FullStatusDescriptor.decode(bytes(data))
-        with pytest.raises(ValueError, match="a holder has a reservation type"):
+        with pytest.raises(ValueError, match="a holder needs a reservation type"):
             FullStatusDescriptor(1, True, FcTransportID(b"12345678"), 1)

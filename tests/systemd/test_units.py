@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 import typer
 
+from holdover.cli.daemons.pr_helper import DEFAULT_SOCKET
 from holdover.cli.main import app
-from holdover.cli.pr_helper import DEFAULT_SOCKET
+from holdover.helper.server import _TURNS
+from holdover.libvirt.setup_plan import LOCK_SOCKET
 from tests.systemd.units import UNITS, Unit, read_unit
 
 SERVICES = ["holdover-agent.service", "holdover-pr-helper.service"]
-ALL = [*SERVICES, "holdover-pr-helper.socket"]
+LOCK_SERVER = "holdover-lock-server.service"
+ALL_SERVICES = [*SERVICES, LOCK_SERVER]
+ALL = [*ALL_SERVICES, "holdover-pr-helper.socket", "holdover-lock-server.socket"]
 
 
 def test_these_are_all_units() -> None:
@@ -33,7 +37,7 @@ def options_of(arguments: Sequence[str]) -> dict[str, bool]:
     }
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", ALL_SERVICES)
 def test_every_option_is_one_of_the_command(name: str) -> None:
     arguments = read_unit(name).arguments
     options = options_of(arguments)
@@ -53,6 +57,10 @@ def test_the_helper_gets_the_socket_that_is_its_own_by_default() -> None:
     assert not {"-k", "--socket", "-d", "--daemon"} & set(read_unit(SERVICES[1]).arguments)
 
 
+def test_the_agent_reads_its_file_again_when_systemd_reloads_it() -> None:
+    assert read_unit(SERVICES[0]).one("Service", "ExecReload") == "/bin/kill -HUP $MAINPID"
+
+
 def test_the_agents_files_are_where_the_unit_says() -> None:
     unit = read_unit(SERVICES[0])
     assert unit.arguments == ["agent", "--config", "/etc/holdover/agent.toml"]
@@ -61,7 +69,7 @@ def test_the_agents_files_are_where_the_unit_says() -> None:
     assert DEFAULT_SOCKET.parent == Path("/run/holdover")
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", ALL_SERVICES)
 def test_a_service_is_closed_in(name: str) -> None:
     unit = read_unit(name)
     expected = {
@@ -74,26 +82,66 @@ def test_a_service_is_closed_in(name: str) -> None:
         "AmbientCapabilities": "",
     }
     assert {each: unit.one("Service", each) for each in expected} == expected
-    assert not unit.all("Service", "User"), "multipathd listens to root alone"
-    assert "block-sd rw" in unit.all("Service", "DeviceAllow")
+    assert not unit.all("Service", "User"), (
+        "multipathd listens to root alone, and libvirt's QEMUs are others'"
+    )
+    disks = [] if name == LOCK_SERVER else ["block-sd rw"]
+    assert [each for each in unit.all("Service", "DeviceAllow") if each.startswith("block-sd")] == disks
 
 
-@pytest.mark.parametrize("name", SERVICES)
+def test_the_lock_server_listens_where_libvirt_expects_virtlockd() -> None:
+    socket = read_unit("holdover-lock-server.socket")
+    assert socket.one("Socket", "ListenStream") == LOCK_SOCKET
+    assert socket.one("Socket", "SocketMode") == "0600"
+    assert read_unit(LOCK_SERVER).one("Service", "Restart") == "always"
+
+
+@pytest.mark.parametrize("name", ALL_SERVICES)
 def test_each_capability_has_its_reason_beside_it(name: str) -> None:
     capabilities = read_unit(name).one("Service", "CapabilityBoundingSet").split()
-    assert "CAP_SYS_RAWIO" in capabilities
+    assert ("CAP_SYS_RAWIO" in capabilities) is (name != LOCK_SERVER)
     reasons = re.findall(r"^#   (CAP_\w+) +\S", (UNITS / name).read_text(), re.MULTILINE)
     assert reasons == capabilities
 
 
+@pytest.mark.parametrize("name", ALL_SERVICES)
+@pytest.mark.parametrize("limit", ["LimitNOFILE", "TasksMax", "MemoryMax"])
+def test_each_limit_has_its_reason_above_it(name: str, limit: str) -> None:
+    assert read_unit(name).one("Service", limit)
+    assert re.search(rf"^# \S.*\n{limit}=", (UNITS / name).read_text(), re.MULTILINE)
+
+
+def test_threads_that_wait_for_luns_have_room() -> None:
+    # each LUN takes so many commands at once, each with a thread of its own
+    for name in SERVICES:
+        assert int(read_unit(name).one("Service", "TasksMax")) > 100 * _TURNS
+
+
+def test_what_root_runs_is_installed_by_hash() -> None:
+    page = (UNITS.parent / "docs" / "how-to" / "service.md").read_text()
+    installs = re.findall(r"^/opt/holdover/bin/pip install .*", page, re.MULTILINE)
+    fetched, own = installs
+    (file,) = re.findall(r"--require-hashes -r (\S+)", fetched)
+    assert "--no-deps --no-build-isolation" in own, "nothing else is fetched"
+    lines = (UNITS.parent / file).read_text().replace("\\\n", " ").splitlines()
+    packages = [line for line in lines if line.strip() and not line.startswith("#")]
+    assert packages
+    assert all("--hash=sha256:" in each for each in packages)
+    assert any(each.startswith("setuptools==") for each in packages), "it builds this package"
+
+
 @pytest.mark.peer("systemd")
 def test_systemd_takes_them(tmp_path: Path) -> None:
-    program = tmp_path / read_unit(SERVICES[0]).one("Service", "ExecStart").split()[0].lstrip("/")
+    agent = read_unit(SERVICES[0])
+    programs = [
+        tmp_path / agent.one("Service", each).split()[0].lstrip("/") for each in ("ExecStart", "ExecReload")
+    ]
     folder = tmp_path / "etc" / "systemd" / "system"
-    for each in (program.parent, folder):
-        each.mkdir(parents=True)
-    program.write_text("#!/bin/sh\n")
-    program.chmod(0o755)
+    folder.mkdir(parents=True)
+    for program in programs:
+        program.parent.mkdir(parents=True)
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
     for name in ALL:
         shutil.copy(UNITS / name, folder)
     command = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", f"--root={tmp_path}", *ALL]
@@ -102,7 +150,7 @@ def test_systemd_takes_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.peer("systemd")
-@pytest.mark.parametrize(("name", "most"), [(SERVICES[0], 35), (SERVICES[1], 20)])
+@pytest.mark.parametrize(("name", "most"), [(SERVICES[0], 30), (SERVICES[1], 20), (LOCK_SERVER, 20)])
 def test_systemd_finds_little_exposed(name: str, most: int) -> None:
     """In tenths: without any hardening a service has 96."""
     command = ["systemd-analyze", "security", "--offline=yes", "--no-pager", f"--threshold={most}"]

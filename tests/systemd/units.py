@@ -6,8 +6,6 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["UNITS", "Unit", "read_unit"]
-
 UNITS = Path(__file__).resolve().parents[2] / "systemd"
 
 

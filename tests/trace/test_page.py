@@ -41,7 +41,7 @@ def test_it_has_every_interval_and_tells_of_the_clocks() -> None:
     assert isinstance(data["views"], list)
     assert [view[0] for view in data["views"]] == ["Commit", "Standstill"]
     assert "b: -100000.00 ms were added to its times, to within 1.00 ms" in text
-    assert "holdover migrate: its clock agrees with that of a" in text
+    assert "holdover migrate: its clock agrees with the clock of a" in text
 
 
 def test_names_cannot_break_out() -> None:

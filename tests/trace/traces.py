@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from holdover.trace.trace import Instant, Interval, Part, Trace, assemble
 
-__all__ = ["AHEAD", "LUNS", "destination", "driver", "handover", "source"]
-
 LUNS = ("naa.1", "naa.2")
 AHEAD = 100.0
 """Seconds by which the destination's clock is ahead."""

@@ -1,4 +1,4 @@
-"""The daemon of one host: guests, their devices and exports, the steps of a handover, its API.
+"""The daemon of one host: guests, their devices and exports, the steps of a handover, the API.
 
-Puts the other packages together; used by cli alone.
+It puts the other packages together. Only `cli` uses it.
 """

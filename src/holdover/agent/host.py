@@ -1,79 +1,91 @@
-"""One host: its guests, started and ended together."""
+"""One host: its guests, which start and end together."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime
-import os
-from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Sequence
+import resource
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path as FilePath
 
 import msgspec
 import structlog
 
 from holdover import __version__
-from holdover.agent.api import GuestState, HostState, PeerAddress
-from holdover.agent.attach import Attachments
-from holdover.agent.attach_devices import DeviceMaker
-from holdover.agent.attach_expect import Arrivals, ExpectedDevice
-from holdover.agent.attach_guest import LeftToQemu
-from holdover.agent.attach_records import Keeper
-from holdover.agent.config import (
+from holdover.admission.admission import Admission
+from holdover.admission.shares import shares
+from holdover.agent.attach.attachment import Attachments
+from holdover.agent.attach.devices import DeviceMaker
+from holdover.agent.attach.expected_guest import Arrivals, ExpectedDevice
+from holdover.agent.attach.helper_sockets import HelperSockets
+from holdover.agent.attach.hosted_guest import LeftToQemu
+from holdover.agent.attach.open_disks import OpenDisks
+from holdover.agent.attach.records import Keeper
+from holdover.agent.environment import Environment
+from holdover.agent.guests.bounded_gather import bounded_gather
+from holdover.agent.guests.chap_secrets import ChapSecrets
+from holdover.agent.guests.device import GuestDevice
+from holdover.agent.guests.guest import HostedGuest
+from holdover.agent.guests.records import Remembered, keep_records, remembered_by_guest
+from holdover.agent.guests.retry_pauses import retry_pauses
+from holdover.agent.guests.step_runner import run_steps
+from holdover.agent.handover.handovers import Handovers
+from holdover.agent.handover.preflight import preflight_after_start
+from holdover.agent.libvirt.service import LibvirtService
+from holdover.agent.libvirt.tracked_guests import ListingJournal, TrackedGuests
+from holdover.agent.migration.migrations import Migrations
+from holdover.agent.placement.placement import Placement
+from holdover.api.documents import ExportSecret, GuestState, HostState, PeerAddress
+from holdover.api.peer_hosts import Peers
+from holdover.api.version import API_VERSION
+from holdover.config.agent_file import (
     AgentConfig,
     ConfigError,
     GuestConfig,
-    HelperConfig,
     HostPort,
     export_iqn,
     parse_guest,
 )
-from holdover.agent.device import GuestDevice
-from holdover.agent.door import HelperDoor, ThreadsDoor
-from holdover.agent.few_at_once import few_at_once
-from holdover.agent.guest import HostedGuest
-from holdover.agent.handovers import Handovers
-from holdover.agent.looking import look_after_start
-from holdover.agent.peers import Peers
-from holdover.agent.records import Remembered, keep_records
-from holdover.agent.rules import Rules, Undecided
-from holdover.agent.runner import run_steps
-from holdover.agent.tls import Credentials
+from holdover.config.rules import Rules, Undecided
+from holdover.config.secrets import locator_of
 from holdover.guest.gate import Gate
-from holdover.guest.machine import MachineType
+from holdover.guest.machine_type import MachineType
 from holdover.guest.options import DeviceOptions
 from holdover.guest.scsi_block import ScsiBlock
-from holdover.handover.steps import StepFailed, identify
-from holdover.helper.connection import Peer
-from holdover.helper.listener import activated, listen, resolve_group
-from holdover.helper.on_loop import OnLoop
-from holdover.helper.server import HelperServer
-from holdover.iscsi.target import IscsiTarget
+from holdover.helper.clients import Clients
+from holdover.helper.listener import ListenerError
+from holdover.history.history import History
+from holdover.iscsi.chap import ChapCredentials
+from holdover.iscsi.target.budget import ByteBudget
+from holdover.iscsi.target.target import IscsiTarget
 from holdover.iscsi.url import IscsiUrl
 from holdover.journal.journal import JournalLike
 from holdover.journal.memory import MemoryJournal
-from holdover.journal.records import DeviceRecord, JournalContents
+from holdover.journal.records import JournalContents
+from holdover.metrics.measurements import Measurements
 from holdover.paths.host_disks import HostDisks
-from holdover.paths.iscsi import Identity, IscsiSessions, isid_of
-from holdover.paths.path import Path, PathError
-from holdover.paths.place import open_path, parse_place
+from holdover.paths.iscsi import InitiatorIdentity, IscsiSessions, isid_of
+from holdover.paths.locator import open_path
 from holdover.paths.sgio import SgIo
+from holdover.pki.tls import Credentials
+from holdover.reservations.questions import identify
+from holdover.reservations.steps import StepFailed
 from holdover.scsi.inquiry import Designator
+from holdover.scsi.path import Path, PathError
 
 __all__ = ["Host"]
 
 log = structlog.get_logger()
 
 _START_SECONDS = 1.0
-"""How long an agent that begins waits for LUNs before it can be asked itself; they may say it later."""
+"""How long an agent that starts waits for LUNs before its API answers; LUNs may answer later."""
 
 _SETTLING_AT_ONCE = 32
 _SETTLING_SECONDS = 5.0
-"""So many guests' LUNs are asked at once when an agent begins; guests that take longer no longer count."""
-
-_LUN_AWAY_SECONDS = 5.0
-"""From one question to the next whether a LUN is there again."""
+"""The limits while an agent starts: it asks the LUNs of so many guests at once. A guest that takes longer
+than these seconds no longer counts towards that number."""
 
 _NOTHING = Remembered(())
 
@@ -86,27 +98,103 @@ class Host:
         config: AgentConfig,
         credentials: Credentials | None = None,
         journal: JournalLike | None = None,
+        open_disks: OpenDisks | None = None,
+        environment: Environment | None = None,
+        history: History | None = None,
     ) -> None:
-        """``credentials`` are what this host shows to others, and what they are verified by; ``journal`` is
-        what it goes on from, None: it forgets with its process."""
+        """Make the host; `start` opens its sockets.
+
+        ``credentials`` has this host's certificate, and what verifies other hosts. ``journal`` has the state
+        to continue from; with None the host keeps its state in memory alone. ``open_disks`` finds which disks
+        QEMU processes have open, and the host owns it from now on; with None the host starts one when it
+        needs one. ``environment`` has the clocks, the paths and the connections; with None the real ones.
+        """
+        environment = environment or Environment()
         self.config = config
+        tracked = None if config.libvirt is None else TrackedGuests(config)
         self.journal: JournalLike = MemoryJournal() if journal is None else journal
+        if tracked is not None:
+            self.journal = ListingJournal(self.journal, tracked)
         self._records = self.journal.load()
-        self._remembered = _by_guest(self._records.devices, {guest.name for guest in config.guest})
-        self.peers = Peers(config.name, config.peer, credentials)
-        self._credentials = credentials
+        self._remembered = remembered_by_guest(self._records.devices, {guest.name for guest in config.guest})
+        self.peers = Peers(config.name, config.peer, credentials, environment.connect)
+        self.credentials = credentials
+        self.measurements = Measurements()
+        self.history = history or History(None, 1, 1)
+        self.export_memory = ByteBudget(config.exports.max_memory << 20)
+        self.chap_secrets = ChapSecrets(FilePath(config.state_dir))
         self.guests: dict[str, HostedGuest] = {}
+        limits = shares(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        self.admission = Admission(limits.connections)
         self._sessions = IscsiSessions(config.limits.connect)
         self._io = SgIo()
+        self._open_path = environment.open_path or partial(open_path, sessions=self._sessions, io=self._io)
         self._disks = HostDisks(self._io)
         self._rules = Rules(config.rule)
+        self._open_disks = OpenDisks() if open_disks is None else open_disks
         self._maker = DeviceMaker(
-            self._rules, self._disks, self._io, Keeper(self.journal), config.limits.step, self._moving
+            self._rules,
+            self._disks,
+            self._io,
+            Keeper(self.journal),
+            config.limits.step,
+            self._in_handover,
+            self._open_disks,
+            self.measurements,
+            self.history,
         )
-        self._attachments = Attachments(config, self.guests, self._hosted, self._maker, self._moving)
-        self._arrivals = Arrivals(self._attachments, self._maker, self._connected)
-        self.handovers = Handovers(config, self.guests, self.peers, self.journal, self.expect)
-        self._helpers: dict[str, tuple[HelperServer, OnLoop]] = {}
+        self._attachments = Attachments(config, self.guests, self._hosted, self._maker, self._in_handover)
+        self.helpers = HelperSockets(
+            config,
+            self._attachments,
+            self._maker,
+            self._disks,
+            Clients(limits.helper_clients),
+            self.measurements.helper_commands,
+        )
+        self._arrivals = Arrivals(self._attachments, self._maker, self.helpers.connected)
+        self.handovers = Handovers(
+            config,
+            self.guests,
+            self.peers,
+            self.journal,
+            self.expect,
+            environment,
+            self.measurements,
+            self.history,
+        )
+        self.migrations = Migrations(
+            config,
+            self.guests,
+            self.peers,
+            self.journal,
+            self.handovers,
+            self._attachments.get,
+            self.measurements,
+        )
+        known = self._attachments.get
+        self.placement = Placement(
+            config,
+            self.guests,
+            self.peers,
+            self.journal,
+            self.handovers,
+            self.migrations,
+            self._attachments,
+            environment,
+        )
+        opens = self.placement.open_here
+        self.libvirt = LibvirtService(
+            config,
+            self.guests,
+            self.peers,
+            self.handovers,
+            known,
+            opens,
+            self._open_disks,
+            self._attachments.names,
+            tracked,
+        )
         self._settling: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -114,94 +202,117 @@ class Host:
 
         Raises:
             OSError: An export cannot listen at its address; what was started is ended again.
-            ListenerError: A helper's socket cannot be opened; as above.
-            ConfigError: A rule asks for the LUN of a device that cannot be reached; as above.
+            ListenerError: A helper's socket cannot be opened; what was started is ended again.
+            ConfigError: A rule needs the LUN of a device that cannot be reached; what was started is ended
+                again.
         """
         try:
             for guest in self.config.guest:
                 await self._make_guest(guest)
             self._attachments.restore(self._records.guests, self._records.devices)
-            # before any command of a guest passes
-            self.handovers.restore(self._records.handovers)
+            # This happens before any command of a guest passes.
+            self.handovers.restore(self.migrations.restore(self._records.handovers))
             self._doubt_all()
-            for guest in self.config.guest:
-                await self._export(guest)
-            settings = self.config.helper or HelperConfig()
-            if settings.socket is not None:
-                self._start_helper(settings.socket, settings)
-            for guest in self.config.guest:
-                if guest.helper is not None:
-                    self._start_helper(guest.helper, settings, guest.name)
+            await self.placement.hosts.start()
+            if not (waits := self.placement.hosts.waits):
+                await self._open()
+            await self.libvirt.start()
             self._records = JournalContents((), (), ())
             self._settling.append(asyncio.ensure_future(self._settle_in()))
+            if waits:
+                self._settling.append(asyncio.ensure_future(self._open_when_known()))
             await asyncio.wait(self._settling, timeout=_START_SECONDS)
         except BaseException:
             await self.close()
             raise
 
-    async def expect(self, name: str, machine: str, devices: Sequence[ExpectedDevice]) -> HostedGuest:
-        """The guest of a name: the one that is here, else one that is to arrive, with these devices.
+    async def _open(self) -> None:
+        for guest in self.config.guest:
+            await self._export(guest)
+        self.helpers.start()
+
+    async def _open_when_known(self) -> None:
+        await self.placement.hosts.all_asked()
+        try:
+            await self._open()
+        except (OSError, ListenerError) as error:
+            log.error("The exports and sockets cannot be opened; restart the agent.", reason=str(error))
+
+    @property
+    def has_started(self) -> bool:
+        """Whether the LUNs of all guests that were known at the start have been asked once."""
+        return bool(self._settling) and self._settling[0].done()
+
+    async def expect(self, name: str, machine_type: str, devices: Sequence[ExpectedDevice]) -> HostedGuest:
+        """The guest of that name: the one that is here, or a new one that is going to arrive with these
+        devices.
 
         Raises:
             ExpectError: This host does not have one of the LUNs, or the guest cannot be handed over to it.
         """
-        return await self._arrivals.expect(name, machine, devices)
+        return await self._arrivals.expect(name, machine_type, devices)
 
-    @property
-    def helper_sockets(self) -> tuple[str, ...]:
-        """Where helpers listen."""
-        return tuple(self._helpers)
-
-    def _moving(self, name: str) -> bool:
-        return self.handovers.is_moving(name)
-
-    def _connected(self) -> tuple[tuple[Peer, str | None], ...]:
-        own = {guest.helper: guest.name for guest in self.config.guest}
-        servers = [(server, own.get(socket)) for socket, (server, _) in self._helpers.items()]
-        return tuple((peer, name) for server, name in servers for peer in server.peers)
-
-    def _start_helper(self, socket: str, settings: HelperConfig, own: str | None = None) -> None:
-        group = None if settings.group is None else resolve_group(settings.group)
-        # systemd opens the one of all guests
-        given = activated(os.environ) if own is None else None
-        listener = given or listen(FilePath(socket), int(settings.mode, 8), group)
-        door = HelperDoor(self._attachments, self._maker, self._disks, own)
-        on_loop = OnLoop(door.handle)
-        loop = asyncio.get_running_loop()
-
-        def welcome(peer: Peer) -> None:
-            # in a thread of the server's, which may outlive the loop
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._attachments.welcome, peer, own)
-
-        server = HelperServer(listener, ThreadsDoor(door, on_loop).handle, welcome=welcome)
-        self._helpers[socket] = server, on_loop
-        server.start()
+    def _in_handover(self, name: str) -> bool:
+        return self.handovers.is_in_handover(name)
 
     def _hosted(
         self,
         name: str,
-        machine: MachineType,
+        machine_type: MachineType,
         devices: list[GuestDevice],
         target: IscsiTarget | None = None,
         *,
         left_to_qemu: bool = False,
     ) -> HostedGuest:
         kind = LeftToQemu if left_to_qemu else HostedGuest
-        return kind(name, self.config.name, machine, devices, target, self.config.limits)
+        return kind(name, self.config.name, machine_type, devices, target, self.config.limits)
 
     async def _make_guest(self, config: GuestConfig) -> None:
-        machine, options, address = parse_guest(config, "configuration")
+        machine_type, options, address = parse_guest(config, "configuration")
         gate = Gate.INCOMING if config.incoming else Gate.RUNNING
-        devices = [await self._device(config.name, each, machine, gate) for each in options]
+        devices = [await self._device(config.name, each, machine_type, gate) for each in options]
         remembered = self._remembered.get(config.name, _NOTHING)
         for device in devices:
             remembered.restore(device)
             keep_records(config.name, device, self.journal)
-        target = None if address is None else IscsiTarget(export_iqn(config.name), dict(enumerate(devices)))
-        guest = self._hosted(config.name, machine, devices, target)
+        target = None if address is None else self._target(config, devices)
+        guest = self._hosted(config.name, machine_type, devices, target)
+        for warning in guest.warnings:
+            log.warning("The agent warns its operator.", guest=config.name, reason=warning)
         self.guests[config.name] = guest
-        self._attachments.take_up(guest, machine, gate)
+        self._attachments.take_up(guest, machine_type, gate)
+
+    def _target(self, guest: GuestConfig, devices: list[GuestDevice]) -> IscsiTarget:
+        exports = self.config.exports
+        if guest.export_open:
+            log.warning(
+                "The export of a guest asks for no secret (export-open): every process may use its disks.",
+                guest=guest.name,
+                export=guest.export,
+            )
+        return IscsiTarget(
+            export_iqn(guest.name),
+            dict(enumerate(devices)),
+            credentials=self.credentials_of(guest.name),
+            chap_md5=exports.chap_md5,
+            allow=guest.allow_list,
+            max_sessions=exports.max_sessions,
+            sessions_option="max-sessions in [exports]",
+            budget=ByteBudget(exports.max_memory_per_guest << 20, self.export_memory),
+            admission=self.admission,
+            on_session=lambda change: self.placement.session_changed(guest.name, change),
+        )
+
+    def credentials_of(self, guest: str) -> ChapCredentials | None:
+        """The CHAP credentials for a guest's export; None if it needs none, or if the guest has no export.
+
+        Raises:
+            ConfigError: The secret can be neither read nor made.
+        """
+        config = next((each for each in self.config.guest if each.name == guest), None)
+        if config is None or config.export is None or config.export_open:
+            return None
+        return ChapCredentials(guest, self.chap_secrets.secret(guest))
 
     async def _export(self, config: GuestConfig) -> None:
         _, _, address = parse_guest(config, "configuration")
@@ -211,27 +322,36 @@ class Host:
             guest.export = f"iscsi://{bound}/{guest.target.iqn}"
 
     async def _device(
-        self, guest: str, options: DeviceOptions, machine: MachineType, gate: Gate
+        self, guest: str, options: DeviceOptions, machine_type: MachineType, gate: Gate
     ) -> GuestDevice:
-        place = parse_place(options.drive)
+        locator = locator_of(options)
 
         def path_of(initiator: str) -> Path:
-            # the nexus must be the same after a restart, and no other guest's
-            identity = Identity(self.config.initiator, isid_of(f"{guest}\0{initiator}"))
-            return open_path(place, identity, self._sessions, self._io)
+            # The nexus must be the same after a restart, and must not be another guest's.
+            identity = InitiatorIdentity(self.config.initiator, isid_of(f"{guest}\0{initiator}"))
+            return self._open_path(locator, identity)
 
-        migrate_pr, adopt = await self._ruled(guest, options, path_of)
-        decided = DeviceOptions(id=options.id, drive=options.drive, migrate_pr=migrate_pr)
-        device = GuestDevice(ScsiBlock(decided, machine, gate), str(place), path_of)
+        # From here on nothing needs the secret that the drive's address may contain.
+        public = replace(options, drive=str(locator), secret_file=None)
+        migrate_pr, adopt = await self._ruled(guest, public, path_of)
+        decided = replace(public, migrate_pr=migrate_pr)
+        device = GuestDevice(
+            ScsiBlock(decided, machine_type, gate),
+            str(locator),
+            path_of,
+            self.measurements,
+            guest,
+            self.history,
+        )
         device.adopt = adopt
-        # behind iSCSI the ISID is the guest's alone
-        device.sole_nexus = isinstance(place, IscsiUrl)
+        # An iSCSI session's ISID belongs to this guest alone.
+        device.sole_nexus = isinstance(locator, IscsiUrl)
         return device
 
     async def _ruled(
         self, guest: str, options: DeviceOptions, path_of: Callable[[str], Path]
     ) -> tuple[bool | None, bool | None]:
-        """``migrate-pr`` and ``adopt`` of a device: the device's own option, else as the rules say."""
+        """``migrate-pr`` and ``adopt`` of a device: its own option, or else what the rules say."""
 
         def look(designator: Designator | None) -> tuple[bool | None, bool | None]:
             own = options.migrate_pr
@@ -254,18 +374,20 @@ class Host:
                 await path.close()
 
     def _doubt_all(self) -> None:
-        """While no agent looked, others may have changed what guests have here, or the guests themselves."""
+        """Mark running guests' devices stale: while no agent ran, guests or others may have changed them."""
         for config in self.config.guest:
             for device in self.guests[config.name].devices:
                 if device.block.migrate_pr and device.block.gate is Gate.RUNNING:
                     device.block.mark_stale()
 
     async def _settle_in(self) -> None:
-        """Find out what is behind every drive, and go on with handovers; nobody waits long for a LUN that is
-        away. Guests whose handovers are open come first."""
-        names = sorted(self.guests, key=lambda name: not self._moving(name))
+        """Find out which LUN each drive is, and continue the handovers.
+
+        Guests whose handovers are open come first. A LUN that does not answer delays the others only briefly.
+        """
+        names = sorted(self.guests, key=lambda name: not self._in_handover(name))
         configured = {guest.name: self.guests[guest.name] for guest in self.config.guest if guest.devices}
-        await few_at_once(
+        await bounded_gather(
             (
                 self._settle_guest_in(configured[name])
                 if name in configured
@@ -276,15 +398,19 @@ class Host:
             _SETTLING_SECONDS,
         )
 
+    def _go_on(self, name: str) -> None:
+        self.handovers.go_on(name)
+        self.migrations.go_on(name)
+
     async def _settle_attached_in(self, name: str) -> None:
         await self._attachments.look_again(name)
-        self.handovers.go_on(name)
+        self._go_on(name)
 
     async def _settle_guest_in(self, guest: HostedGuest) -> None:
         remembered = self._remembered.pop(guest.name, _NOTHING)
         devices = tuple(guest.devices)
         known = await asyncio.gather(*(self._identify(guest.name, each, remembered) for each in devices))
-        self.handovers.go_on(guest.name)
+        self._go_on(guest.name)
         away = [device for device, is_known in zip(devices, known, strict=True) if not is_known]
         if away:
             self._settling += [
@@ -292,39 +418,88 @@ class Host:
             ]
 
     async def _wait_for(self, guest: str, device: GuestDevice, remembered: Remembered) -> None:
-        is_known = False
-        while not is_known:
-            await asyncio.sleep(_LUN_AWAY_SECONDS)
-            is_known = await self._identify(guest, device, remembered)
+        for pause in retry_pauses(f"{self.config.name}/{guest}/{device.name}"):
+            await asyncio.sleep(pause)
+            if await self._identify(guest, device, remembered):
+                return
 
     async def _identify(self, guest: str, device: GuestDevice, remembered: Remembered) -> bool:
-        """Learn the designator, and what a guest that runs here has by now: while no agent looked, others
-        may have changed it, or the guest itself. False if the LUN cannot be asked now."""
+        """Learn which LUN a device is, and what a guest that runs here has on it; False if the LUN does not
+        answer.
+
+        While no agent ran, the guest or others may have changed what the guest has there.
+        """
         limit = self.config.limits.connect
         try:
             await device.learn_designator(limit)
             recorded = remembered.identified(device)
+            self.handovers.announce(guest)
             if device.block.migrate_pr and device.block.gate is Gate.RUNNING:
-                await look_after_start(device, limit, recorded=recorded)
+                await preflight_after_start(device, limit, recorded=recorded)
         except (PathError, StepFailed) as error:
-            log.warning("the LUN cannot be asked yet", guest=guest, drive=device.name, error=str(error))
+            log.warning(
+                "A LUN does not answer yet; the agent tries again.",
+                guest=guest,
+                lun=device.lun_name,
+                reason=str(error),
+            )
             return False
         return True
 
+    def reconfigure(self, config: AgentConfig) -> None:
+        """Use another configuration, which differs only in what can change while the agent runs."""
+        self.config = config
+        self._settling += self.peers.reconfigure(config.peer)
+        self._rules.reconfigure(config.rule)
+        self._sessions.timeout = config.limits.connect
+        self._maker.limit = config.limits.step
+        for guest in self.guests.values():
+            guest.limits = config.limits
+        self._attachments.reconfigure(config)
+        self.handovers.reconfigure(config)
+        self.migrations.reconfigure(config)
+        self.placement.reconfigure(config)
+        self.libvirt.reconfigure(config)
+
     def state(self) -> HostState:
-        """What `holdover status` shows."""
-        credentials, now = self._credentials, datetime.datetime.now(datetime.UTC)
+        """The document that `holdover status` shows."""
         return HostState(
             host=self.config.name,
             initiator=self.config.initiator,
             version=__version__,
+            api=API_VERSION,
             guests=tuple(self.guest_state(guest) for guest in self.guests.values()),
-            warnings=credentials.warnings(now) if credentials is not None else (),
+            warnings=self._warnings(),
             peers=tuple(PeerAddress(name=peer.name, api=peer.api) for peer in self.config.peer),
         )
 
+    def _warnings(self) -> tuple[str, ...]:
+        found = list(self._open_exports())
+        if self.credentials is not None:
+            found += self.credentials.warnings(datetime.datetime.now(datetime.UTC))
+        if self.journal.failed is not None:
+            found.append(
+                f"{self.journal.failed}. Its last record was not written: until one is, guests' changes of "
+                "their reservations are refused, and handovers wait"
+            )
+        found += (*self.placement.warnings, *self.migrations.warnings)
+        found += (each for g in self.guests.values() for each in g.warnings)
+        return (*found, *self._attachments.claims.warnings)
+
+    def export_secret(self, guest: HostedGuest) -> ExportSecret | None:
+        """What a guest's QEMU needs to log in; None for a guest without an export."""
+        return guest.export_secret(self.credentials_of(guest.name), self.chap_secrets.file(guest.name))
+
+    def _open_exports(self) -> Iterator[str]:
+        for guest in self.config.guest:
+            if guest.export_open:
+                yield (
+                    f"guest {guest.name}: export-open: every process of this host can read and write its "
+                    f"disks at {self.guests[guest.name].export}"
+                )
+
     def guest_state(self, guest: HostedGuest) -> GuestState:
-        """What `holdover status` shows of one guest."""
+        """The document that `holdover status` shows of one guest."""
         state = guest.state()
         handover = self.handovers.state(guest.name)
         if handover is None or not handover.open:
@@ -337,25 +512,18 @@ class Host:
         )
 
     async def close(self) -> None:
-        """End all exports, then let go of the LUNs; registrations stay as they are."""
-        helpers = tuple(self._helpers.values())
-        await asyncio.gather(*(asyncio.to_thread(server.close) for server, _ in helpers))
-        for _, on_loop in helpers:
-            on_loop.close()
+        """End all exports, then close the paths to the LUNs; registrations stay as they are."""
+        await self.helpers.close()
         for task in self._settling:
             task.cancel()
         await asyncio.gather(*self._settling, return_exceptions=True)
+        await self.libvirt.close()
+        await self.placement.close()
+        await self.migrations.close()
         await self.handovers.close()
         await self._attachments.close()
         await self.peers.close()
         for guest in self.guests.values():
             await guest.close()
         self._io.close()
-
-
-def _by_guest(records: Iterable[DeviceRecord], guests: Container[str]) -> dict[str, Remembered]:
-    of_guest: defaultdict[str, list[DeviceRecord]] = defaultdict(list)
-    for record in records:
-        if record.guest in guests:
-            of_guest[record.guest].append(record)
-    return {guest: Remembered(each) for guest, each in of_guest.items()}
+        await self._open_disks.close()

@@ -1,4 +1,4 @@
-"""The agent's API over HTTP; thin: every decision is made by `Handovers` and below."""
+"""The agent's API over HTTP. It is thin: `Handovers` and the modules below it make every decision."""
 
 from __future__ import annotations
 
@@ -6,16 +6,37 @@ import time
 from collections.abc import Awaitable
 
 import msgspec
-import structlog
-from litestar import Litestar, Request, Response, get, post
+from litestar import Litestar, Request, get, post
 from litestar.connection import ASGIConnection
 from litestar.datastructures import State
-from litestar.exceptions import HTTPException, ValidationException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath, JSONBody
+from litestar.types import Scope
 
-from holdover.agent.access import refusal
-from holdover.agent.api import (
+from holdover.agent.api_description import (
+    BAD,
+    GUESTS,
+    HANDOVER,
+    NO_GUEST,
+    NOT_DONE,
+    PEERS,
+    openapi_config,
+)
+from holdover.agent.guests.guest import HostedGuest
+from holdover.agent.guests.loop_throttle import request_throttle
+from holdover.agent.guests.registrants import registrants_of
+from holdover.agent.history_routes import history_routes
+from holdover.agent.host import Host
+from holdover.agent.libvirt.routes import libvirt_routes
+from holdover.agent.migration_routes import migration_routes
+from holdover.agent.monitoring.monitor import Monitor
+from holdover.agent.monitoring.routes import monitoring_routes
+from holdover.agent.placement.routes import placement_routes
+from holdover.agent.problem_answers import Forbidden, NotThere, exception_handlers, no_such_guest
+from holdover.api.access import is_known, refusal
+from holdover.api.documents import (
+    ExportSecret,
+    GuestRegistrants,
     GuestState,
     HandoverRequest,
     HandoverState,
@@ -23,77 +44,102 @@ from holdover.agent.api import (
     PeerMessage,
     PeerState,
     PrepareRequest,
-    Problem,
 )
-from holdover.agent.guest import HostedGuest
-from holdover.agent.handovers import HandoverProblem
-from holdover.agent.host import Host
-from holdover.agent.pace import request_pace
-from holdover.agent.tls import peer_name
+from holdover.api.http_connection import LARGEST_BODY
+from holdover.api.screening import Screen
 from holdover.handover.protocol import Answer
 from holdover.handover.states import Event
+from holdover.pki.tls import CALLER, Credentials, certified_name
 
 __all__ = ["application"]
 
-log = structlog.get_logger()
 
-_LARGEST_REQUEST = 4 << 20
-"""Bytes: a message of a guest with some thousands of LUNs."""
+def application(host: Host, credentials: Credentials | None, monitor: Monitor) -> Screen:
+    """The API of ``host``, for any ASGI server; ``credentials`` are the host's own."""
 
+    def names_at(scope: Scope) -> tuple[str, ...] | None:
+        return None if certified_name(scope) is None or credentials is None else credentials.names
 
-class _NoSuchGuest(Exception):
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
-
-
-class _NoHandover(Exception):
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
-
-
-class _Forbidden(Exception):
-    """Whoever asks may not: says what to add where."""
-
-
-def application(host: Host) -> Litestar:
-    """The API of ``host``, for any ASGI server."""
+    def refusal_of(scope: Scope) -> str | None:
+        name = certified_name(scope)
+        if is_known(host.config, name):
+            return None
+        host.measurements.refused["request"] += 1
+        return refusal(host.config, name, str(scope.get("method")), scope["path"])
 
     def find(name: str) -> HostedGuest:
         guest = host.guests.get(name)
         if guest is None:
-            raise _NoSuchGuest(name)
+            raise no_such_guest(host, name)
         return guest
 
     def guard(
         connection: ASGIConnection[BaseRouteHandler, object, object, State], _: BaseRouteHandler
     ) -> None:
         scope = connection.scope
-        why = refusal(host.config, peer_name(connection), str(scope.get("method")), scope["path_template"])
+        why = refusal(host.config, certified_name(scope), str(scope.get("method")), scope["path_template"])
         if why is not None:
-            raise _Forbidden(why)
+            raise Forbidden(why)
 
-    async def in_turn(_request: Request[object, object, State]) -> None:
-        await request_pace().wait()
+    async def in_turn(request: Request[object, object, State]) -> None:
+        await request_throttle().wait()
+        name = request.path_params.get("name")
+        if request.method == "POST" and name in host.guests:
+            what = request.scope["path_template"].partition("{name}/")[2]
+            host.history.asked(name, f"asked for {what}", request.scope["state"].get(CALLER, ""))
 
-    def forbidden(request: Request[object, object, State], error: _Forbidden) -> Response[Problem]:
-        log.warning("refused", peer=peer_name(request), path=request.url.path)
-        return Response(Problem(error=str(error), host=host.config.name), status_code=403)
-
-    @get("/guests", sync_to_thread=False)
+    @get("/guests", sync_to_thread=False, tags=[GUESTS], responses=BAD, operation_id="list_guests")
     def guests() -> HostState:
+        """The state of the host and of all its guests."""
         return host.state()
 
-    @get("/guests/{name:str}", sync_to_thread=False)
+    @get(
+        "/guests/{name:str}",
+        sync_to_thread=False,
+        tags=[GUESTS],
+        responses=NO_GUEST,
+        operation_id="get_guest",
+    )
     def guest_state(name: FromPath[str]) -> GuestState:
+        """The state of one guest."""
         return host.guest_state(find(name))
 
-    @get("/guests/{name:str}/handover", sync_to_thread=False)
+    @get("/guests/{name:str}/registrants", tags=[GUESTS], responses=NO_GUEST, operation_id="get_registrants")
+    async def registrants(name: FromPath[str]) -> GuestRegistrants:
+        """What the LUNs of a guest say of their registrations now. Asking changes nothing."""
+        guest = find(name)
+        return await registrants_of(guest, host.config.name, host.config.limits.step)
+
+    @get(
+        "/guests/{name:str}/secret",
+        sync_to_thread=False,
+        tags=[GUESTS],
+        responses=NO_GUEST,
+        operation_id="get_export_secret",
+    )
+    def export_secret(name: FromPath[str]) -> ExportSecret:
+        """What a guest's QEMU needs to log in to the guest's export."""
+        secret = host.export_secret(find(name))
+        if secret is None:
+            raise NotThere(
+                f"guest {name} has no export on {host.config.name}: its QEMU comes by a helper's socket, "
+                "which knows it without a secret",
+                name,
+            )
+        return secret
+
+    @get(
+        "/guests/{name:str}/handover",
+        sync_to_thread=False,
+        tags=[HANDOVER],
+        responses=NO_GUEST,
+        operation_id="get_handover",
+    )
     def newest(name: FromPath[str]) -> HandoverState:
+        """The guest's newest handover on this host."""
         state = host.handovers.state(find(name).name)
         if state is None:
-            raise _NoHandover(name)
+            raise NotThere(f"guest {name} has not been handed over from or to {host.config.name}", name)
         return state
 
     async def timed(what: Awaitable[HandoverState]) -> HandoverState:
@@ -101,66 +147,91 @@ def application(host: Host) -> Litestar:
         state = await what
         return msgspec.structs.replace(state, milliseconds=(time.perf_counter() - started) * 1000)
 
-    @post("/guests/{name:str}/handover/prepare", status_code=200)
+    @post(
+        "/guests/{name:str}/handover/prepare",
+        status_code=200,
+        tags=[HANDOVER],
+        responses=NOT_DONE,
+        operation_id="prepare_handover",
+    )
     async def prepare(name: FromPath[str], data: JSONBody[PrepareRequest]) -> HandoverState:
+        """Begin a handover to a peer. Answers when it is prepared. May be repeated."""
         return await timed(host.handovers.prepare(find(name).name, data.handover, data.to, data.stale))
 
-    @post("/guests/{name:str}/handover/commit", status_code=200)
+    @post(
+        "/guests/{name:str}/handover/commit",
+        status_code=200,
+        tags=[HANDOVER],
+        responses=NOT_DONE,
+        operation_id="commit_handover",
+    )
     async def commit(name: FromPath[str], data: JSONBody[HandoverRequest]) -> HandoverState:
+        """Move all reservations. The guest has stopped. May be repeated."""
         return await timed(host.handovers.ask(find(name).name, data.handover, Event.ASKED_COMMIT))
 
-    @post("/guests/{name:str}/handover/rollback", status_code=200)
+    @post(
+        "/guests/{name:str}/handover/rollback",
+        status_code=200,
+        tags=[HANDOVER],
+        responses=NOT_DONE,
+        operation_id="roll_back_handover",
+    )
     async def roll_back(name: FromPath[str], data: JSONBody[HandoverRequest]) -> HandoverState:
+        """Keep the guest on the source. May be repeated."""
         event = Event.ASKED_ALONE if data.alone else Event.ASKED_ROLL_BACK
         return await timed(host.handovers.ask(find(name).name, data.handover, event))
 
-    @post("/guests/{name:str}/handover/finish", status_code=200)
+    @post(
+        "/guests/{name:str}/handover/finish",
+        status_code=200,
+        tags=[HANDOVER],
+        responses=NOT_DONE,
+        operation_id="finish_handover",
+    )
     async def finish(name: FromPath[str], data: JSONBody[HandoverRequest]) -> HandoverState:
+        """End the handover. The guest runs on the destination. May be repeated."""
         return await timed(host.handovers.ask(find(name).name, data.handover, Event.ASKED_FINISH))
 
-    @post("/guests/{name:str}/handover/take", status_code=200)
+    @post(
+        "/guests/{name:str}/handover/take",
+        status_code=200,
+        tags=[HANDOVER],
+        responses=NOT_DONE,
+        operation_id="take_handover",
+    )
     async def take(name: FromPath[str], data: JSONBody[HandoverRequest]) -> HandoverState:
-        return await timed(host.handovers.take(find(name).name, data.handover))
+        """Move everything here, because the source is dead. May be repeated."""
+        state = await timed(host.handovers.take(find(name).name, data.handover))
+        await host.migrations.run_taken(name)
+        return state
 
-    @post("/peer/handover", status_code=200)
+    @post(
+        "/peer/handover", status_code=200, tags=[PEERS], responses=BAD, operation_id="send_handover_message"
+    )
     async def hear(request: Request[object, object, State], data: JSONBody[PeerMessage]) -> Answer:
-        return await host.handovers.hear(data, peer_name(request))
+        """A message of a handover from one agent to another."""
+        sender = certified_name(request.scope)
+        if sender is None:
+            raise Forbidden("this is for peers, which are known by their certificates")
+        return await host.handovers.hear(data, sender)
 
-    @get("/peer/handover/{handover:str}", sync_to_thread=False)
+    @get(
+        "/peer/handover/{handover:str}",
+        sync_to_thread=False,
+        tags=[PEERS],
+        responses=BAD,
+        operation_id="get_peer_handover",
+    )
     def peer_state(handover: FromPath[str]) -> PeerState:
+        """The state of a handover whose source is this agent."""
         return host.handovers.peer_state(handover)
 
-    def no_such_guest(_request: Request[object, object, State], error: _NoSuchGuest) -> Response[Problem]:
-        known = ", ".join(host.guests) or "none"
-        text = f"{host.config.name} has no guest {error.name!r}; it has: {known}"
-        return Response(Problem(error=text, host=host.config.name, guest=error.name), status_code=404)
-
-    def no_handover(_request: Request[object, object, State], error: _NoHandover) -> Response[Problem]:
-        text = f"guest {error.name} has not been handed over from or to {host.config.name}"
-        return Response(Problem(error=text, host=host.config.name, guest=error.name), status_code=404)
-
-    def not_done(_request: Request[object, object, State], error: HandoverProblem) -> Response[Problem]:
-        return Response(error.problem, status_code=409)
-
-    def bad_request(
-        _request: Request[object, object, State], error: ValidationException
-    ) -> Response[Problem]:
-        details = f": {error.extra}" if error.extra else ""
-        return Response(Problem(error=f"{error.detail}{details}", host=host.config.name), status_code=400)
-
-    def unexpected(request: Request[object, object, State], error: Exception) -> Response[Problem]:
-        if isinstance(error, HTTPException):
-            return Response(Problem(error=error.detail, host=host.config.name), status_code=error.status_code)
-        log.error("request failed", path=request.url.path, exc_info=error)
-        problem = Problem(
-            error=f"{type(error).__name__}: {error} (see this agent's log)", host=host.config.name
-        )
-        return Response(problem, status_code=500)
-
-    return Litestar(
+    litestar = Litestar(
         route_handlers=[
             guests,
             guest_state,
+            registrants,
+            export_secret,
             newest,
             prepare,
             commit,
@@ -169,18 +240,17 @@ def application(host: Host) -> Litestar:
             take,
             hear,
             peer_state,
+            *migration_routes(host),
+            *libvirt_routes(host.libvirt.arbiter),
+            *monitoring_routes(monitor),
+            *history_routes(host),
+            *placement_routes(host.placement),
         ],
         guards=[guard],
         before_request=in_turn,
-        exception_handlers={
-            _Forbidden: forbidden,
-            _NoSuchGuest: no_such_guest,
-            _NoHandover: no_handover,
-            HandoverProblem: not_done,
-            ValidationException: bad_request,
-            Exception: unexpected,
-        },
-        request_max_body_size=_LARGEST_REQUEST,
-        openapi_config=None,
+        exception_handlers=exception_handlers(host),
+        request_max_body_size=LARGEST_BODY,
+        openapi_config=openapi_config(),
         logging_config=None,
     )
+    return Screen(litestar, host.config.name, names_at, refusal_of)

@@ -1,4 +1,4 @@
-"""``holdover ca``: a small authority, for those who have none, and a look into certificates."""
+"""``holdover ca``: a small authority for sites that have none, and a way to look at certificates."""
 
 from __future__ import annotations
 
@@ -7,35 +7,37 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from holdover.cli.command_line import CommandLine
 from holdover.cli.errors import refuse
+from holdover.cli.options import JsonOption
 
 if TYPE_CHECKING:
-    from holdover.agent.authority import Issued
+    from holdover.pki.authority import Issued
 
-__all__ = ["app"]
 
-app = typer.Typer(
-    help="Certificates by which agents and operators know each other.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+app = CommandLine("Make and show the certificates by which hosts and operators know each other.")
 
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
-_Replace = Annotated[bool, typer.Option("--replace", help="Write over what is there.")]
+_Replace = Annotated[bool, typer.Option("--replace", help="Write over a file that is there.")]
+_Days = Annotated[int, typer.Option(metavar="DAYS", min=1, help="How long it is valid.")]
 
 
 @app.command()
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where it is kept; made if need be.")],
-    days: Annotated[int, typer.Option(help="How long it is good.")] = 3650,
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIRECTORY", help="Where to keep the authority; it is made if it is not there."
+        ),
+    ],
+    days: _Days = 3650,
     replace: _Replace = False,
-    json: _Json = False,
+    json: JsonOption = False,
 ) -> None:
-    """Make an authority: ca.crt, which every host gets, and ca.key, which nobody gets."""
+    """Make an authority: ca.crt for every host, and ca.key for nobody."""
     import datetime
 
-    from holdover.agent.authority import AuthorityError
-    from holdover.agent.authority import init as make
+    from holdover.pki.authority import AuthorityError
+    from holdover.pki.authority import init as make
 
     try:
         made = make(folder, days, datetime.datetime.now(datetime.UTC), replace=replace)
@@ -45,7 +47,7 @@ def init(
         _print_json(made)
         return
     print(f"{_done(made)} the authority in {folder}, good until {made.ends:%Y-%m-%d}.")
-    print(f"Keep {made.key} to yourself: whoever has it can pass for any host and operator.")
+    print(f"Keep {made.key} secret: whoever has it can pass for any host and any operator.")
     print(f"Next: holdover ca issue HOST --ca {folder}")
 
 
@@ -53,24 +55,28 @@ def init(
 def issue(
     name: Annotated[
         str,
-        typer.Argument(metavar="HOST", help="The name of a host, as in its agent's file, or of an operator."),
+        typer.Argument(
+            metavar="NAME", help="The name of a host, as in its agent's file, or the name of an operator."
+        ),
     ],
-    ca: Annotated[Path, typer.Option(metavar="DIR", help="The folder of the authority.")],
+    ca: Annotated[Path, typer.Option(metavar="DIRECTORY", help="Where the authority is kept.")],
     address: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME_OR_IP", help="By which operators reach the agent, where it is not HOST; repeatable."
+            metavar="ADDRESS",
+            help="A host name or IP address by which operators reach the agent, if that is not NAME; "
+            "repeatable.",
         ),
     ] = None,
-    days: Annotated[int, typer.Option(help="How long it is good.")] = 365,
+    days: _Days = 365,
     replace: _Replace = False,
-    json: _Json = False,
+    json: JsonOption = False,
 ) -> None:
-    """Make a certificate and its key for a host or an operator: HOST.crt and HOST.key."""
+    """Make a certificate and its key for a host or an operator: NAME.crt and NAME.key."""
     import datetime
 
-    from holdover.agent.authority import AuthorityError
-    from holdover.agent.authority import issue as make
+    from holdover.pki.authority import AuthorityError
+    from holdover.pki.authority import issue as make
 
     try:
         made = make(name, ca, address or [], days, datetime.datetime.now(datetime.UTC), replace=replace)
@@ -80,9 +86,9 @@ def issue(
         _print_json(made)
         return
     print(f"{_done(made)} the certificate of {name}, good until {made.ends:%Y-%m-%d}.")
-    print("For a host, bring these files there and name them in its agent's file (SIGHUP renews):")
+    print("For a host: copy these files there, and name them in its agent's file (SIGHUP reads them again):")
     print(f'  [api]\n  certificate = "{made.certificate}"\n  key = "{made.key}"\n  ca = "{made.ca}"')
-    print("For an operator, name it in the agents' files, and give the files to the commands:")
+    print("For an operator: write the name into the agents' files, and give the certificate to each command:")
     print(f'  [api]\n  operators = ["{name}"]')
     print(
         f"  holdover status --certificate {made.certificate} --key {made.key} --ca {made.ca} --api HOST:PORT"
@@ -91,14 +97,16 @@ def issue(
 
 @app.command()
 def show(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Certificates in PEM.")],
-    json: _Json = False,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Certificates in PEM.")],
+    json: JsonOption = False,
 ) -> None:
-    """Tell whom certificates name, and how many days they have left."""
+    """Show whom certificates name, and how many days they have left."""
     import datetime
 
-    from holdover.agent.certificate import WARN_DAYS, CertificateError, describe, load_certificates
-    from holdover.cli.console import plain_table, screen
+    from rich.text import Text
+
+    from holdover.pki.certificate import WARN_DAYS, CertificateError, describe, load_certificates
+    from holdover.terminal import PlainTable, screen
 
     now = datetime.datetime.now(datetime.UTC)
     try:
@@ -108,7 +116,7 @@ def show(
     if json:
         _print_json([each for _, each in found])
         return
-    table = plain_table("FILE", "NAME", "ALL NAMES", "KIND", "ISSUER", "ENDS", "DAYS LEFT")
+    table = PlainTable("FILE", "NAME", "ALL NAMES", "KIND", "ISSUER", "ENDS", "DAYS LEFT")
     for file, each in found:
         style = "red" if each.days_left < WARN_DAYS else "green"
         table.add_row(
@@ -118,9 +126,9 @@ def show(
             "authority" if each.authority else "host or operator",
             each.issuer,
             f"{each.ends:%Y-%m-%d %H:%M} UTC",
-            f"[{style}]{each.days_left}[/]",
+            Text(str(each.days_left), style),
         )
-    screen().print(table)
+    screen().print(table, crop=False)
 
 
 def _done(made: Issued) -> str:

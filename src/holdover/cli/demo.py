@@ -1,4 +1,4 @@
-"""``holdover demo``: two acts, a live timeline, a table and a page."""
+"""``holdover demo``: plays two acts, and shows them as a live timeline, a table and a page."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import msgspec
 from rich.console import Console
 from rich.live import Live
 
-from holdover.agent.outcome import MigrateFailed
-from holdover.cli.console import screen
 from holdover.cli.errors import refuse
 from holdover.demo.act import Act, Sums, perform
 from holdover.demo.page import page
 from holdover.demo.processes import DemoFailed
 from holdover.demo.timeline import draw, table
 from holdover.demo.watching import Recording
-
-__all__ = ["run"]
+from holdover.migrate.result import MigrateFailed
+from holdover.terminal import screen
 
 _REFRESH = 0.1
+_PAGES = {False: "holdover-demo.html", True: "holdover-demo-vm.html"}
+"""The page's name unless given, by whether the act has a virtual machine: neither replaces the other."""
 _SPANS = {False: 4.0, True: 40.0}
-"""Seconds that an act lasts about, by whether a virtual machine plays: the timeline's length."""
+"""About how many seconds an act lasts, by whether it has a virtual machine: the length of the timeline."""
 
 
 class _Answer(msgspec.Struct, kw_only=True):
-    """What ``--json`` prints. ``without`` is the act with ``migrate-pr=off``, ``with`` that with it on."""
+    """The document of ``--json``: ``without`` is the act with ``migrate-pr=off``, ``with`` the other act."""
 
     without: Sums
     with_: Sums = msgspec.field(name="with")
@@ -39,14 +39,14 @@ class _Answer(msgspec.Struct, kw_only=True):
 Watch = Callable[[Recording], None]
 
 
-def run(*, vm: bool, html: Path, json: bool) -> None:
-    """Play both acts; exit status 1 when the act with migration on did harm, or one could not be played."""
+def run(*, vm: bool, html: Path | None, json: bool, install: bool) -> None:
+    """Play both acts. Exit with 1 if one cannot be played, or if the act with ``migrate-pr=on`` does harm."""
     play: Callable[[bool, Watch], Awaitable[Act]] = perform
     if vm:
         from holdover.demo.vm import VmMissing, perform_vm, prepare
 
         try:
-            prepare(sys.stderr)
+            prepare(sys.stderr, (lambda _: True) if install else _agrees)
         except VmMissing as error:
             refuse(str(error), 1)
         play = perform_vm
@@ -54,6 +54,7 @@ def run(*, vm: bool, html: Path, json: bool) -> None:
         acts = asyncio.run(_acts(play, vm, json))
     except (DemoFailed, MigrateFailed) as error:
         refuse(str(error), 1)
+    html = html or Path(_PAGES[vm])
     html.write_text(page(acts), encoding="utf-8")
     without, with_ = acts
     if json:
@@ -64,6 +65,14 @@ def run(*, vm: bool, html: Path, json: bool) -> None:
         console.print(f"\nTimeline: {html.resolve()}", highlight=False, soft_wrap=True)
     if _harm(with_.sums):
         refuse("the act with migrate-pr=on did harm; it must not", 1)
+
+
+def _agrees(question: str) -> bool:
+    """Whether the person at the terminal says yes; without a terminal nobody does."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    print(f"holdover: {question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
 def _harm(sums: Sums) -> bool:
@@ -78,7 +87,7 @@ async def _acts(play: Callable[[bool, Watch], Awaitable[Act]], vm: bool, json: b
 async def _show(
     play: Callable[[bool, Watch], Awaitable[Act]], migrate_pr: bool, console: Console, span: float, json: bool
 ) -> Act:
-    """Play one act with its timeline drawn while it goes; without a terminal it is drawn at the end."""
+    """Play one act and draw its timeline: live on a terminal, else at the end."""
     title = f"migrate-pr={'on' if migrate_pr else 'off'}"
     width = max(40, min(console.width - 20, 120))
     seen: list[Recording] = []

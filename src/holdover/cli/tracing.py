@@ -1,32 +1,39 @@
-"""``--trace FILE``: collects what both agents and both QEMUs know of a handover, and writes and shows it."""
+"""``--trace FILE``: collects what both agents and both QEMUs know of a handover, writes it and shows it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from holdover.agent.api import HandoverState
-from holdover.agent.client import AgentClient, AgentError
-from holdover.agent.outcome import Progress
-from holdover.cli.console import plain_table
+from holdover.api.client import AgentClient, AgentError
+from holdover.api.documents import HandoverState
 from holdover.cli.errors import refuse
+from holdover.migrate.result import Progress
 from holdover.qemu.monitor import QmpEvent
+from holdover.terminal import PlainTable
 from holdover.trace.chrome import chrome_trace
 from holdover.trace.page import page
 from holdover.trace.table import lines_of
 from holdover.trace.trace import Instant, Interval, Part, Trace, assemble
 
-__all__ = ["collect", "require_suffix", "write_and_show"]
-
 _DRIVER = "holdover migrate"
-_NOISE = "MIGRATION_PASS"  # one for each time that QEMU begins to send memory again
+_NOISE = "MIGRATION_PASS"  # QEMU sends one each time that it begins to send the memory again
 _SUFFIXES = (".html", ".json")
 
 
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """A trace. ``missing``: why it lacks the destination's part; empty if it lacks nothing."""
+
+    trace: Trace
+    missing: str
+
+
 def require_suffix(file: Path) -> None:
-    """Refuse a file that is neither a page nor JSON."""
+    """Refuse a file whose name ends neither with .html nor with .json."""
     if file.suffix not in _SUFFIXES:
         refuse(f"{file}: give it the suffix .html (a page) or .json (for Perfetto, about:tracing)")
 
@@ -40,46 +47,51 @@ async def collect(
     steps: Sequence[Progress] = (),
     began: float = 0.0,
     events: Sequence[tuple[str, QmpEvent]] = (),
-) -> Trace:
-    """The trace of a handover (the guest's newest), and what could not be asked is left out.
+) -> Collected:
+    """The trace of the guest's newest handover. Without an answer it lacks the destination's part.
 
     Args:
-        guest: Its name.
-        source: The agent that the guest left, or was to leave.
-        destination: The other; None: without its part.
-        handover: Its identity, where it is known; another handover is not taken for it.
-        steps: What the driver of the migration did, ``Progress.at`` counting from ``began``.
-        began: Seconds since the epoch.
-        events: Of both QEMUs, with the host of each.
+        guest: The guest's name.
+        source: The source's agent.
+        destination: The destination's agent; None leaves out its part.
+        handover: The id of the handover, if it is known. The trace of another handover is refused.
+        steps: The steps of ``holdover migrate``; ``Progress.at`` counts from ``began``.
+        began: When ``holdover migrate`` began, in seconds since the epoch.
+        events: The events of both QEMUs, with the host of each.
 
     Raises:
-        AgentError: The source cannot be asked, or knows of no such handover.
+        AgentError: The source's agent does not answer, or does not know the handover.
     """
     told = await source.handover(guest)
     if handover and told.handover != handover:
         raise AgentError(f"agent at {source.api}: the newest handover of guest {guest} is another one")
-    there = await _other_side(guest, told, destination)
+    there, missing = await _other_side(guest, told, destination)
     host = told.peer if there is None else there.host
     driver = Part(_DRIVER, tuple(_interval(step, began) for step in steps if _has_ended(step)))
-    return assemble(
+    trace = assemble(
         guest,
         told.handover,
         Part(told.host, _intervals(told), _instants(told.host, events)),
         Part(host, () if there is None else _intervals(there), _instants(host, events)),
         driver if steps else None,
     )
+    return Collected(trace, missing)
 
 
 async def _other_side(
     guest: str, told: HandoverState, destination: AgentClient | None
-) -> HandoverState | None:
+) -> tuple[HandoverState | None, str]:
+    """The handover as the destination knows it, or why that is not known."""
     if destination is None:
-        return None
+        return None, ""
     try:
         there = await destination.handover(guest)
-    except AgentError:
-        return None
-    return there if there.handover == told.handover else None
+    except AgentError as error:
+        return None, f"the trace lacks the destination's part: {error}"
+    if there.handover != told.handover:
+        other = f"its newest handover of guest {guest} is {there.handover}, not {told.handover}"
+        return None, f"the trace lacks the destination's part: agent at {destination.api}: {other}"
+    return there, ""
 
 
 def _has_ended(step: Progress) -> bool:
@@ -107,7 +119,7 @@ def _instants(host: str, events: Sequence[tuple[str, QmpEvent]]) -> tuple[Instan
 
 
 def _write(trace: Trace, file: Path) -> None:
-    """Write it, as the file's suffix says."""
+    """Write the trace in the format that the file's suffix names."""
     content = page(trace).encode() if file.suffix == ".html" else chrome_trace(trace)
     try:
         file.write_bytes(content)
@@ -116,18 +128,17 @@ def _write(trace: Trace, file: Path) -> None:
 
 
 def _show(trace: Trace, console: Console) -> None:
-    """As a table."""
-    table = plain_table("AT ms", "TOOK ms", "HOST", "WHAT", "")
-    table.columns[0].justify = table.columns[1].justify = "right"
+    """Print the trace as a table."""
+    table = PlainTable("AT ms", "TOOK ms", "HOST", "WHAT", "", right=(0, 1))
     for line in lines_of(trace):
         took = "" if line.milliseconds is None else f"{line.milliseconds:.2f}"
         what = "  " * line.depth + line.what
         table.add_row(f"{line.at:.2f}", took, line.host, what, line.detail)
-    console.print(table, markup=False)
+    console.print(table, crop=False)
 
 
 def write_and_show(trace: Trace, file: Path, console: Console | None) -> None:
-    """Both; without a console it is only written."""
+    """Write the trace, and print it if there is a console."""
     _write(trace, file)
     if console is not None:
         _show(trace, console)

@@ -1,4 +1,4 @@
-"""The agents between which a guest is handed over, as the command line names them."""
+"""The two agents of a handover, as the command line names them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from holdover.agent.client import AgentClient
-from holdover.agent.config import ConfigError, parse_api
+from holdover.api.client import AgentClient
 from holdover.cli.asking import Asking
+from holdover.config.agent_file import ConfigError, parse_api
 
 __all__ = ["TwoAgents", "called", "two_agents"]
 
 
 @dataclass(frozen=True, slots=True)
 class TwoAgents:
-    """Both agents.
+    """The agents of source and destination.
 
     Attributes:
-        source: That of the host that the guest leaves.
-        destination: That of the other; None where nothing tells its address.
-        to: The name of a peer of the source, where the destination was given by that; else empty.
+        source: The source's agent.
+        destination: The destination's agent; None if its address is not known.
+        to: The name by which the source knows the destination; empty if it does not know it.
     """
 
     source: AgentClient
@@ -29,18 +29,20 @@ class TwoAgents:
 
     @property
     def asked_destination(self) -> AgentClient | None:
-        """The destination's agent, if the handover needs it: one that the source knows by name is its own
-        to ask."""
+        """The destination's agent, if the command itself must ask it.
+
+        A destination that the source knows by name is asked by the source.
+        """
         return None if self.to else self.destination
 
 
 @asynccontextmanager
 async def two_agents(asking: Asking, source: str, destination: str) -> AsyncGenerator[TwoAgents, None]:
-    """Clients of both; ``destination`` is an address, or the name of a peer of the source.
+    """Clients of both agents. ``destination`` is an address, or the name of a peer of the source.
 
     Raises:
-        ConfigError: An address, or a file of ``asking``, cannot be used.
-        AgentError: The source had to be asked for its peers, and does not answer.
+        ConfigError: An address, or a file of ``asking``, cannot be used; or the source has no such peer.
+        AgentError: The source's agent does not answer; it is asked for its peers.
     """
     clients: list[AgentClient] = []
     try:
@@ -57,14 +59,20 @@ async def two_agents(asking: Asking, source: str, destination: str) -> AsyncGene
 
 
 async def called(source: AgentClient, destination: str) -> tuple[str, str]:
-    """The name by which the source knows a destination, and its address; one of them may be empty."""
+    """The name by which the source knows a destination, and its address. The name may be empty.
+
+    Raises:
+        ConfigError: It is neither a peer of the source nor an address; the message lists the peers.
+    """
+    state = await source.guests()
+    for peer in state.peers:
+        if destination in (peer.name, peer.api):
+            return peer.name, peer.api
     if _is_address(destination):
         return "", destination
-    for peer in (await source.guests()).peers:
-        if peer.name == destination:
-            return peer.name, peer.api
-    # the source's agent says which peers it has
-    return destination, ""
+    known = ", ".join(peer.name for peer in state.peers)
+    there_are = f"its peers are {known}" if known else "it has no [[peer]]"
+    raise ConfigError(f"--to {destination}: {state.host} has no peer of that name; {there_are}")
 
 
 def _is_address(text: str) -> bool:
@@ -76,7 +84,7 @@ def _is_address(text: str) -> bool:
 
 
 def _where_possible(asking: Asking, api: str) -> list[AgentClient]:
-    """For a trace alone, so its address as the source knows it may be of no use here."""
+    """A client for a trace alone; none if the address that the source knows cannot be used here."""
     try:
         return asking.clients(api)
     except ConfigError:

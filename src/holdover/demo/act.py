@@ -1,4 +1,4 @@
-"""One act: the same migration, with or without the reservation moving along; and what came of it."""
+"""One act of the demonstration, and its result: a migration, with or without the reservation moving along."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from holdover.agent.client import AgentClient, AgentError
-from holdover.agent.config import export_iqn
-from holdover.agent.orchestrator import Orchestrator
-from holdover.agent.outcome import MigrateFailed, Progress
-from holdover.demo.messages import Connect, End, Open, Stop
+from holdover.agent.guests.chap_secrets import ChapSecrets
+from holdover.api.client import AgentClient, AgentError
+from holdover.config.agent_file import export_iqn
+from holdover.demo.hosts import certified_hosts
+from holdover.demo.messages import Connect, End, OpenDisk, Stop
 from holdover.demo.processes import Child, DemoFailed, free_port, started
-from holdover.demo.watching import Listener, Recording
+from holdover.demo.watching import ProgressListener, Recording
 from holdover.iscsi.url import parse_iscsi_url
-from holdover.paths.iscsi import Identity, IscsiSessions, isid_of
-from holdover.scsi.opcodes import InServiceAction
-from holdover.scsi.reservation_in import FullStatus
-from holdover.scsi.reservation_out import in_command
-from holdover.scsi.sense import describe_response, is_unit_attention
-
-__all__ = ["HOSTS", "Act", "Stage", "Sums", "holder_of", "orchestrator", "perform", "stage"]
+from holdover.migrate.job import MigrationJob
+from holdover.migrate.result import MigrateFailed, Progress
+from holdover.paths.iscsi import InitiatorIdentity, IscsiSessions, isid_of
+from holdover.reservations.driver import run_async
+from holdover.reservations.questions import read_full_status
+from holdover.reservations.steps import StepFailed
 
 HOSTS = ("host-a", "host-b")
 GUEST = "db1"
@@ -37,17 +36,17 @@ _SECONDS_AFTER = 1.5
 
 
 class Sums(msgspec.Struct, kw_only=True):
-    """What came of one act.
+    """The result of one act.
 
     Attributes:
-        guest_writes: The guest's writes that were accepted.
-        guest_write_errors: Those that were refused.
-        intruder_writes_accepted, intruder_writes_refused: The third initiator's.
+        guest_writes: How many of the guest's writes were accepted.
+        guest_write_errors: How many of the guest's writes were refused.
+        intruder_writes_accepted, intruder_writes_refused: The same of the third initiator's writes.
         holder_before, holder_after: The I_T nexus that READ FULL STATUS names as the holder; null: nobody.
-        standstill_ms: From the guest's last command on the source to its first answer on the destination
-            (with QEMU: from STOP to RESUME).
-        blocks_verified: Blocks read back at the end and found as acknowledged last.
-        blocks_damaged: Blocks found otherwise.
+        standstill_ms: The time from the guest's last command on the source to its first answer on the
+            destination (with QEMU: from STOP to RESUME).
+        blocks_verified: How many blocks, read at the end, had the content that was acknowledged last.
+        blocks_damaged: How many blocks had another content.
     """
 
     guest_writes: int
@@ -71,21 +70,30 @@ class Act:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """The target and both agents, running."""
+class DemoStage:
+    """The target and both agents, while they run.
+
+    Attributes:
+        lun: The URL of the LUN.
+        apis: The addresses at which operators ask the agents.
+        exports: The URLs of the guest's disk at both agents, with their secrets.
+        portals: HOST:PORT of both exports.
+        secrets: The files with the secrets.
+    """
 
     lun: str
     apis: tuple[str, str]
     exports: tuple[str, str]
     portals: tuple[str, str]
+    secrets: tuple[Path, Path]
 
 
 @asynccontextmanager
-async def stage(folder: Path, migrate_pr: bool) -> AsyncGenerator[Stage, None]:
+async def stage(folder: Path, migrate_pr: bool) -> AsyncGenerator[DemoStage, None]:
     """Start the target and the agents of both hosts, each a process of its own."""
-    target_port, *ports = (free_port() for _ in range(5))
+    target_port, *ports = (free_port() for _ in range(3))
     portals = (f"127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}")
-    apis = (f"127.0.0.1:{ports[2]}", f"127.0.0.1:{ports[3]}")
+    hosts = certified_hosts(folder, HOSTS)
     lun = f"iscsi://127.0.0.1:{target_port}/{TARGET}/0"
     device = f"scsi-block,id=disk0,drive={lun},migrate-pr={'on' if migrate_pr else 'off'}"
     async with AsyncExitStack() as stack:
@@ -93,8 +101,9 @@ async def stage(folder: Path, migrate_pr: bool) -> AsyncGenerator[Stage, None]:
         await stack.enter_async_context(
             started("target", *serve, "--lun", "file=disk,size=64M", ready="LUN 0", folder=folder)
         )
-        for host, portal, api, incoming in zip(HOSTS, portals, apis, ((), ("--incoming",)), strict=True):
-            options = ("--name", host, "--api", api, "--initiator", f"iqn.2026-11.org.holdover:{host}")
+        for host, portal, incoming in zip(HOSTS, portals, ((), ("--incoming",)), strict=True):
+            state = ("--state-dir", str(_state_of(folder, host)))
+            options = ("--name", host, "--initiator", f"iqn.2026-11.org.holdover:{host}", *state)
             guest = (
                 "--guest",
                 GUEST,
@@ -107,26 +116,44 @@ async def stage(folder: Path, migrate_pr: bool) -> AsyncGenerator[Stage, None]:
                 *incoming,
             )
             await stack.enter_async_context(
-                started(host, "holdover", "agent", *options, *guest, ready=f"guest {GUEST}", folder=folder)
+                started(
+                    host,
+                    "holdover",
+                    "agent",
+                    *options,
+                    *hosts[host].options(hosts),
+                    *guest,
+                    ready=f"guest {GUEST}",
+                    folder=folder,
+                )
             )
-        exports = tuple(f"iscsi://{portal}/{export_iqn(GUEST)}/0" for portal in portals)
-        yield Stage(lun, apis, (exports[0], exports[1]), portals)
+        secrets = [ChapSecrets(_state_of(folder, host)).file(GUEST) for host in HOSTS]
+        exports = [
+            f"iscsi://{GUEST}%{file.read_text(encoding='ascii')}@{portal}/{export_iqn(GUEST)}/0"
+            for portal, file in zip(portals, secrets, strict=True)
+        ]
+        apis = tuple(hosts[host].api for host in HOSTS)
+        yield DemoStage(lun, (apis[0], apis[1]), (exports[0], exports[1]), portals, (secrets[0], secrets[1]))
+
+
+def _state_of(folder: Path, host: str) -> Path:
+    return folder / f"{host}.state"
 
 
 async def holder_of(lun: str) -> str | None:
-    """The initiator port of the reservation holder; None when nobody holds one."""
+    """The initiator port of the reservation holder; None if nobody holds a reservation."""
     path = IscsiSessions().path(
-        parse_iscsi_url(lun), Identity("iqn.2026-11.org.holdover:demo-observer", isid_of("demo"))
+        parse_iscsi_url(lun), InitiatorIdentity("iqn.2026-11.org.holdover:demo-observer", isid_of("demo"))
     )
     try:
-        response = await path.execute(in_command(InServiceAction.READ_FULL_STATUS))
-        while is_unit_attention(response):
-            response = await path.execute(in_command(InServiceAction.READ_FULL_STATUS))
+        status = await run_async(read_full_status(), path.execute)
+    except StepFailed as error:
+        raise DemoFailed(str(error)) from error
     finally:
         await path.close()
-    if not response.good:
-        raise DemoFailed(f"READ FULL STATUS: {describe_response(response)}")
-    holders = [each.transport_id for each in FullStatus.decode(response.data_in).descriptors if each.holder]
+    if status is None:
+        raise DemoFailed("READ FULL STATUS: the LUN does not have it")
+    holders = [each.transport_id for each in status.descriptors if each.holder]
     return str(holders[0]) if holders else None
 
 
@@ -151,21 +178,25 @@ async def perform(migrate_pr: bool, watch: Callable[[Recording], None]) -> Act:
 
 
 async def _play(
-    set_up: Stage, workload: Child, intruder: Child, recording: Recording, watch: Callable[[Recording], None]
+    set_up: DemoStage,
+    workload: Child,
+    intruder: Child,
+    recording: Recording,
+    watch: Callable[[Recording], None],
 ) -> Sums:
-    guest, third = (Listener(child, recording, watch) for child in (workload, intruder))
+    guest, third = (ProgressListener(child, recording, watch) for child in (workload, intruder))
     try:
         workload.order(Connect(set_up.exports[0]))
         await guest.ready()
         intruder.order(Connect(set_up.lun))
         before = await _note_holder(set_up, recording)
-        workload.order(Open(set_up.exports[1]))
+        workload.order(OpenDisk(set_up.exports[1]))
         await asyncio.sleep(_SECONDS_BEFORE)
 
         async with orchestrator(set_up, recording, watch) as handover:
             await handover.check()
             await handover.prepare()
-            # prepared while the guest writes; only the commit is left for when it stands still
+            # Prepare runs while the guest writes; only commit is left for the time of the standstill.
             workload.order(Stop())
             recording.stopped = (await guest.ready()).at - recording.began
             await _commit(handover)
@@ -175,7 +206,7 @@ async def _play(
         await _note_holder(set_up, recording)
         await asyncio.sleep(_SECONDS_AFTER)
 
-        # the intruder ends first, so that nothing it gets written can be missed by the verification
+        # The intruder ends first, so that the verification sees everything that the intruder gets written.
         intruder.order(End())
         foreign = await third.report()
         workload.order(End())
@@ -198,7 +229,7 @@ async def _play(
     )
 
 
-async def _commit(handover: Orchestrator) -> None:
+async def _commit(handover: MigrationJob) -> None:
     try:
         await handover.commit()
     except AgentError as error:
@@ -206,7 +237,7 @@ async def _commit(handover: Orchestrator) -> None:
         raise MigrateFailed(str(error), handover.stays()) from error
 
 
-async def _note_holder(set_up: Stage, recording: Recording) -> str | None:
+async def _note_holder(set_up: DemoStage, recording: Recording) -> str | None:
     holder = await holder_of(set_up.lun)
     recording.holders.append((recording.now, holder))
     return holder
@@ -214,9 +245,9 @@ async def _note_holder(set_up: Stage, recording: Recording) -> str | None:
 
 @asynccontextmanager
 async def orchestrator(
-    set_up: Stage, recording: Recording, watch: Callable[[Recording], None]
-) -> AsyncGenerator[Orchestrator, None]:
-    """What ``holdover migrate`` runs, its progress recorded."""
+    set_up: DemoStage, recording: Recording, watch: Callable[[Recording], None]
+) -> AsyncGenerator[MigrationJob, None]:
+    """The job that ``holdover migrate`` runs, with its progress recorded."""
 
     def tell(progress: Progress) -> None:
         recording.steps.append((recording.now, progress))
@@ -224,7 +255,7 @@ async def orchestrator(
 
     clients = [AgentClient(api) for api in set_up.apis]
     try:
-        yield Orchestrator(GUEST, clients[0], clients[1], tell)
+        yield MigrationJob(GUEST, clients[0], clients[1], tell)
     finally:
         for client in clients:
             await client.close()

@@ -1,6 +1,7 @@
 """A third initiator that registers nothing and keeps trying to write over the guest's blocks.
 
-``python -m holdover.demo.intruder``; orders on standard input, reports on standard output.
+Run it as ``python -m holdover.demo.intruder``. It reads orders from standard input and reports on standard
+output.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from holdover.demo.messages import Connect, Order, Report
 from holdover.demo.workload import BLOCKS
 from holdover.demo.writer import Counter, orders, say
 from holdover.iscsi.url import parse_iscsi_url
-from holdover.paths.iscsi import Identity, IscsiSessions, isid_of
+from holdover.paths.iscsi import InitiatorIdentity, IscsiSessions, isid_of
 from holdover.scsi.cdb import Write
 from holdover.scsi.command import Command
 from holdover.scsi.sense import is_unit_attention
@@ -22,7 +23,7 @@ _PAUSE = 0.001
 
 
 async def run() -> None:
-    """Write until any second order comes."""
+    """Write until a second order comes, whatever order that is."""
     async with orders() as queue:
         order = await queue.get()
         if isinstance(order, Connect):
@@ -30,7 +31,7 @@ async def run() -> None:
 
 
 async def _write(url: str, queue: asyncio.Queue[Order]) -> None:
-    identity = Identity("iqn.2026-11.org.holdover:demo-intruder", isid_of("demo"))
+    identity = InitiatorIdentity("iqn.2026-11.org.holdover:demo-intruder", isid_of("demo"))
     path = IscsiSessions().path(parse_iscsi_url(url), identity)
     counter = Counter("intruder")
     address = 0

@@ -1,47 +1,32 @@
-"""What the demonstration's processes tell each other, one JSON document a line."""
+"""The messages between the demonstration's processes: one JSON document for each line."""
 
 from __future__ import annotations
 
 import msgspec
 
-__all__ = [
-    "Connect",
-    "End",
-    "Open",
-    "Order",
-    "Ready",
-    "Report",
-    "Said",
-    "Stop",
-    "Tick",
-    "decode_order",
-    "decode_said",
-    "encode",
-]
 
-
-class Open(msgspec.Struct, tag="open", frozen=True):
-    """To the workload: open this disk as well, as the QEMU does that waits for the guest."""
+class OpenDisk(msgspec.Struct, tag="open", frozen=True):
+    """An order to the workload: also open this disk, as the QEMU that waits for the guest does."""
 
     url: str
 
 
 class Connect(msgspec.Struct, tag="connect", frozen=True):
-    """To the workload: go on, on the disk behind this URL. The first time: register and reserve as well."""
+    """An order to the workload: continue on the disk at this URL; at first also register and reserve."""
 
     url: str
 
 
 class Stop(msgspec.Struct, tag="stop", frozen=True):
-    """To the workload: stand still, as a guest does while its migration switches over."""
+    """An order to the workload: stand still, as a guest does while its migration switches over."""
 
 
 class End(msgspec.Struct, tag="end", frozen=True):
-    """To both: stop, verify what was written (the workload), report."""
+    """An order to both: stop, verify what was written (the workload only), report."""
 
 
 class Tick(msgspec.Struct, tag="tick", frozen=True):
-    """What happened since the last tick; ``at`` is CLOCK_MONOTONIC, seconds."""
+    """What happened since the last tick; ``at`` is CLOCK_MONOTONIC, in seconds."""
 
     at: float
     who: str
@@ -51,7 +36,7 @@ class Tick(msgspec.Struct, tag="tick", frozen=True):
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):
-    """The workload writes, or stands still: when it began or ended."""
+    """The workload writes again, or stands still; ``at`` says since when."""
 
     at: float
 
@@ -66,7 +51,7 @@ class Report(msgspec.Struct, tag="report", frozen=True):
     damaged: int = 0
 
 
-Order = Open | Connect | Stop | End
+Order = OpenDisk | Connect | Stop | End
 Said = Tick | Ready | Report
 
 _orders: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
@@ -74,15 +59,15 @@ _said: msgspec.json.Decoder[Said] = msgspec.json.Decoder(Said)
 
 
 def encode(message: Order | Said) -> bytes:
-    """One line."""
+    """One line that holds the message."""
     return msgspec.json.encode(message) + b"\n"
 
 
 def decode_order(line: bytes) -> Order:
-    """An order to a process."""
+    """The order that a line holds."""
     return _orders.decode(line)
 
 
 def decode_said(line: bytes) -> Said:
-    """What a process says."""
+    """The message of a process that a line holds."""
     return _said.decode(line)

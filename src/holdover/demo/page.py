@@ -1,16 +1,22 @@
-"""The timeline as one self-contained HTML page: no script, no font, nothing fetched."""
+"""The timeline as one self-contained HTML page: no script, no font, nothing to fetch."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from html import escape
 
 from holdover.demo.act import Act
 from holdover.demo.timeline import Bucket, buckets, steps_of
 
-__all__ = ["page"]
-
 _WIDTH, _LEFT, _LANE, _GAP = 1100, 150, 46, 14
 _COLUMNS = 240
+_LETTER = 7.0
+"""The width of a letter at most, in the units of the pictures."""
+_MARGIN = 200
+"""Room at the right of the steps, for the host and the milliseconds of each."""
+_TICKS = 12
+"""The most ticks of an axis: so many labels stand beside one another without touching."""
 _GOOD, _BAD, _QUIET, _STILL = "#2e9e5b", "#d33f49", "#9aa5b1", "#e8b23a"
 _STEP_COLOURS = ("#3f6fd1", "#8757c9", "#1f9aa8", "#c2571a", "#5d6d7e")
 
@@ -29,7 +35,7 @@ margin:0 .35em 0 1.2em;vertical-align:-.08em}
 
 
 def page(acts: list[Act]) -> str:
-    """The whole document."""
+    """The whole page."""
     body = "".join(_act(act) for act in acts)
     key = "".join(
         f'<span style="background:{colour}"></span>{text}'
@@ -45,7 +51,7 @@ def page(acts: list[Act]) -> str:
         f"<style>{_STYLE}</style><h1>A live migration, without Holdover and with it</h1>"
         "<p>A guest holds a persistent reservation (write exclusive, registrants only) on a shared LUN and "
         "writes without pause. An intruder that registered nothing keeps trying to write over its blocks. "
-        f"Half way the guest moves from host-a to host-b.</p>"
+        f"Halfway the guest moves from host-a to host-b.</p>"
         f'<p class="key">{key}</p>{body}{_table(acts)}</html>\n'
     )
 
@@ -66,13 +72,26 @@ def _timeline(act: Act) -> str:
         _host_lane(act, scale, span),
     ]
     height = 3 * (_LANE + _GAP) + 36
-    for second in range(int(span * 2) + 1):
-        x = _LEFT + second / 2 * scale
-        parts.append(
-            f'<line x1="{x:.1f}" y1="0" x2="{x:.1f}" y2="{height - 22}" stroke="#c9d2dc" stroke-width=".5"/>'
-            f'<text x="{x:.1f}" y="{height - 8}" text-anchor="middle">{second / 2:g} s</text>'
-        )
+    parts += _axis(span, scale, height, "s", 1.0)
     return f'<svg viewBox="0 0 {_WIDTH + 20} {height}" role="img">{"".join(parts)}</svg>'
+
+
+def ticks(span: float) -> list[float]:
+    """Round numbers from 0 to ``span``, at most `_TICKS` steps apart: 1, 2 or 5 times a power of ten."""
+    least = span / _TICKS
+    power = 10.0 ** math.floor(math.log10(least))
+    step = next(power * each for each in (1, 2, 5, 10) if power * each >= least)
+    return [number * step for number in range(int(span / step) + 1)]
+
+
+def _axis(span: float, scale: float, height: int, unit: str, factor: float) -> Iterator[str]:
+    """The axis of a picture of ``span`` seconds, in a unit that is 1/``factor`` of a second."""
+    for tick in ticks(span * factor):
+        x = _LEFT + tick / factor * scale
+        yield (
+            f'<line x1="{x:.1f}" y1="0" x2="{x:.1f}" y2="{height - 22}" stroke="#c9d2dc" stroke-width=".5"/>'
+            f'<text x="{x:.1f}" y="{height - 8}" text-anchor="middle">{tick:g} {unit}</text>'
+        )
 
 
 def _lane(row: int, name: str, lane: list[Bucket], accepted: str, refused: str) -> str:
@@ -107,7 +126,9 @@ def _host_lane(act: Act, scale: float, span: float) -> str:
     ):
         x, width = _LEFT + begin * scale, max((end - begin) * scale, 1.5)
         label = (
-            f'<text x="{x + 8:.1f}" y="{top + _LANE / 2 + 4:.0f}">{escape(name)}</text>' if width > 60 else ""
+            f'<text x="{x + 8:.1f}" y="{top + _LANE / 2 + 4:.0f}">{escape(name)}</text>'
+            if width > len(name) * _LETTER + 8
+            else ""
         )
         parts.append(
             f'<rect x="{x:.2f}" y="{top}" width="{width:.2f}" height="{_LANE}" fill="{colour}">'
@@ -117,14 +138,15 @@ def _host_lane(act: Act, scale: float, span: float) -> str:
 
 
 def _steps(act: Act) -> str:
-    """The steps of the handover, on an axis of their own: they are too short for the other."""
+    """All steps on one axis, which begins with the first; how long each took stands at the right."""
     steps = steps_of(act.recording)
     if not steps:
         return ""
     first, last = min(step[2] for step in steps), max(step[3] for step in steps)
-    scale = (_WIDTH - _LEFT - 170) / max(last - first, 0.0001)
-    height = len(steps) * 22 + 10
-    parts = []
+    span = max(last - first, 0.0001)
+    scale = (_WIDTH - _LEFT - _MARGIN) / span
+    height = len(steps) * 22 + 36
+    parts = list(_axis(span, scale, height, "ms", 1000.0))
     for row, (name, host, begin, end) in enumerate(steps):
         y, x = 6 + row * 22, _LEFT + (begin - first) * scale
         width = max((end - begin) * scale, 1.5)
@@ -133,7 +155,8 @@ def _steps(act: Act) -> str:
             f'<text x="8" y="{y + 13}">{escape(name)}</text>'
             f'<rect x="{x:.2f}" y="{y}" width="{width:.2f}" height="16" rx="2" '
             f'fill="{_STEP_COLOURS[row % len(_STEP_COLOURS)]}"><title>{escape(label)}</title></rect>'
-            f'<text x="{x + width + 6:.1f}" y="{y + 13}">{escape(host)} {(end - begin) * 1000:.2f} ms</text>'
+            f'<text x="{_WIDTH + 10}" y="{y + 13}" text-anchor="end">'
+            f"{escape(host)} {(end - begin) * 1000:.2f} ms</text>"
         )
     return f'<svg viewBox="0 0 {_WIDTH + 20} {height}" role="img">{"".join(parts)}</svg>'
 

@@ -1,4 +1,4 @@
-"""The demonstration's processes: started with pipes, ended by their id, their errors kept."""
+"""The demonstration's processes: started with pipes, ended by their id, with their error output kept."""
 
 from __future__ import annotations
 
@@ -16,28 +16,26 @@ from typing import IO
 
 from holdover.demo.messages import Order, Said, decode_said, encode
 
-__all__ = ["Child", "DemoFailed", "free_port", "started"]
-
-_START_SECONDS = 30.0
+_START_SECONDS = 120.0
 _END_SECONDS = 10.0
 
 _PORTS = (20000, 32000)
 _DRAWN = random.SystemRandom()
 _KEPT: deque[socket.socket] = deque()
-_KEPT_AT_MOST = 200  # by then the first ones are in use, or were never wanted
+_KEPT_AT_MOST = 200  # by then the oldest ports are in use, or nobody wanted them
 
 
 class DemoFailed(Exception):
-    """The demonstration could not be shown: which process failed, and what it said."""
+    """The demonstration failed; the message says which process failed, and what that process wrote."""
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens at now, and that no other call gives out meanwhile.
+    """A TCP port of 127.0.0.1 at which nobody listens now; no other call returns it meanwhile.
 
-    The port stays bound, though not listened at, by a socket that allows whoever asks for SO_REUSEADDR to
-    bind it too, as servers do and the probe here does not: so neither another process that looks for a
-    free port nor a connection that goes out takes it before the one for whom it was found. Below the range
-    from which Linux takes ports for outgoing connections, and drawn without the seed that tests set.
+    A socket here stays bound to the port without listening. It lets a server bind the port too, because
+    servers ask for SO_REUSEADDR. Other searches for a free port, and outgoing connections, do not ask for it,
+    so they cannot take the port before its user does. The port is below the range from which Linux takes
+    ports for outgoing connections. The random choice does not use the seed that tests set.
     """
     while True:
         port = _DRAWN.randint(*_PORTS)
@@ -55,7 +53,7 @@ def free_port() -> int:
 
 
 class Child:
-    """One process: a line at a time in and out."""
+    """One process; it reads and writes one line at a time."""
 
     def __init__(self, name: str, process: asyncio.subprocess.Process, errors: IO[bytes]) -> None:
         self.name = name
@@ -63,7 +61,7 @@ class Child:
         self._errors = errors
 
     async def line(self) -> bytes:
-        """The next line of its output."""
+        """The next line of the process's output."""
         if self._process.stdout is None:
             raise DemoFailed(f"{self.name} has no output")
         line = await self._process.stdout.readline()
@@ -76,17 +74,17 @@ class Child:
         return decode_said(await self.line())
 
     def order(self, order: Order) -> None:
-        """Tell it what to do."""
+        """Send the process an order."""
         if self._process.stdin is not None:
             self._process.stdin.write(encode(order))
 
     def errors(self) -> str:
-        """What it wrote to standard error."""
+        """What the process has written to standard error."""
         self._errors.seek(0)
         return self._errors.read().decode(errors="replace").strip()
 
     async def end(self) -> None:
-        """End it: politely first."""
+        """End the process: ask first, then use force."""
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
@@ -106,7 +104,7 @@ async def started(
     """Run ``python -m ARGUMENTS`` in ``folder``; wait for a line that contains ``ready``, if given.
 
     Raises:
-        DemoFailed: It ended or did not say so in time; with what it wrote to standard error.
+        DemoFailed: The process ended, or did not write that line in time. The error has its standard error.
     """
     with TemporaryFile() as errors:
         process = await asyncio.create_subprocess_exec(

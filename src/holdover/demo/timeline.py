@@ -11,12 +11,10 @@ from rich.text import Text
 from holdover.demo.act import Act
 from holdover.demo.watching import Recording
 
-__all__ = ["Bucket", "buckets", "draw", "steps_of", "table"]
-
 
 @dataclass(slots=True)
 class Bucket:
-    """Writes of one process within one stretch of time."""
+    """The writes of one process within one stretch of time."""
 
     accepted: int = 0
     refused: int = 0
@@ -55,7 +53,7 @@ def _intruder(bucket: Bucket) -> tuple[str, str]:
 
 
 def draw(title: str, recording: Recording, width: int, span: float) -> Group:
-    """The lanes as they are now, ``width`` columns for ``span`` seconds."""
+    """The lanes as they are now, in ``width`` columns for ``span`` seconds."""
     guest, intruder, host = Text(), Text(), Text()
     for bucket in buckets(recording, "guest", width, span):
         guest.append(*_guest(bucket))
@@ -85,7 +83,7 @@ def draw(title: str, recording: Recording, width: int, span: float) -> Group:
 
 
 def table(acts: list[Act]) -> Table:
-    """Both acts side by side."""
+    """A table with both acts side by side."""
     grid = Table(box=None, pad_edge=False)
     grid.add_column("")
     for act in acts:

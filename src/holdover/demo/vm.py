@@ -1,4 +1,4 @@
-"""The act with a virtual machine: a real Linux guest in one QEMU, live-migrated to another."""
+"""The act with a virtual machine: a real Linux guest in one QEMU that is live-migrated to another QEMU."""
 
 from __future__ import annotations
 
@@ -14,18 +14,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TextIO
 
-from holdover.agent.config import export_iqn
-from holdover.agent.orchestrator import COPY, SWITCH_OVER, Qemus
-from holdover.demo.act import GUEST, Act, Stage, Sums, holder_of, orchestrator, stage
+from holdover.config.agent_file import export_iqn
+from holdover.demo.act import GUEST, Act, DemoStage, Sums, holder_of, orchestrator, stage
+from holdover.demo.machines.console import Console, ConsoleError
+from holdover.demo.machines.image import READY, GuestImage, ImageError, guest_image, missing_packages
+from holdover.demo.machines.process import IscsiDisk, QemuProcess, VirtualMachine, missing_qemu_packages
 from holdover.demo.messages import Connect, End, Tick
 from holdover.demo.processes import Child, DemoFailed, free_port, started
-from holdover.demo.watching import Listener, Recording
-from holdover.qemu.console import Console, ConsoleError
-from holdover.qemu.image import READY, GuestImage, ImageError, guest_image, missing_packages
+from holdover.demo.watching import ProgressListener, Recording
+from holdover.migrate.job import COPY, SWITCH_OVER, Qemus
 from holdover.qemu.monitor import QemuError
-from holdover.qemu.process import IscsiDisk, QemuProcess, VirtualMachine, missing_qemu_packages
-
-__all__ = ["VmMissing", "perform_vm", "prepare"]
 
 _SECONDS = 5.0
 """How long the guest writes before and after its migration: software emulation is slow."""
@@ -39,17 +37,20 @@ class VmMissing(Exception):
     """A package that the virtual machine needs is missing and could not be installed."""
 
 
-def prepare(out: TextIO) -> None:
-    """Install what is missing where that is possible, saying so, and build the guest.
+def prepare(out: TextIO, agree: Callable[[str], bool]) -> None:
+    """Install what is missing, if that is possible and the person agrees, and build the guest.
+
+    ``agree`` asks the person a question.
 
     Raises:
-        VmMissing: Names the packages to install.
+        VmMissing: A package is missing; the message names the packages to install.
     """
     missing = sorted({*missing_qemu_packages(), *missing_packages()})
     may = os.geteuid() == 0 and shutil.which("apt-get") is not None
     command = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
-    if missing and not may:
-        raise VmMissing(f"the virtual machine needs Debian packages: {' '.join(command)}")
+    needed = f"The virtual machine needs these Debian packages: {' '.join(missing)}."
+    if missing and not (may and agree(f"{needed} Install them?")):
+        raise VmMissing(f"{needed} Nothing was installed. To install them: {' '.join(command)}")
     if missing:
         print(f"holdover: installing Debian packages: {' '.join(missing)}", file=out, flush=True)
         _apt(["apt-get", "update"])
@@ -57,7 +58,9 @@ def prepare(out: TextIO) -> None:
     try:
         guest_image()
     except ImageError as error:
-        if not may:
+        if not (
+            may and agree("The guest's kernel needs Debian's list of packages. Fetch it (apt-get update)?")
+        ):
             raise VmMissing(str(error)) from error
         print("holdover: fetching Debian's list of packages for the guest's kernel", file=out, flush=True)
         _apt(["apt-get", "update"])
@@ -102,11 +105,13 @@ async def perform_vm(migrate_pr: bool, watch: Callable[[Recording], None]) -> Ac
     return Act(migrate_pr, sums, recording)
 
 
-def _qemu(set_up: Stage, image: GuestImage, host: int, incoming: str | None) -> QemuProcess:
+def _qemu(set_up: DemoStage, image: GuestImage, host: int, incoming: str | None) -> QemuProcess:
     disk = IscsiDisk(
         portal=set_up.portals[host],
         target=export_iqn(GUEST),
         initiator="iqn.2026-11.org.holdover:demo-guest",
+        user=GUEST,
+        secret=set_up.secrets[host],
     )
     return QemuProcess.start(
         VirtualMachine(name=GUEST, kernel=image.kernel, initrd=image.initrd, disks=(disk,), incoming=incoming)
@@ -115,9 +120,9 @@ def _qemu(set_up: Stage, image: GuestImage, host: int, incoming: str | None) -> 
 
 @dataclass
 class _Play:
-    """One act on its way."""
+    """One act while it is played."""
 
-    set_up: Stage
+    set_up: DemoStage
     image: GuestImage
     recording: Recording
     watch: Callable[[Recording], None]
@@ -128,7 +133,7 @@ class _Play:
 
     async def run(self, intruder: Child, stack: AsyncExitStack) -> Sums:
         recording = self.recording
-        third = Listener(intruder, recording, self.watch)
+        third = ProgressListener(intruder, recording, self.watch)
         stack.push_async_callback(third.end)
         persist = "sg_persist --out --no-inquiry"
         await self._shell(f"{persist} --register --param-sark={_KEY} --param-aptpl /dev/sda")
@@ -181,7 +186,7 @@ class _Play:
         return outcome.standstill_ms
 
     async def _write_for(self, seconds: float) -> None:
-        """Let the guest write; its counts, asked now and then, become ticks."""
+        """Let the guest write; read its counts now and then, and record them as ticks."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             await asyncio.sleep(_POLL)
@@ -204,6 +209,6 @@ class _Play:
 
 
 def _counts(report: str) -> dict[str, int]:
-    """The numbers of the guest's ``workload report``."""
+    """The numbers in the guest's ``workload report``."""
     pairs = (line.partition("=") for line in report.splitlines())
     return {name: int(value) for name, _, value in pairs if value.isdecimal()}

@@ -1,4 +1,4 @@
-"""What happens in an act, recorded as it is said."""
+"""The recorder of what happens in an act, as the processes report it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from holdover.agent.outcome import Progress
 from holdover.demo.messages import Ready, Report, Tick
 from holdover.demo.processes import Child, DemoFailed
-
-__all__ = ["Listener", "Recording"]
+from holdover.migrate.result import Progress
 
 
 @dataclass
 class Recording:
-    """What happened when, by CLOCK_MONOTONIC seconds from `began` on."""
+    """What happened and when, in CLOCK_MONOTONIC seconds from `began` on."""
 
     began: float = field(default_factory=time.monotonic)
     ticks: list[Tick] = field(default_factory=list)
@@ -33,8 +31,8 @@ class Recording:
         return time.monotonic() - self.began
 
 
-class Listener:
-    """Reads what a process says: ticks into the recording, answers to whoever waits for one."""
+class ProgressListener:
+    """The reader of a process's messages: ticks go into the recording, answers to the caller who waits."""
 
     def __init__(self, child: Child, recording: Recording, watch: Callable[[Recording], None]) -> None:
         self._child = child
@@ -56,14 +54,14 @@ class Listener:
             self._answers.put_nowait(error)
 
     async def ready(self) -> Ready:
-        """The next answer, which must be *ready*; DemoFailed for any other."""
+        """The next answer, which must be *ready*; any other raises DemoFailed."""
         answer = await self._answers.get()
         if not isinstance(answer, Ready):
             raise self._unexpected(answer)
         return answer
 
     async def report(self) -> Report:
-        """The next answer, which must be a report; DemoFailed for any other."""
+        """The next answer, which must be a report; any other raises DemoFailed."""
         answer = await self._answers.get()
         if not isinstance(answer, Report):
             raise self._unexpected(answer)
@@ -75,7 +73,7 @@ class Listener:
         return DemoFailed(f"{self._child.name} said {answer} out of turn")
 
     async def end(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task

@@ -1,7 +1,8 @@
-"""The guest's stand-in: holds a reservation, writes checksummed blocks and reads them back without pause.
+"""A stand-in for the guest: it holds a reservation, writes blocks with checksums and reads them back.
 
-``python -m holdover.demo.workload``; orders on standard input, reports on standard output. Like a guest, it
-knows one disk, and does not know on which host it is: *connect* is where its QEMU finds that disk.
+Run it as ``python -m holdover.demo.workload``. It reads orders from standard input, reports on standard
+output, and writes without pause. Like a guest, it knows one disk, and does not know on which host it is: the
+order *connect* says where its QEMU finds that disk.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ import asyncio
 import time
 
 from holdover.demo.blocks import BLOCK, block, check
-from holdover.demo.messages import Connect, End, Open, Order, Ready, Report
+from holdover.demo.messages import Connect, End, OpenDisk, Order, Ready, Report
 from holdover.demo.writer import Counter, orders, say
 from holdover.iscsi.url import parse_iscsi_url
-from holdover.paths.iscsi import Identity, IscsiPath, IscsiSessions, isid_of
+from holdover.paths.iscsi import InitiatorIdentity, IscsiPath, IscsiSessions, isid_of
+from holdover.reservations.driver import run_async
+from holdover.reservations.steps import past_attentions
 from holdover.scsi.cdb import Read, TestUnitReady, Write
 from holdover.scsi.command import Command, Response
 from holdover.scsi.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.reservation_out import out_command
-from holdover.scsi.sense import describe_response, is_unit_attention
+from holdover.scsi.sense import describe_response
 
 KEY = 0x484F4C44
 BLOCKS = 256
@@ -26,7 +29,7 @@ _LOGICAL = BLOCK // 512
 
 
 class Workload:
-    """One disk, one write in flight, and what must stand on the disk."""
+    """One disk, one write in flight, and the content that must be on the disk."""
 
     def __init__(self) -> None:
         self._sessions = IscsiSessions()
@@ -38,13 +41,13 @@ class Workload:
         self._counter = Counter("guest")
 
     async def open(self, url: str) -> None:
-        """Log in at ``url`` and see whether a disk is there; touches nothing of it."""
-        identity = Identity("iqn.2026-11.org.holdover:demo-guest", isid_of("demo"))
+        """Log in at ``url`` and check that a disk is there; change nothing on it."""
+        identity = InitiatorIdentity("iqn.2026-11.org.holdover:demo-guest", isid_of("demo"))
         path = self._opened[url] = self._sessions.path(parse_iscsi_url(url), identity)
         await path.execute(Command(TestUnitReady().encode()))
 
     async def connect(self, url: str) -> None:
-        """Go on, on the disk at ``url``; the first time register and reserve there."""
+        """Continue on the disk at ``url``; the first time also register and reserve there."""
         first = self._path is None
         if url not in self._opened:
             await self.open(url)
@@ -57,10 +60,7 @@ class Workload:
     async def _execute(self, command: Command) -> Response:
         if self._path is None:
             raise RuntimeError("no disk is connected")
-        response = await self._path.execute(command)
-        while is_unit_attention(response):
-            response = await self._path.execute(command)
-        return response
+        return await run_async(past_attentions(command, "the workload"), self._path.execute)
 
     async def _must(self, command: Command) -> None:
         response = await self._execute(command)
@@ -85,7 +85,7 @@ class Workload:
         return check(response.data_in, address) if response.good else None
 
     async def first_write(self) -> Ready:
-        """A write after a pause, and when it had ended."""
+        """Do the first write after a pause; return when it ended."""
         await self.write()
         return Ready(time.monotonic())
 
@@ -95,7 +95,7 @@ class Workload:
         return Ready(time.monotonic())
 
     async def verify(self) -> Report:
-        """Read every block that was written and compare it with what was acknowledged last."""
+        """Read every block that was written, and compare it with the content that was acknowledged last."""
         self._counter.tick()
         verified = 0
         for address, sequence in self._written.items():
@@ -108,7 +108,7 @@ class Workload:
 
 
 async def run() -> None:
-    """Follow the orders until *end*; between them write, unless told to stand still."""
+    """Follow the orders until *end*; between them write, unless the order is to stand still."""
     workload = Workload()
     async with orders() as queue:
         await _follow(workload, queue)
@@ -124,7 +124,7 @@ async def _follow(workload: Workload, queue: asyncio.Queue[Order]) -> None:
         order = await queue.get()
         if isinstance(order, End):
             return
-        if isinstance(order, Open):
+        if isinstance(order, OpenDisk):
             await workload.open(order.url)
         elif isinstance(order, Connect):
             await workload.connect(order.url)

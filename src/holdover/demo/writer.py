@@ -1,4 +1,4 @@
-"""The loop that workload and intruder share: write, count, tell; orders come on standard input."""
+"""The loop that workload and intruder share: write, count, report; orders come from standard input."""
 
 from __future__ import annotations
 
@@ -11,23 +11,21 @@ from contextlib import asynccontextmanager
 from holdover.demo.messages import End, Order, Said, Tick, decode_order, encode
 from holdover.scsi.command import Response
 
-__all__ = ["Counter", "orders", "say"]
-
 _TICK = 0.02
 
 
 def say(message: Said) -> None:
-    """One line on standard output, at once."""
+    """Write one message as a line to standard output, at once."""
     sys.stdout.buffer.write(encode(message))
     sys.stdout.buffer.flush()
 
 
 @asynccontextmanager
 async def orders() -> AsyncGenerator[asyncio.Queue[Order]]:
-    """The orders that come on standard input; *end* when it is closed.
+    """The orders from standard input, and *end* when it is closed.
 
     Raises:
-        ExceptionGroup: Of msgspec.DecodeError, when a line is no order.
+        ExceptionGroup: A line is not an order; the group has a msgspec.DecodeError.
     """
     queue: asyncio.Queue[Order] = asyncio.Queue()
     reader = asyncio.StreamReader()
@@ -41,7 +39,8 @@ async def orders() -> AsyncGenerator[asyncio.Queue[Order]]:
             queue.put_nowait(decode_order(line))
         queue.put_nowait(End())
 
-    # the loop knows reader and task by weak references alone: whoever drops both loses them to the collector
+    # The loop has only weak references to reader and task. If nothing else referred to them, the garbage
+    # collector would free both.
     async with asyncio.TaskGroup() as group:
         reading = group.create_task(read())
         yield queue
@@ -50,7 +49,7 @@ async def orders() -> AsyncGenerator[asyncio.Queue[Order]]:
 
 
 class Counter:
-    """Sums of accepted and refused writes, told in ticks of 20 ms so that a timeline can be drawn."""
+    """The counts of accepted and refused writes, told in ticks of 20 ms so that a timeline can be drawn."""
 
     def __init__(self, who: str) -> None:
         self._who = who
@@ -60,7 +59,7 @@ class Counter:
         self.accepted = self.refused = 0
 
     def count(self, response: Response) -> None:
-        """One write has ended."""
+        """Count one write that has ended."""
         if response.good:
             self._accepted += 1
             self.accepted += 1
@@ -72,7 +71,7 @@ class Counter:
             self.tick()
 
     def tick(self) -> None:
-        """Tell what has not been told."""
+        """Send the counts that were not sent yet."""
         now = time.monotonic()
         if self._accepted or self._refused:
             say(Tick(now, self._who, self._accepted, self._refused, self._why))

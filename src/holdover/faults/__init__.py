@@ -1,6 +1,8 @@
-"""Faults on demand, for people who test cluster software against a LUN of ours.
+"""Faults on demand, for people who test cluster software against a LUN of Holdover.
 
-`fault` is one fault as people write it, `armed` counts and decides which command it strikes, both pure;
-`device` is the DeviceServer that stands before a logical unit and does it. Stands on `scsi` alone; `cli` may
-import it.
+- `fault`: one fault, as people write it; pure;
+- `armed`: counts commands, and decides which commands a fault strikes; pure;
+- `device`: the DeviceServer that stands before a logical unit and carries the faults out.
+
+This package imports only `scsi`; `cli` may import this package.
 """

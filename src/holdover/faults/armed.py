@@ -1,4 +1,4 @@
-"""The faults of a target at one time: numbered, counted, and asked about every command."""
+"""The faults that are in force on a target. They have numbers and counters, and decide on each command."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from holdover.scsi.command import Command
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.status import Status
 
-__all__ = ["ArmedFault", "ArmedFaults", "Strike"]
-
 
 @dataclass(frozen=True, slots=True)
 class ArmedFault:
     """A fault in force.
 
     Attributes:
-        number: By which it is removed; never given twice.
-        fault: What it is.
-        fitted: How many commands it fitted so far.
-        struck: How many of these it struck.
+        number: The number that removes the fault; no number is used twice.
+        fault: The fault.
+        fitted: The number of commands so far that the fault fits.
+        struck: The number of these commands that the fault struck.
     """
 
     number: int
@@ -31,14 +29,14 @@ class ArmedFault:
 
     @property
     def spent(self) -> bool:
-        """Whether it has struck as often as it may."""
+        """Whether the fault has struck as often as its count allows."""
         return self.fault.count is not None and self.struck >= self.fault.count
 
-    def meet(self, chance: float) -> tuple[ArmedFault, bool]:
-        """The fault after one command that it fits, and whether it strikes that command.
+    def match(self, chance: float) -> tuple[ArmedFault, bool]:
+        """The fault after one command that it fits, and whether the fault strikes this command.
 
         Args:
-            chance: A random number, from 0 up to but not 1.
+            chance: A random number, at least 0 and less than 1.
         """
         fitted = self.fitted + 1
         strikes = not self.spent and fitted > self.fault.after and chance < self.fault.probability
@@ -47,34 +45,34 @@ class ArmedFault:
 
 @dataclass(frozen=True, slots=True)
 class Strike:
-    """What happens to one command: the faults that strike it, by their numbers."""
+    """The faults that strike one command, in the order of their numbers."""
 
     faults: tuple[ArmedFault, ...]
 
     def latency(self, when: When) -> float:
-        """Seconds that it takes longer, before or after it is carried out."""
+        """The seconds of delay before or after the command is carried out."""
         return sum(each.fault.latency for each in self.faults if each.fault.when is when) / 1_000_000
 
     def has(self, effect: Effect, when: When = When.BEFORE) -> bool:
-        """Whether this happens to it."""
+        """Whether a fault has this effect, before or after the command."""
         return any(each.fault.effect is effect and each.fault.when is when for each in self.faults)
 
     @property
     def loses_response(self) -> bool:
-        """Whether its answer is never sent."""
+        """Whether the command's answer is never sent."""
         return any(each.fault.effect is Effect.LOSE_RESPONSE for each in self.faults)
 
     @property
     def status(self) -> Status | None:
-        """With what it is answered instead of being carried out, or None."""
+        """The status that answers the command in place of carrying it out; None when no fault gives one."""
         return next((each.fault.status for each in self.faults if each.fault.status is not None), None)
 
 
 class ArmedFaults:
-    """The faults in force.
+    """The faults in force on a target.
 
     Args:
-        chance: Gives random numbers, from 0 up to but not 1.
+        chance: Returns random numbers, at least 0 and less than 1.
     """
 
     def __init__(self, chance: Callable[[], float]) -> None:
@@ -84,7 +82,7 @@ class ArmedFaults:
 
     @property
     def armed(self) -> tuple[ArmedFault, ...]:
-        """All of them, also those that are spent, in the order in which they came."""
+        """All faults, spent ones too, in the order in which they were added."""
         return tuple(self._armed.values())
 
     def add(self, fault: Fault) -> ArmedFault:
@@ -94,7 +92,7 @@ class ArmedFaults:
         return armed
 
     def remove(self, number: int) -> bool:
-        """Take a fault out of force; False where there is none with that number."""
+        """Take a fault out of force. Returns False when no fault has this number."""
         return self._armed.pop(number, None) is not None
 
     def clear(self) -> None:
@@ -102,19 +100,19 @@ class ArmedFaults:
         self._armed.clear()
 
     def may_strike(self, lun: int, nexus: ITNexus, command: Command) -> bool:
-        """Whether `strike` has anything to decide about a command. Changes nothing."""
-        # Every command comes by here, and mostly there is no fault at all.
+        """Whether `strike` has something to decide about a command. Changes nothing."""
+        # Every command calls this, and mostly there is no fault at all.
         return bool(self._armed) and any(
             not each.spent and each.fault.fits(lun, nexus, command) for each in self._armed.values()
         )
 
     def strike(self, lun: int, nexus: ITNexus, command: Command) -> Strike | None:
-        """Decide what happens to a command, and count it; None where nothing does."""
+        """Count a command, and decide which faults strike it; None when no fault does."""
         struck = []
         for number, each in list(self._armed.items()):
             if each.spent or not each.fault.fits(lun, nexus, command):
                 continue
-            self._armed[number], strikes = each.meet(self._chance())
+            self._armed[number], strikes = each.match(self._chance())
             if strikes:
                 struck.append(self._armed[number])
         return Strike(tuple(struck)) if struck else None

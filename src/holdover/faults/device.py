@@ -1,8 +1,11 @@
-"""The DeviceServer that stands before a logical unit and does to its commands what the faults say.
+"""The DeviceServer that stands before a logical unit and carries out faults on its commands.
 
-Several faults may strike one command. Then, in this order: latency, power loss, the cut of the connection, a
-status in place of the command; the command; and latency, power loss and cut of those that come after it, and
-last the loss of its answer.
+Several faults may strike one command. Their effects come in this order:
+
+1. the faults that come before the command: latency, power loss, the cut of the connection;
+2. a status in place of the command, or else the command;
+3. the faults that come after the command: latency, power loss, the cut of the connection;
+4. the loss of the command's answer.
 """
 
 from __future__ import annotations
@@ -17,34 +20,31 @@ from holdover.faults.fault import Effect, When
 from holdover.scsi.command import Command, DeviceServer, Response
 from holdover.scsi.nexus import ITNexus
 
-__all__ = ["FaultyDevice", "FaultyServer", "Means"]
-
 
 class FaultyServer(DeviceServer, Protocol):
-    """What faults can be put before: a device server that answers at once where it can, and can lose its
-    power."""
+    """A device server that faults can stand before: it answers at once when it can, and can lose power."""
 
     def execute_now(self, nexus: ITNexus, command: Command) -> Response | None:
-        """As `execute`, or None for a command that has to wait and for which nothing was done yet."""
+        """The answer of `execute`; None when the command has to wait, and nothing was done for it yet."""
         ...
 
     async def nexus_lost(self, nexus: ITNexus) -> None:
-        """I_T nexus loss (SAM-5 6.3.4)."""
+        """Do what an I_T nexus loss requires (SAM-5 6.3.4)."""
         ...
 
     async def lose_power(self) -> None:
-        """Forget what is not durable; return when power is back."""
+        """Forget everything that is not durable, and return when the power is back."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What a fault needs of the target around the logical unit.
+    """The functions that a fault needs from the target around the logical unit.
 
     Attributes:
         cut: Cuts the connection of an I_T nexus, and so cancels its commands.
-        struck: Is told of every command that was struck, before anything happens to it.
-        sleep: Waits for some seconds.
+        struck: Is called for every command that a fault strikes, before the fault has its effect.
+        sleep: Waits for a number of seconds.
     """
 
     cut: Callable[[ITNexus], None]
@@ -56,10 +56,10 @@ class FaultyDevice:
     """One logical unit behind the faults of its target.
 
     Args:
-        lun: Its number.
+        lun: The logical unit number.
         device: The logical unit.
-        faults: Those of the target.
-        means: What they need.
+        faults: The faults of the target.
+        means: The functions that the faults need.
     """
 
     def __init__(self, lun: int, device: FaultyServer, faults: ArmedFaults, means: Means) -> None:
@@ -69,13 +69,13 @@ class FaultyDevice:
         self._means = means
 
     def execute_now(self, nexus: ITNexus, command: Command) -> Response | None:
-        """As `execute`, or None for a command that has to wait and for which nothing was done yet."""
+        """The answer of `execute`; None when the command has to wait, and nothing was done for it yet."""
         if self._faults.may_strike(self._lun, nexus, command):
             return None
         return self._device.execute_now(nexus, command)
 
     async def execute(self, nexus: ITNexus, command: Command) -> Response:
-        """Carry out one command, or do what the faults say."""
+        """Carry out one command, with the effects of the faults that strike it."""
         strike = self._faults.strike(self._lun, nexus, command)
         if strike is None:
             return await self._device.execute(nexus, command)
@@ -88,15 +88,15 @@ class FaultyDevice:
         return await _never() if strike.loses_response else response
 
     async def reset(self) -> None:
-        """LOGICAL UNIT RESET."""
+        """Carry out a LOGICAL UNIT RESET."""
         await self._device.reset()
 
     async def nexus_lost(self, nexus: ITNexus) -> None:
-        """I_T nexus loss."""
+        """Do what an I_T nexus loss requires."""
         await self._device.nexus_lost(nexus)
 
     async def _befall(self, strike: Strike, when: When, nexus: ITNexus) -> None:
-        """Latency, power loss and cut, on one side of the command. Does not return after a cut."""
+        """Carry out latency, power loss and cut, before or after the command. Does not return after a cut."""
         latency = strike.latency(when)
         if latency:
             await self._means.sleep(latency)
@@ -108,7 +108,6 @@ class FaultyDevice:
 
 
 async def _never() -> Response:
-    """Wait until whoever asked gives up: the command's task is cancelled when it is aborted or its session
-    ends."""
+    """Wait for ever. The command's task is cancelled when the command is aborted or its session ends."""
     answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
     return await answer

@@ -4,8 +4,8 @@
     drop-connection,when=after,action=PREEMPT,count=1
     status=busy,initiator=iqn.2026-11.org.example:db*,lun=0,after=10
 
-What happens is one of the effects below; `latency` stands alone or beside another one. A key that names
-commands (opcode, action, lun, initiator) may come several times: any of its values will do.
+A fault has one of the effects below; `latency` stands alone or beside another effect. A key that selects
+commands (opcode, action, lun, initiator) may come several times: then a command with any of the values fits.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from holdover.scsi.opcodes import OperationCode, OutServiceAction
 from holdover.scsi.status import Status
 from holdover.scsi.transport_id import IscsiTransportID
 
-__all__ = ["Effect", "Fault", "FaultError", "When", "parse_fault"]
-
 _UNITS = {"us": 1, "ms": 1000, "s": 1_000_000}
 _LATENCY = re.compile(r"([0-9]{1,10}(?:\.[0-9]{1,6})?)(us|ms|s)")
 _LONGEST = 3600 * _UNITS["s"]
@@ -39,26 +37,26 @@ _STATUSES = {
 
 
 class FaultError(ValueError):
-    """The text of a fault is not what it should be; names the word."""
+    """The text of a fault is wrong; the message names the wrong word."""
 
 
 class Effect(StrEnum):
-    """What happens to a command."""
+    """The effect of a fault on a command."""
 
     LATENCY = "latency"
-    """It takes longer."""
+    """The command takes longer."""
     LOSE_RESPONSE = "lose-response"
-    """It is carried out, and no answer is ever sent."""
+    """The command is carried out, and its answer is never sent."""
     STATUS = "status"
-    """It is not carried out, and is answered with a status."""
+    """The command is not carried out; the answer is a status."""
     DROP_CONNECTION = "drop-connection"
-    """The connection that it came by is cut; no answer."""
+    """The connection of the command is cut, and the command gets no answer."""
     POWER_LOSS = "power-loss"
-    """The logical unit loses its power, and has it back at once: what is not durable is forgotten."""
+    """The logical unit loses its power, and has it back at once: it forgets what is not durable."""
 
 
 class When(StrEnum):
-    """On which side of the command's execution an effect comes."""
+    """Whether an effect comes before the command is carried out, or after."""
 
     BEFORE = "before"
     AFTER = "after"
@@ -69,17 +67,18 @@ class Fault:
     """One fault.
 
     Attributes:
-        effect: What happens.
-        latency: Microseconds that the command takes longer, beside any other effect.
-        status: What it is answered with, exactly where `effect` says so.
-        when: Whether latency, cut and power loss come before the command is carried out or after.
-        opcodes: Operation codes that it strikes; empty for all. So with the other three:
-        actions: Service actions of PERSISTENT RESERVE OUT.
-        luns: Logical unit numbers.
-        initiators: Patterns for initiator names, with *, ? and [...], in lower case.
-        probability: How likely it strikes a command that it fits, above 0 and up to 1.
-        count: How often it strikes at most; None for no end.
-        after: How many commands that it fits it lets pass first.
+        effect: The effect on the command.
+        latency: The delay in microseconds, beside any other effect.
+        status: The status of the answer when `effect` is STATUS; None for every other effect.
+        when: Whether latency, cut and power loss come before the command is carried out, or after.
+        opcodes: The operation codes that the fault fits; empty for all.
+        actions: The service actions of PERSISTENT RESERVE OUT that the fault fits; empty for all.
+        luns: The logical unit numbers that the fault fits; empty for all.
+        initiators: Patterns of the initiator names that the fault fits, with *, ? and [...], in lower case;
+            empty for all.
+        probability: The probability that the fault strikes a command that it fits, above 0 and up to 1.
+        count: The most commands that the fault strikes; None for no limit.
+        after: The number of commands that fit and that the fault lets pass first.
     """
 
     effect: Effect
@@ -95,7 +94,7 @@ class Fault:
     after: int = 0
 
     def fits(self, lun: int, nexus: ITNexus, command: Command) -> bool:
-        """Whether it is meant for a command, whatever count and probability say."""
+        """Whether the fault is meant for a command. Does not look at `count`, `after` and `probability`."""
         if self.opcodes and command.opcode not in self.opcodes:
             return False
         if self.luns and lun not in self.luns:
@@ -129,22 +128,23 @@ class Fault:
 
 
 def parse_fault(text: str) -> Fault:
-    """Read one fault. A power loss without a count happens once.
+    """The fault in a text. A power loss without a count happens once.
 
     Raises:
-        FaultError: A word that there is not, one too many or missing, or a value that cannot be; named.
+        FaultError: A word is unknown, missing or one too many, or a value is wrong. The message names it.
     """
     words = _Words(text)
     effect = words.effect()
     latency = words.one("latency", _latency, 0)
     if "when" in words.values:
         if effect is Effect.STATUS:
-            raise words.error("when: says nothing beside status, which comes instead of the command")
+            raise words.error("when: has no meaning with status, which replaces the command; leave it out")
         if effect is Effect.LOSE_RESPONSE and not latency:
-            raise words.error("when: says nothing of lose-response, which always comes after the command")
+            problem = "when: has no meaning with lose-response, which always comes after the command"
+            raise words.error(f"{problem}; leave it out")
     opcodes, actions = words.many("opcode", _opcode), words.many("action", _action)
     if actions and set(opcodes) - {OperationCode.PERSISTENT_RESERVE_OUT}:
-        raise words.error("action: is for PERSISTENT_RESERVE_OUT alone, another opcode is beside it")
+        raise words.error("action: is only for PERSISTENT_RESERVE_OUT; leave out every other opcode")
     return Fault(
         effect=effect,
         latency=latency,
@@ -168,7 +168,7 @@ _ONCE = ("latency", "status", "when", "probability", "count", "after")
 
 @dataclass(slots=True)
 class _Words:
-    """The words of one text: those that stand alone, and the values of those that have one."""
+    """The words of one text: the words that stand alone, and the values of the words that have a value."""
 
     text: str
     alone: list[Effect] = field(default_factory=list)
@@ -182,27 +182,28 @@ class _Words:
                     raise self.error(f"{key} takes no value")
                 self.alone.append(Effect(key))
             elif key not in _SEVERAL and key not in _ONCE:
-                raise self.error(f"unknown word {key!r}, there are {', '.join((*_ALONE, *_ONCE, *_SEVERAL))}")
+                choices = ", ".join((*_ALONE, *_ONCE, *_SEVERAL))
+                raise self.error(f"unknown word {key!r}; the words are {choices}")
             elif not value:
-                raise self.error(f"{key} needs a value, {key}=...")
+                raise self.error(f"{key} needs a value: {key}=...")
             elif key in self.values and key in _ONCE:
-                raise self.error(f"{key} is given twice")
+                raise self.error(f"{key} is given twice; give it once")
             else:
                 self.values.setdefault(key, []).append(value)
 
     def effect(self) -> Effect:
-        """The one thing that happens; latency where there is nothing beside it."""
+        """The one effect of the fault; latency when the text has no other effect."""
         found = [*self.alone, *([Effect.STATUS] if "status" in self.values else [])]
         if len(found) > 1:
             raise self.error(f"{' and '.join(found)} cannot both happen; give two faults")
         if found:
             return found[0]
         if "latency" not in self.values:
-            raise self.error("says not what happens: latency=, status= or one of " + ", ".join(_ALONE))
+            raise self.error("the effect is missing: add latency=, status= or one of " + ", ".join(_ALONE))
         return Effect.LATENCY
 
     def one(self, key: str, read: Callable[[str], _Value], default: _Value) -> _Value:
-        """The value of a word that comes once."""
+        """The value of a word that may come once."""
         return self._read(key, self.values[key][0], read) if key in self.values else default
 
     def many(self, key: str, read: Callable[[str], _Value]) -> tuple[_Value, ...]:
@@ -210,7 +211,7 @@ class _Words:
         return tuple(dict.fromkeys(self._read(key, value, read) for value in self.values.get(key, ())))
 
     def error(self, problem: str) -> FaultError:
-        """What is wrong, and with which text."""
+        """An error that names the text and the problem."""
         return FaultError(f"fault {self.text!r}: {problem}")
 
     def _read(self, key: str, value: str, read: Callable[[str], _Value]) -> _Value:
@@ -223,10 +224,10 @@ class _Words:
 def _latency(value: str) -> int:
     match = _LATENCY.fullmatch(value)
     if match is None:
-        raise ValueError("is not a time with us, ms or s after it")
+        raise ValueError("is not a number followed by us, ms or s")
     latency = round(float(match[1]) * _UNITS[match[2]])
     if not 1 <= latency <= _LONGEST:
-        raise ValueError("is not within 1us to 3600s")
+        raise ValueError("is not between 1us and 3600s")
     return latency
 
 
@@ -244,16 +245,16 @@ def _when(value: str) -> When:
 
 
 def _opcode(value: str) -> int:
-    opcode = _numbered(value, OperationCode, "operation code")
+    opcode = _numbered(value, OperationCode, "an operation code")
     if opcode == OperationCode.REPORT_LUNS:
-        raise ValueError("is answered for all LUNs together, no fault can strike it")
+        raise ValueError("is answered for all LUNs together, so no fault can strike it")
     return opcode
 
 
 def _action(value: str) -> int:
-    action = _numbered(value, OutServiceAction, "service action of PERSISTENT RESERVE OUT")
+    action = _numbered(value, OutServiceAction, "a service action of PERSISTENT RESERVE OUT")
     if action > 0x1F:
-        raise ValueError("is more than a service action can be, 0x1f")
+        raise ValueError("is above 0x1f, the highest service action")
     return action
 
 
@@ -265,7 +266,7 @@ def _probability(value: str) -> float:
 
 def _number(value: str, least: int, most: int = 999_999_999) -> int:
     if not _NUMBER.fullmatch(value) or not least <= int(value) <= most:
-        raise ValueError(f"is not a number within {least} to {most}")
+        raise ValueError(f"is not a number from {least} to {most}")
     return int(value)
 
 
@@ -274,7 +275,8 @@ def _numbered(value: str, names: type[IntEnum], what: str) -> int:
         return int(value, 16)
     name = value.upper().replace("-", "_")
     if name not in names.__members__:
-        raise ValueError(f"is no {what}: a name such as {next(iter(names.__members__))}, or 0x and a number")
+        example = next(iter(names.__members__))
+        raise ValueError(f"is not {what}: give a name such as {example}, or 0x and a hexadecimal number")
     return int(names[name])
 
 
@@ -285,7 +287,7 @@ def _name_of(names: type[IntEnum], number: int) -> str:
 
 def _among(value: str, choices: Mapping[str, _Value]) -> _Value:
     if value not in choices:
-        raise ValueError(f"is none of {', '.join(choices)}")
+        raise ValueError(f"is not one of {', '.join(choices)}")
     return choices[value]
 
 

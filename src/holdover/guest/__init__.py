@@ -1,4 +1,5 @@
-"""What one guest sees of its disks: ScsiBlock with migrate-pr, the snoop, the mask, the gate.
+"""What one guest sees of its disks: the `scsi-block` device with `migrate-pr`, the snoop, the mask, the gate.
 
-Pure: no I/O, no clock. Stands on `scsi` alone; `handover`, `agent` and `cli` import it.
+This package is pure: it has no I/O and no clock. It imports `scsi` alone. `handover`, `agent` and `cli`
+import it.
 """

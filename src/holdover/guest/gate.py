@@ -1,13 +1,13 @@
 """The gate of a guest's device: which commands may reach the logical unit while the guest moves.
 
-Whatever is not known to be harmless touches the medium or the reservations. PERSISTENT RESERVE IN is not
-harmless: away from its reservation the guest would be told the truth of the wrong nexus. Nor are RESERVE
-and RELEASE.
+A command counts as harmful unless it is known to touch neither the medium nor the reservations. PERSISTENT
+RESERVE IN is not harmless: before the guest's reservation has moved here, the answer describes a nexus that
+is not the guest's. RESERVE and RELEASE are not harmless either.
 """
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import Enum, StrEnum, auto
 
 from holdover.scsi.cdb import Read, decode_cdb
 from holdover.scsi.command import Command, Response
@@ -16,20 +16,27 @@ from holdover.scsi.opcodes import MaintenanceInServiceAction as MaintenanceIn
 from holdover.scsi.opcodes import OperationCode, ServiceActionIn16
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 
-__all__ = ["BECOMING_READY", "REFUSAL", "Gate", "is_harmless", "is_opening_read"]
 
-
-class Gate(Enum):
-    """Where a guest's device stands with its guest."""
+class Gate(StrEnum):
+    """The state of a guest's device: whether the guest runs here, arrives, leaves, or has left."""
 
     RUNNING = "running"
     """The guest runs here: every command passes."""
     INCOMING = "incoming"
-    """The guest is to arrive: what is not harmless waits until the handover is committed."""
+    """The guest is going to arrive: a command that is not harmless waits until the handover is committed."""
     LEAVING = "leaving"
-    """The guest has stopped and is being handed over; it may still come back, so commands wait."""
+    """The guest has stopped and is being handed over. Commands wait, because the guest may come back."""
     DEPARTED = "departed"
-    """The guest runs elsewhere: what is not harmless is refused."""
+    """The guest runs on another host: a command that is not harmless is refused."""
+
+
+class GateDecision(Enum):
+    """What happens to a command that the gate does not refuse."""
+
+    PASS = auto()
+    """The command goes on to the logical unit."""
+    HOLD = auto()
+    """The command waits until the gate changes. Then the gate is asked again."""
 
 
 _HARMLESS = frozenset(
@@ -74,8 +81,8 @@ def is_harmless(command: Command) -> bool:
 def is_opening_read(command: Command) -> bool:
     """Whether a command is what QEMU sends while it opens a disk: a READ of block 0 alone.
 
-    It looks for a partition table there, to guess a geometry, and cannot answer its monitor until it has
-    an answer: to hold this one would be to stop the very QEMU whose arrival is waited for.
+    QEMU looks for a partition table in block 0, to guess a geometry. QEMU does not answer its monitor before
+    it has the response. So a gate that held this command would stop the QEMU for which the gate waits.
     """
     if command.opcode not in _READS:
         return False
@@ -86,19 +93,20 @@ def is_opening_read(command: Command) -> bool:
     return isinstance(cdb, Read) and cdb.lba == 0 and cdb.blocks == 1
 
 
-# QEMU does without the geometry. A guest that runs too early asks again after a while, as it should: the
-# medium will be ready when the handover is committed.
+# QEMU can do without the geometry. A guest that runs too early gets this answer too, and asks again after a
+# while. That is right, because the medium is ready when the handover is committed.
 BECOMING_READY: Response = check_condition(
     SenseKey.NOT_READY, AdditionalSense.LOGICAL_UNIT_IS_IN_PROCESS_OF_BECOMING_READY
 )
-"""What a device that waits for its guest answers to `is_opening_read`, without a look at the medium."""
+"""What a device whose guest has not arrived answers to `is_opening_read`, without access to the medium."""
 
-# True of reads and writes: DATA PROTECT is a read or write of a block that is protected (SPC-4 4.5.6). The
-# additional sense says why, for every other command too. Linux fails such a command at once, as an error
-# of the device and not of the path, so that multipath neither tries it elsewhere nor queues it; and at
-# shutdown it forgives this additional sense in SYNCHRONIZE CACHE. Windows takes the key for a protected
-# medium and does not retry. The other candidates are worse: NOT READY contradicts the GOOD of TEST UNIT
-# READY and lets multipath queue for ever; ILLEGAL REQUEST reads as a command that the device lacks, which
-# guests then leave out; RESERVATION CONFLICT claims a reservation where there may be none; BUSY is retried.
+# DATA PROTECT is correct for reads and writes: it stands for a read or write of a protected block (SPC-4
+# 4.5.6). The additional sense gives the reason, for every other command too. Linux fails such a command at
+# once, as an error of the device and not of the path. So multipath neither tries another path nor queues the
+# command. At shutdown, Linux ignores this additional sense of SYNCHRONIZE CACHE. Windows takes
+# DATA PROTECT for a protected medium and does not retry. The other answers are worse: NOT READY contradicts
+# the GOOD of TEST UNIT READY and lets multipath queue for ever. ILLEGAL REQUEST means that the device lacks
+# the command, and guests then stop using the command. RESERVATION CONFLICT claims a reservation where there
+# may be none. BUSY is retried.
 REFUSAL: Response = check_condition(SenseKey.DATA_PROTECT, AdditionalSense.LOGICAL_UNIT_ACCESS_NOT_AUTHORIZED)
 """What a departed device answers to a command that is not harmless."""

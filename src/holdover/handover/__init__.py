@@ -1,6 +1,6 @@
-"""Moving a guest's reservations from one host's I_T nexus to another's: what decides, without I/O.
+"""The pure rules that move a guest's reservations from one host's I_T nexus to another's.
 
-Stands on guest and scsi; used by agent and cli. A step is a generator: it yields the command that
-the LUN of that host shall carry out and is sent the answer, so that the same steps run over
-any path, and in a test over a logical unit in memory.
+This package imports `guest`, `reservations` and `scsi`; `agent`, `api`, `migrate` and `cli` may import it. A
+step is a generator: it yields a command for the LUN and receives the response. So the same steps run over any
+path, and in a test over a logical unit in memory.
 """

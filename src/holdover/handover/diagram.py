@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
-from holdover.handover.states import (
-    DESTINATION_DOES,
-    SOURCE_DOES,
-    DestinationState,
-    Does,
-    SourceState,
-    table_of,
-)
+from holdover.handover.state_table import SPECS, StateSpec, table_of
+from holdover.handover.states import DestinationState, SourceState
 
 __all__ = ["document"]
 
 _INTRODUCTION = """# The states of a handover
 
-Drawn from the tables in `src/holdover/handover/states.py` by `python -m holdover.handover.diagram`; a
+Drawn from the tables in `src/holdover/handover/state_table.py` by `python -m holdover.handover.diagram`; a
 test compares. What a state does when it is entered stands below it: work on all LUNs at once, or, in
 capitals, a message to the destination. An arrow from a state to itself is another try, or news
 that change nothing.
@@ -38,10 +33,8 @@ def document() -> str:
     return "\n".join(parts)
 
 
-def _does(role: type[SourceState] | type[DestinationState]) -> dict[str, Does]:
-    if role is SourceState:
-        return {state.value: does for state, does in SOURCE_DOES.items()}
-    return {state.value: does for state, does in DESTINATION_DOES.items()}
+def _specs(role: type[SourceState] | type[DestinationState]) -> dict[str, StateSpec[Any]]:
+    return {state.value: spec for state, spec in SPECS[role].items()}
 
 
 def _diagram(role: type[SourceState] | type[DestinationState], first: str) -> str:
@@ -49,8 +42,8 @@ def _diagram(role: type[SourceState] | type[DestinationState], first: str) -> st
     for state, event, after in table_of(role):
         arrows[state, after].append(event)
     lines = ["stateDiagram-v2", f"    [*] --> {_name(first)}"]
-    for state, does in _does(role).items():
-        activity = _activity(does)
+    for state, spec in _specs(role).items():
+        activity = _activity(spec)
         lines.append(f"    {_name(state)} : {state}" + (f"\\n{activity}" if activity else ""))
     lines += [
         f"    {_name(state)} --> {_name(after)} : {', '.join(events)}"
@@ -61,14 +54,14 @@ def _diagram(role: type[SourceState] | type[DestinationState], first: str) -> st
 
 def _table(role: type[SourceState] | type[DestinationState]) -> str:
     lines = ["| state | gate | does |", "| --- | --- | --- |"]
-    lines += [f"| {state} | {does.gate.value} | {_activity(does)} |" for state, does in _does(role).items()]
+    lines += [f"| {state} | {spec.gate.value} | {_activity(spec)} |" for state, spec in _specs(role).items()]
     return "\n".join(lines) + "\n"
 
 
-def _activity(does: Does) -> str:
-    if does.message is not None:
-        return does.message.value.upper()
-    return does.work.value if does.work is not None else ""
+def _activity(spec: StateSpec[Any]) -> str:
+    if spec.message is not None:
+        return spec.message.value.upper()
+    return spec.work.value if spec.work is not None else ""
 
 
 def _name(state: str) -> str:

@@ -1,127 +1,171 @@
-"""What the destination does on a LUN; `holdover.handover.work` says when."""
+"""The work of the destination on a LUN; `holdover.handover.work` says when."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
 
-from holdover.handover.moving import MovingLun
-from holdover.handover.steps import (
-    StepFailed,
-    Steps,
-    change_key,
-    own_key,
-    read_keys,
-    register_key,
-    settle,
-    which_key,
-)
+from holdover.handover.changes import change_back, change_key, preempt
+from holdover.handover.lun_handover import LunHandover
+from holdover.handover.registrations import count_of, register_proven
 from holdover.handover.work_parts import (
     REMOVED,
     as_it_is_now,
+    destination_key,
     difference,
     hex_of,
     is_no_holder,
-    is_on_a_third,
-    must_rekey,
-    preempt,
-    require_no_reservation,
-    require_rekeyed,
+    removed,
+    require_not_freed,
+    sweep,
     unregister,
 )
+from holdover.reservations.own_key import own_key, which_key
+from holdover.reservations.questions import read_keys
+from holdover.reservations.steps import StepFailed, Steps, settle
 
-__all__ = ["assure", "give_back", "preempt_from_source", "probe", "register", "verify", "withdraw"]
 
+def register(lun: LunHandover) -> Steps[LunHandover]:
+    """`Work.REGISTER`: register the guest's key on the destination's nexus, or unregister as the guest did.
 
-def register(lun: MovingLun) -> Steps[MovingLun]:
+    Raises:
+        StepFailed: The nexus has a key that is not of this handover, or the LUN refuses.
+    """
     yield from settle()
-    tracked = lun.as_registered
+    tracked, spare = lun.as_registered, lun.destination_spare
+    if tracked.key == 0 and lun.standing:
+        # The guest has unregistered since then. The LUN keeps the APTPL that the guest, or another node, has
+        # set.
+        tracked = yield from as_it_is_now(lun)
     standing = tuple(key for key in lun.standing if key not in (0, tracked.key))
-    own = yield from own_key(tracked, (tracked.key, *standing))
-    if own not in (0, tracked.key):
-        yield from change_key(tracked, own, tracked.key, "REGISTER")
-    elif own == 0 and tracked.key != 0:
-        yield from register_key(tracked, tracked.key)
-    return replace(lun, standing=(tracked.key,) if tracked.key else ())
+    own = yield from own_key(tracked, (tracked.key, *standing), (spare,))
+    found = lun.destination
+    if own.key == 0 and tracked.key != 0:
+        lun, own, found = yield from register_proven(lun, tracked, own, spare, found)
+    elif own.key == spare and tracked.key != 0:
+        own = yield from change_back(tracked, spare)
+    elif own.key != tracked.key:
+        own = yield from change_key(tracked, own.key, tracked.key, "REGISTER")
+    found = replace(found, count=max(1, count_of(lun, own)), several=bool(own.carried))
+    return replace(lun, destination=found, standing=(tracked.key,) if tracked.key else ())
 
 
-def preempt_from_source(lun: MovingLun) -> Steps[MovingLun]:
+def preempt_from_source(lun: LunHandover) -> Steps[LunHandover]:
+    """`Work.PREEMPT`: move the reservation from the source, and remove the source's registration.
+
+    Raises:
+        StepFailed: The LUN does not have what it should have afterwards; the message says what it has.
+    """
     tracked = lun.as_registered
     if tracked.key == 0:
         return lun
-    if lun.prey == 0:
-        if (yield from own_key(tracked, (tracked.key,))) == 0:
-            raise StepFailed("REGISTER (probe)", REMOVED)
+    if lun.unreached:
+        if (yield from own_key(tracked, (tracked.key, lun.destination_spare))).key == 0:
+            return (yield from _without_registration(lun, ""))
+        yield from sweep(tracked, lun.destination_spare)
+        if lun.preempted_key in (0, tracked.key) and lun.source_spare not in (yield from read_keys()):
+            return lun
+        lun = replace(lun, preempted_key=lun.source_spare)
+    refusal = ""
+    if lun.preempted_key:
+        refusal = yield from preempt(tracked, tracked.key, lun.preempted_key)
+        if not refusal:
+            return lun
+    if (yield from own_key(tracked, (tracked.key,))).key == 0:
+        return (yield from _without_registration(lun, refusal))
+    if lun.preempted_key == 0 and is_no_holder(tracked):
         return lun
-    refusal = yield from preempt(tracked, tracked.key, lun.prey, lun)
-    if refusal:
-        problem = yield from difference(tracked, lun, lun.destination_nexuses)
-        if problem:
-            raise StepFailed("PREEMPT", problem + refusal)
+    problem = yield from difference(tracked, lun, alone=lun.destination.count)
+    if problem:
+        raise StepFailed("PREEMPT", problem + refusal)
     return lun
 
 
-def probe(lun: MovingLun) -> Steps[MovingLun]:
+def _without_registration(lun: LunHandover, refusal: str) -> Steps[LunHandover]:
+    """The LUN if another node has removed this host's registration. If the source's registration is gone too,
+    the guest was fenced, by a PREEMPT of its key or a CLEAR, and arrives without a registration. Otherwise it
+    is not known what is true, and this raises StepFailed.
+    """
+    keys = yield from read_keys()
+    theirs = {lun.tracked.key, lun.source_spare, lun.fresh_spare} - {0}
+    if theirs & set(keys):
+        raise StepFailed("PREEMPT" if refusal else "REGISTER (probe)", REMOVED + refusal)
+    return replace(removed(lun), others=tuple(sorted(keys)))
+
+
+def recollect(lun: LunHandover) -> Steps[LunHandover]:
+    """`Work.RECOLLECT`: check that the LUN has what a commit leaves there.
+
+    Raises:
+        StepFailed: It has something else; the message says what.
+    """
+    return (yield from preempt_from_source(replace(lun, preempted_key=0, unreached=False)))
+
+
+def probe(lun: LunHandover) -> Steps[LunHandover]:
+    """`Work.PROBE`: find out whether the destination's nexus has a key of this handover."""
     tracked = lun.as_registered
     if tracked.key == 0:
         return replace(lun, registered_there=False)
-    own = yield from which_key(tracked, (tracked.key, *lun.standing, lun.destination_spare))
-    return replace(lun, registered_there=own in (tracked.key, lun.destination_spare))
+    own = yield from destination_key(lun, tracked)
+    return replace(lun, registered_there=own.key in (tracked.key, lun.destination_spare))
 
 
-def give_back(lun: MovingLun) -> Steps[MovingLun]:
-    tracked = lun.as_registered
-    own = yield from which_key(tracked, (tracked.key, *lun.standing, lun.destination_spare))
-    if own == 0:
-        return replace(lun, prey=0)
-    keys = yield from read_keys()
-    if not lun.lost:
-        if own == tracked.key and keys.count(own) < 2:
-            raise StepFailed(
-                "READ KEYS",
-                f"key {own:#x} stands on this host's nexus alone: to remove it could be to remove the "
-                "guest's own registration, if both hosts are one nexus (do they have one InitiatorName?)",
-            )
-        yield from require_no_reservation(lun, own)
-        yield from unregister(tracked, own)
-        return replace(lun, prey=0)
-    if is_no_holder(tracked):
-        yield from change_key(tracked, own, 0, "REGISTER (unregister)")
-        return replace(lun, prey=0)
-    lun = replace(lun, shared=lun.shared or is_on_a_third(lun, keys))
-    if must_rekey(lun) and own != lun.destination_spare:
-        yield from change_key(tracked, own, lun.destination_spare, "REGISTER (re-key)")
-        yield from require_rekeyed(lun, lun.destination_spare)
-        own = lun.destination_spare
-    return replace(lun, prey=own)
-
-
-def verify(lun: MovingLun) -> Steps[MovingLun]:
+def verify(lun: LunHandover) -> Steps[LunHandover]:
+    """`Work.VERIFY`: compare the LUN with what it should have; a difference becomes `LunHandover.alarm`."""
     yield from settle()
     tracked = lun.as_registered
+    here = yield from _count_here(lun)
+    ours = Counter({tracked.key: here} if tracked.key else {})
     keys = yield from read_keys()
-    ours = Counter({tracked.key: lun.destination_nexuses}) if tracked.key else Counter[int]()
     others = tuple(sorted((Counter(keys) - ours).elements()))
-    problem = yield from difference(tracked, lun, None)
+    problem = yield from difference(tracked, lun, alone=None)
     if not problem and others != lun.others:
         problem = (
-            f"the registrations of third nexuses were {hex_of(lun.others)} and are {hex_of(others)}: "
-            "if no node registered or unregistered meanwhile, look into it"
+            f"the other nodes' registrations were {hex_of(lun.others)} and are {hex_of(others)}; if no node "
+            "has registered or unregistered since, check the LUN: holdover pr status"
+        )
+    left = others.count(tracked.key)
+    if not problem and left and lun.source.away:
+        problem = (
+            f"key {tracked.key:#x} is registered on {left} nexus(es) that may be paths of the source which "
+            "were away; when they are back, unregister them there"
         )
     return replace(lun, alarm=problem)
 
 
-def assure(lun: MovingLun) -> Steps[MovingLun]:
-    problem = yield from difference(lun.as_registered, lun, lun.destination_nexuses)
+def _count_here(lun: LunHandover) -> Steps[int]:
+    """The number of the destination's registrations, including those of paths that have come back."""
+    if not lun.destination.several:
+        return lun.destination.count
+    own = yield from which_key(lun.as_registered, (lun.tracked.key,))
+    return max(count_of(lun, own), lun.destination.count)
+
+
+def assure(lun: LunHandover) -> Steps[LunHandover]:
+    """`Work.ASSURE`: check that the LUN has what was committed.
+
+    Raises:
+        StepFailed: It has something else; the message says what.
+    """
+    problem = yield from difference(lun.as_registered, lun, alone=lun.destination.count)
     if problem:
         raise StepFailed("READ RESERVATION", problem)
     return lun
 
 
-def withdraw(lun: MovingLun) -> Steps[MovingLun]:
-    tracked = yield from as_it_is_now(lun)
-    own = yield from which_key(tracked, (tracked.key, *lun.standing, lun.destination_spare))
-    if own:
-        yield from require_no_reservation(lun, own)
-        yield from unregister(tracked, own)
+def withdraw(lun: LunHandover) -> Steps[LunHandover]:
+    """`Work.WITHDRAW`: unregister the destination's nexus, if it still has a key of this handover.
+
+    Raises:
+        StepFailed: This would free a reservation, or the LUN refuses.
+    """
+    tracked, spare = (yield from as_it_is_now(lun)), lun.destination_spare
+    own = yield from destination_key(lun, tracked)
+    if own.key and own.carried and own.key != spare:
+        # If READ RESERVATION names the spare key afterwards, the reservation is on this host.
+        own = yield from change_key(tracked, own.key, spare, "REGISTER (re-key)")
+    if own.key:
+        yield from require_not_freed(lun, own)
+        yield from unregister(tracked, own.key)
     return lun

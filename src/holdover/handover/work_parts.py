@@ -1,120 +1,115 @@
-"""What several kinds of work on a LUN share."""
+"""Functions that several kinds of work on a LUN share."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from holdover.guest.scsi_block import Tracked
-from holdover.handover.moving import MovingLun
-from holdover.handover.steps import (
-    ATTEMPTS,
-    StepFailed,
-    Steps,
-    active_aptpl,
-    own_key,
-    read_keys,
-    read_reservation,
-    tell,
-)
-from holdover.scsi.opcodes import OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import out_command
-from holdover.scsi.sense import describe_response
-from holdover.scsi.status import Status
+from holdover.handover.changes import change_back, change_key, preempt
+from holdover.handover.lun_handover import UNREGISTERED, LunHandover
+from holdover.handover.registrations import count_of, keys_beside
+from holdover.reservations.own_key import Own, find_key, own_key, probe
+from holdover.reservations.questions import active_aptpl, read_keys, read_reservation
+from holdover.reservations.steps import ATTEMPTS, StepFailed, Steps
+from holdover.reservations.tracked import Tracked
+from holdover.scsi.sense import AdditionalSense
 
-__all__ = [
-    "REMOVED",
-    "as_it_is_now",
-    "difference",
-    "hex_of",
-    "is_no_holder",
-    "is_on_a_third",
-    "is_taken",
-    "must_rekey",
-    "preempt",
-    "require_no_reservation",
-    "require_rekeyed",
-    "unregister",
-]
+REMOVED = "another node has removed the guest's registration from the LUN"
 
 
-REMOVED = "somebody else has removed the guest's registration"
+def removed(lun: LunHandover) -> LunHandover:
+    """The LUN after another node has removed the guest's registration, as a cluster does to fence the guest.
+
+    The guest must get a unit attention for that. The source's nexus got one if it was still registered; then
+    the source's device keeps it for the guest. If the handover itself had removed the source's registration,
+    the unit attention is added here.
+    """
+    told = () if not (lun.given or lun.lost) else (int(AdditionalSense.REGISTRATIONS_PREEMPTED),)
+    return replace(
+        lun,
+        tracked=UNREGISTERED,
+        shared=False,
+        preempted_key=0,
+        hears=tuple(dict.fromkeys((*lun.hears, *told))),
+    )
 
 
 def is_no_holder(tracked: Tracked) -> bool:
-    """Whether there is no reservation that a PREEMPT would have to move."""
+    """Whether the guest holds no reservation that a PREEMPT would have to move."""
     return tracked.type is None or tracked.type.all_registrants
 
 
-def is_on_a_third(lun: MovingLun, keys: tuple[int, ...]) -> bool:
-    """Whether more nexuses have the guest's key than both hosts', of which one may have its spare key now."""
-    stands = sum(keys.count(key) for key in (lun.tracked.key, lun.destination_spare) if key)
-    return stands > lun.source_nexuses + lun.destination_nexuses
-
-
-def must_rekey(lun: MovingLun) -> bool:
+def must_rekey(lun: LunHandover) -> bool:
     """Whether a PREEMPT of the guest's own key would remove more than the other host's registrations.
 
-    It spares the nexus by which it comes, and no third one with that key; nor, where a host has several
-    nexuses to the LUN, the others of that very host. And a path of the other host that comes back later is
-    registered again by its multipathd if that finds its key on the LUN.
+    A PREEMPT does not remove the registration of the nexus that sends it. It removes all others with that
+    key: those of third nexuses and, if the sending host has several nexuses, those of that host too. Besides,
+    if a path of the other host comes back later, multipathd there registers it again if it finds the key on
+    the LUN.
     """
-    return lun.shared or _has_paths(lun)
+    return lun.shared or lun.source.several or lun.destination.several
 
 
-def _has_paths(lun: MovingLun) -> bool:
-    return lun.source_nexuses > 1 or lun.destination_nexuses > 1
+def is_held_elsewhere(lun: LunHandover, spare: int) -> Steps[bool]:
+    """Whether a path that is away holds the reservation. This host has just changed the guest's key to
+    ``spare`` on all paths that it could reach. So such a path holds it if its key is still the guest's.
 
-
-def require_rekeyed(lun: MovingLun, key: int) -> Steps[None]:
-    """Raise StepFailed if the reservation is still held by a path that is away and was not re-keyed."""
-    if not _has_paths(lun):
-        return
+    Raises:
+        StepFailed: The reservation is held with a key that may be a third node's.
+    """
+    if not must_rekey(lun):
+        return False
     held = yield from read_reservation()
-    if held is not None and not held.type.all_registrants and held.key != key:
-        raise StepFailed(
-            "READ RESERVATION",
-            f"the reservation is held with key {held.key:#x} after the re-key, by a path that is away or by "
-            "another node; bring all paths back (multipath -ll), then repeat",
-        )
+    if held is None or held.type.all_registrants or held.key == spare:
+        return False
+    if held.key == lun.tracked.key and not lun.shared:
+        return True
+    raise StepFailed(
+        "READ RESERVATION",
+        f"the reservation is held with key {held.key:#x} after the re-key, by a path that is away or by "
+        "another node; bring all paths back (multipath -ll), then repeat",
+    )
 
 
-def preempt(tracked: Tracked, key: int, prey: int, lun: MovingLun) -> Steps[str]:
-    """PREEMPT ``prey`` until it is answered; what the LUN said if that was not GOOD."""
-    kind = tracked.type or ReservationType.WRITE_EXCLUSIVE  # ignored where no reservation is preempted
-    command = out_command(OutServiceAction.PREEMPT, key, prey, type=kind, scope=tracked.scope)
+def sweep(tracked: Tracked, spare: int) -> Steps[None]:
+    """Remove the guest's key from all nexuses but this host's. If one of the others holds the reservation, it
+    moves here. Call this only if no third nexus has the guest's key.
+
+    Meanwhile, this host is registered with ``spare``, so that the PREEMPT does not name its key. A holder
+    that changes its key keeps the reservation (SPC-4 5.13.7).
+
+    Raises:
+        StepFailed: This host's registration was removed, or the LUN refuses.
+    """
+    own = yield from own_key(tracked, (tracked.key, spare))
+    if own.key == 0:
+        raise StepFailed("REGISTER (probe)", REMOVED)
+    if own.key != spare:
+        yield from change_key(tracked, own.key, spare, "REGISTER (re-key)")
     for _ in range(ATTEMPTS):
-        response = yield from tell(command, "PREEMPT")
-        if response is None:
-            # it may have been carried out, and a repetition may then remove what it left
-            if not (yield from _is_there(prey, key, lun)):
-                return "; its answer was lost"
-            continue
-        return "" if response.good else f"; the LUN answered {describe_response(response)}"
-    raise StepFailed("PREEMPT", "the LUN's answers are lost again and again; the reservation is in doubt")
+        if tracked.key not in (yield from read_keys()):
+            break
+        yield from preempt(tracked, spare, tracked.key)
+    yield from change_back(tracked, spare)
 
 
-def _is_there(prey: int, key: int, lun: MovingLun) -> Steps[bool]:
-    """Whether ``prey`` is still to be preempted by a nexus registered with ``key``."""
-    keys = yield from read_keys()
-    ours = lun.source_nexuses if prey == key and lun.lost else lun.destination_nexuses
-    return keys.count(prey) > (ours if prey == key else 0)
+def difference(tracked: Tracked, lun: LunHandover, *, alone: int | None) -> Steps[str]:
+    """How the LUN differs from what the guest has established on this host; empty if it does not differ.
 
-
-def difference(tracked: Tracked, lun: MovingLun, nexuses: int | None) -> Steps[str]:
-    """How the LUN's state differs from what the guest established on this nexus; empty when it does not.
-
-    ``nexuses``: on how many its key may stand, where it is not certain that the other host's registration is
-    gone; None where it is, so that any more are a third node's own matter.
+    ``alone`` is the number of this host's registrations, if no other registration may have the guest's key,
+    because it is not certain that the other host's registration is gone. None: it is certain, so any other
+    registration with that key belongs to a third node.
     """
     if tracked.key == 0:
         return ""
-    if (yield from own_key(tracked, (tracked.key,))) == 0:
+    own = yield from own_key(tracked, (tracked.key,))
+    if own.key == 0:
         return REMOVED
-    keys = yield from read_keys()
+    own, keys = yield from keys_beside(tracked, own)
     for spare in (lun.source_spare, lun.destination_spare, lun.fresh_spare):
         if spare and spare in keys:
             return f"key {spare:#x}, which this handover used, is still registered"
-    if nexuses is not None and not lun.shared and keys.count(tracked.key) > nexuses:
+    known = max(alone or 0, count_of(lun, own))
+    if alone is not None and not lun.shared and keys.count(tracked.key) > known:
         return f"key {tracked.key:#x} is registered on {keys.count(tracked.key)} nexuses"
     if tracked.type is None:
         return ""
@@ -129,48 +124,64 @@ def difference(tracked: Tracked, lun: MovingLun, nexuses: int | None) -> Steps[s
 
 
 def is_taken(tracked: Tracked, spares: tuple[int, ...]) -> Steps[bool]:
-    """Whether the reservation that the guest held, if it held one, is with somebody else or nobody.
+    """Whether the guest alone held a reservation, and now another node or nobody holds it.
 
-    ``spares``: keys that the other host may hold it with.
+    ``spares`` are keys with which the other host may hold the reservation.
     """
-    if tracked.type is None:
+    if tracked.type is None or tracked.type.all_registrants:
         return False
     held = yield from read_reservation()
     return held is None or (not held.type.all_registrants and held.key not in (tracked.key, *spares))
 
 
-def require_no_reservation(lun: MovingLun, own: int) -> Steps[None]:
-    """Raise StepFailed if to unregister this nexus would free a reservation."""
+def as_released(lun: LunHandover) -> Steps[LunHandover]:
+    """The LUN with its all registrants reservation as it is now. Any registrant may have released it, which
+    removes no registration.
+    """
+    tracked = lun.tracked
     held = yield from read_reservation()
-    if held is None or (not held.type.all_registrants and held.key != own):
+    if held is not None and held.type.all_registrants:
+        return replace(lun, tracked=replace(tracked, type=held.type, scope=held.scope))
+    return replace(lun, tracked=replace(tracked, type=None, scope=0))
+
+
+def require_not_freed(lun: LunHandover, own: Own) -> Steps[None]:
+    """Check that no reservation becomes free if the destination unregisters; else StepFailed.
+
+    ``own`` is the destination's registration.
+    """
+    held = yield from read_reservation()
+    if held is None or (not held.type.all_registrants and held.key != own.key):
         return
     if held.type.all_registrants and lun.tracked.key == 0:
-        return  # the guest has unregistered, which would have freed it but for this nexus
-    keys = yield from read_keys()
-    holders = len(keys) if held.type.all_registrants else keys.count(own)
-    if holders <= lun.destination_nexuses:
+        return  # the guest has unregistered; only this nexus keeps it
+    own, keys = yield from keys_beside(lun.as_registered, own)
+    holders = len(keys) if held.type.all_registrants else keys.count(own.key)
+    if holders <= count_of(lun, own):
         raise StepFailed(
             "REGISTER (unregister)",
             f"this nexus holds the reservation {held.type.short_name}, which would be freed",
         )
 
 
+def destination_key(lun: LunHandover, tracked: Tracked) -> Steps[Own]:
+    """The destination's registration, if its key is one that this handover may have registered there. Key 0:
+    it is not registered, or its key does not belong to this handover.
+    """
+    keys = (tracked.key, *lun.standing, lun.destination_spare)
+    own = yield from find_key(tracked, keys)
+    return Own(0) if own is None else own
+
+
 def unregister(tracked: Tracked, key: int) -> Steps[None]:
-    """Remove ``key`` from this nexus; a conflict says that it does not stand there, as is wanted."""
-    command = out_command(OutServiceAction.REGISTER, key, 0, aptpl=tracked.aptpl)
-    for _ in range(ATTEMPTS):
-        response = yield from tell(command, "REGISTER (unregister)")
-        if response is None:
-            continue
-        if response.good or response.status is Status.RESERVATION_CONFLICT:
-            return
-        raise StepFailed("REGISTER (unregister)", f"the LUN answers {describe_response(response)}")
-    raise StepFailed("REGISTER (unregister)", "the LUN's answers are lost again and again")
+    """Unregister ``key`` on this nexus. A conflict means that this nexus does not have ``key``, as wanted."""
+    yield from probe(key, 0, tracked.aptpl, "REGISTER (unregister)")
 
 
-def as_it_is_now(lun: MovingLun) -> Steps[Tracked]:
-    """What the guest had, with PTPL_A as the LUN has it now: long after anything was heard of it, a REGISTER
-    must not undo what was decided meanwhile."""
+def as_it_is_now(lun: LunHandover) -> Steps[Tracked]:
+    """What the guest had, with the LUN's present PTPL_A. Much time may have passed, and a REGISTER must not
+    undo an APTPL that another node has set in the meantime.
+    """
     return replace(lun.tracked, aptpl=(yield from active_aptpl(lun.as_registered.aptpl)))
 
 

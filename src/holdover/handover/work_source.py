@@ -1,160 +1,274 @@
-"""What the source does on a LUN; `holdover.handover.work` says when."""
+"""The work of the source on a LUN; `holdover.handover.work` says when."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
 
-from holdover.guest.scsi_block import Tracked
-from holdover.handover.moving import UNREGISTERED, MovingLun
-from holdover.handover.steps import (
-    StepFailed,
-    Steps,
-    active_aptpl,
-    change_key,
-    own_key,
-    read_keys,
-    read_reservation,
-    register_key,
-    settle,
-    which_key,
+from holdover.handover.changes import change_back, change_key, preempt, register_key
+from holdover.handover.lun_handover import UNREGISTERED, LunHandover
+from holdover.handover.registrations import (
+    count_of,
+    count_unexplained,
+    keys_beside,
+    register_proven,
+    with_source,
 )
 from holdover.handover.work_parts import (
     as_it_is_now,
+    as_released,
     difference,
+    is_held_elsewhere,
     is_no_holder,
-    is_on_a_third,
     is_taken,
     must_rekey,
-    preempt,
-    require_rekeyed,
+    removed,
+    sweep,
     unregister,
 )
+from holdover.reservations.own_key import Own, made_one, own_key, which_key
+from holdover.reservations.questions import active_aptpl, read_keys, read_reservation
+from holdover.reservations.steps import StepFailed, Steps, settle
+from holdover.reservations.tracked import Tracked
 from holdover.scsi.reservation_in import Reservation
 
-__all__ = ["ask_whether_lost", "clear_attentions", "confirm", "give", "reclaim", "take_back", "yield_up"]
 
+def confirm(lun: LunHandover, stale: bool, *, registered_there: bool) -> Steps[LunHandover]:
+    """`Work.CHECK` and `Work.CONFIRM`: find out what the guest has on the LUN.
 
-def confirm(lun: MovingLun, nexuses: int, stale: bool) -> Steps[MovingLun]:
-    """``nexuses``: on how many the guest's key stands by our own doing."""
+    ``stale``: ``lun.tracked`` may be wrong. ``registered_there``: the destination has said that it has the
+    guest's key.
+
+    Raises:
+        StepFailed: The destination's registration is missing, or it cannot be found out whose the reservation
+            is, or the LUN refuses.
+    """
     tracked = lun.tracked
     aptpl = yield from active_aptpl(tracked.aptpl)
     own = yield from own_key(replace(tracked, aptpl=aptpl), (tracked.key,))
-    keys = yield from read_keys()
-    ours = Counter({tracked.key: nexuses if own else nexuses - lun.source_nexuses})
-    others = tuple(sorted((Counter(keys) - ours).elements()))
-    if own == 0:
+    own, keys = yield from keys_beside(replace(tracked, aptpl=aptpl), own)
+    there = lun.destination.count if registered_there else 0
+    if own.key == 0:
+        others = without(keys, tracked.key, there)
         return replace(lun, tracked=UNREGISTERED, shared=False, others=others, aptpl=aptpl)
-    if nexuses > lun.source_nexuses and keys.count(tracked.key) < 2:
+    lun = yield from with_source(lun, own, keys)
+    here = count_of(lun, own)
+    if registered_there and keys.count(tracked.key) <= here:
         raise StepFailed(
             "READ KEYS",
-            f"key {tracked.key:#x} stands on one nexus alone: the destination's registration was removed, or "
-            "both hosts are one and the same nexus (do they have one InitiatorName?)",
+            f"only this host is registered with key {tracked.key:#x}: another node has removed the "
+            "destination's registration, or both hosts are one I_T nexus; compare InitiatorName on both "
+            "hosts",
         )
+    third = yield from count_unexplained(lun, (tracked.key,), keys, here, there)
     held = yield from read_reservation()
-    found = _whose(tracked, held, keys.count(tracked.key), nexuses, stale)
-    return replace(lun, tracked=found, shared=tracked.key in others, others=others, aptpl=aptpl)
+    found = whose(tracked, held, keys.count(tracked.key), third, stale)
+    others = without(keys, tracked.key, keys.count(tracked.key) - third)
+    return replace(lun, tracked=found, shared=third > 0, others=others, aptpl=aptpl)
 
 
-def _whose(tracked: Tracked, held: Reservation | None, count: int, nexuses: int, stale: bool) -> Tracked:
-    """What the guest holds, when its key stands on its nexus and on ``count`` in all."""
+def without(keys: tuple[int, ...], key: int, count: int) -> tuple[int, ...]:
+    """``keys`` in ascending order, with ``key`` removed ``count`` times."""
+    return tuple(sorted((Counter(keys) - Counter({key: count})).elements()))
+
+
+def whose(tracked: Tracked, held: Reservation | None, count: int, third: int, stale: bool) -> Tracked:
+    """What the guest holds, if ``count`` nexuses have its key, and ``third`` of them may be a third node's.
+
+    Raises:
+        StepFailed: It cannot be found out whether the guest or a third node holds the reservation.
+    """
     if held is None or (not held.type.all_registrants and held.key != tracked.key):
         return replace(tracked, type=None, scope=0)
     is_known = not stale and tracked.type is held.type and tracked.scope == held.scope
-    if held.type.all_registrants or count <= nexuses or is_known:
+    if held.type.all_registrants or third == 0 or is_known:
         return replace(tracked, type=held.type, scope=held.scope)
     if tracked.type is None and not stale:
         return tracked
-    seen = "nothing" if tracked.type is None else f"type {tracked.type.short_name}"
+    seen = "no reservation" if tracked.type is None else f"a reservation of type {tracked.type.short_name}"
     raise StepFailed(
         "READ RESERVATION",
-        f"the guest was seen to hold {seen}{' some time ago' if stale else ''}, the LUN says "
-        f"{held.type.short_name} for key {held.key:#x}, which stands on {count} nexuses: whose it is "
-        "cannot be told",
+        f"the agent saw the guest take {seen}{' some time ago' if stale else ''}; the LUN reports a "
+        f"reservation of type {held.type.short_name} with key {held.key:#x}, which {count} nexuses have. "
+        "It is not known whether it is the guest's",
     )
 
 
-def give(lun: MovingLun) -> Steps[MovingLun]:
+def give(lun: LunHandover) -> Steps[LunHandover]:
+    """`Work.GIVE`: change the source's key, or unregister, where the destination's PREEMPT needs that.
+
+    Raises:
+        StepFailed: The LUN refuses, or a third node may hold the reservation.
+    """
     tracked = lun.as_registered
+    lun = replace(lun, preempted_key=0, unreached=False)
     if tracked.key == 0:
-        return replace(lun, prey=0)
+        return lun
     if is_no_holder(tracked):
-        yield from change_key(tracked, tracked.key, 0, "REGISTER (unregister)")
-        return replace(lun, prey=0)
-    if must_rekey(lun):
-        yield from change_key(tracked, tracked.key, lun.source_spare, "REGISTER (re-key)")
-        yield from require_rekeyed(lun, lun.source_spare)
-        return replace(lun, prey=lun.source_spare)
-    return replace(lun, prey=tracked.key)
+        left = yield from change_key(tracked, tracked.key, 0, "REGISTER (unregister)")
+        unreached = _is_more_than(lun, replace(left, key=tracked.key))
+        return replace(lun, unreached=unreached, given=left.was_there)
+    if not must_rekey(lun):
+        return replace(lun, preempted_key=tracked.key)
+    try:
+        own = yield from change_key(tracked, tracked.key, lun.source_spare, "REGISTER (re-key)")
+    except StepFailed:
+        if (yield from own_key(tracked, (tracked.key, lun.source_spare))).key != 0:
+            raise
+        return lun  # another node has removed it: the destination will find that too
+    if (yield from is_held_elsewhere(lun, lun.source_spare)):
+        return replace(lun, preempted_key=tracked.key, unreached=True)
+    return replace(lun, preempted_key=lun.source_spare, unreached=_is_more_than(lun, own))
 
 
-def clear_attentions(lun: MovingLun) -> Steps[MovingLun]:
+def _is_more_than(lun: LunHandover, reached: Own) -> bool:
+    """Whether the source had more registrations than could be reached now."""
+    return not lun.shared and lun.source.count > count_of(lun, reached)
+
+
+def hear(lun: LunHandover) -> Steps[LunHandover]:
+    """`Work.HEAR`: if the guest is not registered any more, collect the unit attentions of the source's nexus
+    about that, which the guest must get. On other LUNs, these may come from the handover's own PREEMPT.
+    """
+    if lun.tracked.key == 0:
+        yield from settle()
+    return lun
+
+
+def clear_attentions(lun: LunHandover) -> Steps[LunHandover]:
+    """`Work.SETTLE`: clear the unit attentions that the handover has caused on the source's nexus."""
     yield from settle()
     return lun
 
 
-def yield_up(lun: MovingLun) -> Steps[MovingLun]:
-    # the guest's key may have been removed from the other host, and its reservation be held with a spare here
+def yield_up(lun: LunHandover) -> Steps[LunHandover]:
+    """`Work.YIELD`: unregister the source's nexus, if it still has a key of this handover."""
+    # The other host may have lost the guest's key, while a spare key on this host holds the reservation.
     tracked = yield from as_it_is_now(lun)
-    own = yield from which_key(tracked, (tracked.key, lun.source_spare, lun.fresh_spare))
-    if own:
-        yield from unregister(tracked, own)
+    keys = (tracked.key, lun.source_spare, lun.fresh_spare)
+    own = yield from which_key(tracked, keys)
+    if own.key == 0 and lun.source.several:
+        own = yield from made_one(tracked, keys)
+    if own.key:
+        yield from unregister(tracked, own.key)
     yield from settle()
     return lun
 
 
-def ask_whether_lost(lun: MovingLun) -> Steps[MovingLun]:
+def wonder(lun: LunHandover) -> Steps[LunHandover]:
+    """`Work.WONDER`: find out whether the source's nexus has no registration of this handover any more."""
     tracked = lun.as_registered
     if tracked.key == 0:
         return replace(lun, lost=False)
-    own = yield from own_key(tracked, (tracked.key, lun.source_spare))
-    if own == 0 and not lun.registered_there:
-        # on neither host: somebody else has removed the guest's registrations, as a cluster does to fence it
-        return replace(lun, tracked=UNREGISTERED, lost=False)
-    # once lost and registered again it does not look lost, but what it held is not back
-    return replace(lun, lost=lun.lost or own == 0)
+    own = yield from own_key(tracked, (tracked.key, lun.source_spare), (lun.fresh_spare,))
+    return replace(lun, lost=own.key == 0)
 
 
-def reclaim(lun: MovingLun) -> Steps[MovingLun]:
+def ask_whether_lost(lun: LunHandover) -> Steps[LunHandover]:
+    """`Work.ASK`: find out whether the source has lost its registration (`LunHandover.lost`)."""
+    tracked, spare = lun.as_registered, lun.source_spare
+    if tracked.key == 0:
+        return replace(lun, lost=False)
+    own = yield from own_key(tracked, (tracked.key, spare), (lun.fresh_spare,))
+    if own.key == 0 and not lun.registered_there:
+        return replace(removed(lun), lost=False)  # neither host is registered
+    lost = own.key in (0, lun.fresh_spare)
+    if own.key == tracked.key and own.carried and lun.preempted_key == spare:
+        # The source had registered its spare key. Either that was undone, or a path that was away has brought
+        # the guest's key back.
+        yield from change_key(tracked, tracked.key, spare, "REGISTER (re-key)")
+        held = yield from read_reservation()
+        lost = held is None or held.key != spare
+    # A registration that was lost and made again does not look lost, but its reservation has not come back.
+    return replace(lun, lost=lun.lost or lost)
+
+
+def reclaim(lun: LunHandover) -> Steps[LunHandover]:
+    """`Work.RECLAIM`: make the source's registration what it was before the commit.
+
+    Raises:
+        StepFailed: The source has a key that is not of this handover, or the LUN refuses.
+    """
     tracked, spare = lun.as_registered, lun.destination_spare
     if tracked.key == 0:
         return lun
-    own = yield from own_key(tracked, (tracked.key, lun.source_spare))
+    own = yield from own_key(tracked, (tracked.key, lun.source_spare), (lun.fresh_spare,))
+    if own.key == 0 and not lun.lost:
+        return removed(lun)
+    if own.key == 0:
+        lun, own, source = yield from register_proven(lun, tracked, own, lun.fresh_spare, lun.source)
+        lun = replace(lun, source=source)
+    elif own.key != tracked.key:
+        own = yield from change_back(tracked, own.key)
     if not lun.lost:
-        if own == 0:
-            return replace(lun, tracked=UNREGISTERED)
-        if own == lun.source_spare:
-            yield from change_key(tracked, lun.source_spare, tracked.key, "REGISTER (re-key)")
         return lun
-    if own == 0:
-        yield from register_key(tracked, tracked.key)
-    keys = yield from read_keys()
-    if keys.count(tracked.key) + keys.count(spare) <= lun.source_nexuses:
-        # whoever removed the guest's registration from the destination meant this one too
+    own, keys = yield from keys_beside(tracked, own)
+    lun = yield from with_source(lun, own, keys)
+    here = count_of(lun, own)
+    if keys.count(tracked.key) + keys.count(spare) <= here:
+        # Another node has removed the guest's registration from the destination, so it meant this one too.
         yield from unregister(tracked, tracked.key)
-        return replace(lun, tracked=UNREGISTERED)
-    return replace(lun, shared=is_on_a_third(lun, keys))
+        return removed(lun)
+    wanted = (tracked.key, spare)
+    third = yield from count_unexplained(lun, wanted, keys, here, lun.destination.count)
+    return replace(lun, shared=third > 0)
 
 
-def take_back(lun: MovingLun) -> Steps[MovingLun]:
+def take_back(lun: LunHandover) -> Steps[LunHandover]:
+    """`Work.TAKE_BACK`: move the reservation back to the source, and check the result.
+
+    Raises:
+        StepFailed: The LUN does not have what it should have afterwards; the message says what it has.
+    """
     tracked = lun.as_registered
     if tracked.key == 0:
+        if lun.ran_there:
+            yield from settle()  # clears what the commit has caused
         return lun
-    if (yield from own_key(tracked, (tracked.key,))) == 0:
-        if lun.prey != lun.destination_spare or lun.prey not in (yield from read_keys()):
-            return replace(lun, tracked=UNREGISTERED)
+    amid_sweep = (lun.source_spare,) if lun.unreached else ()
+    if (yield from own_key(tracked, (tracked.key,), amid_sweep)).key == 0:
+        if lun.preempted_key != lun.destination_spare or lun.preempted_key not in (yield from read_keys()):
+            return removed(lun)
         yield from register_key(tracked, tracked.key)
-    refusal = ""
-    if lun.lost and lun.prey:
-        refusal = yield from preempt(tracked, tracked.key, lun.prey, lun)
-    # what comes after this is the guest's to know
+    refusal, preempted_key = "", lun.preempted_key
+    if lun.unreached:
+        yield from sweep(tracked, lun.source_spare)
+        preempted_key = lun.destination_spare if lun.destination_spare in (yield from read_keys()) else 0
+    if preempted_key:
+        refusal = yield from preempt(tracked, tracked.key, preempted_key)
+    if lun.source.several:
+        yield from _drop_spares(lun)
+    # Unit attentions that come after this belong to the guest.
     yield from settle()
-    problem = yield from difference(tracked, lun, lun.source_nexuses if refusal else None)
-    if problem and (yield from is_taken(tracked, (lun.prey,))):
-        # whoever took the reservation has removed the guest's registrations; ours came after that
+    problem = yield from difference(tracked, lun, alone=lun.source.count if refusal else None)
+    if problem and tracked.type is not None and tracked.type.all_registrants:
+        lun = yield from as_released(lun)
+        tracked = lun.as_registered
+        problem = yield from difference(tracked, lun, alone=lun.source.count if refusal else None)
+    if problem and (yield from is_taken(tracked, (preempted_key,))):
+        # The node that took the reservation has removed the guest's registrations. Ours was made after that.
         yield from unregister(tracked, tracked.key)
         problem = ""
-        lun = replace(lun, tracked=UNREGISTERED)
+        lun = removed(lun)
     if problem:
         raise StepFailed("PREEMPT", problem + refusal)
+    if lun.alarm and lun.tracked.key and (yield from _is_alone(lun)):
+        return replace(lun, alarm="")
     return lun
+
+
+def _drop_spares(lun: LunHandover) -> Steps[None]:
+    """Remove the source's spare keys from paths that failed while they had them. Such a path may be the
+    holder.
+    """
+    keys = yield from read_keys()
+    for spare in (lun.source_spare, lun.fresh_spare):
+        if spare in keys:
+            yield from preempt(lun.as_registered, lun.tracked.key, spare)
+
+
+def _is_alone(lun: LunHandover) -> Steps[bool]:
+    """Whether only the source has the guest's key now, besides third nodes that had it before."""
+    own = yield from which_key(lun.as_registered, (lun.tracked.key,))
+    own, keys = yield from keys_beside(lun.as_registered, own)
+    return keys.count(own.key) <= count_of(lun, own) + lun.others.count(own.key)

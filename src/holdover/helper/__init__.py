@@ -1,5 +1,5 @@
-"""The persistent reservation helper: the door through which QEMU hands over PERSISTENT RESERVE commands.
+"""The persistent reservation helper: the socket by which QEMU hands over PERSISTENT RESERVE commands.
 
-The protocol (sans-I/O), its server, and the helper that stands alone. May import scsi and paths; used by
-agent and cli.
+This package has the protocol (without I/O), its server, and the handler of the helper that runs without an
+agent. It may import `scsi` and `paths`. `agent` and `cli` import it.
 """

@@ -1,4 +1,4 @@
-"""The socket at which a helper listens: one of its own, or one that systemd has opened for it."""
+"""The socket at which a helper listens: one that it makes, or one that systemd has opened for it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Listener", "ListenerError", "activated", "listen", "resolve_group"]
-
 _FIRST_ACTIVATED = 3  # sd_listen_fds(3)
 _BACKLOG = 1024
 
 
 class ListenerError(Exception):
-    """There is no socket to listen at: says why."""
+    """There is no socket at which to listen; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +24,9 @@ class Listener:
     """A listening Unix socket.
 
     Attributes:
-        socket: Not blocking, close-on-exec.
-        path: The file that was made for it and has to go in the end; None where it is systemd's.
-        inode: Device and inode of that file, so that nobody else's is removed.
+        socket: The socket; not blocking, close-on-exec.
+        path: The file that was made for the socket and must be removed at the end; None if it is systemd's.
+        inode: Device and inode of that file, so that nobody else's file is removed.
     """
 
     socket: socket.socket
@@ -36,7 +34,7 @@ class Listener:
     inode: tuple[int, int] | None = None
 
     def close(self) -> None:
-        """Stop listening; removes the file unless another one has taken its place."""
+        """Stop listening, and remove the file unless another file has taken its place."""
         self.socket.close()
         if self.path is None:
             return
@@ -46,17 +44,17 @@ class Listener:
 
 
 def listen(path: Path, mode: int | None = None, group: int | None = None) -> Listener:
-    """Listen at ``path``. ``mode`` are permission bits (without: as the umask says), ``group`` is a number.
+    """Listen at ``path``, with permission bits ``mode`` (None: as the umask says) and group number ``group``.
 
-    A socket on which nobody listens any more is replaced.
+    An old socket at which nobody listens any more is replaced.
 
     Raises:
-        ListenerError: Somebody listens there, something else is there, or the system refuses.
+        ListenerError: Another process listens there, something else is there, or the system refuses.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _remove_stale(path)
-        # nobody may connect before mode and group are what they have to be
+        # nobody may connect before the mode and the group are right
         before = os.umask(0o177) if mode is not None or group is not None else None
         try:
             listener.bind(os.fspath(path))
@@ -81,12 +79,12 @@ def listen(path: Path, mode: int | None = None, group: int | None = None) -> Lis
 
 
 def activated(environment: MutableMapping[str, str]) -> Listener | None:
-    """The socket that systemd has opened for this process (sd_listen_fds(3)); None where it has not.
+    """The socket that systemd has opened for this process (sd_listen_fds(3)); None if there is none.
 
-    Takes the variables out of ``environment``, so that no child thinks they are meant for it.
+    This function removes the variables from ``environment``, so that no child process uses them.
 
     Raises:
-        ListenerError: There are several, or it is no listening Unix stream socket.
+        ListenerError: There are several sockets, or it is not a listening Unix stream socket.
     """
     meant_for = environment.pop("LISTEN_PID", "")
     count = environment.pop("LISTEN_FDS", "")
@@ -109,7 +107,7 @@ def activated(environment: MutableMapping[str, str]) -> Listener | None:
 
 
 def resolve_group(text: str) -> int:
-    """The number of a group, by its name or itself.
+    """The number of a group that is given by its name or its number.
 
     Raises:
         ValueError: There is no such group.
@@ -136,7 +134,7 @@ def _remove_stale(path: Path) -> None:
             path.unlink()
             return
         except BlockingIOError:
-            pass  # its backlog is full
+            pass  # somebody listens: its backlog is full
     raise ListenerError(f"{path}: somebody listens there already")
 
 

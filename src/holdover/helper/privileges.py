@@ -1,7 +1,7 @@
-"""Giving up what a helper does not need: from root to a user with CAP_SYS_RAWIO alone.
+"""Dropping privileges that a helper does not need: from root to a user with CAP_SYS_RAWIO alone.
 
-The kernel lets PERSISTENT RESERVE through SG_IO only for whoever has that capability. Descriptors come
-open, and so neither a user nor a group has to have access to a device.
+The kernel lets PERSISTENT RESERVE through SG_IO only from a process with that capability. A client sends
+descriptors that are open already. So the helper's user and group need no access to any device.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from dataclasses import dataclass
 
 from holdover.helper.listener import resolve_group
 
-__all__ = ["CAP_SYS_RAWIO", "Identity", "PrivilegeError", "drop_privileges", "resolve_identity"]
-
 CAP_SYS_RAWIO = 17
 """The capability's number (linux/capability.h)."""
 
@@ -29,12 +27,12 @@ _CAPABILITIES = 64
 
 
 class PrivilegeError(Exception):
-    """Privileges could not be dropped: says which, and why. The process must not go on."""
+    """Privileges could not be dropped; the message says which, and why. The process must not continue."""
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """Whom a process becomes.
+class UserIdentity:
+    """The user and the group that a process takes.
 
     Attributes:
         uid: The user's number.
@@ -57,26 +55,26 @@ class _Set(ctypes.Structure):
     )
 
 
-def resolve_identity(user: str | None, group: str | None) -> Identity:
-    """The numbers of a user and a group, given by name or number; what is None stays as it is.
+def resolve_identity(user: str | None, group: str | None) -> UserIdentity:
+    """The numbers of a user and a group, which are given by name or number; None: the present one.
 
     Raises:
         ValueError: There is no such user or group.
     """
     gid = os.getgid() if group is None else resolve_group(group)
     if user is None:
-        return Identity(os.getuid(), gid)
+        return UserIdentity(os.getuid(), gid)
     with contextlib.suppress(KeyError):
-        return Identity(pwd.getpwnam(user).pw_uid, gid)
+        return UserIdentity(pwd.getpwnam(user).pw_uid, gid)
     if user.isdecimal():
-        return Identity(int(user), gid)
+        return UserIdentity(int(user), gid)
     raise ValueError(f"there is no user {user!r}")
 
 
-def drop_privileges(identity: Identity) -> None:
-    """Become ``identity``, with no supplementary group, CAP_SYS_RAWIO and no way to get more.
+def drop_privileges(identity: UserIdentity) -> None:
+    """Take ``identity``, with no supplementary group, with CAP_SYS_RAWIO alone and no way to get more.
 
-    To be called before there is a second thread: a capability belongs to a thread, not to a process.
+    Call this before there is a second thread: a capability belongs to a thread, not to a process.
 
     Raises:
         PrivilegeError: A step was refused.
@@ -84,7 +82,7 @@ def drop_privileges(identity: Identity) -> None:
     if threading.active_count() != 1:
         raise PrivilegeError("privileges cannot be dropped: other threads run already")
     libc = ctypes.CDLL(None, use_errno=True)
-    # kept through the change of the user, which clears the permitted set otherwise
+    # keep capabilities when the user changes; otherwise that change clears the permitted set
     _must(libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0), "PR_SET_KEEPCAPS")
     for capability in range(_CAPABILITIES):
         if libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) == 1:
@@ -102,6 +100,27 @@ def drop_privileges(identity: Identity) -> None:
     sets = (_Set * 2)(_Set(effective=kept, permitted=kept, inheritable=0), _Set())
     _must(libc.capset(ctypes.byref(header), sets), "keeping CAP_SYS_RAWIO")
     _must(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
+
+
+def drop_capability(capability: int) -> None:
+    """Give up one capability from now on, if this process has it.
+
+    Call this before there is a second thread, as `drop_privileges`.
+
+    Raises:
+        PrivilegeError: The system refused it.
+    """
+    if threading.active_count() != 1:
+        raise PrivilegeError("privileges cannot be dropped: other threads run already")
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = _Header(version=_CAPABILITY_VERSION_3, pid=0)
+    sets = (_Set * 2)()
+    _must(libc.capget(ctypes.byref(header), sets), "reading capabilities")
+    place, bit = divmod(capability, 32)
+    found = sets[place]
+    for name in ("effective", "permitted", "inheritable"):
+        setattr(found, name, getattr(found, name) & ~(1 << bit))
+    _must(libc.capset(ctypes.byref(header), sets), f"giving up capability {capability}")
 
 
 def _must(result: int, what: str) -> None:

@@ -8,8 +8,6 @@ from crc32c import crc32c
 
 from holdover.iscsi.header import Buffer
 
-__all__ = ["DIGEST_LENGTH", "Digest", "add_digests", "digest_of"]
-
 DIGEST_LENGTH = 4
 
 
@@ -21,7 +19,7 @@ class Digest(StrEnum):
 
 
 def digest_of(*parts: Buffer) -> bytes:
-    """The four bytes that stand after these parts on the wire."""
+    """The digest of these parts: the four bytes that follow them on the wire."""
     value = 0
     for part in parts:
         value = crc32c(part, value)
@@ -29,7 +27,7 @@ def digest_of(*parts: Buffer) -> bytes:
 
 
 def add_digests(buffers: list[Buffer], header: Digest, data: Digest) -> list[Buffer]:
-    """The buffers of a PDU as `encode` gives them, with the digests that were agreed."""
+    """The buffers of a PDU from `encode`, with the negotiated digests."""
     head, *segment = buffers
     protected: list[Buffer] = [head]
     if header is Digest.CRC32C:

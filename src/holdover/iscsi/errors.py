@@ -1,27 +1,13 @@
-"""What can go wrong with iSCSI; each error says what happened and what is true afterwards."""
+"""The errors of iSCSI; each error says what happened, and what is true afterwards."""
 
 from __future__ import annotations
 
 from holdover.iscsi.numbers import LoginStatus, RejectReason, TaskManagementResponse
 from holdover.scsi.command import Command
 
-__all__ = [
-    "CommandRefused",
-    "ConnectError",
-    "ConnectionLost",
-    "IscsiError",
-    "IscsiNameError",
-    "IscsiUrlError",
-    "LoginError",
-    "PduError",
-    "ProtocolError",
-    "TaskManagementError",
-    "TextError",
-]
-
 
 class IscsiError(Exception):
-    """Anything that this package raises."""
+    """The base of all errors of this package."""
 
 
 class ProtocolError(IscsiError):
@@ -29,28 +15,30 @@ class ProtocolError(IscsiError):
 
 
 class PduError(ProtocolError):
-    """Bytes that are no PDU; the only error that decoding a PDU raises. What follows in the byte
-    stream cannot be told apart any more."""
+    """Bytes are not a valid PDU. Decoding a PDU raises only this error.
+
+    After it, the next PDU in the byte stream cannot be found any more.
+    """
 
 
 class TextError(ProtocolError):
-    """A data segment that is no list of key=value pairs, or a value that its key does not allow."""
+    """A data segment is not a list of key=value pairs, or a key does not allow its value."""
 
 
 class IscsiNameError(IscsiError, ValueError):
-    """A text that is no iSCSI name."""
+    """A text is not an iSCSI name."""
 
 
 class IscsiUrlError(IscsiError, ValueError):
-    """A text that is no iscsi:// URL; the message names the part."""
+    """A text is not an iscsi:// URL; the message names the wrong part."""
 
 
 class LoginError(IscsiError):
-    """The target refused the login, or the two could not agree. No session exists.
+    """The target refused the login, or the two sides could not agree. No session exists.
 
     Attributes:
-        status: Class and detail as the target gave them, or None where this side gave up.
-        code: The same as a number, class << 8 | detail, also where it has no name; None as above.
+        status: Class and detail that the target sent; None when this side gave up.
+        code: The same as a number, class << 8 | detail, also for a status without a name; None as above.
     """
 
     def __init__(self, message: str, code: int | None = None) -> None:
@@ -67,10 +55,10 @@ class ConnectionLost(IscsiError):
     """The connection ended before the answer came.
 
     Attributes:
-        lun: The logical unit number the command was for, or None where it concerns no command.
-        command: The command whose answer never came. Unless `sent` is False, whether the logical
-            unit carried it out is unknown: ask the logical unit.
-        sent: Whether any byte of the command was given to the connection.
+        lun: The logical unit number of the command, or None when no command was on its way.
+        command: The command whose answer never came. Unless `sent` is False, it is not known whether the
+            logical unit carried the command out: ask the logical unit.
+        sent: Whether any byte of the command was handed to the connection.
     """
 
     def __init__(
@@ -86,10 +74,10 @@ class ConnectionLost(IscsiError):
 
 
 class CommandRefused(IscsiError):
-    """The target answered a command with something other than a SCSI status; the session goes on.
+    """The target answered a command with something other than a SCSI status; the session continues.
 
     Attributes:
-        reject: The reason of the Reject PDU, or None where it was a failed SCSI Response.
+        reject: The reason of the Reject PDU, or None when the answer was a failed SCSI Response.
     """
 
     def __init__(self, message: str, reject: RejectReason | None = None) -> None:
@@ -98,7 +86,7 @@ class CommandRefused(IscsiError):
 
 
 class TaskManagementError(IscsiError):
-    """The target did not carry out a task management function; the session goes on."""
+    """The target did not carry out a task management function; the session continues."""
 
     def __init__(self, message: str, response: TaskManagementResponse | None) -> None:
         super().__init__(message)

@@ -1,19 +1,17 @@
-"""When to ask a silent peer for a sign of life, and when to give it up (RFC 7143 11.18, 11.19)."""
+"""Decides when to ping a silent peer, and when to give the peer up (RFC 7143 11.18, 11.19)."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
-__all__ = ["KeepAlive"]
-
 
 class KeepAlive:
     """Watches one connection from `start` to `stop`.
 
     Args:
-        interval: Seconds of silence after which the peer is asked.
-        timeout: Seconds that it may take to say anything.
+        interval: The seconds of silence after which the peer gets a ping.
+        timeout: The seconds in which the peer must then send anything.
         ask: Sends a NOP.
         give_up: Ends the connection.
     """
@@ -34,11 +32,11 @@ class KeepAlive:
         self._timer = asyncio.get_running_loop().call_later(self._interval, self._interval_over)
 
     def heard(self) -> None:
-        """The peer has said something."""
+        """Note that the peer has sent something."""
         self._heard = True
 
     def stop(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -6,8 +6,6 @@ import re
 
 from holdover.iscsi.errors import IscsiNameError
 
-__all__ = ["MAX_LUN", "check_iscsi_name", "decode_lun", "encode_lun"]
-
 MAX_LUN = 16383
 """The highest logical unit number that flat space addressing can name (SAM-5 4.7.7.3)."""
 
@@ -20,10 +18,10 @@ _FORMS = {
 
 
 def check_iscsi_name(name: str) -> str:
-    """The name in the form in which names are compared, that is in lower case.
+    """The name in lower case, which is the form to compare names.
 
     Raises:
-        IscsiNameError: for what is no iqn., eui. or naa. name, says why.
+        IscsiNameError: The text is not an iqn., eui. or naa. name; the message says why.
     """
     folded = name.lower()
     if len(folded.encode()) > _MAX_NAME:
@@ -40,7 +38,7 @@ def encode_lun(number: int) -> int:
     """The 64-bit LUN field of a PDU: peripheral device addressing up to 255, flat space above.
 
     Raises:
-        ValueError: for a number outside 0 to 16383.
+        ValueError: The number is outside 0 to 16383.
     """
     if not 0 <= number <= MAX_LUN:
         raise ValueError(f"logical unit number {number} is not within 0 to {MAX_LUN}")
@@ -48,8 +46,10 @@ def encode_lun(number: int) -> int:
 
 
 def decode_lun(field: int) -> int | None:
-    """The logical unit number of a 64-bit LUN field, or None for addressing that has no number here
-    (other buses, deeper levels, well-known and extended logical units)."""
+    """The logical unit number of a 64-bit LUN field, or None for an address that has no number here.
+
+    Such an address has another bus or a deeper level, or names a well-known or extended logical unit.
+    """
     first = field >> 48
     if field & 0xFFFF_FFFF_FFFF or first >> 14 > 1:
         return None

@@ -1,8 +1,8 @@
 """Negotiation of operational parameters, the same for both sides (RFC 7143 6.2).
 
-A `Negotiator` is given what this side wants, makes its offers, and is shown what the peer says. Each
-key the peer sends is either the answer to an offer of this side or an offer to be answered; the
-table `text.KEYS` says how.
+A `Negotiator` gets the wishes of this side, makes offers, and takes the keys of the peer. Each key from the
+peer is either the answer to an offer of this side, or an offer that this side must answer. The table
+`text.KEYS` has the rules.
 """
 
 from __future__ import annotations
@@ -12,29 +12,27 @@ from dataclasses import dataclass
 
 from holdover.iscsi.digest import Digest
 from holdover.iscsi.errors import TextError
-from holdover.iscsi.text import KEYS, Key, Rule, Where, parse_boolean, parse_number
-
-__all__ = ["Limits", "Negotiator", "Parameters"]
+from holdover.iscsi.text import KEYS, Key, KeyUse, TextKeyRule, parse_boolean, parse_number
 
 _OBSOLETE = {"IFMarker": "No", "OFMarker": "No", "IFMarkInt": "Reject", "OFMarkInt": "Reject"}
-"""Answers to the keys that RFC 7143 13.25 took out of use."""
+"""The answers to the keys that RFC 7143 13.25 has made obsolete."""
 
 _WORDS = frozenset({"NotUnderstood", "Irrelevant", "Reject"})
-"""Answers that stand for no value (RFC 7143 6.2)."""
+"""The answers that are not values (RFC 7143 6.2)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What one side wants and can bear; lengths in bytes.
+class NegotiationLimits:
+    """The wishes and limits of one side; lengths are in bytes.
 
     Attributes:
-        initial_r2t: Whether unsolicited Data-Out PDUs are unwanted.
+        initial_r2t: Whether this side refuses unsolicited Data-Out PDUs.
         immediate_data: Whether a SCSI Command PDU may carry data.
-        max_recv_data_segment_length: Longest data segment this side takes in full feature phase.
-        max_burst_length: Longest sequence of Data-In, or of solicited Data-Out PDUs.
-        first_burst_length: Most unsolicited data of one command, immediate data included.
-        max_outstanding_r2t: R2Ts that one command may have open.
-        header_digests, data_digests: Those that this side has, the one it likes best first.
+        max_recv_data_segment_length: The longest data segment that this side takes in full feature phase.
+        max_burst_length: The longest sequence of Data-In, or of solicited Data-Out PDUs.
+        first_burst_length: The most unsolicited data of one command, immediate data included.
+        max_outstanding_r2t: The most open R2Ts of one command.
+        header_digests, data_digests: The digests that this side supports, the preferred one first.
     """
 
     initial_r2t: bool = False
@@ -47,7 +45,7 @@ class Limits:
     data_digests: tuple[Digest, ...] = (Digest.NONE, Digest.CRC32C)
 
     def values(self) -> dict[str, str]:
-        """The same as key=value text, with what this implementation has but one choice for."""
+        """The limits as key=value text, with the keys for which this implementation has only one choice."""
         return {
             "HeaderDigest": ",".join(self.header_digests),
             "DataDigest": ",".join(self.data_digests),
@@ -68,11 +66,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What holds for a session; lengths in bytes. As `Limits`, but agreed.
+    """The negotiated parameters of a session, with the fields of `NegotiationLimits`; lengths are in bytes.
 
     Attributes:
-        max_send_data_segment_length: Longest data segment the peer takes.
-        max_recv_data_segment_length: Longest data segment this side takes.
+        max_send_data_segment_length: The longest data segment that the peer takes.
+        max_recv_data_segment_length: The longest data segment that this side takes.
     """
 
     initial_r2t: bool = True
@@ -87,17 +85,17 @@ class Parameters:
 
     @property
     def digests(self) -> bool:
-        """Whether any digest was agreed upon."""
+        """Whether the two sides agreed on a digest."""
         return self.header_digest is not Digest.NONE or self.data_digest is not Digest.NONE
 
     @property
     def immediate_length(self) -> int:
-        """Most immediate data this side may send along with one command."""
+        """The most immediate data that this side may send with one command."""
         return min(self.first_burst_length, self.max_send_data_segment_length) if self.immediate_data else 0
 
 
 class Negotiator:
-    """One side's part in the negotiation of one connection."""
+    """One side of the negotiation of one connection."""
 
     def __init__(self, ours: Mapping[str, str], *, discovery: bool = False) -> None:
         self._ours = dict(ours)
@@ -108,31 +106,31 @@ class Negotiator:
         self._ours_declared = False
 
     def offers(self) -> list[tuple[str, str]]:
-        """Everything this side wants, as the initiator opens the operational stage with it."""
+        """All wishes of this side, with which an initiator opens the operational stage."""
         pairs = []
         for name, value in self._ours.items():
             key = KEYS[name]
             if self._discovery and key.normal_only:
                 continue
-            if key.rule is not Rule.DECLARED_NUMBER:
+            if key.rule is not TextKeyRule.DECLARED_NUMBER:
                 self._offered.add(name)
             pairs.append((name, value))
         self._ours_declared = True
         return pairs
 
     def declaration(self) -> list[tuple[str, str]]:
-        """What the target declares of itself, once, beside its first operational answers."""
+        """The target's declaration, which it sends once, with its first operational answers."""
         if self._ours_declared:
             return []
         self._ours_declared = True
         name = "MaxRecvDataSegmentLength"
         return [(name, self._ours[name])]
 
-    def receive(self, pairs: Iterable[tuple[str, str]], where: Where) -> list[tuple[str, str]]:
-        """Take in what the peer says; return the answers that are due.
+    def receive(self, pairs: Iterable[tuple[str, str]], where: KeyUse) -> list[tuple[str, str]]:
+        """Take the peer's keys; returns the answers to send.
 
         Raises:
-            TextError: for an answer to one of this side's offers that the offer does not allow.
+            TextError: The peer answers an offer of this side with a value that the offer does not allow.
         """
         answers: list[tuple[str, str]] = []
         for name, value in pairs:
@@ -141,10 +139,10 @@ class Negotiator:
                 self._take_answer(name, value)
             elif (answer := self._answer(name, value, where)) is not None:
                 answers.append((name, answer))
-        return answers
+        return [(name, self._within_burst(name, answer)) for name, answer in answers]
 
     def parameters(self) -> Parameters:
-        """What has been agreed; the defaults of RFC 7143 where nobody spoke."""
+        """The agreed parameters, with the defaults of RFC 7143 for keys that no side sent."""
 
         def value(name: str) -> str:
             return self._agreed.get(name, KEYS[name].default)
@@ -163,19 +161,19 @@ class Negotiator:
             data_digest=Digest(value("DataDigest")),
         )
 
-    def _answer(self, name: str, value: str, where: Where) -> str | None:
-        """The answer to an offer, None where none is due (a declaration)."""
+    def _answer(self, name: str, value: str, where: KeyUse) -> str | None:
+        """The answer to an offer; None for a declaration, which needs no answer."""
         if name in _OBSOLETE:
             return _OBSOLETE[name]
         key = KEYS.get(name)
         if key is None:
-            # An answer that stands for no value, to a question nobody asked, is not worth another.
+            # The peer answers an offer that this side did not make, so no answer is needed.
             return None if value == "NotUnderstood" else "NotUnderstood"
         if not _stands_in(key, where) or name in self._agreed:
             return "Reject"
         try:
-            if key.rule in (Rule.DECLARED_NUMBER, Rule.DECLARED_TEXT):
-                if key.rule is Rule.DECLARED_NUMBER:
+            if key.rule in (TextKeyRule.DECLARED_NUMBER, TextKeyRule.DECLARED_TEXT):
+                if key.rule is TextKeyRule.DECLARED_NUMBER:
                     value = str(parse_number(name, value))
                 self._declared[name] = value
                 return None
@@ -189,43 +187,54 @@ class Negotiator:
         self._agreed[name] = result
         return result
 
+    def _within_burst(self, name: str, answer: str) -> str:
+        """The final answer when all keys of a text are known (RFC 7143 13.14).
+
+        FirstBurstLength must not exceed MaxBurstLength, in any order of the two keys.
+        """
+        if name != "FirstBurstLength" or name not in self._agreed:
+            return answer
+        max_burst = self._agreed.get("MaxBurstLength", KEYS["MaxBurstLength"].default)
+        self._agreed[name] = str(min(int(self._agreed[name]), int(max_burst)))
+        return answer if answer == "Reject" else self._agreed[name]
+
     def _take_answer(self, name: str, value: str) -> None:
-        """Check that the peer's answer is one that our offer allows; then it holds."""
+        """Check that this side's offer allows the peer's answer, and take the answer."""
         rule = KEYS[name].rule
         ours = self._ours[name]
         if value in _WORDS:
-            if rule is Rule.LIST and KEYS[name].default not in ours.split(","):
+            if rule is TextKeyRule.LIST and KEYS[name].default not in ours.split(","):
                 raise TextError(f"{name}: the peer answers {ours} with {value}")
             return
-        if rule is Rule.LIST:
+        if rule is TextKeyRule.LIST:
             allowed = value in ours.split(",")
-        elif rule in (Rule.AND, Rule.OR):
-            allowed = parse_boolean(name, value) is (rule is Rule.OR) or value == ours
+        elif rule in (TextKeyRule.AND, TextKeyRule.OR):
+            allowed = parse_boolean(name, value) is (rule is TextKeyRule.OR) or value == ours
         else:
             difference = parse_number(name, value) - int(ours)
-            allowed = difference <= 0 if rule is Rule.MINIMUM else difference >= 0
+            allowed = difference <= 0 if rule is TextKeyRule.MINIMUM else difference >= 0
         if not allowed:
             raise TextError(f"{name}: the peer answers {ours} with {value}, which that does not allow")
         self._agreed[name] = value
 
 
-def _stands_in(key: Key, where: Where) -> bool:
+def _stands_in(key: Key, where: KeyUse) -> bool:
     allowed = {
-        Where.ANY: (Where.SECURITY, Where.OPERATIONAL, Where.FULL_FEATURE),
-        Where.LOGIN: (Where.SECURITY, Where.OPERATIONAL),
-        Where.OPERATIONAL_AND_FULL_FEATURE: (Where.OPERATIONAL, Where.FULL_FEATURE),
+        KeyUse.ANY: (KeyUse.SECURITY, KeyUse.OPERATIONAL, KeyUse.FULL_FEATURE),
+        KeyUse.LOGIN: (KeyUse.SECURITY, KeyUse.OPERATIONAL),
+        KeyUse.OPERATIONAL_AND_FULL_FEATURE: (KeyUse.OPERATIONAL, KeyUse.FULL_FEATURE),
     }
     return where in allowed.get(key.where, (key.where,))
 
 
-def _combine(name: str, rule: Rule, theirs: str, ours: str) -> str | None:
-    """The value that an offer and our own wish come to; None where a list has nothing in common."""
-    if rule is Rule.LIST:
+def _combine(name: str, rule: TextKeyRule, theirs: str, ours: str) -> str | None:
+    """The value from an offer and this side's wish; None when two lists have nothing in common."""
+    if rule is TextKeyRule.LIST:
         mine = ours.split(",")
         return next((choice for choice in theirs.split(",") if choice in mine), None)
-    if rule is Rule.AND:
+    if rule is TextKeyRule.AND:
         return "Yes" if parse_boolean(name, theirs) and ours == "Yes" else "No"
-    if rule is Rule.OR:
+    if rule is TextKeyRule.OR:
         return "Yes" if parse_boolean(name, theirs) or ours == "Yes" else "No"
     number = parse_number(name, theirs)
-    return str(min(number, int(ours)) if rule is Rule.MINIMUM else max(number, int(ours)))
+    return str(min(number, int(ours)) if rule is TextKeyRule.MINIMUM else max(number, int(ours)))

@@ -4,28 +4,12 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-__all__ = [
-    "NO_TAG",
-    "AsyncEvent",
-    "LoginStage",
-    "LoginStatus",
-    "LogoutReason",
-    "LogoutResponse",
-    "Opcode",
-    "RejectReason",
-    "ScsiServiceResponse",
-    "TaskAttribute",
-    "TaskManagementFunction",
-    "TaskManagementResponse",
-    "serial_distance",
-]
-
 NO_TAG = 0xFFFF_FFFF
 """The reserved value of the Initiator Task Tag and of the Target Transfer Tag."""
 
 
 class Opcode(IntEnum):
-    """What a PDU is (RFC 7143 11.2.1.2)."""
+    """The kind of a PDU (RFC 7143 11.2.1.2)."""
 
     NOP_OUT = 0x00
     SCSI_COMMAND = 0x01
@@ -48,7 +32,7 @@ class Opcode(IntEnum):
 
 
 class TaskAttribute(IntEnum):
-    """How a command is to be queued (11.3.1.2)."""
+    """The queueing rule of a command (11.3.1.2)."""
 
     UNTAGGED = 0
     SIMPLE = 1
@@ -139,7 +123,7 @@ class LogoutResponse(IntEnum):
 
 
 class AsyncEvent(IntEnum):
-    """What an Asynchronous Message tells (11.9.1)."""
+    """The event of an Asynchronous Message (11.9.1)."""
 
     SCSI_EVENT = 0
     LOGOUT_REQUESTED = 1
@@ -167,6 +151,8 @@ class RejectReason(IntEnum):
 
 
 def serial_distance(start: int, end: int) -> int:
-    """How far the serial number `end` lies after `start` (RFC 7143 4.2.2.1): -2**31 to
-    2**31 - 1, negative where it lies before."""
+    """The distance from the serial number `start` to `end` (RFC 7143 4.2.2.1).
+
+    It is -2**31 to 2**31 - 1, and negative if `end` lies before `start`.
+    """
     return ((end - start + 0x8000_0000) & 0xFFFF_FFFF) - 0x8000_0000

@@ -12,14 +12,12 @@ from holdover.iscsi.numbers import Opcode
 from holdover.iscsi.requests import REQUEST_DECODERS, RequestPdu, decode_scsi_command
 from holdover.iscsi.responses import RESPONSE_DECODERS, ResponsePdu
 
-__all__ = ["DamagedPdu", "Pdu", "PduReader", "UnknownPdu", "decode_pdu"]
-
 _LENGTHS = Struct(">4xI")
 
 
 @dataclass(frozen=True, slots=True)
 class UnknownPdu:
-    """A PDU whose operation code this package does nothing with (SNACK among them)."""
+    """A PDU with an operation code that this package does not use, such as SNACK."""
 
     code: int
     header: bytes
@@ -34,7 +32,7 @@ Pdu = RequestPdu | ResponsePdu | UnknownPdu
 
 @dataclass(frozen=True, slots=True)
 class DamagedPdu:
-    """A PDU whose data segment is not what the sender's data digest says; the header holds."""
+    """A PDU whose data segment does not match its data digest; its header is valid."""
 
     pdu: Pdu
 
@@ -46,7 +44,7 @@ def decode_pdu(header: bytes, additional: bytes, data: bytes) -> Pdu:
     """A PDU from its parts: 48 bytes of header, additional headers, the data segment without padding.
 
     Raises:
-        PduError: for a header of another length and for parts that contradict one another.
+        PduError: The header has another length, or the parts contradict one another.
     """
     if len(header) != HEADER_LENGTH:
         raise PduError(f"header of {len(header)} bytes")
@@ -61,13 +59,13 @@ def decode_pdu(header: bytes, additional: bytes, data: bytes) -> Pdu:
 
 
 class PduReader:
-    """Takes PDUs out of a stream of bytes that is cut at any place.
+    """Reads PDUs from a stream of bytes that may be cut at any place.
 
-    Each byte of a data segment is copied once. Never holds more than one PDU and what `feed` brought.
+    It copies each byte of a data segment once. It never keeps more than one PDU and the bytes of `feed`.
 
     Attributes:
-        max_data_length: Longest data segment that is taken.
-        header_digest, data_digest: What the sender adds. Change all of these as the negotiation goes on.
+        max_data_length: The longest data segment that it accepts.
+        header_digest, data_digest: The digests that the sender adds. The negotiation changes all of these.
     """
 
     def __init__(self, max_data_length: int) -> None:
@@ -81,7 +79,7 @@ class PduReader:
         self._additional: bytes | None = None
 
     def feed(self, data: Buffer | bytearray) -> None:
-        """Bring more bytes. Call `next` until it gives None before the buffer is used again."""
+        """Add bytes. Call `next` until it returns None before you use the buffer again."""
         self._view = memoryview(data)
         self._at = 0
 
@@ -89,8 +87,8 @@ class PduReader:
         """The next whole PDU, or None until more bytes come.
 
         Raises:
-            PduError: for a data segment beyond `max_data_length`, parts that contradict one another and a
-                header that is not what its digest says; the stream is lost then.
+            PduError: A data segment is longer than `max_data_length`, or parts contradict one another, or a
+                header does not match its digest. The stream is then lost.
         """
         if not self._header:
             header = self._take(HEADER_LENGTH)
@@ -119,7 +117,7 @@ class PduReader:
         return decode_pdu(header, b"", body)
 
     def _next_with_digests(self) -> Pdu | DamagedPdu | None:
-        """What follows a header. Its digest is looked at before the length in it is believed."""
+        """The PDU of a header. The header's digest is checked before the length in the header is used."""
         header = self._header
         (lengths,) = _LENGTHS.unpack_from(header)
         additional_length, data_length = lengths >> 24 << 2, lengths & 0xFF_FFFF
@@ -145,11 +143,11 @@ class PduReader:
         if part is None:
             return None
         if digest_of(header, part[:length]) != part[length:]:
-            raise PduError("a header that is not what its digest says")
+            raise PduError("a header does not match its digest")
         return part[:length]
 
     def _take(self, length: int) -> bytes | None:
-        """That many bytes, or None; what there is of them is then kept."""
+        """This number of bytes; None when there are fewer, which are then kept."""
         missing = length - self._kept_length
         end = self._at + missing
         if end > len(self._view):

@@ -1,8 +1,9 @@
 """PDUs that an initiator sends (RFC 7143 11.3, 11.5, 11.7, 11.10, 11.12, 11.14, 11.18).
 
-Each is a dataclass; `encode()` gives the buffers to send, in order. LUN fields are kept as the 64-bit
-numbers that they are on the wire (`names.decode_lun` reads them). Those that every transfer needs are not
-frozen: making them would cost more than all else that is done with them. Nobody changes them.
+Each is a dataclass; `encode()` returns the buffers to send, in order. LUN fields are kept as the 64-bit
+numbers that they are on the wire (`names.decode_lun` reads them). The PDUs
+that every transfer needs are not frozen, because to create a frozen one costs more than all other work with
+it. Nobody changes them.
 """
 
 from __future__ import annotations
@@ -16,19 +17,6 @@ from holdover.iscsi.errors import PduError
 from holdover.iscsi.header import CONTINUE, FINAL, HEADER, IMMEDIATE, PADDING, Buffer, Words, segments
 from holdover.iscsi.numbers import Opcode, TaskAttribute
 
-__all__ = [
-    "REQUEST_DECODERS",
-    "DataOut",
-    "LoginRequest",
-    "LogoutRequest",
-    "NopOut",
-    "RequestPdu",
-    "ScsiCommand",
-    "TaskManagementRequest",
-    "TextRequest",
-    "decode_scsi_command",
-]
-
 _COMMAND = Struct(">BBBBIQIIII16s")
 _AHS_EXTENDED_CDB = b"\1"
 _AHS_READ_LENGTH = b"\2"
@@ -41,7 +29,7 @@ class ScsiCommand:
 
     Attributes:
         expected_length: Expected Data Transfer Length; for a bidirectional command that of its writes.
-        read_length: Bidirectional Read Expected Data Transfer Length, None where it is not given.
+        read_length: Bidirectional Read Expected Data Transfer Length; None when it is not given.
     """
 
     task_tag: int
@@ -85,7 +73,7 @@ class ScsiCommand:
 
 
 def decode_scsi_command(header: bytes, additional: bytes, data: bytes) -> ScsiCommand:
-    """A SCSI Command from its parts. Raises PduError for additional headers that make no sense."""
+    """A SCSI Command from its parts. Raises PduError if the additional headers are not valid."""
     first, flags, _, _, _, lun, tag, length, cmd_sn, exp_stat_sn, cdb = _COMMAND.unpack(header)
     read_length = None
     if additional:
@@ -172,7 +160,7 @@ def _decode_task_management_request(words: Words, _data: bytes) -> TaskManagemen
 
 @dataclass(slots=True)
 class DataOut:
-    """SCSI Data-Out (11.7); `target_tag` is NO_TAG where no R2T asked for the data."""
+    """SCSI Data-Out (11.7); `target_tag` is NO_TAG when no R2T asked for the data."""
 
     task_tag: int
     target_tag: int
@@ -211,7 +199,7 @@ def _decode_data_out(words: Words, data: bytes) -> DataOut:
 
 @dataclass(frozen=True, slots=True)
 class TextRequest:
-    """Text Request (11.10); more of the same text follows where `more` is set (the C bit)."""
+    """Text Request (11.10); more of the same text follows when `more` is set (the C bit)."""
 
     task_tag: int
     target_tag: int
@@ -375,4 +363,4 @@ REQUEST_DECODERS: dict[int, Callable[[Words, bytes], RequestPdu]] = {
     Opcode.DATA_OUT: _decode_data_out,
     Opcode.LOGOUT_REQUEST: _decode_logout_request,
 }
-"""All but SCSI Command, which alone has a CDB and additional headers."""
+"""All PDUs except SCSI Command, which alone has a CDB and additional headers."""

@@ -1,7 +1,7 @@
 """PDUs that a target sends (RFC 7143 11.4, 11.6 to 11.9, 11.11, 11.13, 11.15, 11.17, 11.19).
 
-Each is a dataclass; `encode()` gives the buffers to send, in order. Those that every transfer needs are not
-frozen: making them would cost more than all else that is done with them. Nobody changes them.
+Each is a dataclass; `encode()` returns the buffers to send, in order. Those that every transfer needs are not
+frozen, because to create a frozen one costs more than all other work with it. Nobody changes them.
 """
 
 from __future__ import annotations
@@ -14,29 +14,14 @@ from holdover.iscsi.errors import PduError
 from holdover.iscsi.header import CONTINUE, FINAL, HEADER, Buffer, Words, segments
 from holdover.iscsi.numbers import NO_TAG, Opcode
 
-__all__ = [
-    "RESPONSE_DECODERS",
-    "AsyncMessage",
-    "DataIn",
-    "LoginResponse",
-    "LogoutResponsePdu",
-    "NopIn",
-    "ReadyToTransfer",
-    "Reject",
-    "ResponsePdu",
-    "ScsiResponse",
-    "TaskManagementResponsePdu",
-    "TextResponse",
-]
-
 
 @dataclass(slots=True)
 class ScsiResponse:
     """SCSI Response (11.4). `sense` is the sense data alone, without its length.
 
     Attributes:
-        overflow, underflow: What `residual` counts: bytes the initiator had no room for, or bytes
-            that it expected in vain. The same for the reads of a bidirectional command.
+        overflow, underflow: What `residual` counts: bytes for which the initiator had no room, or bytes that
+            it expected and that did not come. The same for the reads of a bidirectional command.
     """
 
     task_tag: int
@@ -128,7 +113,7 @@ def _decode_task_management_response(words: Words, _data: bytes) -> TaskManageme
 
 @dataclass(slots=True)
 class DataIn:
-    """SCSI Data-In (11.7); `stat_sn`, `status` and the residual mean something with `has_status`."""
+    """SCSI Data-In (11.7); `stat_sn`, `status` and the residual are valid with `has_status`."""
 
     task_tag: int
     data_sn: int
@@ -168,7 +153,7 @@ class DataIn:
 
 def _decode_data_in(words: Words, data: bytes) -> DataIn:
     flags = words[1]
-    # in the order of the fields: names would cost a microsecond, here of some seven
+    # The arguments come in the order of the fields: keywords would cost one microsecond of about seven.
     return DataIn(
         words[6],
         words[11],

@@ -1,7 +1,7 @@
-"""Key=value text and what its keys mean (RFC 7143 6 and 13).
+"""Key=value text, and the meaning of its keys (RFC 7143 6 and 13).
 
-`KEYS` is the whole of what is negotiated, as a table: each key with its rule, range, default and the
-stages in which it may stand. `negotiation` acts on it.
+`KEYS` is the table of everything that is negotiated: each key with its rule, its range, its default and the
+stages in which it is allowed. `negotiation` uses this table.
 """
 
 from __future__ import annotations
@@ -15,25 +15,10 @@ from enum import Enum, auto
 
 from holdover.iscsi.errors import TextError
 
-__all__ = [
-    "KEYS",
-    "MAX_KEYS",
-    "MAX_TEXT",
-    "Key",
-    "Rule",
-    "Where",
-    "decode_binary",
-    "decode_text",
-    "encode_binary",
-    "encode_text",
-    "parse_boolean",
-    "parse_number",
-]
-
 MAX_TEXT = 16384
-"""Bytes that one text may have in all its PDUs together."""
+"""The most bytes of one text, in all its PDUs together."""
 MAX_KEYS = 64
-"""Keys that one text may have: bounds what an answer can grow to."""
+"""The most keys of one text; this limits the length of an answer."""
 
 _MAX_KEY = 63
 _MAX_VALUE = 8192
@@ -41,27 +26,27 @@ _KEY_NAME = re.compile(r"[A-Za-z][A-Za-z0-9.+@_#-]*\Z")
 _NUMBER = re.compile(r"(0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})\Z")
 
 
-class Rule(Enum):
-    """How two sides come to one value (RFC 7143 6.2)."""
+class TextKeyRule(Enum):
+    """The rule by which two sides agree on one value (RFC 7143 6.2)."""
 
     LIST = auto()
-    """The first value of the offer that the responder has too."""
+    """The first value of the offer that the responder supports too."""
     AND = auto()
-    """Yes where both say Yes."""
+    """Yes if both say Yes."""
     OR = auto()
-    """Yes where either says Yes."""
+    """Yes if one of them says Yes."""
     MINIMUM = auto()
     """The lower number."""
     MAXIMUM = auto()
     """The higher number."""
     DECLARED_NUMBER = auto()
-    """Each side says its own; no answer."""
+    """Each side declares its own value; there is no answer."""
     DECLARED_TEXT = auto()
-    """Each side says its own; no answer."""
+    """Each side declares its own value; there is no answer."""
 
 
-class Where(Enum):
-    """The phases in which a key may stand."""
+class KeyUse(Enum):
+    """The phases in which a key is allowed."""
 
     SECURITY = auto()
     OPERATIONAL = auto()
@@ -76,15 +61,15 @@ class Key:
     """One key of RFC 7143 section 13.
 
     Attributes:
-        rule: How its value is found.
-        where: When it may be sent.
-        default: What holds where nobody speaks of it; "" for none.
-        low, high: Range of a number.
-        normal_only: Whether it means nothing in a discovery session (the answer is Irrelevant).
+        rule: The rule for the value.
+        where: The phases in which the key is allowed.
+        default: The value if no side sends the key; "" for none.
+        low, high: The range of a number.
+        normal_only: Whether the key has no meaning in a discovery session (the answer is Irrelevant).
     """
 
-    rule: Rule
-    where: Where
+    rule: TextKeyRule
+    where: KeyUse
     default: str = ""
     low: int = 0
     high: int = 0
@@ -94,38 +79,38 @@ class Key:
 _LENGTHS = (512, 0xFF_FFFF)
 
 KEYS: dict[str, Key] = {
-    "AuthMethod": Key(Rule.LIST, Where.SECURITY, "None"),
-    "CHAP_A": Key(Rule.DECLARED_TEXT, Where.SECURITY),
-    "CHAP_C": Key(Rule.DECLARED_TEXT, Where.SECURITY),
-    "CHAP_I": Key(Rule.DECLARED_TEXT, Where.SECURITY),
-    "CHAP_N": Key(Rule.DECLARED_TEXT, Where.SECURITY),
-    "CHAP_R": Key(Rule.DECLARED_TEXT, Where.SECURITY),
-    "HeaderDigest": Key(Rule.LIST, Where.OPERATIONAL, "None"),
-    "DataDigest": Key(Rule.LIST, Where.OPERATIONAL, "None"),
-    "MaxConnections": Key(Rule.MINIMUM, Where.OPERATIONAL, "1", 1, 65535, normal_only=True),
-    "SendTargets": Key(Rule.DECLARED_TEXT, Where.FULL_FEATURE),
-    "TargetName": Key(Rule.DECLARED_TEXT, Where.ANY),
-    "InitiatorName": Key(Rule.DECLARED_TEXT, Where.LOGIN),
-    "TargetAlias": Key(Rule.DECLARED_TEXT, Where.ANY),
-    "InitiatorAlias": Key(Rule.DECLARED_TEXT, Where.ANY),
-    "TargetAddress": Key(Rule.DECLARED_TEXT, Where.ANY),
-    "TargetPortalGroupTag": Key(Rule.DECLARED_NUMBER, Where.LOGIN, "", 0, 65535),
-    "InitialR2T": Key(Rule.OR, Where.OPERATIONAL, "Yes", normal_only=True),
-    "ImmediateData": Key(Rule.AND, Where.OPERATIONAL, "Yes", normal_only=True),
+    "AuthMethod": Key(TextKeyRule.LIST, KeyUse.SECURITY, "None"),
+    "CHAP_A": Key(TextKeyRule.DECLARED_TEXT, KeyUse.SECURITY),
+    "CHAP_C": Key(TextKeyRule.DECLARED_TEXT, KeyUse.SECURITY),
+    "CHAP_I": Key(TextKeyRule.DECLARED_TEXT, KeyUse.SECURITY),
+    "CHAP_N": Key(TextKeyRule.DECLARED_TEXT, KeyUse.SECURITY),
+    "CHAP_R": Key(TextKeyRule.DECLARED_TEXT, KeyUse.SECURITY),
+    "HeaderDigest": Key(TextKeyRule.LIST, KeyUse.OPERATIONAL, "None"),
+    "DataDigest": Key(TextKeyRule.LIST, KeyUse.OPERATIONAL, "None"),
+    "MaxConnections": Key(TextKeyRule.MINIMUM, KeyUse.OPERATIONAL, "1", 1, 65535, normal_only=True),
+    "SendTargets": Key(TextKeyRule.DECLARED_TEXT, KeyUse.FULL_FEATURE),
+    "TargetName": Key(TextKeyRule.DECLARED_TEXT, KeyUse.ANY),
+    "InitiatorName": Key(TextKeyRule.DECLARED_TEXT, KeyUse.LOGIN),
+    "TargetAlias": Key(TextKeyRule.DECLARED_TEXT, KeyUse.ANY),
+    "InitiatorAlias": Key(TextKeyRule.DECLARED_TEXT, KeyUse.ANY),
+    "TargetAddress": Key(TextKeyRule.DECLARED_TEXT, KeyUse.ANY),
+    "TargetPortalGroupTag": Key(TextKeyRule.DECLARED_NUMBER, KeyUse.LOGIN, "", 0, 65535),
+    "InitialR2T": Key(TextKeyRule.OR, KeyUse.OPERATIONAL, "Yes", normal_only=True),
+    "ImmediateData": Key(TextKeyRule.AND, KeyUse.OPERATIONAL, "Yes", normal_only=True),
     "MaxRecvDataSegmentLength": Key(
-        Rule.DECLARED_NUMBER, Where.OPERATIONAL_AND_FULL_FEATURE, "8192", *_LENGTHS
+        TextKeyRule.DECLARED_NUMBER, KeyUse.OPERATIONAL_AND_FULL_FEATURE, "8192", *_LENGTHS
     ),
-    "MaxBurstLength": Key(Rule.MINIMUM, Where.OPERATIONAL, "262144", *_LENGTHS, normal_only=True),
-    "FirstBurstLength": Key(Rule.MINIMUM, Where.OPERATIONAL, "65536", *_LENGTHS, normal_only=True),
-    "DefaultTime2Wait": Key(Rule.MAXIMUM, Where.OPERATIONAL, "2", 0, 3600),
-    "DefaultTime2Retain": Key(Rule.MINIMUM, Where.OPERATIONAL, "20", 0, 3600),
-    "MaxOutstandingR2T": Key(Rule.MINIMUM, Where.OPERATIONAL, "1", 1, 65535, normal_only=True),
-    "DataPDUInOrder": Key(Rule.OR, Where.OPERATIONAL, "Yes", normal_only=True),
-    "DataSequenceInOrder": Key(Rule.OR, Where.OPERATIONAL, "Yes", normal_only=True),
-    "ErrorRecoveryLevel": Key(Rule.MINIMUM, Where.OPERATIONAL, "0", 0, 2),
-    "SessionType": Key(Rule.DECLARED_TEXT, Where.LOGIN, "Normal"),
-    "TaskReporting": Key(Rule.LIST, Where.OPERATIONAL, "RFC3720", normal_only=True),
-    "iSCSIProtocolLevel": Key(Rule.MINIMUM, Where.OPERATIONAL, "1", 0, 31),
+    "MaxBurstLength": Key(TextKeyRule.MINIMUM, KeyUse.OPERATIONAL, "262144", *_LENGTHS, normal_only=True),
+    "FirstBurstLength": Key(TextKeyRule.MINIMUM, KeyUse.OPERATIONAL, "65536", *_LENGTHS, normal_only=True),
+    "DefaultTime2Wait": Key(TextKeyRule.MAXIMUM, KeyUse.OPERATIONAL, "2", 0, 3600),
+    "DefaultTime2Retain": Key(TextKeyRule.MINIMUM, KeyUse.OPERATIONAL, "20", 0, 3600),
+    "MaxOutstandingR2T": Key(TextKeyRule.MINIMUM, KeyUse.OPERATIONAL, "1", 1, 65535, normal_only=True),
+    "DataPDUInOrder": Key(TextKeyRule.OR, KeyUse.OPERATIONAL, "Yes", normal_only=True),
+    "DataSequenceInOrder": Key(TextKeyRule.OR, KeyUse.OPERATIONAL, "Yes", normal_only=True),
+    "ErrorRecoveryLevel": Key(TextKeyRule.MINIMUM, KeyUse.OPERATIONAL, "0", 0, 2),
+    "SessionType": Key(TextKeyRule.DECLARED_TEXT, KeyUse.LOGIN, "Normal"),
+    "TaskReporting": Key(TextKeyRule.LIST, KeyUse.OPERATIONAL, "RFC3720", normal_only=True),
+    "iSCSIProtocolLevel": Key(TextKeyRule.MINIMUM, KeyUse.OPERATIONAL, "1", 0, 31),
 }
 
 
@@ -133,7 +118,7 @@ def decode_text(data: bytes) -> list[tuple[str, str]]:
     """The pairs of a text, in their order (RFC 7143 6.1).
 
     Raises:
-        TextError: for a pair without "=", a malformed or repeated key, a length beyond the limits.
+        TextError: A pair has no "=", or a key is malformed or repeated, or a length is beyond the limits.
     """
     pairs: list[tuple[str, str]] = []
     seen: set[str] = set()
@@ -157,7 +142,7 @@ def decode_text(data: bytes) -> list[tuple[str, str]]:
 
 
 def encode_text(pairs: Iterable[tuple[str, str]]) -> bytes:
-    """A data segment of key=value pairs, each ended by a zero byte."""
+    """A data segment of key=value pairs; a zero byte ends each pair."""
     return b"".join(f"{name}={value}\0".encode() for name, value in pairs)
 
 
@@ -165,7 +150,7 @@ def parse_number(name: str, value: str) -> int:
     """A number of a key in `KEYS`, decimal or 0x hexadecimal.
 
     Raises:
-        TextError: for what is no number or out of the key's range.
+        TextError: The text is not a number, or is outside the key's range.
     """
     key = KEYS[name]
     if not _NUMBER.match(value):
@@ -180,7 +165,7 @@ def parse_boolean(name: str, value: str) -> bool:
     """Yes or No.
 
     Raises:
-        TextError: for anything else.
+        TextError: The text is anything else.
     """
     if value not in ("Yes", "No"):
         raise TextError(f"{name}={value[:40]}: neither Yes nor No")
@@ -197,7 +182,7 @@ def decode_binary(name: str, value: str) -> bytes:
     base64.
 
     Raises:
-        TextError: for anything else.
+        TextError: The text is anything else.
     """
     prefix, digits = value[:2].lower(), value[2:]
     try:

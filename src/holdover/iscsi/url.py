@@ -1,15 +1,13 @@
-"""iscsi://[user%password@]host[:port]/iqn/lun, the form that libiscsi gave these URLs."""
+"""iSCSI URLs in libiscsi's form: iscsi://[user%password@]host[:port]/iqn/lun."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote
 
 from holdover.iscsi.errors import IscsiNameError, IscsiUrlError
 from holdover.iscsi.names import MAX_LUN, check_iscsi_name
-
-__all__ = ["DEFAULT_PORT", "IscsiUrl", "parse_iscsi_url"]
 
 DEFAULT_PORT = 3260
 
@@ -35,26 +33,45 @@ class IscsiUrl:
     iqn: str
     lun: int
     user: str | None = None
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+    @property
+    def secret_url(self) -> str:
+        """The URL with the secret. Give it only to the code that logs in."""
+        if self.user is None or self.password is None:
+            return str(self)
+        login = f"{quote(self.user, safe='')}%{quote(self.password, safe='')}@"
+        return str(replace(self, user=None, password=None)).replace(_SCHEME, f"{_SCHEME}{login}", 1)
 
     def __str__(self) -> str:
-        """The URL, without the secret, fit for messages."""
+        """The URL without the secret, for messages."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         login = "" if self.user is None else f"{quote(self.user, safe='')}@"
         return f"{_SCHEME}{login}{host}:{self.port}/{self.iqn}/{self.lun}"
 
 
-def parse_iscsi_url(url: str) -> IscsiUrl:
-    """Take a URL apart. User, password and target name may be percent-encoded.
+def parse_iscsi_url(url: str, secret: str | None = None) -> IscsiUrl:
+    """The parts of a URL. User, password and target name may be percent-encoded.
+
+    ``secret`` is the password for a URL that has a user and no password.
 
     Raises:
-        IscsiUrlError: names the part that is wrong; never repeats the password.
+        IscsiUrlError: A part is wrong. The message names the part, and never repeats the password.
     """
     if not url.lower().startswith(_SCHEME):
         raise IscsiUrlError(f"iSCSI URL: must start with {_SCHEME}")
     authority, _, path = url[len(_SCHEME) :].partition("/")
     login, at, portal = authority.rpartition("@")
-    user, password = _parse_login(login) if at else (None, None)
+    if "@" in path or (not at and _has_percent(authority)):
+        # Without this check, the code below could take a piece of a password for another part, and show it.
+        raise IscsiUrlError(
+            "iSCSI URL: in a user or password, write / as %2F and @ as %40, and end them by @"
+        )
+    user, password = _parse_login(login, secret) if at else (None, None)
+    if secret is not None and user is None:
+        raise IscsiUrlError(
+            "iSCSI URL: the user is missing, whose secret is given (iscsi://USER@host/iqn/lun)"
+        )
     host, port = _parse_portal(portal)
     name, slash, lun = path.partition("/")
     if not name:
@@ -68,15 +85,27 @@ def parse_iscsi_url(url: str) -> IscsiUrl:
     return IscsiUrl(host, port, iqn, _parse_number(lun, "LUN", 0, MAX_LUN), user, password)
 
 
-def _parse_login(login: str) -> tuple[str, str]:
-    """User and password, which the first percent sign that begins no percent code separates; where
-    each begins one, as in user%41ecret, the first does."""
+def _has_percent(authority: str) -> bool:
+    """Whether there is a percent sign outside of an IPv6 address; an IPv6 zone begins with one."""
+    return "%" in authority.partition("]")[2] if authority.startswith("[") else "%" in authority
+
+
+def _parse_login(login: str, secret: str | None) -> tuple[str, str]:
+    """The user and the password of a login.
+
+    The first percent sign that does not begin a percent code separates them. If each percent sign begins one,
+    as in user%41ecret, the first percent sign separates them.
+    """
     separators = [
         index
         for index, character in enumerate(login)
         if character == "%" and not _PERCENT_CODE.match(login, index)
     ]
     separator = separators[0] if separators else login.find("%")
+    if secret is not None:
+        if separators:
+            raise IscsiUrlError("iSCSI URL: it has a password, and another one is given beside it")
+        return unquote(login), secret
     if separator < 0:
         raise IscsiUrlError("iSCSI URL: the password is missing (user%password@host)")
     user, password = unquote(login[:separator]), unquote(login[separator + 1 :])

@@ -1,7 +1,10 @@
 """What an agent must not forget: guests, devices and handovers, on disk before it is acknowledged.
 
-`records` is what is kept; `journal` is the SQLite file and the one thread that writes to it, `memory` the
-same without a file; `inspect` reads a file that may be damaged, and changes nothing. Modules with an
-underscore are theirs alone.
-Stands on nothing of the project: what a body says is its owner's affair. `agent` and `cli` may import it.
+- `records`: the data that a journal keeps;
+- `journal`: the SQLite file and the one thread that writes to it;
+- `memory`: the same interface without a file;
+- `inspect`: reads a file that may be damaged, and changes nothing.
+
+Only this package imports its modules whose names begin with an underscore. This package imports nothing else
+of the project: the owner of a record knows what its body means. `agent` and `cli` may import this package.
 """

@@ -1,9 +1,9 @@
-"""FILE.mark: who has a journal open, and how far it has been acknowledged.
+"""FILE.mark: which process has a journal open, and the last transaction that the journal acknowledged.
 
-SQLite takes a write-ahead log that is missing, cut off or damaged for one that ends there, and says nothing.
-The mark tells: a journal that stands before it has lost what was acknowledged. It is written after each
-transaction is on disk and is not synced itself, so after a power failure it may stand behind the journal,
-never before it.
+Where a write-ahead log is missing, cut off or damaged, SQLite takes it for a log that ends there, and says
+nothing. The mark shows the loss: a journal whose last transaction is older than the mark's has lost
+acknowledged transactions. The mark is written after each transaction is on disk, and the mark itself is not
+synced. So after a power failure the mark may be older than the journal, but never newer.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from pathlib import Path
 
 from holdover.journal._errors import JournalDamaged, JournalError
 
-__all__ = ["Mark", "MarkFile", "mark_path", "opener_of", "read_mark", "sync_folder"]
-
 _FLOCK = "hhqqi"
 """struct flock: l_type, l_whence, l_start, l_len, l_pid."""
 _LINE = "holdover journal {} acknowledged {:020d} pid {:010d} "
@@ -27,7 +25,7 @@ _LENGTH = len(_LINE.format("0" * 32, 0, 0)) + 17
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The journal's identity (16 bytes), its last acknowledged transaction, and who wrote that."""
+    """The journal's identity (16 bytes), its last acknowledged transaction, and the process that wrote it."""
 
     identity: bytes
     sequence: int
@@ -35,11 +33,12 @@ class Mark:
 
 
 def mark_path(file: Path) -> Path:
+    """The path of a journal's mark."""
     return file.with_name(file.name + ".mark")
 
 
 def sync_folder(path: Path) -> None:
-    """Make a file's coming or going durable."""
+    """Sync the folder of a file, so that the creation or the removal of the file is durable."""
     descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -48,11 +47,11 @@ def sync_folder(path: Path) -> None:
 
 
 def read_mark(file: Path) -> Mark | None:
-    """The mark of a journal, without touching it; None where there is none.
+    """The mark of a journal, or None when the journal has no mark. Changes nothing.
 
     Raises:
-        JournalDamaged: There is one, and it is not what was written.
-        OSError: It cannot be read.
+        JournalDamaged: The mark differs from what was written.
+        OSError: The mark cannot be read.
     """
     try:
         descriptor = os.open(mark_path(file), os.O_RDONLY | os.O_CLOEXEC)
@@ -65,7 +64,7 @@ def read_mark(file: Path) -> Mark | None:
 
 
 def opener_of(file: Path) -> int | None:
-    """The number of the process that has a journal open, 0 where it is not known; None for none.
+    """The number of the process that has a journal open; 0 when its number is not known, None for no process.
 
     Raises:
         OSError: The mark cannot be read.
@@ -91,10 +90,10 @@ def _pid(file: Path, descriptor: int) -> int:
 
 
 class MarkFile:
-    """The mark of a journal that this process has open, and the lock that keeps others out."""
+    """The mark of a journal that this process has open, and the lock that keeps other processes out."""
 
     def __init__(self, file: Path) -> None:
-        """Take the lock; creates FILE.mark, empty, where it is absent.
+        """Take the lock. Creates an empty FILE.mark when there is none.
 
         Raises:
             JournalError: Another process, or another Journal of this one, has the file open.
@@ -112,27 +111,27 @@ class MarkFile:
     def _lock(self) -> None:
         wanted = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
         try:
-            # Of the open file, not of the process: a second Journal of this process is refused too, and
-            # no close() of another descriptor drops it.
+            # An open file description lock does not belong to the process: the kernel refuses a second
+            # Journal of this process too, and close() of another descriptor does not drop the lock.
             fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, wanted)
         except (BlockingIOError, PermissionError):
             pid = _pid(self._file, self._descriptor)
             whose = f"process {pid}" if pid else "another process"
             raise JournalError(
-                self._file, f"{whose} has it open", "end that agent, or give this one a journal of its own"
+                self._file, f"{whose} has it open", "end that agent, or give this agent another journal"
             ) from None
 
     def read(self) -> Mark | None:
-        """What it says; None where nothing was ever acknowledged.
+        """The mark; None when the journal has acknowledged nothing yet.
 
         Raises:
-            JournalDamaged: It is not what was written.
-            OSError: It cannot be read.
+            JournalDamaged: The mark differs from what was written.
+            OSError: The mark cannot be read.
         """
         return _decode(self._file, self._descriptor)
 
     def write(self, identity: bytes, sequence: int, *, sync: bool = False) -> None:
-        """Say how far the journal has come.
+        """Write the last acknowledged transaction, ``sequence``, to the mark.
 
         Raises:
             OSError: The system refuses.
@@ -144,6 +143,7 @@ class MarkFile:
             sync_folder(self._file)
 
     def close(self) -> None:
+        """Close the mark, and so release the lock."""
         os.close(self._descriptor)
 
 
@@ -157,7 +157,7 @@ def _decode(file: Path, descriptor: int) -> Mark | None:
         return None
     line, check = data[: _LENGTH - 17], data[_LENGTH - 17 :]
     if check != _check(line) + b"\n":
-        remedy = f"if {file} is known to be whole and the newest there is, remove {mark_path(file)}"
+        remedy = f"if you know that {file} is whole and the newest copy, remove {mark_path(file)}"
         raise JournalDamaged(file, f"its mark {mark_path(file)} is damaged", remedy)
     words = line.split()
     return Mark(bytes.fromhex(words[2].decode()), int(words[4]), int(words[6]))

@@ -1,9 +1,9 @@
-"""All of a journal, read with every check there is: what is whole, and what is wrong."""
+"""Reads and checks a whole journal: its readable records, and a finding for each thing that is wrong."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,18 +29,17 @@ from holdover.journal._rows import (
 )
 from holdover.journal.records import DeviceRecord, GuestRecord, HandoverRecord, Record
 
-__all__ = ["Reading", "connect", "foreign", "lacking", "read_all", "read_steps"]
-
 _MAGIC = b"SQLite format 3\0"
 _UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
-"""What damage raises; the second, where a name in the schema or in an error's own text is hit."""
+"""What reading a damaged file raises. UnicodeDecodeError: the damage is in a name of the schema, or in the
+text of an error."""
 _CHECKS = 20
-"""Findings of SQLite's own check that are reported; damage of one page can make thousands."""
+"""The most findings that SQLite's own check reports; the damage of one page can cause thousands."""
 
 
 @dataclass(slots=True)
 class Reading:
-    """What could be read, and each thing that is wrong, in words."""
+    """The records that could be read, and a sentence for each thing that is wrong."""
 
     guests: list[GuestRecord] = field(default_factory=list)
     devices: list[DeviceRecord] = field(default_factory=list)
@@ -51,9 +50,9 @@ class Reading:
 
 
 def connect(file: Path, mode: str) -> sqlite3.Connection:
-    """A connection whose transactions are begun by hand, usable from any one thread at a time.
+    """A connection to a journal; the caller begins each transaction itself.
 
-    ``mode`` is SQLite's: ``ro`` or ``rw``.
+    Any thread may use the connection, but only one thread at a time. ``mode`` is SQLite's: ``ro`` or ``rw``.
 
     Raises:
         sqlite3.Error: SQLite refuses.
@@ -61,7 +60,7 @@ def connect(file: Path, mode: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"{file.as_uri()}?mode={mode}", uri=True, timeout=1, isolation_level=None, check_same_thread=False
     )
-    # A text that damage has made none is read all the same; its checksum is wrong then.
+    # Read a text even when it is not valid UTF-8: the checksum of its row then shows the damage.
     connection.text_factory = lambda data: data.decode(errors="replace")
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute("PRAGMA cell_size_check = ON")
@@ -69,30 +68,43 @@ def connect(file: Path, mode: str) -> sqlite3.Connection:
 
 
 def foreign(head: bytes) -> str | None:
-    """Why a file with these first 100 bytes is none that this Holdover can read; None where it is one."""
+    """Why this Holdover cannot read a file that begins with these 100 bytes; None when it can."""
     if not head.startswith(_MAGIC):
-        return "it is no journal of Holdover, or its head is damaged"
+        return "it is not a journal of Holdover, or its first bytes are damaged"
     version, application = int.from_bytes(head[60:64]), int.from_bytes(head[68:72])
     if application != APPLICATION:
-        return f"it is no journal of Holdover (application_id {application:#x}, not {APPLICATION:#x})"
+        return f"it is not a journal of Holdover (application_id is {application:#x}, not {APPLICATION:#x})"
     if version > VERSION:
-        return f"it was written by a newer Holdover (schema {version}, this one knows {VERSION})"
+        return f"a newer Holdover wrote it (its schema is {version}, this Holdover reads only {VERSION})"
     if version < VERSION:
-        return f"its schema is {version}, this Holdover knows {VERSION} alone"
+        return (
+            f"an earlier Holdover wrote it (schema {version}); an agent of this Holdover converts it to "
+            f"schema {VERSION} when it opens the journal"
+        )
     return None
 
 
-def read_all(connection: sqlite3.Connection) -> Reading:
-    """Read everything, as it stood at one moment. Raises nothing; what is wrong is among the findings."""
+def schema_of(head: bytes) -> int | None:
+    """The schema of a journal whose file has these first 100 bytes; None where the file is no journal."""
+    is_journal = head.startswith(_MAGIC) and int.from_bytes(head[68:72]) == APPLICATION
+    return int.from_bytes(head[60:64]) if is_journal else None
+
+
+def read_all(
+    connection: sqlite3.Connection,
+    tables: Sequence[Table] = TABLES,
+    schema: Mapping[str, str] = SCHEMA,
+) -> Reading:
+    """Everything in a journal, as of one moment. Raises nothing: each thing that is wrong is a finding."""
     reading = Reading()
     try:
         connection.execute("BEGIN")
         reading.findings += _own_check(connection)
-        reading.findings += _schema(connection)
+        reading.findings += _schema(connection, schema)
     except _UNREADABLE as error:
         reading.findings.append(str(error))
     rows, total = 0, 0
-    for table in TABLES:
+    for table in tables:
         for values, digest in _rows(connection, table, reading.findings):
             rows += 1
             total += int.from_bytes(digest)
@@ -110,17 +122,17 @@ def _own_check(connection: sqlite3.Connection) -> Iterator[str]:
             yield from (part for part in str(line).splitlines() if not part.startswith("***"))
 
 
-def _schema(connection: sqlite3.Connection) -> Iterator[str]:
+def _schema(connection: sqlite3.Connection, schema: Mapping[str, str]) -> Iterator[str]:
     found = dict(connection.execute("SELECT name, sql FROM sqlite_schema").fetchall())
-    for name in sorted(SCHEMA.keys() | found.keys(), key=str):
-        if found.get(name) != SCHEMA.get(name):
-            yield f"table {name} is not as Holdover made it"
+    for name in sorted(schema.keys() | found.keys(), key=str):
+        if found.get(name) != schema.get(name):
+            yield f"table {name} differs from the table that Holdover creates"
 
 
 def _rows(
     connection: sqlite3.Connection, table: Table, findings: list[str]
 ) -> Iterator[tuple[tuple[Value, ...], bytes]]:
-    """Rows whose checksum is right; where the way is broken, also those that the other end leads to."""
+    """The rows whose checksum is right. When reading forward fails, read backward too, from the other end."""
     seen: set[tuple[Value, ...]] = set()
     broken = False
     for select in (table.select, table.select_backwards):
@@ -181,27 +193,27 @@ def _check_seal(connection: sqlite3.Connection, reading: Reading, rows: int, tot
     if seal.rows != rows:
         reading.findings.append(f"{seal.rows} rows were written and {rows} are readable")
     elif seal.total != total % SUM:
-        reading.findings.append("some rows are not the newest that were written")
+        reading.findings.append("some rows are older than the newest that were written")
 
 
 def lacking(seal: Seal, mark: Mark | None) -> str | None:
-    """What a whole journal lacks of what its mark says was acknowledged; None for nothing."""
+    """The acknowledged transactions, by the mark, that a journal does not have; None when it has them all."""
     if mark is None or (mark.identity == seal.identity and mark.sequence <= seal.sequence):
         return None
     if mark.identity != seal.identity:
-        return "another journal stood here before"
+        return "its mark belongs to another journal"
     return (
         f"transactions {seal.sequence + 1} to {mark.sequence} were acknowledged and are missing: its "
-        "write-ahead log is lost or damaged, or this is an old copy"
+        "write-ahead log is lost or damaged, or this file is an old copy"
     )
 
 
 def read_steps(connection: sqlite3.Connection, positions: Iterable[int]) -> Iterator[HandoverRecord]:
-    """The states at these positions, without those that have been let go of meanwhile.
+    """The states at these positions, without states that were removed in the meantime.
 
     Raises:
-        sqlite3.Error: They cannot be read.
-        ValueError: One is not what was written.
+        sqlite3.Error: The states cannot be read.
+        ValueError: A state differs from what was written.
     """
     for position in positions:
         for row in connection.execute(SELECT_STEP, (position,)).fetchall():

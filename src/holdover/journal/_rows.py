@@ -1,8 +1,9 @@
-"""The tables, and how records become rows and rows records.
+"""The tables of a journal, and the conversion of records to rows and of rows to records.
 
-Each row carries a checksum of all its values, and stands in one place of the file (tables are WITHOUT ROWID,
-or have the rowid as their key), so that no index can disagree with it. The seal, one row, has the number of
-rows and the sum of their checksums, and so shows rows that are missing or have come back from the past.
+Each row carries a checksum of all its values. Each row stands in one place of the file, because the tables
+are WITHOUT ROWID or have the rowid as their key: so no index can disagree with a row. The seal is one row
+with the number of all rows and the sum of their checksums: it shows rows that are missing, and old rows that
+have come back.
 """
 
 from __future__ import annotations
@@ -15,44 +16,19 @@ import msgspec
 
 from holdover.journal.records import DeviceRecord, GuestRecord, HandoverRecord, Record
 
-__all__ = [
-    "APPLICATION",
-    "DEVICE",
-    "GUEST",
-    "SCHEMA",
-    "SEAL",
-    "SELECT_SEAL",
-    "SELECT_STEP",
-    "STEP",
-    "SUM",
-    "TABLES",
-    "UPDATE_SEAL",
-    "VERSION",
-    "Row",
-    "Seal",
-    "Table",
-    "Value",
-    "checksum",
-    "checksums_of",
-    "record_of",
-    "row_of",
-    "seal_of",
-    "step_of",
-]
-
 Value = str | bytes | int | float | None
 
 APPLICATION = int.from_bytes(b"HLDJ")
 """PRAGMA application_id of every journal."""
 
-VERSION = 1
+VERSION = 3
 """PRAGMA user_version: the schema below."""
 
 _DIGEST = 16
-"""Bytes of a row's checksum."""
+"""The length of a row's checksum, in bytes."""
 
 SUM = 1 << 128
-"""Checksums of rows are added modulo this."""
+"""The modulus of the sum of the rows' checksums."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +46,13 @@ class Table:
     match: str
 
     def upsert(self, rows: int) -> str:
-        """The statement that puts so many rows."""
+        """The statement that inserts or replaces this number of rows."""
         return f"{self.put} {_values_of(rows, self.columns)}"
 
     def checksums(self, rows: int) -> str:
-        """The statement that finds the checksums of so many rows by their keys, for `checksums_of`."""
+        """The statement that finds the checksums of this number of rows by their keys, for `checksums_of`."""
         wanted = _values_of(rows, self.keys)
-        # CROSS JOIN: the few that are wanted are gone through, and each is looked up
+        # CROSS JOIN makes SQLite go through the few wanted keys, and look up each one in the table.
         return f"{_CHECKSUMS} ({wanted}) AS wanted CROSS JOIN {self.name} ON {self.match}"
 
 
@@ -89,7 +65,7 @@ def _values_of(rows: int, columns: int) -> str:
 
 
 def checksums_of(found: str | None) -> list[bytes]:
-    """The checksums in the answer to `Table.checksums`; those of rows that are there already."""
+    """The checksums in the answer to `Table.checksums`: those of the rows that exist already."""
     digests = bytes.fromhex(found or "")
     return [digests[at : at + _DIGEST] for at in range(0, len(digests), _DIGEST)]
 
@@ -97,13 +73,14 @@ def checksums_of(found: str | None) -> list[bytes]:
 GUEST = Table(
     name="guest",
     keys=1,
-    create="CREATE TABLE guest (name TEXT NOT NULL PRIMARY KEY, uuid TEXT, machine TEXT NOT NULL, "
-    "origin TEXT NOT NULL, checksum BLOB NOT NULL) WITHOUT ROWID",
-    select="SELECT name, uuid, machine, origin, checksum FROM guest ORDER BY name",
-    select_backwards="SELECT name, uuid, machine, origin, checksum FROM guest ORDER BY name DESC",
+    create="CREATE TABLE guest (name TEXT NOT NULL PRIMARY KEY, uuid TEXT, machine_type TEXT NOT NULL, "
+    "origin TEXT NOT NULL, process TEXT NOT NULL, checksum BLOB NOT NULL) WITHOUT ROWID",
+    select="SELECT name, uuid, machine_type, origin, process, checksum FROM guest ORDER BY name",
+    select_backwards="SELECT name, uuid, machine_type, origin, process, checksum FROM guest "
+    "ORDER BY name DESC",
     checksum="SELECT checksum FROM guest WHERE name = ?",
     put="REPLACE INTO guest",
-    columns=5,
+    columns=6,
     match="name = wanted.column1",
 )
 DEVICE = Table(
@@ -134,7 +111,7 @@ STEP = Table(
     columns=10,
     match="position = wanted.column1",
 )
-"""By position, so that new states stand together at the end, whichever handovers they are of."""
+"""The key is the position, so that new states of all handovers stand together at the end of the table."""
 SELECT_STEP = (
     "SELECT position, handover, guest, role, peer, state, open, body, at, checksum FROM step "
     "WHERE position = ?"
@@ -149,7 +126,7 @@ SELECT_SEAL = "SELECT identity, sequence, rows, total, checksum FROM seal"
 UPDATE_SEAL = "REPLACE INTO seal VALUES (1, ?, ?, ?, ?, ?)"
 
 SCHEMA = {**{table.name: table.create for table in TABLES}, "seal": SEAL}
-"""Each table's name with the statement that creates it, as SQLite keeps it."""
+"""The statement that creates each table, by the table's name, as SQLite stores it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,23 +149,24 @@ class Row:
 
     @property
     def key(self) -> tuple[Value, ...]:
+        """The values of the primary key."""
         return self.values[: self.table.keys]
 
 
 def checksum(table: str, values: tuple[Value, ...]) -> bytes:
-    """16 bytes over a row's values, their types and the table it stands in.
+    """The checksum (16 bytes) of a row: of its values, their types and the name of its table.
 
     Raises:
-        UnicodeEncodeError: A text is none (a surrogate stands alone).
+        UnicodeEncodeError: A text is not valid Unicode (it has a lone surrogate).
     """
     return hashlib.blake2b(msgspec.msgpack.encode((table, values)), digest_size=_DIGEST).digest()
 
 
 def row_of(record: Record, position: int) -> Row:
-    """The row of a record. ``position`` orders the states of handovers, and counts for nothing else.
+    """The row of a record. ``position`` orders the states of handovers; other records do not use it.
 
     Raises:
-        ValueError: A text is none, or a time is not a number.
+        ValueError: A text is not valid Unicode, or a time is not a finite number.
     """
     table, values = _values(record, position)
     return Row(table, values, checksum(table.name, values))
@@ -197,36 +175,38 @@ def row_of(record: Record, position: int) -> Row:
 def _values(record: Record, position: int) -> tuple[Table, tuple[Value, ...]]:
     match record:
         case GuestRecord():
-            return GUEST, (record.name, record.uuid, record.machine, record.origin)
+            about_guest = (record.name, record.uuid, record.machine_type, record.origin)
+            return GUEST, (*about_guest, record.process)
         case DeviceRecord():
             return DEVICE, (record.guest, record.designator, record.drive, bytes(record.body))
         case HandoverRecord():
             if not math.isfinite(record.at):
-                raise ValueError(f"handover {record.handover}: at = {record.at} is no time")
-            # SQLite knows no -0.0 and turns integers of this column into floats.
+                raise ValueError(f"handover {record.handover}: at = {record.at} is not a time")
+            # SQLite stores -0.0 as 0.0, and integers of this column as floats.
             at = float(record.at) + 0.0
             about = (record.guest, record.role, record.peer, record.state, int(record.open))
             return STEP, (position, record.handover, *about, bytes(record.body), at)
 
 
 def record_of(table: Table, values: tuple[Value, ...]) -> Record:
-    """The record of a row whose checksum was right.
+    """The record of a row whose checksum is right.
 
     Raises:
-        msgspec.ValidationError: The values are of other types than a record's.
+        msgspec.ValidationError: A value does not have the type of its field.
     """
-    if table is GUEST:
-        return msgspec.convert(dict(zip(GuestRecord.__struct_fields__, values, strict=True)), GuestRecord)
+    if table.name == GUEST.name:
+        # An earlier schema has fewer columns. Missing fields have their defaults.
+        return msgspec.convert(dict(zip(GuestRecord.__struct_fields__, values, strict=False)), GuestRecord)
     if table is DEVICE:
         return msgspec.convert(dict(zip(DeviceRecord.__struct_fields__, values, strict=True)), DeviceRecord)
     return step_of(values)
 
 
 def step_of(values: tuple[Value, ...]) -> HandoverRecord:
-    """The record of a row of the table of steps.
+    """The record of a row of the table ``step``.
 
     Raises:
-        msgspec.ValidationError: The values are of other types than a record's.
+        msgspec.ValidationError: A value does not have the type of its field.
     """
     _, *about, is_open, body, at = values
     fields = zip(HandoverRecord.__struct_fields__, (*about, is_open == 1, body, at), strict=True)
@@ -235,10 +215,10 @@ def step_of(values: tuple[Value, ...]) -> HandoverRecord:
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """What the whole file should come to.
+    """The number and the sum of all rows, by which a reader sees that the file is complete.
 
-    ``identity`` is drawn when the file is created; ``sequence`` counts transactions; ``total`` is the sum of
-    the checksums of all ``rows`` rows, modulo 2**128.
+    ``identity`` is a random value that is drawn when the file is created. ``sequence`` counts transactions.
+    ``total`` is the sum of the checksums of all ``rows`` rows, modulo 2**128.
     """
 
     identity: bytes
@@ -247,19 +227,19 @@ class Seal:
     total: int = 0
 
     def values(self) -> tuple[Value, ...]:
-        """The values of its row, and their checksum last."""
+        """The values of the seal's row; the last is their checksum."""
         values = (self.identity, self.sequence, self.rows, self.total.to_bytes(16))
         return (*values, checksum("seal", values))
 
     def changed(self, *, removed: list[bytes], added: list[bytes]) -> Seal:
-        """The seal of the next transaction, which takes rows with these checksums away and brings those."""
+        """The seal of the next transaction, which removes and adds rows with these checksums."""
         total = self.total - sum(map(int.from_bytes, removed)) + sum(map(int.from_bytes, added))
         rows = self.rows - len(removed) + len(added)
         return replace(self, sequence=self.sequence + 1, rows=rows, total=total % SUM)
 
 
 def seal_of(row: tuple[Value, ...]) -> Seal | None:
-    """The seal of a row with its checksum, or None where that is wrong."""
+    """The seal in a row, or None when the checksum of the row is wrong."""
     identity, sequence, rows, total, found = row
     if found != checksum("seal", row[:-1]):
         return None

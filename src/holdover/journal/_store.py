@@ -1,4 +1,4 @@
-"""The journal's file: opened with every check there is, and changed one durable transaction at a time."""
+"""The journal's file: opening it checks all of it, and one durable transaction at a time changes it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,18 @@ from itertools import chain
 from pathlib import Path
 from typing import Self
 
+from holdover.journal._conversion import CONVERTIBLE, convert
 from holdover.journal._errors import MEND, JournalDamaged, JournalError, of_disk
 from holdover.journal._mark import Mark, MarkFile, mark_path, sync_folder
-from holdover.journal._reading import Reading, connect, foreign, lacking, read_all, read_steps
+from holdover.journal._reading import (
+    Reading,
+    connect,
+    foreign,
+    lacking,
+    read_all,
+    read_steps,
+    schema_of,
+)
 from holdover.journal._rows import (
     APPLICATION,
     DEVICE,
@@ -35,32 +44,35 @@ from holdover.journal._rows import (
 )
 from holdover.journal.records import HandoverRecord, JournalContents, contents_of
 
-__all__ = ["KEEP_IDENTITIES", "KEEP_IDENTITY", "KEEP_STEPS", "Forget", "Store"]
-
 KEEP_STEPS = 7 * 86400.0
-"""Seconds for which all states of a closed handover are kept; after that the last one alone."""
+"""The seconds for which all states of a closed handover are kept, up to `MOST_WITH_STEPS` handovers; after
+that only the last state is kept."""
 KEEP_IDENTITY = 30 * 86400.0
-"""Seconds for which a closed handover is known at all."""
+"""The seconds for which the last state of a closed handover is kept, up to `MOST_IDENTITIES` handovers."""
 KEEP_IDENTITIES = 1000
-"""Closed handovers that are known however old they seem: a clock may have jumped."""
+"""The number of newest closed handovers that are kept whatever their age: a clock may have jumped."""
+MOST_WITH_STEPS = 1000
+"""The most closed handovers of which all states are kept; a driver may begin a handover each second."""
+MOST_IDENTITIES = 10000
+"""The most closed handovers of which at least the last state is kept, whatever their age."""
 
 _CHECKPOINT_ROWS = 2000
-"""Rows written before the write-ahead log is brought into the file; each costs it a page or two of 4 KiB."""
+"""The rows written before the write-ahead log is copied into the file; a row takes one or two 4 KiB pages."""
 _ROWS_AT_ONCE = 90
-"""Rows in one statement: ten values each, and 999 in all with an SQLite before 3.32."""
+"""The most rows in one statement: a row has ten values, and SQLite before 3.32 allows 999 in a statement."""
 _SIDE_FILES = ("", "-wal", "-shm", "-journal")
 
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """A guest with its devices or, with a designator, one device of it."""
+    """An order to remove a guest with its devices or, when there is a designator, one device of the guest."""
 
     guest: str
     designator: str | None
 
 
 class Store:
-    """A journal's file, open in this process alone. `commit`, `prune` and `checkpoint` are for one thread."""
+    """A journal's file, open only in this process. One thread calls `commit`, `prune` and `checkpoint`."""
 
     def __init__(
         self,
@@ -76,24 +88,25 @@ class Store:
         self._writer = writer
         self._seal = reading.seal or Seal(b"")
         self._positions: dict[tuple[str, str], tuple[int, ...]] = {}
-        """Where the states of each side, handover and role, of a handover stand, oldest first."""
+        """The positions of the states of each side (handover and role), oldest first."""
         for position, step in reading.steps:
             self._note(position, step.handover, step.role)
         self.last_position = max((position for position, _ in reading.steps), default=0)
         self._as_opened: JournalContents | None = None
-        """What was read when it was opened; None once it has been handed out, or has changed."""
+        """The contents when the file was opened; None after `read` has returned them, or after a change."""
         self._rows_in_log = 0
         self.syncing = False
-        """Whether the disk is at work for a transaction; other threads may look."""
+        """Whether a transaction waits for the disk; other threads may read this."""
         self._nodes: tuple[tuple[int, int], ...] | None = None
 
     @classmethod
     def open(cls, file: Path) -> Self:
-        """Open a journal, or create it where it is absent, and check all of it before anything is written.
+        """Open a journal, or create it when it does not exist. Checks all of it before it writes anything.
 
         Raises:
-            JournalDamaged: It is not what was written; it has been left as it is.
-            JournalError: It is in use, no journal, from a newer Holdover, or the system refuses.
+            JournalDamaged: The file differs from what was written; the file is left as it is.
+            JournalError: The file is in use, is not a journal, or is from a newer Holdover; or the system
+                refuses.
         """
         file = file.resolve()
         try:
@@ -102,7 +115,9 @@ class Store:
                 mark_file = MarkFile(file)
                 opened.callback(mark_file.close)
                 mark = mark_file.read()
-                if not file.exists():
+                if file.exists():
+                    convert(file, mark)
+                else:
                     _create(file, mark)
                 reader, reading = _examined(file, mark)
                 opened.callback(reader.close)
@@ -117,15 +132,15 @@ class Store:
             raise of_disk(file, error) from error
 
     def _begin(self) -> None:
-        # One transaction at once: a disk that takes none is found out before the agent relies on it.
+        # Write one transaction now: so a disk that takes none is found before the agent relies on it.
         self.commit(())
         self._mark.write(self._seal.identity, self._seal.sequence, sync=True)
 
     def read(self) -> JournalContents:
-        """Everything as it now is on disk.
+        """Everything that is on disk now.
 
         Raises:
-            JournalDamaged: It is not what was written.
+            JournalDamaged: The file differs from what was written.
         """
         contents, self._as_opened = self._as_opened, None
         if contents is None:
@@ -138,11 +153,11 @@ class Store:
         """The states of a handover that are kept, oldest first.
 
         Raises:
-            JournalDamaged: One is not what was written.
-            JournalError: They cannot be read.
+            JournalDamaged: A state differs from what was written.
+            JournalError: The states cannot be read.
         """
         try:
-            positions = self._positions.copy()  # another thread may add to it
+            positions = self._positions.copy()  # another thread may add a position meanwhile
             of_it = (at for (name, _), each in positions.items() if name == handover for at in each)
             return tuple(read_steps(self._reader, sorted(of_it)))
         except ValueError as error:
@@ -151,12 +166,13 @@ class Store:
             raise of_disk(self.file, error) from error
 
     def commit(self, changes: Iterable[Row | Forget]) -> None:
-        """Carry out changes in this order, all or none; they are on disk when this returns.
+        """Carry out changes in this order, all or none. When this returns, the changes are on disk.
 
-        After an error, whether they are found when the file is next opened is not certain.
+        After an error it is not certain whether the changes are there when the file is next opened.
 
         Raises:
-            JournalDamaged: The file is not what was written, was replaced, or somebody else wrote to it.
+            JournalDamaged: The file differs from what was written, was replaced, or another program wrote to
+                it.
             JournalError: The disk refuses.
         """
         try:
@@ -164,7 +180,7 @@ class Store:
             added: list[Row] = []
             self._as_opened = None
             self._start()
-            # of what is changed twice in one go only the last has ever been
+            # When one transaction changes a row twice, only the last value is written.
             newest: dict[tuple[str, tuple[Value, ...]], Row] = {}
             for change in changes:
                 if isinstance(change, Row):
@@ -191,7 +207,7 @@ class Store:
         row = self._writer.execute(SELECT_SEAL).fetchone()
         if row is None or seal_of(row) != self._seal:
             raise JournalDamaged(
-                self.file, "somebody else has written to it", "end that program, then start the agent anew"
+                self.file, "another program wrote to it", "end that program, then restart the agent"
             )
 
     def _finish(self, removed: list[bytes], added: list[bytes]) -> None:
@@ -206,7 +222,7 @@ class Store:
         self._rows_in_log += len(removed) + len(added) + 1
 
     def _acknowledge(self) -> None:
-        """Make sure that what has been committed will be found, and missed if it is not."""
+        """Check that a restart will find what was committed, and write the mark, which shows a later loss."""
         self._check_nodes()
         self._mark.write(self._seal.identity, self._seal.sequence)
 
@@ -215,11 +231,11 @@ class Store:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
         except sqlite3.Error:
-            # The next BEGIN fails then, and says why.
+            # The next BEGIN then fails, and its error says why.
             return
 
     def _check_nodes(self) -> None:
-        """See that file and write-ahead log still have their names, so that a restart will find them."""
+        """Check that the file and its write-ahead log still have their names; a restart looks for these."""
         nodes = tuple(
             (found.st_dev, found.st_ino)
             for found in (os.stat(path) for path in (self.file, _beside(self.file, "-wal")))
@@ -229,15 +245,15 @@ class Store:
         if nodes != self._nodes:
             raise JournalDamaged(
                 self.file,
-                "it, or its write-ahead log, was replaced while in use",
-                "put the file that was there back, then start the agent anew",
+                "it, or its write-ahead log, was replaced while the agent used it",
+                "put the original file back, then restart the agent",
             )
 
     def _upsert(self, rows: Collection[Row], removed: list[bytes]) -> Collection[Row]:
-        """Put rows with different keys, and say which they were.
+        """Write rows with different keys; returns these rows.
 
-        Many in one statement: SQLite lets the interpreter go around each, and where the event loop is busy
-        this thread then waits for it each time.
+        One statement writes many rows. SQLite releases the interpreter lock for each statement, and when the
+        event loop is busy, this thread waits each time to get the lock back.
         """
         for table in TABLES:
             of_table = [row for row in rows if row.table is table]
@@ -269,10 +285,12 @@ class Store:
         return [digest for (digest,) in self._writer.execute(select, key)]
 
     def prune(self, now: float) -> None:
-        """Let go of what is kept of closed handovers longer than is promised; ``now`` as `HandoverRecord.at`.
+        """Remove the states of closed handovers that are older than the limits above allow.
+
+        ``now`` is a time like `HandoverRecord.at`.
 
         Raises:
-            JournalDamaged: As of `commit`.
+            JournalDamaged: As in `commit`.
             JournalError: The disk refuses.
         """
         try:
@@ -297,39 +315,40 @@ class Store:
             raise
 
     def _kept(self, now: float) -> dict[tuple[str, str], tuple[int, ...]]:
-        """What stays of each side of a closed handover of which something is to go."""
+        """The positions to keep, for each side of a closed handover that has states to remove."""
         kept = {}
         closed = 0
         for side, positions in sorted(self._positions.items(), key=lambda item: item[1][-1], reverse=True):
             newest = next(read_steps(self._writer, positions[-1:]), None)
             if newest is None:
-                raise ValueError(f"table step: row {positions[-1]} is gone")
+                raise ValueError(f"table step: row {positions[-1]} is missing")
             closed += not newest.open
             age = now - newest.at
-            if newest.open or age <= KEEP_STEPS:
+            if newest.open or (age <= KEEP_STEPS and closed <= MOST_WITH_STEPS):
                 continue
-            staying = () if closed > KEEP_IDENTITIES and age > KEEP_IDENTITY else positions[-1:]
+            too_old = closed > KEEP_IDENTITIES and age > KEEP_IDENTITY
+            staying = () if too_old or closed > MOST_IDENTITIES else positions[-1:]
             if staying != positions:
                 kept[side] = staying
         return kept
 
     def _drop_others(self, kept: dict[tuple[str, str], tuple[int, ...]]) -> Iterator[bytes]:
-        """Remove what does not stay; the checksums of what is removed."""
+        """Remove the states that are not kept; yields the checksums of the removed rows."""
         for side, staying in kept.items():
             for position in set(self._positions[side]).difference(staying):
                 yield from self._checksums(STEP.checksum, (position,))
                 self._writer.execute("DELETE FROM step WHERE position = ?", (position,))
 
     def _note(self, position: int, handover: str, role: str) -> None:
-        # In one assignment: another thread may be reading.
+        # One assignment changes this, because another thread may read meanwhile.
         side = handover, role
         self._positions[side] = (*self._positions.get(side, ()), position)
 
     def checkpoint(self) -> None:
-        """Bring the write-ahead log into the file once it is long; what was written is durable before, too.
+        """Copy the write-ahead log into the file when the log is long. The log is durable before that too.
 
         Raises:
-            JournalError: The disk refuses; the log goes on growing until it can be done.
+            JournalError: The disk refuses; the log grows until a later checkpoint succeeds.
         """
         if self._rows_in_log < _CHECKPOINT_ROWS:
             return
@@ -340,7 +359,7 @@ class Store:
         self._rows_in_log = 0
 
     def close(self) -> None:
-        """Close the file and let others have it. What cannot be brought into the file stays in its log."""
+        """Close the file and release its lock. What cannot be copied into the file stays in its log."""
         self._reader.close()
         try:
             self._writer.close()
@@ -357,33 +376,38 @@ def _beside(file: Path, suffix: str) -> Path:
 
 
 def _check_place(file: Path) -> None:
-    """Refuse, before anything is made there, what cannot be a journal."""
+    """Refuse a path that cannot be a journal, before anything is created there."""
     if not file.parent.is_dir():
-        raise JournalError(file, f"there is no folder {file.parent}", "create it, for the agent's user alone")
+        remedy = "create it, and let only the agent's user use it"
+        raise JournalError(file, f"the folder {file.parent} does not exist", remedy)
     if not file.exists():
         return
     found = file.stat()
     if not stat.S_ISREG(found.st_mode):
-        raise JournalError(file, "it is not a file", "name a file, or a name that is still free")
+        raise JournalError(file, "it is not a regular file", "give the path of a file, or of a new file")
     if found.st_size == 0:
-        raise JournalDamaged(file, "damaged: it is empty", f"put a good copy in its place; {_anew(file)}")
+        raise JournalDamaged(file, "damaged: it is empty", f"replace it by a good copy, {_anew(file)}")
     with file.open("rb") as opened:
-        reason = foreign(opened.read(100))
-    if reason is not None:
-        raise JournalError(file, reason, "name another file, or use the Holdover that wrote it")
+        head = opened.read(100)
+    reason = foreign(head)
+    if reason is not None and schema_of(head) not in CONVERTIBLE:
+        raise JournalError(
+            file, reason, "give the path of another file, or use the Holdover that wrote this one"
+        )
 
 
 def _anew(file: Path) -> str:
-    return f"or remove it and {mark_path(file)} to begin anew, with handovers that are under way forgotten"
+    remedy = f"or remove it and {mark_path(file)}"
+    return f"{remedy}: then the agent starts with an empty journal and forgets open handovers"
 
 
 def _create(file: Path, mark: Mark | None) -> None:
-    """Make an empty journal, which is there whole or not at all."""
+    """Create an empty journal. After a crash the journal exists whole, or it does not exist."""
     if mark is not None:
         raise JournalDamaged(
             file,
-            f"it is gone, and {mark.sequence} transactions had been acknowledged",
-            f"put it back with its -wal; {_anew(file)}",
+            f"it is missing, and its mark says that {mark.sequence} transactions were acknowledged",
+            f"put it back together with its -wal file, {_anew(file)}",
         )
     new = _beside(file, ".new")
     for suffix in _SIDE_FILES:
@@ -408,7 +432,7 @@ def _create(file: Path, mark: Mark | None) -> None:
 
 
 def _examined(file: Path, mark: Mark | None) -> tuple[sqlite3.Connection, Reading]:
-    """A connection that only reads, and everything there is, checked."""
+    """A read-only connection, and everything in the file, checked."""
     reader = connect(file, "ro")
     try:
         reading = read_all(reader)
@@ -430,7 +454,10 @@ def _refuse_damaged(file: Path, reading: Reading) -> None:
 def _refuse_older(file: Path, reading: Reading, mark: Mark | None) -> None:
     lack = lacking(reading.seal, mark) if reading.seal is not None else None
     if lack is not None:
-        remedy = f"put the newest file back, with its -wal; or, to go by this one, remove {mark_path(file)}"
+        remedy = (
+            f"put the newest file back together with its -wal file; or remove {mark_path(file)} to use this "
+            "file without the missing transactions"
+        )
         raise JournalDamaged(file, lack, remedy)
 
 
@@ -440,10 +467,10 @@ def _writer(file: Path) -> sqlite3.Connection:
         mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
             raise JournalError(
-                file, f"its file system allows no write-ahead log ({mode})", "use a local disk"
+                file, f"its file system does not support a write-ahead log ({mode})", "use a local disk"
             )
         connection.execute("PRAGMA synchronous = FULL")
-        # The writer thread brings the log into the file itself, after it has answered.
+        # The writer thread copies the log into the file itself, after it has answered its callers.
         connection.execute("PRAGMA wal_autocheckpoint = 0")
     except BaseException:
         connection.close()

@@ -1,4 +1,4 @@
-"""A look into a journal that changes nothing: whole, damaged, or in use by an agent."""
+"""Reads a journal that may be damaged or in use by an agent, and changes nothing."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from holdover.journal._mark import Mark, opener_of, read_mark
 from holdover.journal._reading import Reading, connect, foreign, lacking, read_all
 from holdover.journal.records import HandoverRecord, JournalContents, contents_of
 
-__all__ = ["Inspection", "inspect"]
-
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What is readable of a journal, and each thing that is wrong with it, in words.
+    """The readable records of a journal, and a sentence for each thing that is wrong.
 
-    ``steps`` are the states of all handovers, oldest first; ``sequence`` is its last transaction, None where
-    that is not readable; ``opener`` the process that has it open, 0 where its number is not known, None for
-    none.
+    - ``steps``: the states of all handovers, oldest first;
+    - ``sequence``: the journal's last transaction; None when it is not readable;
+    - ``opener``: the number of the process that has the journal open; 0 when the number is not known, None
+      when no process has it open;
+    - ``findings``: what is wrong.
     """
 
     file: Path
@@ -34,10 +34,10 @@ class Inspection:
 
 
 def inspect(file: Path) -> Inspection:
-    """Read all that can be read of a journal.
+    """Read everything that is readable in a journal.
 
     Raises:
-        JournalError: It is not there, cannot be read, or is no journal that this Holdover knows.
+        JournalError: The file does not exist, cannot be read, or is not a journal that this Holdover reads.
     """
     file = file.resolve()
     try:
@@ -46,7 +46,8 @@ def inspect(file: Path) -> Inspection:
         if head:
             reason = foreign(head)
             if reason is not None:
-                raise JournalError(file, reason, "name another file, or use the Holdover that wrote it")
+                remedy = "give the path of another file, or use the Holdover that wrote this one"
+                raise JournalError(file, reason, remedy)
         return _inspect(file, empty=not head)
     except (sqlite3.Error, OSError) as error:
         raise of_disk(file, error) from error
@@ -56,7 +57,7 @@ def _inspect(file: Path, *, empty: bool) -> Inspection:
     findings = []
     mark = None
     try:
-        # Before the file: what is acknowledged meanwhile must not seem to be missing.
+        # Read the mark before the file: otherwise a transaction of this moment would seem to be missing.
         mark = read_mark(file)
     except JournalDamaged as error:
         findings.append(error.what)
@@ -94,7 +95,7 @@ def _read_in_use(file: Path) -> Reading:
 
 
 def _read_copy(file: Path) -> Reading:
-    """Read a copy: even to read, SQLite makes files beside one that has a write-ahead log."""
+    """Read a copy, because SQLite creates files beside a file with a write-ahead log even to read it."""
     log = file.with_name(file.name + "-wal")
     with tempfile.TemporaryDirectory(prefix="holdover-journal-") as folder:
         copy = Path(folder, "journal")

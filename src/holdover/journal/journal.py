@@ -1,7 +1,7 @@
 """The journal of an agent: records that are on disk before they are acknowledged.
 
-One thread writes. Whoever calls while it is at work waits, and is committed with all others that wait, in one
-transaction and with one sync of the disk.
+One thread writes. Callers that come while this thread writes wait; the thread then commits the records of all
+waiting callers in one transaction, with one sync of the disk.
 """
 
 from __future__ import annotations
@@ -21,23 +21,27 @@ from holdover.journal._errors import JournalDamaged, JournalError
 from holdover.journal._rows import Row, row_of
 from holdover.journal._store import Forget, Store
 from holdover.journal.records import HandoverRecord, JournalContents, Key, Record
+from holdover.metrics.durations import COMMAND_BOUNDS, Durations
 
 __all__ = ["Journal", "JournalDamaged", "JournalError", "JournalLike"]
 
 _PRUNE_EVERY = 86400.0
-"""Seconds from one pruning of closed handovers to the next."""
+"""The most seconds from one removal of old closed handovers to the next."""
+_PRUNE_ROWS = 5000
+"""The rows written after which the removal comes earlier: a busy driver would fill the disk within a day."""
 
 _LET_GO_SECONDS = 0.00002
-"""In each turn of the loop while something is to be written; the system makes it about 0.08 ms."""
+"""The pause in each turn of the loop while callers wait; the system makes about 0.08 ms of it."""
 _IDLE_SECONDS = 0.001
-"""Until the first such pause, as an idle loop needs none; and between two while the disk is at work."""
+"""The time until the first such pause, since an idle loop needs none; also the time between two pauses while
+the disk works."""
 
 _ANSWERED_AT_ONCE = 1
-"""Callers that go on in one turn of the loop: each has something to do then."""
+"""The callers that continue in one turn of the loop: each of them then has work to do."""
 
 
 class JournalLike(Protocol):
-    """What an agent needs of a journal, with a file or without."""
+    """What an agent needs from a journal, whether the journal has a file or not."""
 
     def load(self) -> JournalContents: ...
     async def put(self, *records: Record) -> None: ...
@@ -51,7 +55,7 @@ class JournalLike(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """What one caller waits for."""
+    """The changes of one caller, and the future by which the caller waits for them."""
 
     changes: tuple[Row | Forget, ...]
     done: asyncio.Future[None]
@@ -59,7 +63,13 @@ class _Entry:
 
 
 class Journal:
-    """A journal in a file. It must be closed; until then no other process can open it."""
+    """A journal in a file. The owner must close it; until then no other process can open it.
+
+    Attributes:
+        commits: How long transactions took, failed ones too.
+        failures: How many transactions have failed.
+        records: How many changes were committed.
+    """
 
     def __init__(self, store: Store, clock: Callable[[], float]) -> None:
         self._store = store
@@ -72,80 +82,89 @@ class Journal:
         self._unanswered: dict[asyncio.Future[None], float] = {}
         self._letting_go = False
         self._pruned = -_PRUNE_EVERY
+        self._rows = 0
+        self.commits = Durations(COMMAND_BOUNDS)
+        self.failures = 0
+        self.records = 0
         self._thread = threading.Thread(target=self._write, name=f"journal {store.file}", daemon=True)
         self._thread.start()
 
     @classmethod
     def open(cls, file: Path, clock: Callable[[], float] = time.time) -> Self:
-        """Open a journal, or create it, for this user alone, where it is absent.
+        """Open a journal, or create it when it does not exist; only this user may read a new one.
 
-        All of it is read and checked: SQLite's own check, the schema, a checksum of each row, their number
-        and sum, and that nothing is missing of what was ever acknowledged (``FILE.mark`` beside it knows).
-        Where anything is wrong the file is left as it is. ``clock`` is for the age of closed handovers.
+        This reads and checks everything: SQLite's own check, the schema, the checksum of each row, the number
+        of rows and the sum of their checksums, and, by ``FILE.mark`` beside the file, that no acknowledged
+        transaction is missing. When anything is wrong, the file is left as it is. ``clock`` gives the age of
+        closed handovers.
 
         Raises:
-            JournalDamaged: The file is not what was written to it.
-            JournalError: Another process has it open; it is no journal, or a newer Holdover's; or the disk
-                refuses.
+            JournalDamaged: The file differs from what was written to it.
+            JournalError: Another process has the file open; the file is not a journal, or is from a newer
+                Holdover; or the disk refuses.
         """
         return cls(Store.open(file), clock)
 
     @property
     def file(self) -> Path:
-        """Where it is, without links."""
+        """The path of the journal, with symbolic links resolved."""
         return self._store.file
 
     @property
     def failed(self) -> JournalError | None:
-        """Why the last thing that was to be written was not; None once something has been again."""
+        """Why the last write failed; None when the last write succeeded."""
         return self._failed
 
     def load(self) -> JournalContents:
-        """Everything that is kept, read and checked anew where something was written since it was opened.
+        """Everything that is kept. This reads and checks the file again if it changed since it was opened.
 
         Raises:
-            JournalDamaged: The file is not what was written to it.
+            JournalDamaged: The file differs from what was written to it.
             JournalError: The journal is closed.
         """
         self._refuse_closed()
         return self._store.read()
 
     def steps(self, handover: str) -> tuple[HandoverRecord, ...]:
-        """The states that a handover went through, oldest first; empty for one that is not known.
+        """The states that a handover went through, oldest first; empty when the handover is not known.
 
-        Of a handover that closed more than 7 days ago there is the last one alone.
+        Of a handover that closed more than 7 days ago, or is not among the newest 1,000 closed ones, only the
+        last state is kept.
 
         Raises:
-            JournalDamaged: One is not what was written.
-            JournalError: They cannot be read, or the journal is closed.
+            JournalDamaged: A state differs from what was written.
+            JournalError: The states cannot be read, or the journal is closed.
         """
         self._refuse_closed()
         return self._store.steps(handover)
 
     async def put(self, *records: Record) -> None:
-        """Keep records, in one transaction; they are on disk when this returns.
+        """Keep records, in one transaction. When this returns, the records are on disk.
 
-        A guest or device replaces the one with the same key, a handover's state joins those before it. What
-        was called first is written first. A caller that is cancelled does not take its records back.
+        A guest or device replaces the record with the same key; a state of a handover is added to its earlier
+        states. Records are written in the order of the calls. Cancelling a caller does not undo its records.
 
         Raises:
-            JournalDamaged: The file is no longer what was written to it; nothing more is taken.
-            JournalError: The disk refuses, for this caller and all that were to be written together; or the
-                journal is closed. Whether the records are found at the next start is not certain then.
-            ValueError: A text in a record is none, or a time is not a number; others are not concerned.
+            JournalDamaged: The file now differs from what was written to it; the journal takes no more
+                records.
+            JournalError: The disk refuses the transaction of this caller and of the callers that waited with
+                it; or the journal is closed. It is then not certain whether the next start finds the records.
+            ValueError: A text in a record is not valid Unicode, or a time is not a finite number; the records
+                of other callers are written all the same.
         """
         if records:
             await self._submit(lambda: tuple(row_of(record, next(self._positions)) for record in records))
 
     async def forget(self, *keys: Key) -> None:
-        """Remove guests with their devices, or single devices; what is not there is forgotten already.
+        """Remove guests with their devices, or single devices. A key that is not there is no error.
 
-        Handovers are not concerned: open ones stay, closed ones go by age alone. For 30 days at least, and
-        while it is among the newest 1,000, a closed handover is known, so that a late message of it is.
+        This does not remove handovers: open ones stay, and closed ones go by their age and number. A closed
+        handover is known while it is among the newest 1,000, and for 30 days while it is among the newest
+        10,000, so that the agent recognises a late message about it.
 
         Raises:
-            JournalDamaged: As of `put`.
-            JournalError: As of `put`.
+            JournalDamaged: As in `put`.
+            JournalError: As in `put`.
         """
         if keys:
             await self._submit(lambda: tuple(_forget(key) for key in keys))
@@ -165,10 +184,11 @@ class Journal:
         await entry.done
 
     def _let_go(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let the writer thread have the interpreter for a moment, again and again until it has answered.
+        """Release the interpreter lock to the writer thread for a moment, repeatedly, until it has answered.
 
-        A busy event loop lets it go often, and takes it back before the thread has woken up; and as each
-        time the thread begins to wait anew, it never asks for it by `sys.setswitchinterval`.
+        A busy event loop releases the lock often, and takes it back before the writer thread has woken up.
+        The thread then starts to wait again, so it never waits as long as `sys.setswitchinterval` says, after
+        which it could demand the lock.
         """
         oldest = next(iter(self._unanswered.values()), None)
         self._letting_go = oldest is not None
@@ -186,17 +206,17 @@ class Journal:
 
     def _refuse_closed(self) -> None:
         if self._closing:
-            raise JournalError(self._store.file, "it is closed", "open it anew")
+            raise JournalError(self._store.file, "it is closed", "open it again")
 
     async def close(self) -> None:
-        """Write what waits, then let go of the file. May be called again."""
+        """Write the records that wait, then close the file. May be called more than once."""
         with self._wake:
             self._closing = True
             self._wake.notify()
         await asyncio.to_thread(self._thread.join)
 
     def _write(self) -> None:
-        """The writer thread, until `close`."""
+        """The body of the writer thread; returns after `close`."""
         try:
             while entries := self._take():
                 failure = self._commit(entries)
@@ -207,7 +227,7 @@ class Journal:
             self._store.close()
 
     def _take(self) -> list[_Entry]:
-        """All that wait; empty when the journal is to be closed and nobody does."""
+        """All entries that wait; empty when nothing waits and the journal is to be closed."""
         with self._wake:
             while not self._waiting and not self._closing:
                 self._wake.wait()
@@ -217,23 +237,29 @@ class Journal:
     def _commit(self, entries: list[_Entry]) -> Exception | None:
         if isinstance(self._failed, JournalDamaged):
             return self._failed
+        began = time.perf_counter()
         try:
             self._store.commit(itertools.chain.from_iterable(entry.changes for entry in entries))
         except JournalError as error:
             self._failed = error
+            self.failures += 1
             return error
-        except Exception as error:  # whatever it was, nobody may wait for ever
+        except Exception as error:  # whatever the error is, no caller may wait for ever
             return error
+        finally:
+            self.commits.observe(time.perf_counter() - began)
         self._failed = None
+        self.records += sum(len(entry.changes) for entry in entries)
+        self._rows += sum(len(entry.changes) for entry in entries)
         return None
 
     def _tidy(self) -> None:
-        """What costs time and nobody waits for: old handovers, and a long log."""
+        """Do the slow work for which no caller waits: remove old handovers, copy a long log into the file."""
         now = time.monotonic()
         try:
             self._store.checkpoint()
-            if now - self._pruned >= _PRUNE_EVERY:
-                self._pruned = now
+            if now - self._pruned >= _PRUNE_EVERY or self._rows >= _PRUNE_ROWS:
+                self._pruned, self._rows = now, 0
                 self._store.prune(self._clock())
         except JournalError as error:
             self._failed = error
@@ -244,7 +270,7 @@ def _forget(key: Key) -> Forget:
 
 
 def _answer(entries: list[_Entry], failure: Exception | None) -> None:
-    """Let the callers go on, each in its own loop."""
+    """Tell the callers the result, each in its own event loop."""
     by_loop: defaultdict[asyncio.AbstractEventLoop, deque[asyncio.Future[None]]] = defaultdict(deque)
     for entry in entries:
         by_loop[entry.loop].append(entry.done)
@@ -252,14 +278,17 @@ def _answer(entries: list[_Entry], failure: Exception | None) -> None:
         try:
             loop.call_soon_threadsafe(_settle, loop, waiting, failure)
         except RuntimeError:
-            # The loop is closed: nobody waits in it any more.
+            # The loop is closed, so no caller waits in it any more.
             continue
 
 
 def _settle(
     loop: asyncio.AbstractEventLoop, waiting: deque[asyncio.Future[None]], failure: Exception | None
 ) -> None:
-    """A few now and the others in later turns: what each goes on with takes time, and all share the loop."""
+    """Answer a few callers now and the others in later turns of the loop.
+
+    All callers share the loop, and each has work to do once it is answered.
+    """
     for _ in range(min(len(waiting), _ANSWERED_AT_ONCE)):
         done = waiting.popleft()
         if done.done():
@@ -267,6 +296,6 @@ def _settle(
         if failure is None:
             done.set_result(None)
         else:
-            done.set_exception(copy.copy(failure))  # each caller adds its own traceback
+            done.set_exception(copy.copy(failure))  # a copy, because each caller adds its own traceback
     if waiting:
         loop.call_soon(_settle, loop, waiting, failure)

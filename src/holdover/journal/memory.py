@@ -1,4 +1,4 @@
-"""A journal without a file, for an agent that may forget with its process: the demo, and tests."""
+"""A journal without a file, for an agent that may forget everything when its process ends: demo and tests."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from holdover.journal.records import (
     contents_of,
 )
 
-__all__ = ["MemoryJournal"]
-
 
 class MemoryJournal:
-    """Keeps what `Journal` keeps, in this process alone and all of it."""
+    """A journal that keeps everything in the memory of this process, and removes no old handovers."""
 
     def __init__(self) -> None:
         self._guests: dict[str, GuestRecord] = {}
@@ -29,7 +27,7 @@ class MemoryJournal:
 
     @property
     def failed(self) -> JournalError | None:
-        """None: memory does not fail."""
+        """None, because memory does not fail."""
         return None
 
     def load(self) -> JournalContents:
@@ -37,7 +35,7 @@ class MemoryJournal:
         return contents_of(list(self._guests.values()), list(self._devices.values()), self._steps)
 
     def steps(self, handover: str) -> tuple[HandoverRecord, ...]:
-        """The states that a handover went through, oldest first; empty for one that is not known."""
+        """The states that a handover went through, oldest first; empty when the handover is not known."""
         return tuple(step for step in self._steps if step.handover == handover)
 
     async def put(self, *records: Record) -> None:
@@ -71,9 +69,9 @@ class MemoryJournal:
             self._devices = {place: device for place, device in self._devices.items() if place[0] != key}
 
     async def close(self) -> None:
-        """Take nothing more."""
+        """Refuse every later record."""
         self._closed = True
 
     def _refuse_closed(self) -> None:
         if self._closed:
-            raise JournalError(Path("(memory)"), "it is closed", "open it anew")
+            raise JournalError(Path("(memory)"), "it is closed", "open it again")

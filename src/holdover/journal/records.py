@@ -1,4 +1,4 @@
-"""What the journal keeps. A ``body`` is its owner's JSON and is not looked into here."""
+"""The records that a journal keeps. A ``body`` is the owner's JSON, which the journal does not read."""
 
 from __future__ import annotations
 
@@ -6,31 +6,23 @@ from dataclasses import dataclass
 
 import msgspec
 
-__all__ = [
-    "DeviceRecord",
-    "GuestRecord",
-    "HandoverRecord",
-    "JournalContents",
-    "Key",
-    "Record",
-    "contents_of",
-]
-
 
 class GuestRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A guest of this host; one by each name.
+    """A guest of this host. Its name is its key.
 
-    ``origin`` is ``"configured"``, ``"attached"`` or ``"expected"``.
+    ``origin`` is ``"configured"``, ``"attached"`` or ``"expected"``. ``process`` is the QEMU process identity
+    when that process last showed a disk of the guest, as JSON of its owner; empty when no process has.
     """
 
     name: str
     uuid: str | None
-    machine: str
+    machine_type: str
     origin: str
+    process: str = ""
 
 
 class DeviceRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A device of a guest; one by each guest and designator (VPD page 83h)."""
+    """A device of a guest. The guest and the designator (VPD page 83h) are its key."""
 
     guest: str
     designator: str
@@ -39,10 +31,10 @@ class DeviceRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HandoverRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A state that one side of a handover has reached; each is kept, the newest of that side counts.
+    """A state that one side of a handover has reached. All states are kept; the newest of each side counts.
 
-    ``role`` is ``"source"`` or ``"destination"``, ``peer`` the other host, ``at`` seconds since the epoch.
-    ``handover`` is the identity that all states of one handover share.
+    ``role`` is ``"source"`` or ``"destination"``, ``peer`` is the peer host, ``at`` is in seconds since the
+    epoch. ``handover`` is the id that all states of one handover share.
     """
 
     handover: str
@@ -58,16 +50,16 @@ class HandoverRecord(msgspec.Struct, frozen=True, kw_only=True):
 Record = GuestRecord | DeviceRecord | HandoverRecord
 
 Key = str | tuple[str, str]
-"""What can be forgotten: a guest with its devices, by its name; or one device, by guest and designator."""
+"""The key of what `forget` removes: a guest's name (with its devices), or a guest's name and a designator."""
 
 
 @dataclass(frozen=True, slots=True)
 class JournalContents:
-    """All that is kept.
+    """Everything that a journal keeps.
 
-    Guests are in the order of their names, devices in that of guest and designator. Of each side of a
-    handover there is the newest state alone, and the one that changed last comes last: a state of one side
-    never hides one of the other.
+    Guests are sorted by name, devices by guest and designator. Of each side of a handover there is only the
+    newest state; the side that changed last comes last. So a state of one side never hides a state of the
+    other side.
     """
 
     guests: tuple[GuestRecord, ...]
@@ -78,7 +70,7 @@ class JournalContents:
 def contents_of(
     guests: list[GuestRecord], devices: list[DeviceRecord], steps: list[HandoverRecord]
 ) -> JournalContents:
-    """Contents from guests and devices in any order and all states of all handovers, oldest first."""
+    """The contents, from guests and devices in any order and all states of all handovers, oldest first."""
     newest: dict[tuple[str, str], HandoverRecord] = {}
     for step in steps:
         side = step.handover, step.role

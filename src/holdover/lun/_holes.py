@@ -1,11 +1,9 @@
-"""Holes in files: fallocate(2) with a mode, which Python's `os` does not have."""
+"""Holes in files: fallocate(2) with a mode, which Python's `os` does not offer."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-
-__all__ = ["punch_hole"]
 
 _KEEP_SIZE, _PUNCH_HOLE = 0x01, 0x02
 
@@ -15,8 +13,7 @@ _fallocate.restype = ctypes.c_int
 
 
 def punch_hole(descriptor: int, offset: int, length: int) -> None:
-    """Make a range of a file read as zeros and give up its storage, as far as it fills whole blocks of the
-    file system.
+    """Make a range of a file read as zeros, and free the whole blocks of the file system in the range.
 
     Raises:
         OSError: The system refuses; EOPNOTSUPP where the file system has no holes.

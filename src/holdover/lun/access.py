@@ -1,9 +1,9 @@
-"""Which commands a reservation lets through: the standards' own tables.
+"""The commands that a reservation lets through: the standards' own tables.
 
 Table 65 of SPC-4 (5.13.1) for the commands of every device type, table 13 of SBC-4 (4.17, the same as
 SBC-3's) for those of disks, table 66 of SPC-4 for PERSISTENT RESERVE OUT, and the column "reserved by
 another initiator" of SPC-2 (5.5.1) for RESERVE(6) and RESERVE(10). A reservation holder's commands are
-always allowed and stand in no table.
+always allowed, so no table has them.
 
 To change what is refused, change a row. A row is the command and one letter for each column,
 A(llowed) or C(onflict), in the order in which the standards print them:
@@ -13,8 +13,9 @@ A(llowed) or C(onflict), in the order in which the standards print them:
     RR      a registered I_T nexus, any registrants only or all registrants type
     WE EA   an I_T nexus not registered, the same types, write exclusive and exclusive access kind
 
-Commands that came after SPC-2 have no column L in a standard: C, but for READ CAPACITY(16), which does
-what READ CAPACITY(10) does. An operation code without a row is one that no logical unit here has.
+No standard has a column L for commands that came after SPC-2. Their letter here is C, except for READ
+CAPACITY(16), which does what READ CAPACITY(10) does. No logical unit here has an operation code without a
+row.
 """
 
 from __future__ import annotations
@@ -28,16 +29,9 @@ from holdover.scsi.opcodes import MaintenanceOutServiceAction as _Out
 from holdover.scsi.opcodes import OperationCode as Op
 from holdover.scsi.opcodes import OutServiceAction, ReservationType, ServiceActionIn16
 
-__all__ = [
-    "Standing",
-    "allowed",
-    "allowed_beside_reserve",
-    "out_allowed",
-]
-
 
 class Standing(IntEnum):
-    """What an I_T nexus is to a persistent reservation (SPC-4 5.13.10)."""
+    """The relation of an I_T nexus to a persistent reservation (SPC-4 5.13.10)."""
 
     NOT_REGISTERED = 0
     REGISTERED = 1
@@ -194,26 +188,24 @@ def _row(cdb: bytes) -> tuple[int, int | None]:
 
 
 def allowed(cdb: bytes, reservation_type: ReservationType, standing: Standing) -> bool:
-    """Whether a command gets past a persistent reservation (SPC-4 table 65, SBC-4 table 13).
+    """Whether a persistent reservation allows a command (SPC-4 table 65, SBC-4 table 13).
 
-    PERSISTENT RESERVE OUT is not asked here but of `out_allowed`; RESERVE and RELEASE follow
-    `holdover.lun.legacy`.
+    For PERSISTENT RESERVE OUT call `out_allowed` instead; RESERVE and RELEASE follow `holdover.lun.legacy`.
 
     Args:
-        cdb: At least one byte.
-        reservation_type: Of the reservation that the logical unit has.
-        standing: Of the I_T nexus that sent the command. For the all registrants types every registered
-            I_T nexus is a holder.
+        cdb: The CDB, at least one byte.
+        reservation_type: The type of the logical unit's reservation.
+        standing: The standing of the I_T nexus that sent the command. For the all registrants types every
+            registered I_T nexus is a holder.
     """
     return standing is Standing.HOLDER or _row(cdb) in _PASSES[reservation_type, standing]
 
 
 def allowed_beside_reserve(cdb: bytes) -> bool:
-    """Whether a command gets past the RESERVE(6) or RESERVE(10) of another I_T nexus (SPC-2 5.5.1)."""
+    """Whether the RESERVE(6) or RESERVE(10) of another I_T nexus allows a command (SPC-2 5.5.1)."""
     return _row(cdb) in _PASSES_LEGACY
 
 
 def out_allowed(service_action: OutServiceAction, registered: bool) -> bool:
-    """Whether an I_T nexus that does not hold the persistent reservation may ask for this service action
-    of PERSISTENT RESERVE OUT (SPC-4 table 66)."""
+    """Whether an I_T nexus that is not a reservation holder may send this service action (SPC-4 table 66)."""
     return _OUT_TABLE[service_action].split()[0 if registered else 1] == "A"

@@ -1,20 +1,19 @@
-"""Small files that are there whole or not at all, whenever the power fails."""
+"""Small files that exist whole or not at all, whenever the power fails."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-__all__ = ["remove_file", "replace_file"]
-
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Give a file this content, in one step and on stable storage when this returns.
+    """Replace the content of a file in one step. When this returns, the content is on stable storage.
 
-    The content is written beside it as PATH.new first; a PATH.new that a crash left behind is overwritten.
+    This writes the content to PATH.new first; it overwrites a PATH.new that a crash has left.
 
     Raises:
-        OSError: The system refuses. The file has its old content or, if only the last step failed, the new.
+        OSError: The system refuses. The file has its old content; if only the last step failed, it has the
+            new content.
     """
     beside = path.with_name(path.name + ".new")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -30,7 +29,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def remove_file(path: Path) -> None:
-    """Remove a file if it is there, on stable storage when this returns.
+    """Remove a file if it exists. When this returns, the removal is on stable storage.
 
     Raises:
         OSError: The system refuses.

@@ -1,15 +1,15 @@
 """A logical unit in this process: the shell of file, lock, threads and durable store around LogicalUnit.
 
-All decisions are taken in the event loop, in the order in which commands come. What may wait for a disk
-runs in a thread: large transfers, flushes, and keeping the reservations when APTPL asks for it. A
-reservation command is decided, kept and put into force one at a time, under a lock; its status is sent
-when what it did would be found after a crash.
+The event loop takes all decisions, in the order in which commands come. Work that may wait for a disk runs in
+a thread: large transfers, flushes, and storing the reservations when APTPL asks for it. Reservation commands
+are decided, stored and put into force one at a time, under a lock. The status of a reservation command is
+sent when a restart after a crash would find its effect.
 
-Work in threads runs beside other work, but for what reads and writes as one: that waits for all before it
-on a part of its span, and all after it on a part of its span wait for it.
+Work in threads runs beside other work. Exclusive work, which reads and writes in one step, does not: it waits
+for all earlier work on a part of its span, and all later work on a part of its span waits for it.
 
-A thread cannot be stopped. Whoever ends a command whose work is in one waits until that work is done and
-can touch the medium no more (SAM-5 5.6).
+A thread cannot be stopped. Code that ends a command with work in a thread waits until this work is done, so
+that the work cannot touch the medium any more (SAM-5 5.6).
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from holdover.lun.inquiry import Identity
+from holdover.lun.commands.inquiry import UnitIdentity
+from holdover.lun.commands.sanitize import SanitizeState, SanitizeWork
+from holdover.lun.commands.work import MediumWork
 from holdover.lun.logical_unit import (
     RESERVATION_COMMANDS,
     STATE_COMMANDS,
@@ -30,17 +32,13 @@ from holdover.lun.logical_unit import (
 from holdover.lun.medium import FileMedium
 from holdover.lun.options import LunOptions
 from holdover.lun.reservations import ReservationState, TargetLimits
-from holdover.lun.sanitize import SanitizeState, SanitizeWork
 from holdover.lun.store import ReservationStore, SanitizeStore, kept_serial
-from holdover.lun.work import MediumWork
 from holdover.scsi.command import Command, Response
 from holdover.scsi.inquiry import Designator
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.opcodes import OperationCode
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 from holdover.scsi.status import Status
-
-__all__ = ["EmbeddedLun"]
 
 _ABORTED = Response(Status.TASK_ABORTED)
 _GOOD = Response(Status.GOOD)
@@ -50,8 +48,10 @@ _NOT_KEPT = check_condition(SenseKey.HARDWARE_ERROR, AdditionalSense.INTERNAL_TA
 
 
 class _Flight:
-    """A command whose work is in a thread; `nexus` is None for a sanitize operation, which no I_T nexus can
-    abort."""
+    """A command whose work is in a thread.
+
+    `nexus` is None for a sanitize operation, because no I_T nexus can abort one.
+    """
 
     def __init__(self, nexus: ITNexus | None, work: MediumWork, done: asyncio.Future[Response]) -> None:
         self.nexus = nexus
@@ -60,7 +60,7 @@ class _Flight:
         self.aborted = False
 
     def holds_up(self, work: MediumWork) -> bool:
-        """Whether other work must wait for this to be done."""
+        """Whether other work must wait until this work is done."""
         if not (self.work.exclusive or work.exclusive):
             return False
         (start, end), (other_start, other_end) = self.work.span, work.span
@@ -68,7 +68,7 @@ class _Flight:
 
 
 class EmbeddedLun:
-    """A DeviceServer over a file. Made by `open`; used from one event loop."""
+    """A DeviceServer over a file. `open` makes one; one event loop uses it."""
 
     def __init__(
         self,
@@ -99,19 +99,20 @@ class EmbeddedLun:
         luns: Callable[[], tuple[bytes, ...]] = lambda: (bytes(8),),
         overwrite_seconds: float = 8.0,
     ) -> EmbeddedLun:
-        """Open the file, lock it, and take up what was kept beside it: a sanitize operation that was under
-        way is begun anew, for which an event loop must be running.
+        """Open the file, lock it, and read the state that is kept beside it.
+
+        A sanitize operation that had not ended begins again; an event loop must be running for it.
 
         Args:
-            options: Which file, which size, which serial number.
-            ports: Relative target port identifiers of all ports of the target.
-            luns: What REPORT LUNS answers where no target answers it.
-            overwrite_seconds: How long SANITIZE with OVERWRITE lasts at least. A file is overwritten sooner
-                than anybody can look; a disk, for which this one stands in, is not, and software that waits
-                for SANITIZE IN PROGRESS to appear and to go must find it here.
+            options: The file, the size and the serial number.
+            ports: The relative target port identifiers of all ports of the target.
+            luns: Returns the answer of REPORT LUNS when no target answers it.
+            overwrite_seconds: The least time that SANITIZE with OVERWRITE takes. A file is overwritten faster
+                than anybody can look, but a real disk is not. Software that waits until SANITIZE IN PROGRESS
+                appears and goes away must see it here too.
 
         Raises:
-            LunError: The file cannot be the medium, is in use, or what was kept beside it is damaged.
+            LunError: The file cannot be the medium, or is in use, or the state beside it is damaged.
         """
         medium = FileMedium(options.file, options.size, read_only=options.read_only)
         try:
@@ -125,7 +126,7 @@ class EmbeddedLun:
         limits = TargetLimits(ports)
         unit = LogicalUnit(
             medium,
-            Identity(serial),
+            UnitIdentity(serial),
             state=state,
             limits=limits,
             luns=luns,
@@ -153,7 +154,7 @@ class EmbeddedLun:
         return self._medium.size
 
     def execute_now(self, nexus: ITNexus, command: Command) -> Response | None:
-        """As `execute`, or None for a command that has to wait and for which nothing was done yet."""
+        """The answer of `execute`; None when the command has to wait, and nothing was done for it yet."""
         if command.opcode in _ONCE:
             return None
         answer = self._unit.begin(nexus, command)
@@ -169,9 +170,12 @@ class EmbeddedLun:
         return self._unit.present(response) if response.sense else response
 
     async def execute(self, nexus: ITNexus, command: Command) -> Response:
-        """Carry out one command. Cancelling aborts it, and returns when its work can touch the medium no
-        more; a reservation command is finished all the same once begun, so that file and memory agree, and
-        so is a sanitize operation."""
+        """Carry out one command.
+
+        Cancelling this aborts the command, and returns when the command's work cannot touch the medium any
+        more. A reservation command that has begun is finished all the same, so that file and memory agree. So
+        is a sanitize operation.
+        """
         if command.opcode in _FINISHED:
             alone = command.opcode in RESERVATION_COMMANDS
             execute = self._execute_alone if alone else self._execute_sanitize
@@ -179,20 +183,22 @@ class EmbeddedLun:
         return await self._answer(nexus, self._unit.begin(nexus, command))
 
     async def reset(self) -> None:
-        """LOGICAL UNIT RESET: commands in threads end in TASK ABORTED when their work is done."""
+        """Carry out a LOGICAL UNIT RESET: commands in threads end in TASK ABORTED when their work is done."""
         async with self._changing:
             self._unit.reset()
             await self._abort(set(self._flights))
 
     async def nexus_lost(self, nexus: ITNexus) -> None:
-        """I_T nexus loss (SAM-5 6.3.4): for when a session ends for good. Persistent reservations
-        stay."""
+        """Do what an I_T nexus loss requires (SAM-5 6.3.4), when a session ends for good.
+
+        Persistent reservations stay.
+        """
         async with self._changing:
             self._unit.nexus_lost(nexus)
             await self._abort({each for each in self._flights if each.nexus == nexus})
 
     async def close(self) -> None:
-        """Finish what was begun, put everything on stable storage and give up the lock.
+        """Finish the work that has begun, put everything on stable storage and release the lock.
 
         Raises:
             OSError: The last flush failed; the file is closed all the same.
@@ -215,7 +221,7 @@ class EmbeddedLun:
         failed = self._unit.sanitize.failed
         response = await self._answer(nexus, self._unit.begin(nexus, command))
         if failed and self._unit.sanitize == SanitizeState():
-            # EXIT FAILURE MODE: what failed need not be done any more.
+            # EXIT FAILURE MODE: the failed operation need not be repeated any more.
             await asyncio.to_thread(self._sanitize_store.save, None)
         return response
 
@@ -232,13 +238,13 @@ class EmbeddedLun:
         return self._unit.present(response) if response.sense else response
 
     def _must_wait(self, work: MediumWork) -> bool:
-        """Whether work in a thread holds this up: only where one of the two is exclusive."""
+        """Whether this work must wait for work in a thread; only if one of the two is exclusive."""
         return (self._exclusive > 0 or work.exclusive) and any(
             flight.holds_up(work) for flight in self._flights
         )
 
     async def _wait_turn(self, work: MediumWork) -> None:
-        """Return when no work in a thread holds this up; it must then be begun before anything is awaited."""
+        """Return when this work may begin. The caller must begin it before it awaits anything."""
         while before := [flight.done for flight in self._flights if flight.holds_up(work)]:
             await asyncio.wait(before)
 
@@ -260,7 +266,7 @@ class EmbeddedLun:
         return await asyncio.shield(task)
 
     async def _start_sanitize(self, work: SanitizeWork) -> Response:
-        """SANITIZE: GOOD at once with IMMED, else when it is done; it goes on whoever is cancelled."""
+        """Start SANITIZE: GOOD at once with IMMED, else when it is done. Cancelling this does not stop it."""
         task = asyncio.create_task(self._sanitize(work))
         self._sanitizing = task
         return _GOOD if work.immed else await asyncio.shield(task)
@@ -277,7 +283,7 @@ class EmbeddedLun:
         return self._unit.present(response)
 
     async def _sanitize_durably(self, work: SanitizeWork) -> Response:
-        """The work, which is begun anew after a crash until it has ended well."""
+        """Do the work of SANITIZE. After a crash it begins again, until it has ended well."""
         try:
             await asyncio.to_thread(self._sanitize_store.save, work)
             response = await self._fly(None, work).done
@@ -309,8 +315,10 @@ class EmbeddedLun:
         self._exclusive -= flight.work.exclusive
 
     async def _abort(self, flights: set[_Flight]) -> None:
-        """Wait until the work of these commands can touch the medium no more, however often the waiting is
-        cancelled; but for a sanitize operation, which goes on."""
+        """Wait until the work of these commands cannot touch the medium any more.
+
+        This waits even when it is cancelled. It does not wait for a sanitize operation, which continues.
+        """
         waiting = {flight.done for flight in flights if flight.nexus is not None}
         for flight in flights:
             flight.aborted = True

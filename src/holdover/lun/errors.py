@@ -1,16 +1,14 @@
-"""What can go wrong when a logical unit is opened. Nothing has been opened or changed then."""
+"""The errors of opening a logical unit. After such an error nothing is open, and nothing has changed."""
 
 from __future__ import annotations
 
-__all__ = ["LunError", "MediumError", "OptionError", "StoreError"]
-
 
 class LunError(Exception):
-    """The base of the others: a logical unit cannot be opened, and the message says which and why."""
+    """A logical unit cannot be opened; the message says which and why. The other errors derive from this."""
 
 
-class OptionError(LunError, ValueError):
-    """The text of `--lun` is not what it should be."""
+class LunOptionError(LunError, ValueError):
+    """The text of `--lun` is wrong."""
 
 
 class MediumError(LunError):
@@ -18,5 +16,7 @@ class MediumError(LunError):
 
 
 class StoreError(LunError):
-    """A file that keeps a logical unit's state is damaged or cannot be read. It is left as it is: reading
-    it as empty would open the logical unit to nexuses that a reservation shuts out."""
+    """A file with a logical unit's state is damaged or cannot be read. The file is left as it is.
+
+    To take the file as empty would open the logical unit to nexuses that a reservation shuts out.
+    """

@@ -1,20 +1,20 @@
 """A logical unit: one block device with its reservations and unit attentions (SPC-4, SBC-3).
 
-Which answer a command gets is settled in this order, the order of SAM-5 5.3.3:
+The answer of a command is decided in this order, which is the order of SAM-5 5.3.3:
 
 1. a pending unit attention of a reset: POWER ON, RESET, OR BUS DEVICE RESET OCCURRED and its like;
 2. RESERVATION CONFLICT, by the tables of `access` or by the rules of the reservation command itself;
 3. any other pending unit attention: RESERVATIONS RELEASED, REGISTRATIONS PREEMPTED and their like;
-4. NOT READY while the logical unit is stopped or sanitizing, DATA PROTECT where it cannot be written;
-5. what is wrong with the CDB or the parameter list, and then the command itself.
+4. NOT READY while the logical unit is stopped or sanitizing, DATA PROTECT when it cannot be written;
+5. errors in the CDB or the parameter list, and then the command itself.
 
-An operation code that there is not conflicts with nothing.
+An unknown operation code conflicts with nothing.
 
-INQUIRY, REPORT LUNS and REQUEST SENSE pass by the unit attentions (SAM-5 5.14.1).
+Unit attentions do not stop INQUIRY, REPORT LUNS and REQUEST SENSE (SAM-5 5.14.1).
 
-Nothing here waits. `begin` decides, and gives the answer, or the work that is left on the medium, or a
-change of the reservations that must be made durable before `commit`, or a sanitize operation that goes on
-until `sanitized`. `execute` does all of it at once.
+Nothing here waits. `begin` decides on a command. It returns the answer, or the work to do on the medium, or a
+change of the reservations that must be durable before `commit`, or a sanitize operation that runs until
+`sanitized`. `execute` does all of this at once.
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from holdover.lun import block, combined, legacy, provisioning
+from holdover.lun import legacy
 from holdover.lun.access import Standing, allowed, allowed_beside_reserve
-from holdover.lun.answers import GOOD, data_in, illegal
-from holdover.lun.block import Flush, Geometry
-from holdover.lun.copy import CopyResults, CopyWork, extended_copy
-from holdover.lun.inquiry import Identity
+from holdover.lun.commands import block, combined, provisioning
+from holdover.lun.commands.answers import GOOD, data_in, illegal
+from holdover.lun.commands.block import Flush, Geometry
+from holdover.lun.commands.copy import CopyResults, CopyWork, extended_copy
+from holdover.lun.commands.diagnosis import read_defect_data, send_diagnostic
+from holdover.lun.commands.inquiry import UnitIdentity
+from holdover.lun.commands.mode import ModeParameters, mode_select, mode_sense
+from holdover.lun.commands.operations import OPERATIONS, READY, TASK_MANAGEMENT, WRITING, report_supported
+from holdover.lun.commands.persistent import carry_out, parameter_data
+from holdover.lun.commands.sanitize import SanitizeState, SanitizeWork, sanitize
+from holdover.lun.commands.work import MediumWork
 from holdover.lun.medium import Medium
-from holdover.lun.mode import ModeParameters, mode_select, mode_sense
-from holdover.lun.operations import OPERATIONS, READY, TASK_MANAGEMENT, WRITING, report_supported
-from holdover.lun.persistent import carry_out, parameter_data
 from holdover.lun.reservations import ReservationState, TargetLimits
-from holdover.lun.sanitize import SanitizeState, SanitizeWork, sanitize
 from holdover.lun.unit_attention import RESET_CONDITIONS, UnitAttentions
-from holdover.lun.work import MediumWork
-from holdover.scsi.block import Capacity, DefectList, LunList
+from holdover.scsi.block import Capacity, LunList
 from holdover.scsi.cdb import (
     Cdb,
     CompareAndWrite,
@@ -63,6 +65,7 @@ from holdover.scsi.cdb import (
     RequestSense,
     Reserve,
     Sanitize,
+    SendDiagnostic,
     StartStopUnit,
     SynchronizeCache,
     TestUnitReady,
@@ -80,21 +83,19 @@ from holdover.scsi.opcodes import OperationCode as Op
 from holdover.scsi.sense import AdditionalSense, Sense, SenseKey, check_condition, decode_sense
 from holdover.scsi.status import Status
 
-__all__ = ["RESERVATION_COMMANDS", "STATE_COMMANDS", "Answer", "LogicalUnit", "ReservationChange"]
-
 _CONFLICT = Response(Status.RESERVATION_CONFLICT)
 
 _PAST_UNIT_ATTENTIONS = frozenset({Op.INQUIRY, Op.REPORT_LUNS, Op.REQUEST_SENSE})
 RESERVATION_COMMANDS = frozenset(
     {Op.PERSISTENT_RESERVE_OUT, Op.RESERVE_6, Op.RESERVE_10, Op.RELEASE_6, Op.RELEASE_10}
 )
-"""The commands that change reservations; they find their conflicts by rules of their own, not by the
-tables of `access`."""
+"""The commands that change reservations. Rules of their own decide on their conflicts, not the tables of
+`access`."""
 
 STATE_COMMANDS = frozenset(
     {Op.MODE_SELECT_6, Op.MODE_SELECT_10, Op.START_STOP_UNIT, Op.SANITIZE, Op.EXTENDED_COPY}
 )
-"""The commands of which `begin` may change something and still leave work: it must be called once."""
+"""The commands for which `begin` may change state and still return work: call it only once for each."""
 
 _PERSISTENT = frozenset({Op.PERSISTENT_RESERVE_IN, Op.PERSISTENT_RESERVE_OUT})
 
@@ -114,7 +115,7 @@ class ReservationChange:
         state: The persistent reservations afterwards.
         legacy_holder: The I_T nexus of a RESERVE(6) or RESERVE(10) afterwards, or None.
         attentions: Unit attention conditions to establish.
-        aborted: I_T nexuses whose commands PREEMPT AND ABORT aborts.
+        aborted: The I_T nexuses whose commands PREEMPT AND ABORT aborts.
     """
 
     state: ReservationState
@@ -124,28 +125,28 @@ class ReservationChange:
 
 
 Answer = Response | MediumWork | ReservationChange | SanitizeWork
-"""What `LogicalUnit.begin` gives."""
+"""The result of `LogicalUnit.begin`."""
 
 
 class LogicalUnit:
     """One logical unit.
 
     Args:
-        medium: Where its blocks are.
-        identity: Who it is.
-        state: The reservations that it starts with.
-        limits: The target's ports, and how many registrations it keeps.
-        luns: What REPORT LUNS answers: the logical unit numbers as they stand on the wire, 8 bytes each.
-        greet: Whether an I_T nexus met for the first time has the unit attention for power on.
-        maximum_transfer: Blocks that one command may transfer.
+        medium: The medium with the blocks.
+        identity: The identity of the logical unit.
+        state: The reservations at the start.
+        limits: The target's ports, and the most registrations that the logical unit keeps.
+        luns: Returns the answer of REPORT LUNS: the logical unit numbers as on the wire, 8 bytes each.
+        greet: Whether a new I_T nexus gets the unit attention for power on.
+        maximum_transfer: The most blocks that one command may transfer.
         read_only: Whether the medium cannot be written.
-        sanitizing: A sanitize operation that is under way already.
+        sanitizing: A sanitize operation that is already running.
     """
 
     def __init__(
         self,
         medium: Medium,
-        identity: Identity,
+        identity: UnitIdentity,
         *,
         state: ReservationState = _NO_RESERVATIONS,
         limits: TargetLimits = _ONE_PORT,
@@ -182,11 +183,11 @@ class LogicalUnit:
 
     @property
     def sanitize(self) -> SanitizeState:
-        """Whether it is being sanitized, or that has failed."""
+        """The state of the sanitize operation: whether one is running, and whether the last one failed."""
         return self._sanitize
 
     def execute(self, nexus: ITNexus, command: Command) -> Response:
-        """Carry out one command at once. Never raises for what a command or the medium holds."""
+        """Carry out one command at once. Never raises for bad input or for errors of the medium."""
         answer = self.begin(nexus, command)
         if isinstance(answer, Response):
             return answer
@@ -198,8 +199,7 @@ class LogicalUnit:
         return self.present(response) if response.sense else response
 
     def begin(self, nexus: ITNexus, command: Command) -> Answer:
-        """Decide on a command. Nothing has changed after it but the unit attention that it reported, and
-        what `STATE_COMMANDS` are for."""
+        """Decide on a command. This only clears a reported unit attention; see also `STATE_COMMANDS`."""
         opcode = command.opcode
         attention = self._attentions.first(nexus)
         if attention is not None and opcode not in _PAST_UNIT_ATTENTIONS:
@@ -213,14 +213,14 @@ class LogicalUnit:
         )
 
     def present(self, response: Response) -> Response:
-        """A response with its sense data in the format that the Control mode page asks for."""
+        """The response with its sense data in the format that the Control mode page asks for."""
         if not response.sense or not self._by_descriptors:
             return response
         sense = decode_sense(response.sense).encode(descriptor_format=True)
         return Response(response.status, response.data_in, sense)
 
     def sanitized(self, work: SanitizeWork, response: Response) -> None:
-        """A sanitize operation has ended."""
+        """Note that a sanitize operation has ended."""
         if response.good:
             self._sanitize = SanitizeState()
         else:
@@ -228,7 +228,7 @@ class LogicalUnit:
         self._settle()
 
     def commit(self, change: ReservationChange) -> Response:
-        """Put a change into force; no other may have been committed since `begin` made it."""
+        """Put a change into force. No other change may have been committed since `begin` made this one."""
         self._state = change.state
         self._legacy_holder = change.legacy_holder
         self._settle()
@@ -237,9 +237,11 @@ class LogicalUnit:
         return GOOD
 
     def reset(self) -> None:
-        """LOGICAL UNIT RESET (SAM-5 6.3.3): persistent reservations stay (SPC-4 5.13.1), those of RESERVE go
-        (SPC-2 5.5.1), and every I_T nexus is told. Mode parameters have their defaults again; a sanitize
-        operation goes on."""
+        """Carry out a LOGICAL UNIT RESET (SAM-5 6.3.3).
+
+        Persistent reservations stay (SPC-4 5.13.1), reservations by RESERVE end (SPC-2 5.5.1), and every I_T
+        nexus gets a unit attention. Mode parameters get their defaults; a sanitize operation continues.
+        """
         self._legacy_holder = None
         self._mode = ModeParameters()
         self._stopped = False
@@ -248,15 +250,15 @@ class LogicalUnit:
         self._attentions.reset(AdditionalSense.BUS_DEVICE_RESET_FUNCTION_OCCURRED)
 
     def nexus_lost(self, nexus: ITNexus) -> None:
-        """I_T nexus loss (SAM-5 6.3.4): as a reset, for one I_T nexus."""
+        """Do what an I_T nexus loss requires (SAM-5 6.3.4): it is like a reset for one I_T nexus."""
         if self._legacy_holder == nexus:
             self._legacy_holder = None
             self._settle()
+        self._copies.lose(nexus)
         self._attentions.lose(nexus)
 
     def _settle(self) -> None:
-        """Look up once, not with every command, what each nexus is to the reservation, and what else every
-        command must know."""
+        """Compute once what every command must know, such as the standing of each nexus."""
         held = self._state.reservation
         self._standings = {
             each.nexus: self._state.standing(each.nexus)
@@ -284,13 +286,13 @@ class LogicalUnit:
         return self._perform(nexus, decoded, command.data_out)
 
     def _conflicts(self, nexus: ITNexus, command: Command) -> bool:
-        """Whether a command would end in RESERVATION CONFLICT."""
+        """Whether a command ends in RESERVATION CONFLICT."""
         if command.opcode in RESERVATION_COMMANDS:
             return self._decide(nexus, command) is _CONFLICT
         return self._reserved and command.opcode in OPERATIONS and self._refused_by_table(nexus, command.cdb)
 
     def _refuse(self, nexus: ITNexus, cdb: bytes) -> Response | None:
-        """What the state of the logical unit has against a command, whatever else it says."""
+        """The refusal of a command because of the logical unit's state; None when the state allows it."""
         opcode = cdb[0]
         if self._reserved and self._refused_by_table(nexus, cdb):
             return _CONFLICT
@@ -309,7 +311,7 @@ class LogicalUnit:
         return opcode in READY
 
     def _condition(self) -> Sense | None:
-        """Why the medium cannot be reached, or None (SBC-3 4.11.4, 4.20)."""
+        """The reason why the medium is not ready, or None (SBC-3 4.11.4, 4.20)."""
         running = self._sanitize.running
         if running is not None:
             additional = AdditionalSense.LOGICAL_UNIT_NOT_READY_SANITIZE_IN_PROGRESS
@@ -378,7 +380,7 @@ class LogicalUnit:
         return self._tell(nexus, cdb)
 
     def _tell(self, nexus: ITNexus, cdb: Cdb) -> Response:
-        """The commands that ask the logical unit about itself."""
+        """Answer the commands that ask the logical unit about itself."""
         match cdb:
             case Inquiry():
                 return self._inquiry(nexus, cdb)
@@ -400,16 +402,20 @@ class LogicalUnit:
             case ReportSupportedTaskManagementFunctions():
                 return data_in(TASK_MANAGEMENT.encode(cdb.extended), cdb.allocation_length)
             case ReadDefectData():
-                return _read_defect_data(cdb)
+                return read_defect_data(cdb)
+            case SendDiagnostic():
+                return send_diagnostic(cdb)
             case PreventAllowMediumRemoval():
                 # The medium cannot be removed, so there is nothing to prevent (SPC-4 6.14).
                 return GOOD if cdb.prevent <= 1 else illegal(AdditionalSense.INVALID_FIELD_IN_CDB)
-        # An operation code that there is, with a service action that there is not.
+        # The operation code is known, and the service action is not.
         return illegal(AdditionalSense.INVALID_FIELD_IN_CDB)
 
     def _mode_select(self, nexus: ITNexus, cdb: ModeSelect, data_out: bytes) -> Answer:
-        """Others are told of a change (SPC-4 6.11); what was cached is written out before a write cache ends
-        (SBC-3 6.5.5)."""
+        """MODE SELECT. A change gives the other nexuses a unit attention (SPC-4 6.11).
+
+        Before the write cache is switched off, its content is written to the medium (SBC-3 6.5.5).
+        """
         before, after = self._mode, mode_select(cdb, data_out, self.geometry, self._mode)
         if isinstance(after, AdditionalSense):
             return illegal(after)
@@ -421,8 +427,7 @@ class LogicalUnit:
         return Flush() if before.write_cache and not after.write_cache else GOOD
 
     def _start_stop(self, cdb: StartStopUnit) -> Answer:
-        """START STOP UNIT (SBC-3 5.22). The medium cannot be ejected; power conditions other than stopped
-        make no difference that could be seen."""
+        """START STOP UNIT (SBC-3 5.22). Only stopping has an effect; the medium cannot be ejected."""
         ejects = cdb.load_or_eject and cdb.power_condition == _START_VALID
         if ejects or cdb.power_condition not in _POWER_CONDITIONS:
             return illegal(AdditionalSense.INVALID_FIELD_IN_CDB)
@@ -462,7 +467,7 @@ class LogicalUnit:
         return _CONFLICT if outcome.conflict else ReservationChange(self._state, outcome.holder)
 
     def _request_sense(self, nexus: ITNexus, cdb: RequestSense) -> Response:
-        """A pending unit attention as parameter data, which clears it, or why the medium cannot be reached
+        """REQUEST SENSE: a pending unit attention, which this clears, or why the medium is not ready
         (SPC-4 6.39)."""
         attention = self._attentions.take(nexus)
         if attention is not None:
@@ -484,15 +489,8 @@ class LogicalUnit:
         return Capacity(self.geometry.blocks, self.geometry.block_length, thin=True, reads_zeros=True)
 
     def _report_luns(self, cdb: ReportLuns) -> Response:
-        """REPORT LUNS (SPC-4 6.33); a target answers it for all its logical units, this one stands in."""
+        """REPORT LUNS (SPC-4 6.33). This answers when no target answers for all its logical units."""
         if cdb.select_report not in (_ALL_LUNS, _WELL_KNOWN_LUNS, _EVERY_LUN) or cdb.allocation_length < 16:
             return illegal(AdditionalSense.INVALID_FIELD_IN_CDB)
         luns = () if cdb.select_report == _WELL_KNOWN_LUNS else self._luns()
         return data_in(LunList(luns).encode(), cdb.allocation_length)
-
-
-def _read_defect_data(cdb: ReadDefectData) -> Response:
-    """READ DEFECT DATA(10), (12) (SBC-3 5.17, 5.18): a file has no defects."""
-    defects = DefectList(cdb.format, cdb.primary, cdb.grown)
-    data = defects.encode_10() if cdb.size == 10 else defects.encode_12()
-    return data_in(data, cdb.allocation_length)

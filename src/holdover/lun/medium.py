@@ -1,4 +1,4 @@
-"""Where the blocks are: the medium as the logical unit sees it, and a sparse file as one."""
+"""The medium, which has the blocks, as the logical unit sees it; and a sparse file as a medium."""
 
 from __future__ import annotations
 
@@ -12,18 +12,15 @@ from typing import Protocol
 from holdover.lun._holes import punch_hole
 from holdover.lun.errors import MediumError
 
-__all__ = ["FileMedium", "Medium"]
-
 _ZEROS = 1 << 20
 
 
 class Medium(Protocol):
-    """Bytes that can be read and written at any offset. Ranges lie within `size`; errors of the store
-    below are `OSError`."""
+    """Bytes that can be read and written at any offset. Ranges lie within `size`; errors are `OSError`."""
 
     @property
     def size(self) -> int:
-        """Bytes, a multiple of the block length."""
+        """The size in bytes, a multiple of the block length."""
         ...
 
     def read(self, offset: int, length: int) -> bytes:
@@ -39,8 +36,7 @@ class Medium(Protocol):
         ...
 
     def unmap(self, offset: int, length: int) -> None:
-        """Make a range read as zeros, and give up storage for it; as for `write`, until `flush` that may
-        stay in a cache."""
+        """Make a range read as zeros, and free its storage; this may stay in a cache until `flush`."""
         ...
 
     def extent(self, offset: int) -> tuple[bool, int]:
@@ -48,30 +44,30 @@ class Medium(Protocol):
         ...
 
     def prefetch(self, offset: int, length: int) -> None:
-        """A range will be read soon. Never raises."""
+        """Announce that a range will be read soon. Never raises."""
         ...
 
 
 class FileMedium:
-    """A sparse file, locked against every other opener of this kind, in this process or another.
+    """A sparse file. No other `FileMedium`, in this process or another, can open it at the same time.
 
-    Its methods may run in several threads at once: each names its offset.
+    Several threads may call the methods at once, because each call gives its offset.
     """
 
     def __init__(self, path: Path, size: int | None, *, read_only: bool = False) -> None:
-        """Open the file, or create it with the size given.
+        """Open the file, or create it with the given size.
 
         Args:
-            path: The file.
-            size: Bytes; None takes the size that the file has.
-            read_only: Whether to open it for reading alone; it is not created then.
+            path: The path of the file.
+            size: The size in bytes; None takes the size that the file has.
+            read_only: Whether to open the file only for reading; a missing file is then not created.
 
         Raises:
-            MediumError: There is no such file and no size, the size is another or no multiple of 512, it
-                is in use, or the system refuses to open or create it.
+            MediumError: The file does not exist and there is no size; or the file has another size, or a size
+                that is not a multiple of 512; or it is in use; or the system refuses to open or create it.
         """
         if read_only and not path.exists():
-            raise MediumError(f"{path} does not exist, and is not created to be read alone")
+            raise MediumError(f"{path} does not exist, and a read-only file is not created: create it first")
         if size is None and not path.exists():
             raise MediumError(f"{path} does not exist: give its size to create it")
         if path.exists() and not path.is_file():
@@ -96,7 +92,7 @@ class FileMedium:
 
     def _settle_size(self, path: Path, size: int | None) -> int:
         found = os.fstat(self._descriptor).st_size
-        # An empty file is one that a crash kept from getting its size, or that `touch` made.
+        # A file is empty when a crash came before it got its size, or when `touch` created it.
         if found == 0 and size is not None:
             try:
                 os.ftruncate(self._descriptor, size)
@@ -118,7 +114,7 @@ class FileMedium:
         """Exactly `length` bytes.
 
         Raises:
-            OSError: The system does not give them; EIO where the file was cut short behind our back.
+            OSError: The system cannot read them; EIO when another program has cut the file.
         """
         data = os.pread(self._descriptor, length, offset)
         while len(data) < length:
@@ -132,7 +128,7 @@ class FileMedium:
         """Write all of `data` into the system's cache.
 
         Raises:
-            OSError: The system does not take them; a part may have been written.
+            OSError: The system cannot write all of them; a part may have been written.
         """
         written = os.pwrite(self._descriptor, data, offset)
         while written < len(data):
@@ -142,12 +138,12 @@ class FileMedium:
         """Return when everything written is on stable storage.
 
         Raises:
-            OSError: It cannot be put there.
+            OSError: The system cannot put it there.
         """
         os.fdatasync(self._descriptor)
 
     def unmap(self, offset: int, length: int) -> None:
-        """Make a range read as zeros, and give up storage for it where the file system can.
+        """Make a range read as zeros, and free its storage if the file system supports this.
 
         Raises:
             OSError: The system refuses; a part may read as zeros.
@@ -164,7 +160,7 @@ class FileMedium:
         """Whether a byte has storage, and the first byte after it of which the opposite holds, or `size`.
 
         Raises:
-            OSError: The system does not say.
+            OSError: The system does not report this.
         """
         try:
             data = os.lseek(self._descriptor, offset, os.SEEK_DATA)
@@ -182,7 +178,7 @@ class FileMedium:
             os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
-        """Close the file, which gives up the lock. Whatever is asked afterwards fails with EBADF."""
+        """Close the file, which releases the lock. Every later call fails with EBADF."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)

@@ -3,19 +3,19 @@
 A logical unit's registrations and its reservation are one immutable, hashable `ReservationState`. A
 PERSISTENT RESERVE OUT command is a function from such a state and what the command says to an
 `Outcome`: the state afterwards, how the command ends, and the unit attentions to establish. Nothing
-here knows a file, a socket or a clock, so that the same functions serve the logical unit, the model
-checker and the tests.
+here uses a file, a socket or a clock. So the same functions serve the logical unit, the model checker and
+the tests.
 
-What always holds of a state that these functions made:
+These statements are true for every state that these functions return:
 
 * an I_T nexus has at most one registration, and its key is not zero;
 * the holder of a reservation is registered; the all registrants types have no holder of their own but
   at least one registration;
 * a command that does not end in GOOD leaves the state as it was.
 
-For whoever edits this: each service action is one function, named after it, that reads in the order of
-the standard's tables 67, 68, 70 and 72. Reservation conflicts come first, as SAM-5 5.3.3 ranks them
-above every CHECK CONDITION that could be said instead.
+To edit this module: each service action is one function with its name, in the order of the standard's tables
+67, 68, 70 and 72. Reservation conflicts come first, because SAM-5 5.3.3 ranks them above every CHECK
+CONDITION.
 """
 
 from __future__ import annotations
@@ -30,17 +30,6 @@ from holdover.scsi.reservation_out import ParameterList, RegisterAndMoveParamete
 from holdover.scsi.sense import AdditionalSense
 from holdover.scsi.transport_id import IscsiTransportID, OtherTransportID, TransportID
 
-__all__ = [
-    "Outcome",
-    "PersistentReservation",
-    "Registration",
-    "ReservationState",
-    "TargetLimits",
-    "conflicts",
-    "persistent_reserve_out",
-    "register_and_move",
-]
-
 _GENERATION_MASK = 0xFFFFFFFF
 _TYPES = frozenset(int(each) for each in ReservationType)
 _REGISTERING = frozenset({OutServiceAction.REGISTER, OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY})
@@ -51,10 +40,10 @@ class Registration:
     """A registered I_T nexus.
 
     Attributes:
-        nexus: Who.
-        key: Its reservation key, 64 bits, never 0.
-        all_target_ports: Whether it was registered with ALL_TG_PT; READ FULL STATUS may then describe the
-            nexuses of one initiator port together.
+        nexus: The I_T nexus.
+        key: The reservation key, 64 bits, never 0.
+        all_target_ports: Whether the nexus was registered with ALL_TG_PT; READ FULL STATUS may then describe
+            the nexuses of one initiator port together.
     """
 
     nexus: ITNexus
@@ -64,10 +53,10 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class PersistentReservation:
-    """A persistent reservation of the whole logical unit (LU_SCOPE, the only scope there is).
+    """A persistent reservation of the whole logical unit (LU_SCOPE, the only scope).
 
     Attributes:
-        type: Its type.
+        type: The reservation type.
         holder: The I_T nexus that holds it; None for the all registrants types, which every registered
             nexus holds.
     """
@@ -78,13 +67,13 @@ class PersistentReservation:
 
 @dataclass(frozen=True, slots=True)
 class ReservationState:
-    """Everything that a logical unit remembers about persistent reservations.
+    """Everything that a logical unit keeps about persistent reservations.
 
     Attributes:
-        registrations: In the order in which they came; a nexus that changes its key keeps its place.
+        registrations: In the order of the REGISTER commands; a nexus that changes its key keeps its place.
         reservation: The persistent reservation, or None.
         generation: PRgeneration, 32 bits, wrapping.
-        aptpl: The most recent APTPL value: whether registrations and reservation outlive a loss of power.
+        aptpl: The most recent APTPL value: whether registrations and reservation survive a power loss.
     """
 
     registrations: tuple[Registration, ...] = ()
@@ -100,14 +89,14 @@ class ReservationState:
         return None
 
     def key_of(self, nexus: ITNexus) -> int:
-        """The reservation key of an I_T nexus; 0 where it is not registered."""
+        """The reservation key of an I_T nexus; 0 when it is not registered."""
         for each in self.registrations:
             if each.nexus == nexus:
                 return each.key
         return 0
 
     def standing(self, nexus: ITNexus) -> Standing:
-        """What an I_T nexus is to the reservation; without one nobody is a holder (5.13.10)."""
+        """The standing of an I_T nexus; without a reservation no nexus is a holder (5.13.10)."""
         if not self.key_of(nexus):
             return Standing.NOT_REGISTERED
         held = self.reservation
@@ -120,8 +109,10 @@ class ReservationState:
         return self.standing(nexus) is Standing.HOLDER
 
     def after_power_loss(self) -> ReservationState:
-        """What is left when power returns: everything with APTPL, nothing without; PRgeneration starts
-        at 0 either way (5.13.5, 6.15.2)."""
+        """The state when power returns: with APTPL everything is kept, without APTPL nothing.
+
+        PRgeneration starts at 0 in both cases (5.13.5, 6.15.2).
+        """
         if not self.aptpl:
             return ReservationState()
         return ReservationState(self.registrations, self.reservation, 0, True)
@@ -129,11 +120,11 @@ class ReservationState:
 
 @dataclass(frozen=True, slots=True)
 class TargetLimits:
-    """What the rules must know of the target device.
+    """The limits of the target device that the rules need.
 
     Attributes:
-        ports: Relative target port identifiers of all its ports.
-        registrations: How many registrations the logical unit can keep.
+        ports: The relative target port identifiers of all its ports.
+        registrations: The most registrations that the logical unit can keep.
     """
 
     ports: tuple[int, ...] = (1,)
@@ -142,14 +133,14 @@ class TargetLimits:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a PERSISTENT RESERVE OUT command ends.
+    """The outcome of a PERSISTENT RESERVE OUT command.
 
     Attributes:
-        state: The state afterwards; the same object where nothing changed.
-        conflict: RESERVATION CONFLICT.
-        problem: CHECK CONDITION, ILLEGAL REQUEST with this additional sense code; None otherwise.
-        attentions: Unit attention conditions to establish: for which I_T nexus, and which.
-        aborted: The I_T nexuses whose commands PREEMPT AND ABORT aborts, but not itself.
+        state: The state afterwards; the same object when nothing changed.
+        conflict: Whether the command ends in RESERVATION CONFLICT.
+        problem: The additional sense code of an ILLEGAL REQUEST; None when the command has no such error.
+        attentions: The unit attention conditions to establish, each with its I_T nexus.
+        aborted: The I_T nexuses whose commands PREEMPT AND ABORT aborts, apart from this command itself.
     """
 
     state: ReservationState
@@ -182,8 +173,11 @@ class _Request:
 
 
 def conflicts(state: ReservationState, nexus: ITNexus, service_action: OutServiceAction) -> bool:
-    """Whether a command ends in RESERVATION CONFLICT whatever its parameter list holds: another I_T nexus's
-    reservation forbids it (5.13.1, table 66), or its own I_T nexus is not registered (5.13.7)."""
+    """Whether a command ends in RESERVATION CONFLICT, whatever its parameter list contains.
+
+    Then the reservation of another I_T nexus forbids the command (5.13.1, table 66), or the I_T nexus that
+    sent the command is not registered (5.13.7).
+    """
     registered = state.key_of(nexus) != 0
     if not registered and service_action not in _REGISTERING:
         return True
@@ -201,13 +195,13 @@ def persistent_reserve_out(
     scope: int = 0,
     limits: TargetLimits = TargetLimits(),
 ) -> Outcome:
-    """Carry out every service action but REGISTER AND MOVE.
+    """The outcome of every service action except REGISTER AND MOVE.
 
     Args:
-        state: The logical unit's state before.
-        nexus: Who sent the command.
-        service_action: What it asks for.
-        parameters: Its parameter list.
+        state: The logical unit's state before the command.
+        nexus: The I_T nexus that sent the command.
+        service_action: The service action of the command.
+        parameters: The parameter list of the command.
         type: The CDB's TYPE field, any 4 bits.
         scope: The CDB's SCOPE field, any 4 bits.
         limits: The target's ports and resources.
@@ -232,7 +226,7 @@ def _register(request: _Request) -> Outcome:
         return request.conflict()
     nexuses = _nexuses_of(request, request.nexus.initiator)
     if any(request.state.key_of(each) not in (0, parameters.key) for each in nexuses):
-        # ALL_TG_PT stands for one REGISTER through each port (6.16.3), and this one would conflict there.
+        # ALL_TG_PT stands for one REGISTER through each port (6.16.3), and such a REGISTER would conflict.
         return request.conflict()
     if not parameters.spec_i_pt:
         return _register_or_unregister(request, nexuses)
@@ -341,8 +335,10 @@ def _preempt(request: _Request) -> Outcome:
 def _preempt_reservation(
     request: _Request, held: PersistentReservation, identified: tuple[Registration, ...]
 ) -> Outcome:
-    """Replace the reservation and remove the registrations that the key identifies, but for the
-    preempting nexus's own (5.13.11.2.4.3)."""
+    """Replace the reservation, and remove the registrations that the key identifies (5.13.11.2.4.3).
+
+    The registration of the preempting nexus stays.
+    """
     if not _type_and_scope_are_right(request):
         return request.refuse(AdditionalSense.INVALID_FIELD_IN_CDB)
     state = request.state
@@ -356,12 +352,14 @@ def _preempt_reservation(
 
 
 def _remove_registrations(request: _Request, removed: tuple[Registration, ...]) -> Outcome:
-    """Remove registrations, the preempting nexus's own among them if it has that key; TYPE and SCOPE are
-    ignored (5.13.11.2.5)."""
+    """Remove registrations; TYPE and SCOPE are ignored (5.13.11.2.5).
+
+    If the preempting nexus has that key, its own registration is removed too.
+    """
     state, held = request.state, request.state.reservation
     left = tuple(each for each in state.registrations if each not in removed)
     if held is not None and _lost(held, left):
-        held = None  # all registrants were removed: there is nobody left to tell
+        held = None  # all registrants were removed, so no nexus needs a unit attention
     after = ReservationState(left, held, _next_generation(state), state.aptpl)
     return Outcome(
         after,
@@ -371,7 +369,7 @@ def _remove_registrations(request: _Request, removed: tuple[Registration, ...]) 
 
 
 def _only_preempt(request: _Request) -> Outcome:
-    """PREEMPT leaves the commands of the preempted nexuses alone; AND ABORT (5.13.11.2.6) does not."""
+    """PREEMPT, which does not abort commands; PREEMPT AND ABORT (5.13.11.2.6) aborts them."""
     outcome = _preempt(request)
     return Outcome(outcome.state, outcome.conflict, outcome.problem, outcome.attentions)
 
@@ -385,8 +383,8 @@ def register_and_move(
 ) -> Outcome:
     """REGISTER AND MOVE (5.13.8, table 70): register another I_T nexus and give it the reservation.
 
-    The CDB's SCOPE and TYPE are ignored: the reservation keeps its own. No unit attention condition is
-    established for anybody.
+    The CDB's SCOPE and TYPE are ignored: the reservation keeps its scope and type. No nexus gets a unit
+    attention condition.
     """
     held, own_key = state.reservation, state.key_of(nexus)
     if not own_key or parameters.key != own_key:
@@ -442,8 +440,10 @@ def _nexuses_of(request: _Request, initiator: TransportID) -> list[ITNexus]:
 
 
 def _names_initiator_port(identifier: TransportID, nexus: ITNexus) -> bool:
-    """Whether a TransportID names one initiator port of the transport protocol that the target port
-    speaks. iSCSI's format without an ISID names a whole device, which is no I_T nexus (7.6.4.6)."""
+    """Whether a TransportID names one initiator port of the target port's transport protocol.
+
+    A TransportID of iSCSI without an ISID names a whole device, which is not an I_T nexus (7.6.4.6).
+    """
     if isinstance(identifier, OtherTransportID) or type(identifier) is not type(nexus.initiator):
         return False
     return not isinstance(identifier, IscsiTransportID) or identifier.isid is not None
@@ -461,7 +461,7 @@ def _with_keys(
 
 
 def _lost(held: PersistentReservation, left: tuple[Registration, ...]) -> bool:
-    """Whether a reservation ends because these are the registrations that are left (table 71)."""
+    """Whether a reservation ends when only these registrations are left (table 71)."""
     if held.holder is None:
         return not left
     return all(each.nexus != held.holder for each in left)

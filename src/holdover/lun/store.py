@@ -1,18 +1,18 @@
-"""What a logical unit keeps through a loss of power: its reservations (APTPL), its serial number, and that
-it is being sanitized.
+"""The files that keep a logical unit's state through a power loss.
 
-Beside FILE, the medium:
+The state is its reservations (APTPL), its serial number, and a running sanitize operation. Beside FILE, the
+medium, there are:
 
 FILE.pr
-    Registrations and reservation, while the most recent APTPL is one; no such file while it is zero.
-    A JSON document, {"format": 1, "sha256": "...", "state": {...}}, with the digest of the state's bytes.
+    Registrations and reservation, while the most recent APTPL is one; without it there is no such file. A
+    JSON document, {"format": 1, "sha256": "...", "state": {...}}, with the digest of the state's bytes.
 FILE.sanitize
-    A sanitize operation that has begun and has not ended well: it is begun anew when the logical unit is
+    A sanitize operation that has begun and has not ended well. It begins again when the logical unit is
     opened (SBC-3 4.11.2). A JSON document of the same form.
 FILE.serial
-    The serial number that was drawn for the logical unit when it was first opened without one of its own.
-    Whoever moves FILE moves this with it, and hosts go on recognising the logical unit; whoever copies
-    FILE leaves it, so that no two logical units have one name.
+    The serial number that was drawn for the logical unit when it was first opened without one. If you move
+    FILE, move this file too: then hosts still recognise the logical unit. If you copy FILE, do not copy this
+    file: two logical units must not have one name.
 """
 
 from __future__ import annotations
@@ -24,19 +24,17 @@ from pathlib import Path
 
 import msgspec
 
+from holdover.lun.commands.sanitize import SanitizeWork
 from holdover.lun.durable import remove_file, replace_file
 from holdover.lun.errors import StoreError
 from holdover.lun.reservations import PersistentReservation, Registration, ReservationState
-from holdover.lun.sanitize import SanitizeWork
 from holdover.scsi.errors import DecodeError
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.opcodes import ReservationType
 from holdover.scsi.transport_id import decode_transport_id
 
-__all__ = ["SERIAL", "ReservationStore", "SanitizeStore", "kept_serial"]
-
 SERIAL = re.compile(r"[!-~]{1,64}")
-"""What a serial number may be: printable ASCII without spaces."""
+"""The form of a serial number: printable ASCII without spaces."""
 
 _FORMAT = 1
 
@@ -48,7 +46,7 @@ class _Nexus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     nexus: _Nexus
-    key: str  # 16 hexadecimal digits: JSON readers lose the low bits of large numbers
+    key: str  # 16 hexadecimal digits, because JSON readers lose the low bits of large numbers
     all_target_ports: bool
 
 
@@ -86,10 +84,10 @@ class ReservationStore:
         self._path = medium.with_name(medium.name + ".pr")
 
     def load(self) -> ReservationState:
-        """What was kept; the empty state where nothing was.
+        """The state that was kept; the empty state when nothing was kept.
 
         Raises:
-            StoreError: The file is there but cannot be read, is damaged or of another format.
+            StoreError: The file exists but cannot be read, is damaged, or has another format.
         """
         try:
             data = self._path.read_bytes()
@@ -100,13 +98,13 @@ class ReservationStore:
         try:
             return _decode(data)
         except (msgspec.MsgspecError, DecodeError, ValueError) as error:
-            raise StoreError(f"{self._path} is damaged, and is left as it is: {error}") from error
+            raise StoreError(f"{self._path} is damaged, and was left as it is: {error}") from error
 
     def save(self, state: ReservationState) -> None:
-        """Keep a state with APTPL, or nothing for one without; on stable storage when this returns.
+        """Keep a state that has APTPL, or keep nothing. When this returns, that is on stable storage.
 
         Raises:
-            OSError: The system refuses. What a restart finds is the state before, or this one.
+            OSError: The system refuses. A restart finds the earlier state, or this state.
         """
         if state.aptpl:
             replace_file(self._path, _encode(state))
@@ -125,26 +123,26 @@ class SanitizeStore:
         self._path = medium.with_name(medium.name + ".sanitize")
 
     def load(self, size: int, block_length: int = 512) -> SanitizeWork | None:
-        """The operation to begin anew on a medium of this size, or None.
+        """The operation to begin again on a medium of this size, or None.
 
         Raises:
-            StoreError: The file is there but cannot be read, is damaged or of another format.
+            StoreError: The file exists but cannot be read, is damaged, or has another format.
         """
         try:
             kept = msgspec.json.decode(_unseal(self._path.read_bytes()), type=_Sanitize)
             pattern = None if kept.pattern is None else bytes.fromhex(kept.pattern)
             if kept.passes < 1 or (pattern is not None and len(pattern) != block_length):
-                raise ValueError("a pattern that is not one block long, or no pass")
+                raise ValueError("the pattern is not one block long, or there is no pass")
         except FileNotFoundError:
             return None
         except OSError as error:
             raise StoreError(f"{self._path} cannot be read: {error.strerror}") from error
         except (msgspec.MsgspecError, ValueError) as error:
-            raise StoreError(f"{self._path} is damaged, and is left as it is: {error}") from error
+            raise StoreError(f"{self._path} is damaged, and was left as it is: {error}") from error
         return SanitizeWork(size, pattern, kept.passes, kept.invert, ause=kept.ause)
 
     def save(self, work: SanitizeWork | None) -> None:
-        """Keep an operation, or nothing; on stable storage when this returns.
+        """Keep an operation, or keep nothing. When this returns, that is on stable storage.
 
         Raises:
             OSError: The system refuses.
@@ -173,7 +171,7 @@ def _seal(content: _State | _Sanitize) -> bytes:
 def _unseal(data: bytes) -> bytes:
     document = msgspec.json.decode(data, type=_Document)
     if document.format != _FORMAT:
-        raise ValueError(f"format {document.format}, this program reads {_FORMAT}")
+        raise ValueError(f"its format is {document.format}, and this program reads only {_FORMAT}")
     body = bytes(document.state)
     if hashlib.sha256(body).hexdigest() != document.sha256:
         raise ValueError("the checksum is wrong")
@@ -214,7 +212,7 @@ def _decode_reservation(held: _Reservation | None) -> PersistentReservation | No
 
 
 def _check(state: ReservationState) -> None:
-    """What always holds of a state (see `holdover.lun.reservations`)."""
+    """Raise ValueError if a state breaks a rule that is true for every state (see `reservations`)."""
     held = state.reservation
     if len({each.nexus for each in state.registrations}) != len(state.registrations):
         raise ValueError("an I_T nexus is registered twice")
@@ -223,16 +221,16 @@ def _check(state: ReservationState) -> None:
     if held is None:
         return
     if held.type.all_registrants != (held.holder is None):
-        raise ValueError(f"a reservation of type {held.type:X}h with the wrong kind of holder")
+        raise ValueError(f"a reservation of type {held.type:X}h has the wrong kind of holder")
     if not any(state.holds(each.nexus) for each in state.registrations):
         raise ValueError("the reservation's holder is not registered")
 
 
 def kept_serial(medium: Path) -> str:
-    """The serial number of the logical unit on this medium; it is drawn and kept where there is none.
+    """The serial number of the logical unit on this medium. If there is none, this draws one and keeps it.
 
     Raises:
-        StoreError: The file that keeps it is damaged, or cannot be read or written.
+        StoreError: The file with the serial number is damaged, or cannot be read or written.
     """
     path = medium.with_name(medium.name + ".serial")
     try:

@@ -1,4 +1,5 @@
-"""Ways to reach a logical unit: in this process, behind iSCSI, by SG_IO on a device of this host.
+"""Paths to a logical unit: through iSCSI, or by SG_IO on a device of this host.
 
-A path carries commands of one I_T nexus and decides nothing. Used by helper, agent and cli.
+A path carries the commands of one I_T nexus and decides nothing. `helper`, `agent` and `cli` use this
+package.
 """

@@ -1,8 +1,8 @@
-"""A LUN behind iSCSI.
+"""Paths to LUNs behind iSCSI.
 
-Paths to one target under one identity share a session, so that a guest with many LUNs has one
-connection. A session that was lost is opened anew by the next command, under the same initiator
-name and ISID: to the target that is the same I_T nexus, with the registrations it had.
+Paths to one target under one identity share a session. So a guest with many LUNs has one connection. When a
+session was lost, the next command opens a new one, with the same initiator name and ISID. To the target, that
+is the same I_T nexus with the registrations that it had.
 """
 
 from __future__ import annotations
@@ -13,30 +13,36 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from holdover.iscsi.errors import CommandRefused, ConnectionLost, IscsiError
-from holdover.iscsi.initiator import IscsiInitiator
+from holdover.iscsi.errors import CommandRefused, ConnectionLost, IscsiError, LoginError
+from holdover.iscsi.initiator.initiator import IscsiInitiator, send_targets
+from holdover.iscsi.numbers import LoginStatus
 from holdover.iscsi.url import IscsiUrl
-from holdover.paths.path import AnswerLost, PathError
 from holdover.scsi.command import Command, Response
-
-__all__ = ["Identity", "IscsiPath", "IscsiSessions", "isid_of"]
+from holdover.scsi.path import AnswerLost, PathError
+from holdover.scsi.transport_id import IscsiTransportID
 
 _ISID_RANDOM = 0x80
-"""ISID type 10b, random format (RFC 7143 11.12.5)."""
+"""The ISID type 10b, random format (RFC 7143 11.12.5)."""
+
+_TARGETS = 8
+"""How many targets of a portal an error names."""
+
+_NAME = 223
+"""Characters of an iSCSI name (RFC 7143 4.2.7.1); a portal may send more."""
 
 
 def isid_of(text: str) -> bytes:
-    """The ISID, 6 bytes, that belongs to ``text`` for ever: a nexus must survive a restart."""
+    """The ISID of ``text``, 6 bytes. It is always the same, because a nexus must survive a restart."""
     return bytes([_ISID_RANDOM]) + hashlib.sha256(text.encode()).digest()[:5]
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """An initiator port: who a path is to the target.
+class InitiatorIdentity:
+    """An initiator port: the identity of a path to the target.
 
     Attributes:
         initiator: The iSCSI initiator name.
-        isid: 6 bytes.
+        isid: The ISID, 6 bytes.
     """
 
     initiator: str
@@ -44,14 +50,15 @@ class Identity:
 
 
 class _Session:
-    """One session to one target, opened when needed and shared by the paths through it."""
+    """One session with one target. It is opened when it is needed, and the paths through it share it."""
 
-    def __init__(self, url: IscsiUrl, identity: Identity, timeout: float) -> None:
+    def __init__(self, url: IscsiUrl, identity: InitiatorIdentity, timeout: float) -> None:
         self._url = url
         self._identity = identity
         self._timeout = timeout
         self._initiator: IscsiInitiator | None = None
         self._opening = asyncio.Lock()
+        self.port = str(IscsiTransportID(identity.initiator, identity.isid))
         self.users = 0
 
     async def execute(self, lun: int, command: Command) -> Response:
@@ -64,17 +71,45 @@ class _Session:
         async with self._opening:
             if self._initiator is not None and self._initiator.lost is None:
                 return self._initiator
-            self._initiator = await IscsiInitiator.connect(
+            try:
+                self._initiator = await self._connect()
+            except LoginError as error:
+                if error.status is not LoginStatus.NOT_FOUND:
+                    raise
+                raise LoginError(f"{error}; {await self._targets()}", error.code) from error
+            return self._initiator
+
+    async def _connect(self) -> IscsiInitiator:
+        return await IscsiInitiator.connect(
+            self._url.host,
+            self._url.port,
+            self._url.iqn,
+            initiator_name=self._identity.initiator,
+            isid=self._identity.isid,
+            user=self._url.user,
+            password=self._url.password,
+            timeout=self._timeout,
+        )
+
+    async def _targets(self) -> str:
+        """In words: which targets the portal has."""
+        try:
+            found = await send_targets(
                 self._url.host,
                 self._url.port,
-                self._url.iqn,
                 initiator_name=self._identity.initiator,
                 isid=self._identity.isid,
                 user=self._url.user,
                 password=self._url.password,
                 timeout=self._timeout,
             )
-            return self._initiator
+        except (IscsiError, OSError) as error:
+            return f"the portal does not list its targets: {error}"
+        names = [each.name[:_NAME] for each in found if each.name.isprintable()]
+        more = f" and {len(names) - _TARGETS} more" if len(names) > _TARGETS else ""
+        return (
+            f"the portal has {', '.join(names[:_TARGETS])}{more}" if names else "the portal lists no target"
+        )
 
     async def close(self) -> None:
         if self._initiator is not None:
@@ -84,23 +119,23 @@ class _Session:
 
 
 class IscsiSessions:
-    """The sessions of one process: a path asks here, so that paths to one target share one."""
+    """The sessions of one process. Every path gets its session here, so paths to one target share one."""
 
     def __init__(self, timeout: float = 10.0) -> None:
-        """``timeout``: seconds for connecting and logging in."""
-        self._timeout = timeout
-        self._sessions: dict[tuple[str, int, str, Identity], _Session] = {}
+        """``timeout``: the seconds for connecting and logging in."""
+        self.timeout = timeout
+        self._sessions: dict[tuple[str, int, str, InitiatorIdentity], _Session] = {}
 
-    def path(self, url: IscsiUrl, identity: Identity) -> IscsiPath:
-        """A path to the LUN of ``url`` as ``identity``; connects when the first command comes."""
+    def path(self, url: IscsiUrl, identity: InitiatorIdentity) -> IscsiPath:
+        """A path to the LUN of ``url`` with ``identity``. It connects when the first command comes."""
         key = (url.host, url.port, url.iqn, identity)
         session = self._sessions.get(key)
         if session is None:
-            session = self._sessions[key] = _Session(url, identity, self._timeout)
+            session = self._sessions[key] = _Session(url, identity, self.timeout)
         session.users += 1
         return IscsiPath(url, session, lambda: self._release(key))
 
-    async def _release(self, key: tuple[str, int, str, Identity]) -> None:
+    async def _release(self, key: tuple[str, int, str, InitiatorIdentity]) -> None:
         session = self._sessions.get(key)
         if session is None:
             return
@@ -111,11 +146,16 @@ class IscsiSessions:
 
 
 class IscsiPath:
-    """One LUN behind iSCSI, through a session that may be shared."""
+    """A path to one LUN behind iSCSI, through a session that other paths may share.
+
+    Attributes:
+        port: The initiator port as READ FULL STATUS names it: initiator name and ISID.
+    """
 
     def __init__(self, url: IscsiUrl, session: _Session, release: Callable[[], Awaitable[None]]) -> None:
         self._url = url
         self._session = session
+        self.port = session.port
         self._release: Callable[[], Awaitable[None]] | None = release
 
     @property
@@ -125,15 +165,15 @@ class IscsiPath:
 
     @property
     def nexuses(self) -> int:
-        """One: a session has one initiator port and one target port."""
+        """Always 1: a session has one initiator port and one target port."""
         return 1
 
     async def execute(self, command: Command) -> Response:
-        """Send one command; opens the session first where there is none.
+        """Send one command. If there is no session, open one first.
 
         Raises:
             PathError: No session could be opened, so the command was not sent.
-            AnswerLost: The connection went with the command in flight, or the target failed over it.
+            AnswerLost: The connection was lost with the command in flight, or the answer has no SCSI status.
         """
         try:
             return await self._session.execute(self._url.lun, command)
@@ -146,7 +186,7 @@ class IscsiPath:
             raise PathError(self.name, str(error)) from error
 
     async def close(self) -> None:
-        """Log out when this was the session's last path."""
+        """Stop using the session. When its last path is closed, the session logs out."""
         release, self._release = self._release, None
         if release is not None:
             await release()

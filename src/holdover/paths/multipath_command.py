@@ -1,71 +1,71 @@
-"""One command for a multipath device, as the commands for its paths that it takes. Pure.
+"""One command for a multipath device, as the commands that its paths have to carry out. Pure.
 
-Theory of operation. A multipath device is one disk to whoever uses it, and several I_T nexuses to the
-logical unit, each of which is registered or not, and one of which holds a reservation. What changes
-registrations must therefore reach every path, and whatever the paths answer must become one answer:
+Theory of operation. To its user, a multipath device is one disk. To the logical unit, it is several I_T
+nexuses. Each of them is registered or not, and one of them holds a reservation. So a command that changes
+registrations must reach every path, and the answers of all paths must become one answer:
 
 ==========================  ==============================================================================
 service action              goes to, and becomes
 ==========================  ==============================================================================
-REGISTER,                   every path, one after the other; GOOD if all say so, RESERVATION CONFLICT if
-REGISTER AND IGNORE         all say so. In between there is the table below.
-RELEASE                     every path, as only the one that holds it can give it up. GOOD if any says so,
-                            unless the reservation is still there, and one conflicts or cannot be reached
-RESERVE, CLEAR              one path after the other until one does not answer RESERVATION CONFLICT: a
-                            conflict changes nothing, and may be that of this path alone
-PREEMPT (AND ABORT)         the same; where it has removed the registrations of the other paths, as they
+REGISTER,                   every path: see `multipath_register`
+REGISTER AND IGNORE
+RELEASE                     every path, because only the holder can release. GOOD if any path says so, unless
+                            the reservation is still there and one path conflicts. If a path that is away is
+                            the holder, a path that is there takes over by PREEMPT and releases
+RESERVE                     one path after the other until one does not answer RESERVATION CONFLICT: a
+                            conflict changes nothing, and another path may not conflict. GOOD too if a path
+                            that is away holds exactly that reservation
+CLEAR                       one path after the other until one does not answer RESERVATION CONFLICT
+PREEMPT (AND ABORT)         the same; if it has removed the registrations of the other paths, because they
                             have the same key, these register again
-REGISTER AND MOVE           nowhere: it speaks of one I_T nexus
-TEST UNIT READY             every path, so that whoever clears unit attentions clears those of all
-everything else             one path: the next where it was not sent; PERSISTENT RESERVE IN and INQUIRY
-                            also where their answer was lost
+REGISTER AND MOVE           no path: it is about one I_T nexus
+TEST UNIT READY             every path, so that a user who clears unit attentions clears those of all paths
+everything else             one path: the next one if it was not sent; for PERSISTENT RESERVE IN and INQUIRY
+                            also if the answer was lost
 ==========================  ==============================================================================
 
-Some paths accept a REGISTER, others answer RESERVATION CONFLICT. Paths are taken into a device and out of it
-all the time, so one may lack the registration that the device has:
+The first unit attention is the answer, if nothing was done before it. After any other unit attention the
+command is sent again, because earlier paths have carried it out. The device's own command can cause unit
+attentions on the other paths. TEST UNIT READY clears these, so that the guest does not get them.
 
-====================  ====================================================================================
-keys                  then
-====================  ====================================================================================
-K to L, K to K        the device is registered with K: paths without a registration join with L, then
-                      one that had K is asked whether it still is registered, as a PREEMPT in between must not
-                      be undone. A path with another key than these: all is put back, and it is a conflict
-K to 0                done: who conflicts was not registered with K
-0 to L                paths that conflict have L: the device was registered, a conflict, and now all paths
-                      have it. They have another key: the new registrations are taken back, a conflict
-0 to 0                a conflict: it asks whether nothing is registered
-====================  ====================================================================================
-
-The first unit attention is the answer, if nothing was done before it; the others are met by sending the
-command again, since the paths before have carried it out.
-
-Rules for whoever edits this file: no path that may hold the reservation is ever unregistered unless that was
-the command, and no registration that was not the device's own is changed. What libmpathpersist 0.9.4 does in
-two of these cases is why it is not used here (docs/design.md).
+Rules for whoever edits these files: never unregister a path that may hold the reservation, unless that was
+the command. Never change a registration that is not the device's own. A logical unit keeps a registration for
+each I_T nexus, as the standard says, or for each initiator port (3PAR, Clariion); nothing here relies on
+either. libmpathpersist 0.9.4 breaks these rules in two cases, so it is not used here
+(docs/develop/design.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from holdover.paths.path import AnswerLost, PathError
+from holdover.paths.multipath_absent import Registrants, active_aptpl, read_registrants, take_over
+from holdover.paths.multipath_register import register, register_returned
+from holdover.paths.multipath_steps import (
+    PathSteps,
+    Round,
+    Send,
+    T,
+    Usable,
+    clear_attentions,
+    has_key,
+    held_reservation,
+    join,
+    leave,
+    must,
+    reservation_in,
+    send_to_all,
+)
 from holdover.scsi.cdb import PersistentReserveOut
 from holdover.scsi.command import Command, Response
 from holdover.scsi.errors import DecodeError
 from holdover.scsi.opcodes import InServiceAction, OperationCode, OutServiceAction
-from holdover.scsi.reservation_in import Capabilities, ReadReservation, Reservation
-from holdover.scsi.reservation_out import BASIC_LENGTH, ParameterList, in_command, out_command
+from holdover.scsi.path import AnswerLost, PathError
+from holdover.scsi.reservation_in import Reservation
+from holdover.scsi.reservation_out import ParameterList, in_command
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition, is_unit_attention
 from holdover.scsi.status import Status
-
-__all__ = ["Registration", "Send", "Steps", "Usable", "carry", "registration_of"]
-
-T = TypeVar("T")
-
-_ATTEMPTS = 8
-"""How often one command is sent to one path: unit attentions come one at a time."""
 
 _REGISTERS = (OutServiceAction.REGISTER, OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY)
 _PREEMPTS = (OutServiceAction.PREEMPT, OutServiceAction.PREEMPT_AND_ABORT)
@@ -73,57 +73,24 @@ _REPEATABLE = (OperationCode.PERSISTENT_RESERVE_IN, OperationCode.INQUIRY)
 
 _GOOD = Response(Status.GOOD)
 _CONFLICT = Response(Status.RESERVATION_CONFLICT)
-_BAD_LENGTH = check_condition(SenseKey.ILLEGAL_REQUEST, AdditionalSense.PARAMETER_LIST_LENGTH_ERROR)
-_BAD_FIELD = check_condition(SenseKey.ILLEGAL_REQUEST, AdditionalSense.INVALID_FIELD_IN_PARAMETER_LIST)
 _BAD_ACTION = check_condition(SenseKey.ILLEGAL_REQUEST, AdditionalSense.INVALID_FIELD_IN_CDB)
 
 
 @dataclass(frozen=True, slots=True)
-class Send:
-    """A command for one path. Its answer is sent in; a `PathError` that it ended in is thrown in.
+class DeviceRegistration:
+    """The registration of the device that a REGISTER leaves.
 
     Attributes:
-        path: Which one, an index.
-        command: The command.
-    """
-
-    path: int
-    command: Command
-
-
-Steps = Generator[Send, Response, T]
-
-
-@dataclass(frozen=True, slots=True)
-class Usable:
-    """The paths of a device that commands may be sent to.
-
-    Attributes:
-        name: The device's, for errors.
-        paths: Indices, in the order in which they are to be tried; at least one.
-        missing: The device has other paths as well.
-    """
-
-    name: str
-    paths: tuple[int, ...]
-    missing: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Registration:
-    """What a REGISTER makes of the device.
-
-    Attributes:
-        key: The key that it is registered with afterwards; 0 for none.
-        aptpl: Whether that is to be kept through a power loss.
+        key: The key with which the device is registered afterwards; 0 if it is not.
+        aptpl: Whether the registration is kept through a power loss.
     """
 
     key: int
     aptpl: bool
 
 
-def registration_of(command: Command) -> Registration | None:
-    """What a command makes of the device's registration if it ends in GOOD; None where it leaves it."""
+def registration_of(command: Command) -> DeviceRegistration | None:
+    """The device's registration after a command that ends in GOOD; None if the command does not change it."""
     if command.opcode != OperationCode.PERSISTENT_RESERVE_OUT:
         return None
     try:
@@ -132,16 +99,16 @@ def registration_of(command: Command) -> Registration | None:
     except DecodeError:
         return None
     if cdb.service_action in _REGISTERS:
-        return Registration(parameters.service_action_key, parameters.aptpl)
-    return Registration(0, False) if cdb.service_action == OutServiceAction.CLEAR else None
+        return DeviceRegistration(parameters.service_action_key, parameters.aptpl)
+    return DeviceRegistration(0, False) if cdb.service_action == OutServiceAction.CLEAR else None
 
 
-def carry(command: Command, device: Usable) -> Steps[Response]:
-    """Carry any command out on a device.
+def carry(command: Command, device: Usable) -> PathSteps[Response]:
+    """Carry out any command on a device.
 
     Raises:
-        AnswerLost: It may have been carried out, or not, or by some of the paths alone.
-        PathError: It was not carried out by any.
+        AnswerLost: The command may have been carried out, or not, or by some of the paths only.
+        PathError: No path has carried out the command.
     """
     paths = device.paths
     if command.opcode == OperationCode.TEST_UNIT_READY:
@@ -152,165 +119,54 @@ def carry(command: Command, device: Usable) -> Steps[Response]:
         action = PersistentReserveOut.decode(command.cdb).service_action
         parameters = ParameterList.decode_basic(command.data_out)
     except DecodeError:
-        return (yield from _anywhere(command, paths))  # too short for any: the logical unit says so
+        return (yield from _anywhere(command, paths))  # too short: the logical unit refuses it
     if action == OutServiceAction.REGISTER_AND_MOVE:
         return _BAD_ACTION
     if action in _REGISTERS:
-        return (yield from _register(command, parameters, paths))
+        return (yield from register(command, parameters, device))
     if action == OutServiceAction.RELEASE:
         return (yield from _release(command, parameters, device))
     if action in _PREEMPTS:
         return (yield from _preempt(command, parameters, paths))
-    _, response = yield from _accepted(command, paths)
+    if action == OutServiceAction.RESERVE:
+        return (yield from _reserve(command, parameters, device))
+    if action == OutServiceAction.CLEAR:
+        return (yield from _clear(command, paths))
+    _, response, _ = yield from _accepted(command, paths)
     return response
 
 
-@dataclass(slots=True)
-class _Round:
-    """What the paths have answered to one command that went to each of them."""
+def catch_up(command: Command, path: int, returned: Sequence[int]) -> PathSteps[None]:
+    """Make paths that came back during a successful PERSISTENT RESERVE OUT catch up with the other paths.
 
-    good: list[int] = field(default_factory=list)
-    conflict: list[int] = field(default_factory=list)
-    other: Response | None = None
-    lost: AnswerLost | None = None
-    unsent: PathError | None = None
-
-    def check(self) -> None:
-        """Raise the error of a round in which nobody has answered."""
-        if not self.good and not self.conflict and self.other is None:
-            if self.lost is not None:
-                raise self.lost
-            if self.unsent is not None:
-                raise self.unsent
-
-
-def _send_to_all(command: Command, paths: Sequence[int]) -> Steps[_Round | Response]:
-    """Send to each path; a unit attention that comes before anything was done is all there is."""
-    found = _Round()
-    for path in paths:
-        try:
-            response = yield Send(path, command)
-            if is_unit_attention(response):
-                if not found.good and found.lost is None:
-                    return response
-                response = yield from _past_attentions(path, command)
-        except AnswerLost as error:
-            found.lost = error
-        except PathError as error:
-            found.unsent = found.unsent or error
-        else:
-            if response.good:
-                found.good.append(path)
-            elif response.status is Status.RESERVATION_CONFLICT:
-                found.conflict.append(path)
-            else:
-                found.other = found.other or response
-    return found
+    multipathd may have looked for the key on the logical unit too early, or too late. ``path``: a path that
+    was there before.
+    """
+    if not returned:
+        return
+    action = PersistentReserveOut.decode(command.cdb).service_action
+    parameters = ParameterList.decode_basic(command.data_out)
+    if action in _REGISTERS:
+        yield from register_returned(command, parameters, returned)
+        return
+    yield from clear_attentions(returned)
+    if action != OutServiceAction.CLEAR:  # a PREEMPT, even one for a RELEASE, may have unregistered them
+        aptpl = yield from active_aptpl(path)
+        yield from rejoin(DeviceRegistration(parameters.key, aptpl), path, returned)
 
 
-def _past_attentions(path: int, command: Command) -> Steps[Response]:
-    response = yield Send(path, command)
-    for _ in range(_ATTEMPTS):
-        if not is_unit_attention(response):
-            break
-        response = yield Send(path, command)
-    return response
+def rejoin(registration: DeviceRegistration, path: int, returned: Sequence[int]) -> PathSteps[None]:
+    """Register paths that came back while a command was refused, as the device still is by ``path``.
+
+    multipathd has registered none of them meanwhile.
+    """
+    parameters = ParameterList(registration.key, registration.key, aptpl=registration.aptpl)
+    if returned and (yield from has_key(path, parameters)):
+        yield from join(parameters, returned)
 
 
-def _must(path: int, command: Command) -> Steps[Response]:
-    """Send what has to follow something that was carried out already: not sent is in doubt as well."""
-    try:
-        return (yield from _past_attentions(path, command))
-    except AnswerLost:
-        raise
-    except PathError as error:
-        raise AnswerLost(error.path, error.problem) from error
-
-
-def _register(command: Command, parameters: ParameterList, paths: Sequence[int]) -> Steps[Response]:
-    if parameters.spec_i_pt:
-        return _BAD_FIELD  # it would register others by the first path, and be refused by the second
-    cdb = PersistentReserveOut.decode(command.cdb)
-    if cdb.parameter_list_length != BASIC_LENGTH or len(command.data_out) != BASIC_LENGTH:
-        return _BAD_LENGTH
-    found = yield from _send_to_all(command, paths)
-    if isinstance(found, Response):
-        return found
-    found.check()
-    if found.other is not None:
-        if cdb.service_action == OutServiceAction.REGISTER:
-            yield from _put_back(parameters, found.good)
-        answer = found.other
-    elif found.good and found.conflict:
-        answer = yield from _register_the_rest(parameters, found.good, found.conflict)
-    else:
-        answer = _GOOD if found.good else _CONFLICT
-    if found.lost is not None:
-        raise found.lost
-    return answer
-
-
-def _register_the_rest(parameters: ParameterList, good: list[int], conflict: list[int]) -> Steps[Response]:
-    """By the second table above."""
-    old, new = parameters.key, parameters.service_action_key
-    if new == 0:
-        return _GOOD if old != 0 else _CONFLICT
-    if old == 0:
-        for path in conflict:
-            if (yield from _has(path, parameters)):
-                # with ALL_TG_PT one path registers for those that differ from it by the target port alone
-                return _GOOD if parameters.all_tg_pt else _CONFLICT
-        yield from _put_back(parameters, good)
-        return _CONFLICT
-    joined, strangers = yield from _join(parameters, conflict)
-    if not strangers and (yield from _has(good[0], parameters)):
-        return _GOOD
-    yield from _leave(parameters, joined)
-    if strangers:
-        yield from _put_back(parameters, good)
-    return _CONFLICT
-
-
-def _has(path: int, parameters: ParameterList) -> Steps[bool]:
-    """Whether a path is registered with the new key: repeating that changes nothing (SPC-4 5.13.7)."""
-    key = parameters.service_action_key
-    same = out_command(OutServiceAction.REGISTER, key, key, aptpl=parameters.aptpl)
-    return (yield from _must(path, same)).good
-
-
-def _join(parameters: ParameterList, paths: Sequence[int]) -> Steps[tuple[list[int], list[int]]]:
-    """Register the new key on paths that have none: those that did, and those that have another one."""
-    key = parameters.service_action_key
-    fresh = out_command(OutServiceAction.REGISTER, 0, key, aptpl=parameters.aptpl)
-    joined: list[int] = []
-    strangers: list[int] = []
-    for path in paths:
-        if (yield from _has(path, parameters)):
-            continue
-        response = yield from _must(path, fresh)
-        (joined if response.good else strangers).append(path)
-    return joined, strangers
-
-
-def _leave(parameters: ParameterList, paths: Sequence[int]) -> Steps[None]:
-    """Unregister paths that were registered a moment ago, and so hold nothing."""
-    leave = out_command(OutServiceAction.REGISTER, parameters.service_action_key, 0, aptpl=parameters.aptpl)
-    for path in paths:
-        yield from _must(path, leave)
-
-
-def _put_back(parameters: ParameterList, paths: Sequence[int]) -> Steps[None]:
-    """Undo a REGISTER on the paths that have accepted it, where that does not touch a reservation."""
-    old, new = parameters.key, parameters.service_action_key
-    if new in (0, old):
-        return  # one that is unregistered has lost what it held, and the same key is no change
-    back = out_command(OutServiceAction.REGISTER, new, old, aptpl=parameters.aptpl)
-    for path in paths:
-        yield from _must(path, back)
-
-
-def _release(command: Command, parameters: ParameterList, device: Usable) -> Steps[Response]:
-    found = yield from _send_to_all(command, device.paths)
+def _release(command: Command, parameters: ParameterList, device: Usable) -> PathSteps[Response]:
+    found = yield from send_to_all(command, device.paths)
     if isinstance(found, Response):
         return found
     found.check()
@@ -320,55 +176,103 @@ def _release(command: Command, parameters: ParameterList, device: Usable) -> Ste
         return found.other
     if not found.good:
         return _CONFLICT
-    away = device.missing or found.unsent is not None
-    if not found.conflict and not away:
-        return _GOOD
-    held = yield from _held(found.good[0])
+    # the paths that were asked before the holder get a unit attention
+    yield from clear_attentions(found.good[:-1])
+    held = yield from held_reservation(found.good[0])
     if held is None:
         return _GOOD
-    if found.conflict:
-        # from the path that holds it, to LIO, a wrong type or key is one; paths that do not say GOOD to any
-        return _CONFLICT
-    if held.key == parameters.key and held.type == PersistentReserveOut.decode(command.cdb).type:
+    if held.key == parameters.key and not held.type.all_registrants:
+        same = held.type == PersistentReserveOut.decode(command.cdb).type
+        if same or not found.conflict:
+            return (yield from _release_of_absent(command, parameters, device, found))
+    # LIO answers a conflict if the holder sends a wrong type or key; a path that is not the holder gets GOOD
+    return _CONFLICT if found.conflict else _GOOD
+
+
+def _release_of_absent(
+    command: Command, parameters: ParameterList, device: Usable, found: Round
+) -> PathSteps[Response]:
+    """Handle a RELEASE if no reachable path is the holder, and the reservation has the device's key."""
+    path = found.good[0]
+    holder = (yield from read_registrants(path, device)).holders()
+    away = device.missing or found.unsent is not None
+    if holder.ours:
+        response = yield from take_over(parameters.key, path, device, "RELEASE")
+        if response.good:
+            yield from _join_again(parameters.key, path, device.paths)
+            response = yield from must(path, command)
+            yield from clear_attentions(each for each in device.paths if each != path)
+        return response
+    if away and not holder.foreign:
         raise PathError(
             device.name,
             "RELEASE: a path that cannot be reached holds the reservation; wait for it, or PREEMPT",
         )
-    return _GOOD
+    return _CONFLICT if found.conflict else _GOOD
 
 
-def _held(path: int) -> Steps[Reservation | None]:
-    """The reservation that there is now."""
-    response = yield from _must(path, in_command(InServiceAction.READ_RESERVATION))
-    try:
-        return ReadReservation.decode(response.data_in).reservation if response.good else None
-    except DecodeError:
-        return None
-
-
-def _preempt(command: Command, parameters: ParameterList, paths: Sequence[int]) -> Steps[Response]:
-    path, response = yield from _accepted(command, paths)
-    key = parameters.key
-    if response.good and parameters.service_action_key in (0, key):
-        # with 0 the registrations of all but the sender are gone, with its own key all with that key
-        again = ParameterList(key, key, aptpl=(yield from _aptpl(path)))
-        joined, _ = yield from _join(again, [each for each in paths if each != path])
-        if not (yield from _has(path, again)):
-            yield from _leave(again, joined)
+def _reserve(command: Command, parameters: ParameterList, device: Usable) -> PathSteps[Response]:
+    path, response, failed = yield from _accepted(command, device.paths)
+    if response.status is not Status.RESERVATION_CONFLICT:
+        return response
+    # a conflict comes before a unit attention, and the guest must get the unit attention
+    asked = yield Send(path, in_command(InServiceAction.READ_RESERVATION))
+    if is_unit_attention(asked):
+        return asked
+    held = reservation_in(asked)
+    if held is None or held.type.all_registrants or not _is_just_that(held, command, parameters):
+        return response
+    holder: Registrants = (yield from read_registrants(path, device)).holders()
+    if holder.ours:
+        return _GOOD
+    if holder.unclear and (device.missing or failed is not None):
+        raise PathError(
+            device.name,
+            "RESERVE: it is not known whether a path that is away or another node with the same key holds "
+            "this reservation; wait until the path is back (multipath -ll)",
+        )
     return response
 
 
-def _aptpl(path: int) -> Steps[bool]:
-    """PTPL_A, as a REGISTER sets it for the whole logical unit, whoever sends it."""
-    response = yield from _must(path, in_command(InServiceAction.REPORT_CAPABILITIES))
-    try:
-        return response.good and Capabilities.decode(response.data_in).ptpl_a
-    except DecodeError:
-        return False
+def _is_just_that(held: Reservation, command: Command, parameters: ParameterList) -> bool:
+    cdb = PersistentReserveOut.decode(command.cdb)
+    return (held.key, held.type, held.scope) == (parameters.key, cdb.type, cdb.scope)
 
 
-def _accepted(command: Command, paths: Sequence[int]) -> Steps[tuple[int, Response]]:
-    """Send to one path after the other until one does not conflict: which, and its answer."""
+def _preempt(command: Command, parameters: ParameterList, paths: Sequence[int]) -> PathSteps[Response]:
+    path, response, _ = yield from _accepted(command, paths)
+    if response.good and parameters.service_action_key in (0, parameters.key):
+        # service action key 0 removes all registrations but the sender's; its own key, all with that key
+        yield from _join_again(parameters.key, path, paths)
+    elif response.good:
+        yield from clear_attentions(each for each in paths if each != path)
+    return response
+
+
+def _clear(command: Command, paths: Sequence[int]) -> PathSteps[Response]:
+    path, response, _ = yield from _accepted(command, paths)
+    if response.good:
+        yield from clear_attentions(each for each in paths if each != path)
+    return response
+
+
+def _join_again(key: int, path: int, paths: Sequence[int]) -> PathSteps[None]:
+    """Register the other paths again with the key of ``path``, whose PREEMPT has unregistered them."""
+    again = ParameterList(key, key, aptpl=(yield from active_aptpl(path)))
+    others = [each for each in paths if each != path]
+    if not (yield from has_key(path, again)):
+        yield from clear_attentions(others)
+        return
+    joined, _ = yield from join(again, others)
+    if not (yield from has_key(path, again)):
+        yield from leave(again, joined)
+
+
+def _accepted(command: Command, paths: Sequence[int]) -> PathSteps[tuple[int, Response, PathError | None]]:
+    """Send to one path after the other until one does not conflict.
+
+    Returns that path, its answer, and the error of a path to which the command could not be sent.
+    """
     last: tuple[int, Response] | None = None
     unsent: PathError | None = None
     for path in paths:
@@ -382,11 +286,12 @@ def _accepted(command: Command, paths: Sequence[int]) -> Steps[tuple[int, Respon
         last = path, response
         if response.status is not Status.RESERVATION_CONFLICT:
             break
-    return _found(last, unsent)
+    path, answer = _found(last, unsent)
+    return path, answer, unsent
 
 
-def _anywhere(command: Command, paths: Sequence[int]) -> Steps[Response]:
-    """Send to the first path that can be asked."""
+def _anywhere(command: Command, paths: Sequence[int]) -> PathSteps[Response]:
+    """Send to the first path that answers."""
     problem: PathError | None = None
     for path in paths:
         try:
@@ -400,8 +305,8 @@ def _anywhere(command: Command, paths: Sequence[int]) -> Steps[Response]:
     return _found(None, problem)
 
 
-def _test_all(command: Command, paths: Sequence[int]) -> Steps[Response]:
-    """The first answer that is not GOOD; paths that cannot be asked count only if there is no other."""
+def _test_all(command: Command, paths: Sequence[int]) -> PathSteps[Response]:
+    """The first answer that is not GOOD; a path that cannot be asked counts only if no path answers."""
     found: Response | None = None
     problem: PathError | None = None
     for path in paths:

@@ -1,8 +1,8 @@
-"""multipathd, asked through libmpathcmd: which paths can be used, and the key that new paths get.
+"""Asks multipathd, through libmpathcmd: which paths can be used, and the key for new paths.
 
-A path that comes back, or is added, has a registration only if somebody makes one before commands of the
-guest go down it. multipathd does, with the key that it keeps for the device in its file of keys, if that is
-registered on the logical unit; so it has to be told of every change of the key.
+A path that comes back or is added has no registration at first. multipathd registers it before the guest's
+commands go down it, with the key that its file of keys has for the device, if that key is registered on the
+logical unit. So multipathd must be told of every change of the key.
 """
 
 from __future__ import annotations
@@ -11,21 +11,19 @@ import ctypes
 import functools
 import os
 
-from holdover.paths.multipath_command import Registration
-from holdover.paths.path import PathError
-
-__all__ = ["MultipathDaemon"]
+from holdover.paths.multipath_command import DeviceRegistration
+from holdover.scsi.path import PathError
 
 _LIBRARY = "libmpathcmd.so.0"
-_TIMEOUT = 10_000  # milliseconds for one command; it waits while multipathd looks at paths
+_TIMEOUT = 10_000  # milliseconds for one command; a command waits while multipathd checks paths
 _USABLE = frozenset({"ready", "ghost"})
-_WATCHED = frozenset({"1", "set"})  # by version
+_WATCHED = frozenset({"1", "set"})  # the word depends on multipathd's version
 _NO_KEY = "none"
 _APTPL = ":aptpl"
 
 
 class MultipathDaemon:
-    """One connection to multipathd, made by the first command."""
+    """One connection to multipathd; the first command opens it."""
 
     def __init__(self) -> None:
         self._connection: int | None = None
@@ -34,14 +32,14 @@ class MultipathDaemon:
         """The disks ("sda") that multipathd has checked and found usable as paths.
 
         Raises:
-            PathError: multipathd cannot be asked: says what to do.
+            PathError: multipathd cannot be asked; the message says what to do.
         """
         answer = self._ask("list paths raw format %d|%T")
         words = (line.strip().split("|") for line in answer.splitlines() if "|" in line)
         return frozenset(disk for disk, state in words if state.strip() in _USABLE)
 
-    def registration(self, name: str) -> Registration | None:
-        """With what a new path of the device ``name`` would be registered; None: it would not.
+    def registration(self, name: str) -> DeviceRegistration | None:
+        """The registration that a new path of the device ``name`` would get; None if it would get none.
 
         Raises:
             PathError: multipathd cannot be asked, or does not know the device.
@@ -50,14 +48,14 @@ class MultipathDaemon:
             return None
         return self._key(name)
 
-    def register(self, name: str, registration: Registration | None) -> None:
-        """Have new paths of ``name`` registered with a key from now on, or with none.
+    def keep(self, name: str, registration: DeviceRegistration | None) -> None:
+        """Let multipathd register no new paths of ``name`` from now on, and give it a key for `watch`.
 
         Raises:
-            PathError: multipathd cannot be told, refuses, or would not do it.
+            PathError: multipathd cannot be told, refuses, or would not register new paths.
         """
-        if registration is None or registration.key == 0:
-            self._tell(f"unsetprstatus map {name}")
+        self._tell(f"unsetprstatus map {name}")
+        if registration is None:
             self._tell(f"unsetprkey map {name}")
             return
         suffix = _APTPL if registration.aptpl else ""
@@ -68,14 +66,21 @@ class MultipathDaemon:
                 f"it would not register new paths of {name}; put `reservation_key file` into the defaults of "
                 "/etc/multipath.conf, then run `multipathd reconfigure`"
             )
+
+    def watch(self, name: str) -> None:
+        """Let multipathd register new paths of ``name`` from now on, with the key that it has.
+
+        Raises:
+            PathError: multipathd cannot be told, or refuses.
+        """
         self._tell(f"setprstatus map {name}")
 
-    def _key(self, name: str) -> Registration | None:
+    def _key(self, name: str) -> DeviceRegistration | None:
         answer = self._ask(f"getprkey map {name}").strip()
         if answer == _NO_KEY:
             return None
         try:
-            return Registration(int(answer.removesuffix(_APTPL), 16), answer.endswith(_APTPL))
+            return DeviceRegistration(int(answer.removesuffix(_APTPL), 16), answer.endswith(_APTPL))
         except ValueError:
             raise _problem(f"it answers {answer!r} to the question for the key of {name}") from None
 
@@ -90,7 +95,7 @@ class MultipathDaemon:
             raise _problem(f"it refuses `{command}`; see its log")
 
     def _take(self, command: str) -> bool:
-        """Whether it has done what it was told."""
+        """Whether multipathd has done what the command says."""
         answer = self._ask(command).strip()
         if "root" in answer:
             raise _problem(f"it answers {answer!r} to `{command}`; Holdover has to run as root")

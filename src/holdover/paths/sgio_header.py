@@ -1,26 +1,26 @@
-"""SG_IO without the ioctl: a command laid out as the kernel wants it, and what its answer means.
+"""SG_IO without the ioctl: lays out a command as the kernel expects it, and judges the result.
 
 The layout is version 3 of the SCSI generic driver's interface, ``struct sg_io_hdr``.
 
-Three layers tell how a command ended, each in a field of its own: the logical unit (the SCSI status), the
-host adapter's driver (the host status), and the SCSI mid-layer (the driver status). Only when the upper
-two have nothing to say is the SCSI status an answer. Everything else is one question: was the command
-sent? By this table:
+Three layers report how a command ended, each in a field of its own: the logical unit (the SCSI status), the
+host adapter's driver (the host status), and the SCSI mid-layer (the driver status). The SCSI status is an
+answer only if the other two report nothing. In every other case the question is: was the command sent? This
+table answers it:
 
 =====================================  ================================================================
 what came back                         what it means
 =====================================  ================================================================
 an errno of `NOT_SENT`                 not sent: the kernel refused before it made a request
-any other errno                        in doubt: the same ones are used for requests under way
+any other errno                        in doubt: requests that are under way end with the same errnos
 host status of `ANSWERED`              answered: the mid-layer's remark on a SCSI status that did come
 any other host status                  in doubt: drivers end requests under way with every one of them,
                                        DID_NO_CONNECT when a port vanishes, DID_BAD_TARGET as well
 driver status but "sense data"         in doubt
-a SCSI status that there is not        in doubt
+a SCSI status that does not exist      in doubt
 =====================================  ================================================================
 
-Calling it in doubt is always safe, as whoever is in doubt asks the logical unit. "Not sent" is said
-where it is certain.
+"In doubt" is always a safe result, because the caller then asks the logical unit. "Not sent" is the result
+only if it is certain.
 """
 
 from __future__ import annotations
@@ -32,38 +32,23 @@ import os
 from dataclasses import dataclass
 from enum import IntEnum
 
-from holdover.paths.path import AnswerLost, PathError
 from holdover.scsi.command import Command, Response
+from holdover.scsi.path import AnswerLost, PathError
 from holdover.scsi.status import Status
 
-__all__ = [
-    "ANSWERED",
-    "MAX_CDB",
-    "NOT_SENT",
-    "SG_IO",
-    "Direction",
-    "HostStatus",
-    "Outcome",
-    "SgHeader",
-    "SgRequest",
-    "direction_of",
-    "judge",
-    "judge_errno",
-]
-
 SG_IO = 0x2285
-"""The ioctl's number."""
+"""The number of the ioctl."""
 
 MAX_CDB = 32
-"""Bytes of CDB that the kernel takes."""
+"""The greatest number of bytes of a CDB that the kernel accepts."""
 
-_SENSE_LENGTH = 252  # SPC-4 4.5.1: sense data are no longer
-_DRIVER_STATUS = 0x0F  # the upper half carried suggestions, long ago
+_SENSE_LENGTH = 252  # SPC-4 4.5.1: sense data are never longer
+_DRIVER_STATUS = 0x0F  # long ago, the upper half carried suggestions
 _DRIVER_SENSE = 0x08
 
 
 class Direction(IntEnum):
-    """``dxfer_direction``: which way the data go."""
+    """``dxfer_direction``: the direction of the data."""
 
     NONE = -1
     TO_DEVICE = -2
@@ -71,7 +56,7 @@ class Direction(IntEnum):
 
 
 class HostStatus(IntEnum):
-    """``host_status``: what the host adapter's driver says."""
+    """``host_status``: what the host adapter's driver reports."""
 
     OK = 0x00
     NO_CONNECT = 0x01
@@ -96,7 +81,7 @@ class HostStatus(IntEnum):
     TRANSPORT_MARGINAL = 0x14
 
 
-# Linux before 6.0 set NEXUS_FAILURE beside RESERVATION CONFLICT, and its like beside CHECK CONDITION.
+# Linux before 6.0 set NEXUS_FAILURE with RESERVATION CONFLICT, and similar ones with CHECK CONDITION.
 ANSWERED = frozenset(
     {
         HostStatus.OK,
@@ -106,7 +91,7 @@ ANSWERED = frozenset(
         HostStatus.MEDIUM_ERROR,
     }
 )
-"""Host statuses beside which the SCSI status is the logical unit's answer; GOOD is one beside OK alone."""
+"""Host statuses with which the SCSI status is the logical unit's answer. GOOD is an answer with OK only."""
 
 NOT_SENT = frozenset(
     {
@@ -122,12 +107,13 @@ NOT_SENT = frozenset(
         errno.EAGAIN,
     }
 )
-"""Errnos with which the kernel refuses before it makes a request. Not ENODEV, ENXIO, EIO, EFAULT and EINTR:
-they also end a request that was made. EDOM is the sg driver's queue being full."""
+"""Errnos with which the kernel refuses before it makes a request. ENODEV, ENXIO, EIO, EFAULT and EINTR are
+not among them, because they also end a request that was made. EDOM means that the sg driver's queue is
+full."""
 
 
 class SgHeader(ctypes.Structure):
-    """``struct sg_io_hdr`` of ``<scsi/sg.h>``, with its names."""
+    """``struct sg_io_hdr`` of ``<scsi/sg.h>``, with the names of its fields."""
 
     _fields_ = (
         ("interface_id", ctypes.c_int),
@@ -156,15 +142,15 @@ class SgHeader(ctypes.Structure):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What the ioctl left in header and buffers.
+class SgioResult:
+    """What the ioctl has left in the header and in the buffers.
 
     Attributes:
         status: The SCSI status.
-        host_status: As in `HostStatus`, or a number of a newer kernel.
+        host_status: A value of `HostStatus`, or a number that a newer kernel has added.
         driver_status: 0, or 8 for sense data.
         data: The Data-In buffer, as long as the transfer was; empty for any other direction.
-        sense: As much as was written of the sense data.
+        sense: The part of the sense data that was written.
     """
 
     status: int
@@ -175,10 +161,11 @@ class Outcome:
 
 
 def direction_of(command: Command) -> Direction:
-    """Which way the data of ``command`` go, by which of its buffers there is.
+    """The direction of the data of ``command``, by the buffer that it has.
 
     Raises:
-        ValueError: Both are there: version 3 of the interface has no commands of two directions.
+        ValueError: The command has both buffers; version 3 of the interface cannot transfer in two
+            directions.
     """
     if command.data_out:
         if command.data_in_length:
@@ -188,13 +175,13 @@ def direction_of(command: Command) -> Direction:
 
 
 class SgRequest:
-    """`header` and the buffers that it points to, for one command after the other in one thread."""
+    """`header` and the buffers to which it points, for one command after the other in one thread."""
 
     def __init__(self, arena: int = 1 << 16) -> None:
-        """``arena``: bytes of shared memory for transfers; a longer one has memory of its own.
+        """``arena``: bytes of shared memory for transfers. A longer transfer gets memory of its own.
 
         Raises:
-            OSError: There is no memory for it.
+            OSError: The system has no memory for it.
         """
         self._arena = _Memory(arena)
         self._data = self._arena
@@ -209,18 +196,18 @@ class SgRequest:
         self._blank = bytes(self.header)
 
     def lay_out(self, command: Command, timeout: float) -> None:
-        """Put a command in the place of the one before; ``timeout`` in seconds: the kernel aborts it then.
+        """Lay out a command in place of the last one. The kernel aborts it after ``timeout`` seconds.
 
         Raises:
-            ValueError: The command has data in both directions, or a CDB that the kernel does not take.
-            OSError: There is no memory for its transfer.
+            ValueError: The command has data in both directions, or a CDB that the kernel does not accept.
+            OSError: The system has no memory for the transfer.
         """
         cdb, data_out, header = command.cdb, command.data_out, self.header
         if not 1 <= len(cdb) <= MAX_CDB:
             raise ValueError(f"a CDB of {len(cdb)} bytes; the kernel takes 1 to {MAX_CDB}")
         direction = direction_of(command)
         length = len(data_out) or command.data_in_length
-        # the answer of the command before goes, too
+        # this clears the result of the last command too
         ctypes.memmove(ctypes.addressof(header), self._blank, len(self._blank))
         ctypes.memmove(self._cdb, cdb, len(cdb))
         header.cmd_len = len(cdb)
@@ -228,21 +215,21 @@ class SgRequest:
         header.timeout = max(1, min(round(timeout * 1000), 0xFFFFFFFF))
         if length:
             self._data = self._arena if length <= self._arena.size else _Memory(length)
-            # blank, as a device that says nothing of a residual must not show what the one before wrote
+            # clear it: a device that reports no residual must not show the data of the last command
             self._data.memory[:length] = data_out if data_out else bytes(length)
             header.dxferp = self._data.address
             header.dxfer_len = length
 
-    def outcome(self) -> Outcome:
-        """What header and buffers say after the ioctl."""
+    def result(self) -> SgioResult:
+        """What the header and the buffers say after the ioctl."""
         header = self.header
         data = b""
         length = header.dxfer_len
         if length and header.dxfer_direction == Direction.FROM_DEVICE:
-            # a residual beyond the buffer's size is a driver's mistake, and a negative one an overrun
+            # a residual longer than the buffer is a driver's mistake, and a negative one is an overrun
             data = self._data.memory[: min(max(length - header.resid, 0), length)]
         written = header.sb_len_wr
-        return Outcome(
+        return SgioResult(
             status=header.status,
             host_status=header.host_status,
             driver_status=header.driver_status,
@@ -252,10 +239,10 @@ class SgRequest:
 
 
 class _Memory:
-    """Memory for a transfer, which the kernel lets the device write to without a copy.
+    """Memory for a transfer, to which the kernel lets the device write without a copy.
 
-    Shared memory, as any other would be copied on write should this process fork meanwhile: the device
-    would go on writing to a page that is not ours any more.
+    It is shared memory, because this process may fork during a transfer. After a fork, a page of other memory
+    is copied on write. The device would then write to a page that this process has no more.
     """
 
     __slots__ = ("_buffer", "address", "memory", "size")
@@ -267,30 +254,30 @@ class _Memory:
         self.address = ctypes.addressof(self._buffer)
 
 
-def judge(path: str, outcome: Outcome) -> Response:
+def judge(path: str, result: SgioResult) -> Response:
     """The logical unit's answer.
 
     Raises:
-        AnswerLost: There is none; the command may have been carried out, or not.
+        AnswerLost: There is no answer; the command may have been carried out, or not.
     """
-    if outcome.host_status not in ANSWERED:
-        raise AnswerLost(path, f"host status {_host_status(outcome.host_status)}")
-    if outcome.driver_status & _DRIVER_STATUS not in (0, _DRIVER_SENSE):
-        raise AnswerLost(path, f"driver status {outcome.driver_status:02X}h")
+    if result.host_status not in ANSWERED:
+        raise AnswerLost(path, f"host status {_host_status(result.host_status)}")
+    if result.driver_status & _DRIVER_STATUS not in (0, _DRIVER_SENSE):
+        raise AnswerLost(path, f"driver status {result.driver_status:02X}h")
     try:
-        status = Status(outcome.status)
+        status = Status(result.status)
     except ValueError:
-        raise AnswerLost(path, f"SCSI status {outcome.status:02X}h, which there is not") from None
-    if outcome.host_status != HostStatus.OK and status is Status.GOOD:
-        raise AnswerLost(path, f"host status {_host_status(outcome.host_status)}")
-    # beside an error the residual is often 0, and the buffer as it was
-    data = outcome.data if status in (Status.GOOD, Status.CONDITION_MET) else b""
-    sense = outcome.sense if status is Status.CHECK_CONDITION else b""
+        raise AnswerLost(path, f"invalid SCSI status {result.status:02X}h") from None
+    if result.host_status != HostStatus.OK and status is Status.GOOD:
+        raise AnswerLost(path, f"host status {_host_status(result.host_status)}")
+    # with an error, the residual is often 0, and the buffer is unchanged
+    data = result.data if status in (Status.GOOD, Status.CONDITION_MET) else b""
+    sense = result.sense if status is Status.CHECK_CONDITION else b""
     return Response(status, data, sense)
 
 
 def judge_errno(path: str, number: int) -> PathError:
-    """The error for an ioctl that failed: `AnswerLost` unless nothing was sent for certain."""
+    """The error for an ioctl that failed: `AnswerLost`, unless it is certain that nothing was sent."""
     kind = PathError if number in NOT_SENT else AnswerLost
     return kind(path, f"SG_IO: {_EXPLAINED.get(number, os.strerror(number))}")
 

@@ -1,6 +1,6 @@
-"""QEMU from outside: its monitor, a live migration, and the processes of the demo and the tests.
+"""QEMU from outside: its monitor, a live migration, and QEMU processes for the demo and the tests.
 
-Knows nothing of SCSI or of reservations: whoever hands over calls `Migration` step by step and does
-its own work in between. Imports nothing of the project outside this folder; agent, cli and tests may
-import from its modules.
+This package knows nothing about SCSI or reservations: the caller that hands over a guest calls `Migration`
+step by step, and does its own work between the steps. This package imports nothing else of the project;
+agent, cli and tests may import its modules.
 """

@@ -1,6 +1,6 @@
-"""Driving one live migration, with a moment in which the guest runs on neither side.
+"""Drives one live migration, with a moment in which the guest runs on neither side.
 
-The order of events, as QEMU 7.2 has them (with the capabilities `events` and `pause-before-switchover`):
+The order of events in QEMU 7.2, with the capabilities `events` and `pause-before-switchover`:
 
     source                          destination       who runs the guest
     MIGRATION setup, active         MIGRATION active  source
@@ -11,32 +11,35 @@ The order of events, as QEMU 7.2 has them (with the capabilities `events` and `p
                                     RESUME            destination
                                     MIGRATION completed
 
-What ends a migration early, and where the guest then is:
+What can end a migration early, and where the guest is then:
 
-- migrate_cancel, up to and in `pre-switchover`: the source runs the guest again by itself (RESUME, then
-  MIGRATION cancelled); the destination's QEMU ends with an error, since its stream broke off.
-- The destination dies in `pre-switchover`: the source does not notice. After migrate-continue it says
-  `failed` and **runs the guest again by itself, at once**: whoever refuses the guest's commands by then
-  must hold them back instead of failing them until the reservations are back.
-- The destination dies later: the source says `completed` as soon as the last byte is in a socket's
-  buffer, whether or not anybody read it. The guest stays stopped on it (`postmigrate`) and `cont` would
-  run it again, unharmed.
-- migrate_cancel after migrate-continue is never sent here. With the capability `return-path` the source
-  would run the guest again while the destination may still find the whole guest in its socket and run
-  it too: two of them (seen with QEMU 7.2, and a destination that stood still for a second).
+- migrate_cancel, before or in `pre-switchover`: the source runs the guest again by itself (RESUME, then
+  MIGRATION cancelled). The destination's QEMU ends with an error, because its stream broke off.
+- The destination dies in `pre-switchover`: the source does not notice. After migrate-continue the source
+  reports `failed` and **runs the guest again by itself, at once**. So the gate must not fail the guest's
+  commands then: it must hold them until the reservations are back.
+- The destination dies later: the source reports `completed` as soon as the last byte is in a socket's
+  buffer, whether or not the destination read this byte. The guest stays stopped on the source
+  (`postmigrate`), and `cont` would run it again there, unharmed.
+- migrate_cancel after migrate-continue: this module never sends it. With the capability `return-path` the
+  source would run the guest again, while the destination may still find the whole guest in its socket and
+  run it too. Then two copies of the guest run (seen with QEMU 7.2 and a destination that stood still for a
+  second).
 - The source dies before it has sent everything: the destination's QEMU ends too.
 
-So there is one point of no return, `switch_over`. Before it `cancel` always succeeds while the source
-lives; after it `cancel` brings the guest back only where it is sure that the destination does not run it.
+So there is one point of no return, `switch_over`. Before it, `cancel` always succeeds while the source lives.
+After it, `cancel` brings the guest back only when it is certain that the destination does not run the guest.
 
-A destination that was started with `-S` does not run the guest when it has arrived, but when it is told to
-(`cont`). Then `switch_over` is none: whoever calls may let QEMU go on at once, do its own work beside it, and
-call `run_destination`, the point of no return, when both are through. Before that `cancel` ends the
-destination's QEMU, which may have the whole guest, so that nobody runs it there later.
+A destination that was started with `-S` does not run the guest when the guest has arrived; it runs the guest
+when it gets `cont`. Then `switch_over` is not a point of no return: the caller may let QEMU go on at once,
+and do its own work meanwhile. When both are done, the caller calls `run_destination`, which is the point of
+no return. Before that, `cancel` ends the destination's QEMU, which may have the whole guest, so that nobody
+can run the guest there later.
 
-In both cases `pause-before-switchover` is set, as `pre-switchover` alone says that no command of the guest is
-on its way to a disk any more. STOP comes before QEMU waits for these: to take the guest's reservations from
-under them, or to hold them back while QEMU waits for them, would do harm.
+In both cases `pause-before-switchover` is set, because only `pre-switchover` means that no command of the
+guest is on its way to a disk any more. STOP is too early: after it QEMU still waits for such commands. It
+would do harm to move the guest's reservations while these commands run, or to hold these commands while QEMU
+waits for them.
 """
 
 from __future__ import annotations
@@ -57,22 +60,20 @@ from holdover.qemu.monitor import (
     RamProgress,
 )
 
-__all__ = ["GuestPlace", "Migration", "MigrationFailed"]
-
 _PROGRESS_INTERVAL = 0.5
 _STATE_INTERVAL = 0.01
 _CANCEL_TIMEOUT = 30.0
 _END_TIMEOUT = 10.0
 _ENDED = frozenset({"completed", "failed", "cancelled"})
 _NOT_UNDER_WAY = _ENDED | {"none"}
-# Not `postmigrate`: such a guest lives elsewhere by now, and QEMU would send it a second time.
+# Not `postmigrate`: such a guest runs elsewhere already, and QEMU would send it a second time.
 _MIGRATES = frozenset({"running", "paused"})
 
 _T = TypeVar("_T")
 
 
 class GuestPlace(StrEnum):
-    """Where the guest is, as far as can be told."""
+    """Where the guest is, as far as this is known."""
 
     SOURCE = "runs on the source"
     SOURCE_STOPPED = "is stopped on the source"
@@ -81,10 +82,10 @@ class GuestPlace(StrEnum):
 
 
 class MigrationFailed(QemuError):
-    """The migration, or its cancellation, did not come to the end that was wanted.
+    """The migration, or its cancellation, failed.
 
     Attributes:
-        status: The source's migration status where it is known ("failed", "pre-switchover", ...).
+        status: The source's migration status when it is known ("failed", "pre-switchover", ...).
         place: Where the guest is now.
     """
 
@@ -95,14 +96,14 @@ class MigrationFailed(QemuError):
 
 
 class Migration:
-    """One live migration from `source` to `destination`, step by step, in the order of the methods.
+    """One live migration from `source` to `destination`. The caller calls the methods in their order here.
 
-    Both monitors stay the caller's to close. The destination was started with
-    `-incoming` and listens by now. Every step raises `MonitorLost` where a QEMU it needs has gone,
-    `MigrationFailed` where QEMU lives and the migration does not.
+    The caller closes both monitors. The destination was started with `-incoming`, and listens already. Every
+    step raises `MonitorLost` when a QEMU that the step needs has gone, and `MigrationFailed` when QEMU lives
+    and the migration has failed.
 
     Attributes:
-        destination_waits: The destination runs the guest only when it is told to.
+        destination_waits: Whether the destination runs the guest only when it is told to.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class Migration:
         destination_waits: bool = False,
         on_progress: Callable[[RamProgress], None] | None = None,
     ) -> None:
-        """`on_progress` is called every half second while memory is being sent, and when all has been."""
+        """Calls `on_progress` every half second while QEMU sends memory, and once when all memory is sent."""
         self.source = source
         self.destination = destination
         self.uri = uri
@@ -124,12 +125,12 @@ class Migration:
         self._source_since = 0
         self._destination_since = 0
         self._continued = False
-        """migrate-continue has been sent: the destination may have the whole guest."""
+        """Whether migrate-continue has been sent: then the destination may have the whole guest."""
         self._given = False
-        """The destination may run the guest."""
+        """Whether the destination may run the guest."""
 
     async def check(self) -> None:
-        """Raises QemuError, with nothing begun, where the two are not ready for a migration."""
+        """Raise QemuError when the two are not ready for a migration. Begins nothing."""
         self._source_since = len(self.source.events)
         self._destination_since = len(self.destination.events)
         under_way = (await self.source.query_migrate()).status
@@ -137,26 +138,27 @@ class Migration:
             raise QemuError(f"{self.source.name} is migrating already ({under_way})")
         state = await self.source.query_status()
         if state not in _MIGRATES:
-            raise QemuError(f"{self.source.name} has no guest to give: its state is {state}")
+            raise QemuError(f"{self.source.name} has no guest to migrate: its state is {state}")
         if (waiting := await self.destination.query_status()) != "inmigrate":
-            raise QemuError(f"{self.destination.name} waits for no guest: its state is {waiting}")
+            problem = f"does not wait for a guest: its state is {waiting}; start it with -incoming"
+            raise QemuError(f"{self.destination.name} {problem}")
         self._was_running = state == "running"
 
     async def start(self) -> None:
-        """Check, set the capabilities and begin; the guest goes on running on the source.
+        """Check, set the capabilities and begin the migration; the guest still runs on the source.
 
-        The capabilities stay set afterwards; all others are left as the operator set them.
+        These capabilities stay set afterwards; all other capabilities stay as the operator set them.
         """
         await self.check()
         if self.destination_waits:
-            # to a QEMU that awaits a guest this is what -S is: whatever it was told since its start
+            # A QEMU that waits for a guest takes this as -S, whatever it was told since its start.
             await self.destination.execute("stop")
         await _set_capabilities(self.destination, "events")
         await _set_capabilities(self.source, "events", "pause-before-switchover")
         await self.source.execute("migrate", {"uri": self.uri})
 
     async def wait_stopped(self, timeout: float) -> None:
-        """Wait until the guest has stopped on the source and QEMU stands in `pre-switchover`."""
+        """Wait until the guest has stopped on the source and QEMU is in `pre-switchover`."""
         async with self._reporting():
             event = await self._within(
                 timeout,
@@ -167,15 +169,19 @@ class Migration:
             await self._raise_ended()
 
     async def switch_over(self) -> None:
-        """Let QEMU send the rest: the point of no return, unless the destination waits to be told to run."""
+        """Let QEMU send the rest of the guest.
+
+        This is the point of no return, unless the destination waits for `run_destination`.
+        """
         self._continued = True
         if not self.destination_waits:
             self._given = True
         await self.source.execute("migrate-continue", {"state": "pre-switchover"})
 
     async def wait_arrived(self, timeout: float) -> None:
-        """Wait until the source has sent everything and the destination has the guest, and runs it unless it
-        waits to be told to.
+        """Wait until the destination has the whole guest.
+
+        The destination then also runs the guest, unless it waits for `run_destination`.
 
         A guest that was paused when the migration began is left paused.
         """
@@ -183,9 +189,10 @@ class Migration:
         await self._report_once()
 
     async def run_destination(self, timeout: float) -> None:
-        """Let a destination run the guest that waits to be told to: the point of no return.
+        """Let a destination that waits run the guest. This is the point of no return.
 
-        Nothing where it runs it already, or where the guest was paused when the migration began.
+        Does nothing when the destination runs the guest already, or when the guest was paused before the
+        migration.
         """
         if self.destination_waits and self._was_running:
             await self._within(timeout, "the destination does not run the guest", self._run_destination())
@@ -232,16 +239,16 @@ class Migration:
                 place=GuestPlace.SOURCE_STOPPED,
             )
         if arrived.name != "RESUME" and self._was_running and not self.destination_waits:
-            # RESUME comes before MIGRATION completed; without it the destination was started with -S.
-            # The source is in postmigrate and does not run the guest by itself any more.
+            # RESUME comes before MIGRATION completed. Without RESUME, the destination was started with -S.
+            # The source is in postmigrate, and does not run the guest by itself any more.
             await self._run_destination()
 
     async def cancel(self, timeout: float = _CANCEL_TIMEOUT) -> None:
-        """Give the migration up and wait until the guest runs on the source (or is paused there, if it was).
+        """Cancel the migration, and wait until the guest is on the source as before: running or paused.
 
-        To be called after the reservations are back. Does nothing where nothing is under way, so it may
-        be called again. Raises MigrationFailed, whose `place` says where the guest is, where it cannot
-        be brought back safely; MonitorLost where the source is gone.
+        Call this after the reservations are back on the source. It does nothing when no migration is under
+        way, so it may be called again. Raises MigrationFailed when the guest cannot be brought back safely;
+        the error's `place` says where the guest is. Raises MonitorLost when the source has gone.
         """
         await self._within(timeout, "the source does not run the guest again", self._cancel())
 
@@ -251,8 +258,8 @@ class Migration:
         status = (await self.source.query_migrate()).status
         if status not in _NOT_UNDER_WAY:
             if not self._given:
-                # No destination runs the guest: the state of its devices has not been sent, or it has
-                # not been told to.
+                # The destination does not run the guest: the state of the guest's devices has not been
+                # sent, or the destination has not been told to run the guest.
                 await self.source.execute("migrate_cancel")
             ended = await self.source.wait_event(_status_in(_ENDED), since=self._source_since)
             status = ended.migration_status or status
@@ -260,13 +267,13 @@ class Migration:
             return
         if status == "completed":
             await self._require_destination_without_guest()
-        # After `cancelled` and `failed` QEMU 7.2 runs the guest by itself. After `completed` it is for us
-        # to do, now that no destination will.
+        # After `cancelled` and `failed`, QEMU 7.2 runs the guest by itself. After `completed` this code must
+        # do it; it may, because no destination will run the guest.
         if await self._state_after_migration() != "running":
             await self.source.execute("cont")
 
     async def _end_destination(self) -> None:
-        """End a QEMU that may have the whole guest and has not been told to run it."""
+        """End the destination's QEMU, which may have the whole guest and was not told to run it."""
         with contextlib.suppress(QemuError):
             await self.destination.execute("quit", timeout=_END_TIMEOUT)
         with contextlib.suppress(TimeoutError, MonitorLost):
@@ -274,10 +281,10 @@ class Migration:
                 await self.destination.wait_event(lambda _: False)
 
     async def _state_after_migration(self) -> str:
-        """The source's run state once QEMU is done with it, a moment after the status has ended.
+        """The source's final run state, which QEMU sets a moment after the migration's status has ended.
 
-        No event tells when; `cont` within that moment would meet a QEMU that then changes the state of
-        a running guest to `postmigrate`, which it forbids itself by abort().
+        No event announces this moment. If `cont` came before it, QEMU would run the guest and then change the
+        state of a running guest to `postmigrate`; QEMU calls abort() on that change.
         """
         while (state := await self.source.query_status()) == "finish-migrate":  # noqa: ASYNC110 - no event
             await asyncio.sleep(_STATE_INTERVAL)
@@ -287,7 +294,7 @@ class Migration:
         """Return once the destination has failed to load the guest, or ended before it announced RESUME."""
         place = GuestPlace.DESTINATION
         if self.destination_waits and self.resumed_at is None:
-            # it has arrived and has not been run: RESUME is sent before that
+            # The guest has arrived and the destination does not run it: RESUME would have come first.
             if await self.destination.is_gone():
                 return
             place = GuestPlace.IN_DOUBT
@@ -303,17 +310,17 @@ class Migration:
 
     @property
     def stopped_at(self) -> QmpTime | None:
-        """When the guest stopped on the source, by the source host's clock."""
+        """The time when the guest stopped on the source, by the source host's clock."""
         return _time_of("STOP", self.source.events[self._source_since :])
 
     @property
     def resumed_at(self) -> QmpTime | None:
-        """When the guest ran on the destination, by the destination host's clock."""
+        """The time when the destination began to run the guest, by the destination host's clock."""
         return _time_of("RESUME", self.destination.events[self._destination_since :])
 
     @property
     def standstill_ms(self) -> float | None:
-        """How long the guest stood still, in ms; None until it has moved. Needs hosts whose clocks agree."""
+        """How long the guest stood still, in ms; None before it has moved. Right only if the clocks agree."""
         if self.stopped_at is None or self.resumed_at is None:
             return None
         return self.resumed_at.milliseconds_since(self.stopped_at)
@@ -347,7 +354,7 @@ class Migration:
 
     @contextlib.asynccontextmanager
     async def _reporting(self) -> AsyncIterator[None]:
-        """Report progress while the body runs; a monitor that fails here fails there as well."""
+        """Report progress while the body runs. A monitor that fails here fails in the body too."""
         reports = asyncio.create_task(self._report())
         try:
             yield
@@ -383,7 +390,7 @@ def _status_in(statuses: frozenset[str]) -> Callable[[QmpEvent], bool]:
 
 
 def _arrival(event: QmpEvent) -> bool:
-    """Whether the destination has the guest, or says that it never will."""
+    """Whether an event says that the destination has the guest, or that it will never have it."""
     return event.name == "RESUME" or event.migration_status in {"completed", "failed"}
 
 

@@ -1,7 +1,7 @@
-"""One QEMU's monitor (QMP): commands, events from the first moment on, and what it says of itself.
+"""The monitor (QMP) of one QEMU: its commands, all its events, and what QEMU reports about itself.
 
-A `Monitor` keeps every event since it connected, so that a wait that begins late still sees what came
-early. QEMU serves one client per monitor socket at a time: a second one waits for its greeting.
+A `Monitor` keeps every event since it connected, so that a wait that begins late still sees an early event.
+QEMU serves one client of a monitor socket at a time: a second client waits for its greeting.
 """
 
 from __future__ import annotations
@@ -16,17 +16,6 @@ from typing import Self, TypeVar
 import msgspec
 from qemu.qmp import ExecInterruptedError, ExecuteError, Message, QMPClient, QMPError, Runstate
 
-__all__ = [
-    "MigrationStatus",
-    "Monitor",
-    "MonitorLost",
-    "QemuError",
-    "QemuRefused",
-    "QmpEvent",
-    "QmpTime",
-    "RamProgress",
-]
-
 _AnswerT = TypeVar("_AnswerT")
 
 _CONNECT_TIMEOUT = 10.0
@@ -34,29 +23,33 @@ _COMMAND_TIMEOUT = 30.0
 
 
 class QemuError(Exception):
-    """QEMU could not be reached, refused a command or did what it should not; the text names which QEMU."""
+    """QEMU cannot be reached, refuses a command or misbehaves; the message says which QEMU."""
 
 
 class QemuRefused(QemuError):
-    """QEMU has answered that it does not do what it was told."""
+    """QEMU has answered that it does not carry out a command."""
+
+
+class MonitorAbsent(QemuError):
+    """Nobody listens at the socket of a monitor. For a socket of this host this means: there is no QEMU."""
 
 
 class MonitorLost(QemuError):
-    """The connection to a QEMU's monitor has ended: the process has, or another hand closed it.
+    """The connection to a QEMU's monitor has ended: QEMU has ended, or something closed the connection.
 
-    Whether a command on its way was carried out is then unknown.
+    It is then not known whether QEMU carried out a command that was on its way.
     """
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class QmpTime:
-    """When an event happened, by the clock of QEMU's host: seconds since the epoch, and microseconds."""
+    """The time of an event, by the clock of QEMU's host: seconds since the epoch, and microseconds."""
 
     seconds: int
     microseconds: int
 
     def milliseconds_since(self, earlier: QmpTime) -> float:
-        """The time from `earlier` to this one, in ms; means something on one clock only."""
+        """The time from `earlier` to this time, in ms. It has a meaning only if both are of one clock."""
         return (self.seconds - earlier.seconds) * 1000 + (self.microseconds - earlier.microseconds) / 1000
 
 
@@ -75,7 +68,7 @@ class QmpEvent:
 
 
 class RamProgress(msgspec.Struct, frozen=True):
-    """How far the guest's memory has come, in bytes; `remaining` may grow while the guest writes."""
+    """How much of the guest's memory was sent, in bytes; `remaining` may grow while the guest writes."""
 
     transferred: int = 0
     remaining: int = 0
@@ -83,7 +76,7 @@ class RamProgress(msgspec.Struct, frozen=True):
 
 
 class MigrationStatus(msgspec.Struct, frozen=True, rename={"error": "error-desc"}):
-    """The answer to query-migrate. `status` is "none" as long as nothing has migrated."""
+    """The answer to query-migrate. `status` is "none" before the first migration."""
 
     status: str = "none"
     error: str | None = None
@@ -114,17 +107,17 @@ class _EventMessage(msgspec.Struct, frozen=True):
 
 
 class Monitor:
-    """A connected monitor, made by `connect`. Every method raises `QemuError` (or `MonitorLost`) alone."""
+    """A connected monitor; `connect` makes one. Its methods raise only `QemuError` and its subclasses."""
 
     def __init__(self, path: Path, name: str) -> None:
-        """For `connect`, which is the way to one of these."""
+        """Only `connect` calls this."""
         self.path = path
         self.name = name
         self._client = QMPClient(name)
 
     @classmethod
     async def connect(cls, path: Path | str, name: str, *, timeout: float = _CONNECT_TIMEOUT) -> Self:
-        """Connect to the monitor socket at `path`; `name` is how errors call it ("QEMU on host-a")."""
+        """Connect to the monitor socket at `path`. Errors call this QEMU `name`, such as "QEMU on host-a"."""
         monitor = cls(Path(path), name)
         try:
             async with asyncio.timeout(timeout):
@@ -135,7 +128,10 @@ class Monitor:
             )
             raise QemuError(f"{name}, monitor {path}: {problem}") from None
         except QMPError as error:
-            raise QemuError(f"{name}, monitor {path}: cannot connect: {_root_cause(error)}") from error
+            cause = _root_cause(error)
+            absent = isinstance(cause, ConnectionRefusedError | FileNotFoundError)
+            kind = MonitorAbsent if absent else QemuError
+            raise kind(f"{name}, monitor {path}: cannot connect: {cause}") from error
         return monitor
 
     async def execute(
@@ -145,7 +141,7 @@ class Monitor:
         *,
         timeout: float = _COMMAND_TIMEOUT,
     ) -> object:
-        """Carry out one command and give what it returned."""
+        """Send one command; returns the value that QEMU returned."""
         try:
             async with asyncio.timeout(timeout):
                 return await self._client.execute(command, arguments)
@@ -161,8 +157,8 @@ class Monitor:
             raise QemuError(f"{self.name}: {command}: {error}") from error
 
     async def close(self) -> None:
-        """Close the connection; does nothing to QEMU, and nothing at all the second time."""
-        # disconnect() raises what ended the connection earlier; whoever cared has met MonitorLost.
+        """Close the connection. This does not change QEMU, and may be called again."""
+        # disconnect() raises the error that ended the connection; callers have had MonitorLost for it.
         with contextlib.suppress(Exception):
             await self._client.disconnect()
 
@@ -178,10 +174,10 @@ class Monitor:
         return self._client.runstate is not Runstate.RUNNING
 
     async def is_gone(self) -> bool:
-        """Whether nobody listens at the socket any more, which for a local socket means: QEMU has ended.
+        """Whether no process listens at the socket any more. For a local socket this means: QEMU has ended.
 
-        A connection that ended is no proof of that; a socket that refuses, or is not there, is. A QEMU
-        that is stopped or stuck still holds its socket.
+        A connection that ended does not prove this. A socket that refuses connections, or does not exist,
+        proves it. A QEMU that is stopped or hangs still has its socket open.
         """
         if not self.lost:
             return False
@@ -200,9 +196,9 @@ class Monitor:
         return tuple(_event(message) for message in self._client.events.history)
 
     async def wait_event(self, wanted: Callable[[QmpEvent], bool], *, since: int = 0) -> QmpEvent:
-        """The first event that is `wanted`, of those after the first `since`, come already or yet to come.
+        """The first event after the first `since` events that `wanted` accepts; it may have come already.
 
-        Waits without limit. Raises MonitorLost where the connection ends before such an event came.
+        Waits without a time limit. Raises MonitorLost when the connection ends before such an event.
         """
         with self._client.listener() as fresh:
             ended = asyncio.create_task(self._until_lost())
@@ -216,7 +212,7 @@ class Monitor:
                     since = len(events)
                     if self.lost:
                         raise MonitorLost(f"{self.name}: its monitor was lost")
-                    # What arrives is read from the history above; here it only wakes.
+                    # The event is read from the history above; this task only wakes the loop.
                     arrival = asyncio.create_task(fresh.get())
                     await asyncio.wait({arrival, ended}, return_when=asyncio.FIRST_COMPLETED)
                     arrival.cancel()
@@ -234,15 +230,15 @@ class Monitor:
         return (await self._ask("query-status", _RunState)).status
 
     async def query_migrate(self) -> MigrationStatus:
-        """How far the migration is."""
+        """The status of the migration."""
         return await self._ask("query-migrate", MigrationStatus)
 
     async def query_name(self) -> str | None:
-        """The guest's name (`-name`), None without one."""
+        """The guest's name (`-name`); None when it has no name."""
         return (await self._ask("query-name", _Name)).name
 
     async def query_uuid(self) -> str:
-        """The guest's UUID; all zeros where QEMU was given none."""
+        """The guest's UUID; all zeros when QEMU was started without a UUID."""
         return (await self._ask("query-uuid", _Uuid)).uuid
 
     async def _ask(self, command: str, answer: type[_AnswerT]) -> _AnswerT:
@@ -250,7 +246,7 @@ class Monitor:
         try:
             return msgspec.convert(returned, answer)
         except msgspec.ValidationError as error:
-            raise QemuError(f"{self.name}: an answer to {command} that is none: {error}") from error
+            raise QemuError(f"{self.name}: its answer to {command} is not valid: {error}") from error
 
 
 def _event(message: Message) -> QmpEvent:
@@ -258,7 +254,7 @@ def _event(message: Message) -> QmpEvent:
     return QmpEvent(raw.event, QmpTime(raw.timestamp.seconds, raw.timestamp.microseconds), raw.data)
 
 
-def _root_cause(error: BaseException) -> str:
+def _root_cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
-    return str(error) or type(error).__name__
+    return error

@@ -1,5 +1,8 @@
-"""The SCSI standards as data: operation codes, status, sense, CDBs, parameter data, both ways.
+"""The SCSI standards as data: operation codes, status, sense, CDBs and parameter data, encoded and decoded.
 
-Pure, and the floor of the house: imports nothing of the project, and every other package may import
-it. Numbers of the standards live here, as enums, and nowhere else. Decoding raises DecodeError alone.
+The interface of a path, by which a command is sent, stands here too.
+
+This package is pure and the lowest one: it imports nothing else of the project, and every other package may
+import it. The numbers of the standards stand here, as enums, and nowhere else. Decoding raises only
+DecodeError.
 """

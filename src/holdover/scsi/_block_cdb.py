@@ -1,5 +1,7 @@
-"""CDBs that name a range of blocks (SBC-3 5). Split from `cdb` for its length; import these names from
-there."""
+"""CDBs that name a range of blocks (SBC-3 5).
+
+This module is a part of `cdb`, which would be too long with it; import these names from `cdb`.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +11,8 @@ from typing import Literal
 
 from holdover.scsi.opcodes import OperationCode, ServiceActionIn16
 
-__all__ = [
-    "DECODERS",
-    "BlockCdb",
-    "CompareAndWrite",
-    "OrWrite",
-    "PreFetch",
-    "Read",
-    "ReadCapacity10",
-    "ReadCapacity16",
-    "SynchronizeCache",
-    "TransferSize",
-    "Verify",
-    "Write",
-    "WriteAndVerify",
-    "WriteSame",
-]
-
 TransferSize = Literal[6, 10, 12, 16]
-"""Lengths of the CDBs of READ and WRITE."""
+"""The lengths of the CDBs of READ and WRITE."""
 
 # Bits of byte 1: force unit access, disable page out.
 FUA, DPO = 0x08, 0x10
@@ -48,7 +33,7 @@ class ReadCapacity16:
     """READ CAPACITY(16) (SBC-3 5.16): 16 bytes, a service action of SERVICE ACTION IN(16).
 
     Attributes:
-        allocation_length: Size of the Data-In buffer, 32 bits.
+        allocation_length: The size of the Data-In buffer, 32 bits.
     """
 
     allocation_length: int
@@ -69,10 +54,10 @@ class Read:
 
     Attributes:
         lba: The first logical block.
-        blocks: How many; a TRANSFER LENGTH of 0 in READ(6) is 256.
-        size: Length of the CDB.
-        fua: Past the cache.
-        dpo: Not worth caching.
+        blocks: The number of blocks; a TRANSFER LENGTH of 0 in READ(6) means 256.
+        size: The length of the CDB.
+        fua: Read from the medium, past the cache (FUA).
+        dpo: The blocks need not stay in the cache (DPO).
         protect: RDPROTECT, 3 bits.
     """
 
@@ -95,10 +80,10 @@ class Write:
 
     Attributes:
         lba: The first logical block.
-        blocks: How many; a TRANSFER LENGTH of 0 in WRITE(6) is 256.
-        size: Length of the CDB.
-        fua: To the medium before the status.
-        dpo: Not worth caching.
+        blocks: The number of blocks; a TRANSFER LENGTH of 0 in WRITE(6) means 256.
+        size: The length of the CDB.
+        fua: Write to the medium before the status (FUA).
+        dpo: The blocks need not stay in the cache (DPO).
         protect: WRPROTECT, 3 bits.
     """
 
@@ -121,9 +106,9 @@ class SynchronizeCache:
 
     Attributes:
         lba: The first logical block.
-        blocks: How many; 0 is up to the last one.
-        size: Length of the CDB.
-        immed: Status as soon as the CDB is checked.
+        blocks: The number of blocks; 0 means up to the last block.
+        size: The length of the CDB.
+        immed: The status comes as soon as the CDB is checked (IMMED).
     """
 
     lba: int = 0
@@ -144,10 +129,11 @@ class Verify:
 
     Attributes:
         lba: The first logical block.
-        blocks: How many.
-        size: Length of the CDB.
-        bytchk: 0 the medium alone, 1 compare with the Data-Out buffer, 3 compare every block with one.
-        dpo: Not worth caching.
+        blocks: The number of blocks.
+        size: The length of the CDB.
+        bytchk: 0: check only the medium; 1: compare with the Data-Out buffer; 3: compare every block with the
+            one block in the Data-Out buffer.
+        dpo: The blocks need not stay in the cache (DPO).
         protect: VRPROTECT, 3 bits.
     """
 
@@ -170,10 +156,10 @@ class WriteAndVerify:
 
     Attributes:
         lba: The first logical block.
-        blocks: How many.
-        size: Length of the CDB.
-        bytchk: 0 verify the medium alone, 1 compare it with the Data-Out buffer.
-        dpo: Not worth caching.
+        blocks: The number of blocks.
+        size: The length of the CDB.
+        bytchk: 0: verify only the medium; 1: compare it with the Data-Out buffer.
+        dpo: The blocks need not stay in the cache (DPO).
         protect: WRPROTECT, 3 bits.
     """
 
@@ -196,9 +182,9 @@ class CompareAndWrite:
 
     Attributes:
         lba: The first logical block.
-        blocks: How many are compared, and then written: 0 to 255.
-        fua: To the medium before the status.
-        dpo: Not worth caching.
+        blocks: The number of blocks to compare and then to write, 0 to 255.
+        fua: Write to the medium before the status (FUA).
+        dpo: The blocks need not stay in the cache (DPO).
         protect: WRPROTECT, 3 bits.
     """
 
@@ -221,9 +207,9 @@ class OrWrite:
 
     Attributes:
         lba: The first logical block.
-        blocks: How many.
-        fua: To the medium before the status.
-        dpo: Not worth caching.
+        blocks: The number of blocks.
+        fua: Write to the medium before the status (FUA).
+        dpo: The blocks need not stay in the cache (DPO).
         protect: ORPROTECT, 3 bits.
     """
 
@@ -245,11 +231,11 @@ class WriteSame:
 
     Attributes:
         lba: The first logical block.
-        blocks: How many; 0 is up to the last one.
-        size: Length of the CDB.
-        unmap: The blocks may be unmapped where they read the same then.
-        anchor: Unmapped blocks are to be anchored.
-        no_data_out: There is no Data-Out buffer, the blocks become zeros (NDOB; (16) alone).
+        blocks: The number of blocks; 0 means up to the last block.
+        size: The length of the CDB.
+        unmap: The blocks may be unmapped if they then read the same.
+        anchor: The unmapped blocks must be anchored.
+        no_data_out: There is no Data-Out buffer, and the blocks become zeros (NDOB; only in (16)).
         protect: WRPROTECT, 3 bits.
     """
 
@@ -275,9 +261,9 @@ class PreFetch:
 
     Attributes:
         lba: The first logical block.
-        blocks: How many; 0 is up to the last one.
-        size: Length of the CDB.
-        immed: Status as soon as the CDB is checked.
+        blocks: The number of blocks; 0 means up to the last block.
+        size: The length of the CDB.
+        immed: The status comes as soon as the CDB is checked (IMMED).
     """
 
     lba: int
@@ -323,7 +309,7 @@ _PRE_FETCH_CODES = {10: OperationCode.PRE_FETCH_10, 16: OperationCode.PRE_FETCH_
 
 
 def _encode_transfer(opcode: OperationCode, size: int, flags: int, lba: int, blocks: int) -> bytes:
-    """The layouts that all commands with a block address and a count share."""
+    """The CDB in the layout that all commands with a block address and a count share."""
     if size == 6:
         if not 1 <= blocks <= 256 or lba >> 21 or flags:
             raise ValueError(f"{opcode.name} cannot hold block {lba}, {blocks} blocks, flags {flags:02X}h")
@@ -339,7 +325,7 @@ def _encode_transfer(opcode: OperationCode, size: int, flags: int, lba: int, blo
 
 _Transfer = Callable[[bytes], Read | Write]
 
-# Where a CDB of each length has the end of its block address, and its count.
+# For each length of a CDB: the end of the block address, and the begin and the end of the count.
 _LAYOUTS: dict[int, tuple[int, int, int]] = {10: (6, 7, 9), 12: (6, 6, 10), 16: (10, 10, 14)}
 
 
@@ -365,7 +351,7 @@ def _transfer(kind: type[Read] | type[Write], size: Literal[10, 12, 16]) -> _Tra
 
 
 def _range(cdb: bytes, size: int) -> tuple[int, int]:
-    """The block address and the count."""
+    """The block address and the count in a CDB."""
     lba_end, blocks, blocks_end = _LAYOUTS[size]
     return int.from_bytes(cdb[2:lba_end], "big"), int.from_bytes(cdb[blocks:blocks_end], "big")
 
@@ -445,4 +431,4 @@ DECODERS: dict[int, tuple[int, Callable[[bytes], BlockCdb]]] = {
     OperationCode.WRITE_AND_VERIFY_12: (12, _verify(WriteAndVerify, 12)),
     OperationCode.VERIFY_12: (12, _verify(Verify, 12)),
 }
-"""The length that each operation code needs, and the function that takes it apart."""
+"""For each operation code: the length that its CDB needs, and the function that decodes the CDB."""

@@ -1,6 +1,6 @@
 """Designators: the names of a logical unit, target port or target device (SPC-4 7.8.6.1).
 
-Split from `inquiry` for its length; import these names from there.
+This module is a part of `inquiry`, which would be too long with it; import these names from `inquiry`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from enum import IntEnum
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from holdover.scsi.errors import DecodeError
-
-__all__ = ["Association", "CodeSet", "Designator", "DesignatorType", "best_designator"]
 
 
 class DesignatorType(IntEnum):
@@ -47,7 +45,7 @@ class CodeSet(IntEnum):
     UTF8 = 3
 
 
-# The designators that have a short name in text, and how their value is written in it.
+# The designators that have a short name in text, and the code set of their value in it.
 _PREFIXES = {
     "naa": (DesignatorType.NAA, CodeSet.BINARY),
     "eui": (DesignatorType.EUI64, CodeSet.BINARY),
@@ -61,7 +59,7 @@ class Designator:
     """One name of a logical unit, target port or target device (SPC-4 7.8.6.1).
 
     Attributes:
-        type: What kind of name it is.
+        type: The kind of name.
         association: What it names.
         code_set: How the value is written.
         value: Up to 255 bytes.
@@ -88,8 +86,11 @@ class Designator:
         )
 
     def __str__(self) -> str:
-        """A form that `parse` reads back: "naa.6001405...", "eui.0025...", "t10.VENDOR  name"; any other
-        designator is "designator.TYPE.ASSOCIATION.CODE-SET.PROTOCOL.VALUE", in hexadecimal."""
+        """The text of the designator, which `parse` reads back.
+
+        It is "naa.6001405...", "eui.0025..." or "t10.VENDOR  name". The text of any other designator is
+        "designator.TYPE.ASSOCIATION.CODE-SET.PROTOCOL.VALUE", in hexadecimal.
+        """
         if self.association is Association.LOGICAL_UNIT and self.protocol is None:
             for prefix, (kind, code_set) in _PREFIXES.items():
                 if self.type is kind and self.code_set is code_set:
@@ -101,10 +102,10 @@ class Designator:
 
     @classmethod
     def parse(cls, text: str) -> Designator:
-        """The designator that `str` wrote.
+        """The designator of a text that `str` has made.
 
         Raises:
-            DecodeError: The text is not such a form.
+            DecodeError: The text is not such a text.
         """
         prefix, dot, rest = text.partition(".")
         try:
@@ -123,7 +124,7 @@ class Designator:
                 return cls(kind, association, code_set, value, protocol)
         except (ValueError, IndexError):
             pass
-        raise DecodeError("designator", f"{text!r} is not naa., eui., t10. or designator. and a value")
+        raise DecodeError("designator", f"{text!r} is not naa., eui., t10. or designator. with a value")
 
 
 def _value_text(value: bytes, code_set: CodeSet) -> str:
@@ -133,8 +134,9 @@ def _value_text(value: bytes, code_set: CodeSet) -> str:
 def best_designator(designators: Iterable[Designator]) -> Designator | None:
     """The designator by which two hosts agree that they see the same logical unit.
 
-    NAA first, then EUI-64, then T10, of the logical unit alone. Of several of one type the longest (it
-    has the vendor's extension) and then the lowest, so that the device's order does not matter.
+    Only designators of the logical unit count: NAA first, then EUI-64, then T10. Of several designators of
+    one type the longest is the best (it has the vendor's extension), and then the lowest. So the device's
+    order does not matter.
     """
     ranks = {DesignatorType.NAA: 0, DesignatorType.EUI64: 1, DesignatorType.T10: 2}
     candidates = [

@@ -1,5 +1,7 @@
-"""CDBs that manage a block device or ask what it can (SBC-3 5, SPC-4 6). Split from `cdb` for its length;
-import these names from there."""
+"""CDBs that manage a block device or ask for its abilities (SBC-3 5, SPC-4 6).
+
+This module is a part of `cdb`, which would be too long with it; import these names from `cdb`.
+"""
 
 from __future__ import annotations
 
@@ -15,23 +17,6 @@ from holdover.scsi.opcodes import (
     ServiceActionIn16,
 )
 
-__all__ = [
-    "DECODERS",
-    "DeviceCdb",
-    "ExtendedCopy",
-    "GetLbaStatus",
-    "ModeSelect",
-    "PreventAllowMediumRemoval",
-    "ReadDefectData",
-    "ReceiveCopyResults",
-    "ReportSupportedOperationCodes",
-    "ReportSupportedTaskManagementFunctions",
-    "Sanitize",
-    "StartStopUnit",
-    "Unmap",
-    "decode_get_lba_status",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Unmap:
@@ -39,7 +24,7 @@ class Unmap:
 
     Attributes:
         parameter_list_length: 16 bits.
-        anchor: Unmapped blocks are to be anchored.
+        anchor: The unmapped blocks must be anchored.
     """
 
     parameter_list_length: int
@@ -56,8 +41,8 @@ class GetLbaStatus:
     """GET LBA STATUS (SBC-3 5.4): 16 bytes, a service action of SERVICE ACTION IN(16).
 
     Attributes:
-        lba: The first logical block that is asked about.
-        allocation_length: Size of the Data-In buffer, 32 bits.
+        lba: The first logical block in question.
+        allocation_length: The size of the Data-In buffer, 32 bits.
     """
 
     lba: int
@@ -74,12 +59,12 @@ class ReadDefectData:
     """READ DEFECT DATA(10) and (12) (SBC-3 5.17, 5.18).
 
     Attributes:
-        allocation_length: Size of the Data-In buffer, 16 or 32 bits.
-        size: Length of the CDB.
+        allocation_length: The size of the Data-In buffer, 16 or 32 bits.
+        size: The length of the CDB.
         format: DEFECT LIST FORMAT, 3 bits.
-        primary: The primary list is asked for (REQ_PLIST).
-        grown: The grown list is asked for (REQ_GLIST).
-        index: ADDRESS DESCRIPTOR INDEX, 32 bits ((12) alone).
+        primary: The command asks for the primary list (REQ_PLIST).
+        grown: The command asks for the grown list (REQ_GLIST).
+        index: ADDRESS DESCRIPTOR INDEX, 32 bits (only in (12)).
     """
 
     allocation_length: int
@@ -106,10 +91,10 @@ class Sanitize:
     """SANITIZE (SBC-3 5.21): 10 bytes.
 
     Attributes:
-        service_action: 5 bits; an int, so that reserved ones survive.
+        service_action: 5 bits; an int, so that reserved values survive.
         parameter_list_length: 16 bits.
-        immed: Status as soon as the CDB is checked.
-        ause: A sanitize that failed may be left by EXIT FAILURE MODE (allow unrestricted sanitize exit).
+        immed: The status comes as soon as the CDB is checked (IMMED).
+        ause: EXIT FAILURE MODE may end the failure of this operation (allow unrestricted sanitize exit).
     """
 
     service_action: int
@@ -129,12 +114,12 @@ class StartStopUnit:
     """START STOP UNIT (SBC-3 5.22): 6 bytes.
 
     Attributes:
-        start: To the active power condition, or to the stopped one; where `power_condition` is 0.
+        start: To the active power condition, otherwise to the stopped one, when `power_condition` is 0.
         load_or_eject: Load or eject the medium (LOEJ).
         power_condition: 4 bits.
         modifier: POWER CONDITION MODIFIER, 4 bits.
-        no_flush: Caches need not be written out.
-        immed: Status as soon as the CDB is checked.
+        no_flush: The logical unit need not write its caches to the medium.
+        immed: The status comes as soon as the CDB is checked (IMMED).
     """
 
     start: bool = True
@@ -166,14 +151,42 @@ class PreventAllowMediumRemoval:
 
 
 @dataclass(frozen=True, slots=True)
+class SendDiagnostic:
+    """SEND DIAGNOSTIC (SPC-4 6.42): 6 bytes.
+
+    Attributes:
+        self_test: Run the default self-test (SELFTEST).
+        self_test_code: The other self-test to run, 3 bits; 0 means none.
+        parameter_list_length: Bytes of diagnostic pages, 16 bits.
+        page_format: The parameters are diagnostic pages (PF).
+        device_offline: The self-test may disturb other logical units (DEVOFFL).
+        unit_offline: The self-test may disturb this logical unit (UNITOFFL).
+    """
+
+    self_test: bool = False
+    self_test_code: int = 0
+    parameter_list_length: int = 0
+    page_format: bool = False
+    device_offline: bool = False
+    unit_offline: bool = False
+
+    def encode(self) -> bytes:
+        """The CDB."""
+        what = self.self_test_code << 5 | self.page_format << 4 | self.self_test << 2
+        offline = self.device_offline << 1 | self.unit_offline
+        length = self.parameter_list_length.to_bytes(2, "big")
+        return bytes([OperationCode.SEND_DIAGNOSTIC, what | offline, 0, *length, 0])
+
+
+@dataclass(frozen=True, slots=True)
 class ModeSelect:
     """MODE SELECT(6) and (10) (SPC-4 6.11, 6.12).
 
     Attributes:
         parameter_list_length: 8 or 16 bits.
-        size: Length of the CDB.
+        size: The length of the CDB.
         page_format: The parameters are mode pages (PF).
-        save: Keep them through a loss of power (SP).
+        save: Keep the mode pages through a loss of power (SP).
     """
 
     parameter_list_length: int
@@ -208,12 +221,12 @@ class ExtendedCopy:
 
 @dataclass(frozen=True, slots=True)
 class ReceiveCopyResults:
-    """RECEIVE COPY RESULTS, all service actions of one layout (SPC-4 6.20 to 6.23): 16 bytes.
+    """RECEIVE COPY RESULTS; all its service actions have one layout (SPC-4 6.20 to 6.23): 16 bytes.
 
     Attributes:
-        service_action: 5 bits; an int, so that reserved ones survive.
+        service_action: 5 bits; an int, so that reserved values survive.
         list_identifier: 8 bits.
-        allocation_length: Size of the Data-In buffer, 32 bits.
+        allocation_length: The size of the Data-In buffer, 32 bits.
     """
 
     service_action: int
@@ -231,11 +244,11 @@ class ReportSupportedOperationCodes:
     """REPORT SUPPORTED OPERATION CODES (SPC-4 6.35): 12 bytes, a service action of MAINTENANCE IN.
 
     Attributes:
-        allocation_length: Size of the Data-In buffer, 32 bits.
-        options: REPORTING OPTIONS, 3 bits: 0 all commands, 1 to 3 one.
+        allocation_length: The size of the Data-In buffer, 32 bits.
+        options: REPORTING OPTIONS, 3 bits: 0 for all commands, 1 to 3 for one command.
         operation_code: REQUESTED OPERATION CODE.
         service_action: REQUESTED SERVICE ACTION, 16 bits.
-        timeouts: Command timeouts descriptors are asked for (RCTD).
+        timeouts: The command asks for command timeouts descriptors (RCTD).
     """
 
     allocation_length: int
@@ -267,8 +280,8 @@ class ReportSupportedTaskManagementFunctions:
     MAINTENANCE IN.
 
     Attributes:
-        allocation_length: Size of the Data-In buffer, 32 bits.
-        extended: The extended parameter data are asked for (REPD).
+        allocation_length: The size of the Data-In buffer, 32 bits.
+        extended: The command asks for the extended parameter data (REPD).
     """
 
     allocation_length: int
@@ -290,6 +303,7 @@ DeviceCdb = (
     | ReportSupportedOperationCodes
     | ReportSupportedTaskManagementFunctions
     | Sanitize
+    | SendDiagnostic
     | StartStopUnit
     | Unmap
 )
@@ -300,15 +314,27 @@ def _number(cdb: bytes, first: int, last: int) -> int:
 
 
 def decode_get_lba_status(cdb: bytes) -> GetLbaStatus:
-    """A CDB of 16 bytes with this service action."""
+    """The GET LBA STATUS command in a CDB of 16 bytes with this service action."""
     return GetLbaStatus(_number(cdb, 2, 9), _number(cdb, 10, 13))
 
 
 def _sanitize(cdb: bytes) -> Sanitize:
     flags = cdb[1]
     if flags & 0x40 or any(cdb[2:7]):
-        raise DecodeError("SANITIZE CDB", "reserved bits are set, in a command that leaves nothing")
+        raise DecodeError("SANITIZE CDB", "reserved bits are set in a command that erases the medium")
     return Sanitize(flags & 0x1F, _number(cdb, 7, 8), flags & 0x80 != 0, flags & 0x20 != 0)
+
+
+def _send_diagnostic(cdb: bytes) -> SendDiagnostic:
+    what = cdb[1]
+    return SendDiagnostic(
+        what & 0x04 != 0,
+        what >> 5,
+        _number(cdb, 3, 4),
+        what & 0x10 != 0,
+        what & 0x02 != 0,
+        what & 0x01 != 0,
+    )
 
 
 def _start_stop_unit(cdb: bytes) -> StartStopUnit:
@@ -364,6 +390,7 @@ def _maintenance_in(
 DECODERS: dict[int, tuple[int, Callable[[bytes], DeviceCdb | None]]] = {
     OperationCode.MODE_SELECT_6: (6, _mode_select(6, (4, 4))),
     OperationCode.START_STOP_UNIT: (6, _start_stop_unit),
+    OperationCode.SEND_DIAGNOSTIC: (6, _send_diagnostic),
     OperationCode.PREVENT_ALLOW_MEDIUM_REMOVAL: (6, lambda cdb: PreventAllowMediumRemoval(cdb[4] & 0x3)),
     OperationCode.READ_DEFECT_DATA_10: (10, _read_defect_data(10, 2, (7, 8))),
     OperationCode.UNMAP: (10, lambda cdb: Unmap(_number(cdb, 7, 8), cdb[1] & 0x01 != 0)),
@@ -377,5 +404,5 @@ DECODERS: dict[int, tuple[int, Callable[[bytes], DeviceCdb | None]]] = {
     OperationCode.MAINTENANCE_IN: (12, _maintenance_in),
     OperationCode.READ_DEFECT_DATA_12: (12, _read_defect_data(12, 1, (6, 9))),
 }
-"""The length that each operation code needs, and the function that takes it apart; None for a service
-action without a type."""
+"""For each operation code: the length that its CDB needs, and the function that decodes the CDB. The function
+returns None for a service action without a type."""

@@ -1,7 +1,7 @@
 """Parameter data of block devices: READ CAPACITY, REPORT LUNS, UNMAP, GET LBA STATUS, READ DEFECT DATA,
 SANITIZE (SBC-3 5.4, 5.15 to 5.18, 5.21, 5.25, SPC-4 6.33).
 
-`encode` gives the data whole; whoever answers a command cuts them to its allocation length.
+`encode` returns the whole data; the code that answers a command cuts them to the command's allocation length.
 """
 
 from __future__ import annotations
@@ -11,28 +11,17 @@ from enum import IntEnum
 
 from holdover.scsi.errors import DecodeError
 
-__all__ = [
-    "Capacity",
-    "DefectList",
-    "LbaStatus",
-    "LbaStatusDescriptor",
-    "LunList",
-    "OverwriteParameters",
-    "Provisioning",
-    "UnmapList",
-]
-
 _MAX_10 = 0xFFFFFFFF
 _CAPACITY_10, _CAPACITY_16 = 8, 32
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What READ CAPACITY tells.
+    """The data of READ CAPACITY.
 
     Attributes:
-        blocks: Number of logical blocks, at least 1.
-        block_length: Bytes of one.
+        blocks: The number of logical blocks, at least 1.
+        block_length: The bytes of one logical block.
         physical_exponent: 2 to this power logical blocks are one physical block, 4 bits.
         thin: Logical block provisioning management is enabled (LBPME).
         reads_zeros: Unmapped blocks read as zeros (LBPRZ).
@@ -47,7 +36,7 @@ class Capacity:
     lowest_aligned: int = 0
 
     def encode_10(self) -> bytes:
-        """READ CAPACITY(10) data: 8 bytes; FFFFFFFFh for the last block sends the reader to (16)."""
+        """READ CAPACITY(10) data: 8 bytes; FFFFFFFFh as the last block tells the reader to use (16)."""
         return min(self.blocks - 1, _MAX_10).to_bytes(4, "big") + self.block_length.to_bytes(4, "big")
 
     def encode_16(self) -> bytes:
@@ -63,10 +52,10 @@ class Capacity:
 
     @classmethod
     def decode_10(cls, data: bytes) -> Capacity | None:
-        """The capacity in READ CAPACITY(10) data; None if it needs READ CAPACITY(16).
+        """The capacity in READ CAPACITY(10) data; None when the reader must use READ CAPACITY(16).
 
         Raises:
-            DecodeError: Fewer than 8 bytes.
+            DecodeError: There are fewer than 8 bytes.
         """
         _require("READ CAPACITY(10) data", data, _CAPACITY_10)
         last = int.from_bytes(data[0:4], "big")
@@ -77,7 +66,7 @@ class Capacity:
         """The capacity in READ CAPACITY(16) data; the fields after the block length may be cut off.
 
         Raises:
-            DecodeError: Fewer than 12 bytes.
+            DecodeError: There are fewer than 12 bytes.
         """
         _require("READ CAPACITY(16) data", data, 12)
         data = data.ljust(_CAPACITY_16, b"\0")
@@ -96,23 +85,23 @@ class LunList:
     """REPORT LUNS parameter data.
 
     Attributes:
-        luns: 8-byte logical unit numbers as they stand on the wire.
-        complete: Whether these are all; False when the data were cut by the allocation length.
+        luns: Logical unit numbers of 8 bytes each, as on the wire.
+        complete: Whether these are all; False when the allocation length cut the data.
     """
 
     luns: tuple[bytes, ...]
     complete: bool = True
 
     def encode(self) -> bytes:
-        """The data, whole."""
+        """The whole data."""
         return (8 * len(self.luns)).to_bytes(4, "big") + bytes(4) + b"".join(self.luns)
 
     @classmethod
     def decode(cls, data: bytes) -> LunList:
-        """The logical unit numbers that are there whole.
+        """The logical unit numbers that the data contain whole.
 
         Raises:
-            DecodeError: Fewer than 8 bytes.
+            DecodeError: There are fewer than 8 bytes.
         """
         _require("REPORT LUNS data", data, 8)
         length = int.from_bytes(data[0:4], "big")
@@ -132,17 +121,18 @@ class UnmapList:
     ranges: tuple[tuple[int, int], ...]
 
     def encode(self) -> bytes:
-        """The list, whole."""
+        """The whole list."""
         body = b"".join(lba.to_bytes(8, "big") + n.to_bytes(4, "big") + bytes(4) for lba, n in self.ranges)
         return (len(body) + 6).to_bytes(2, "big") + len(body).to_bytes(2, "big") + bytes(4) + body
 
     @classmethod
     def decode(cls, data: bytes) -> UnmapList:
-        """The block descriptors that are there whole; one that a length cuts off is left out, as the
-        standard has it.
+        """The block descriptors that the data contain whole. A descriptor that a length cuts off is left out.
+
+        The standard requires this.
 
         Raises:
-            DecodeError: Fewer than 8 bytes.
+            DecodeError: There are fewer than 8 bytes.
         """
         _require("UNMAP parameter list", data, 8)
         end = min(len(data), 8 + int.from_bytes(data[2:4], "big"))
@@ -155,7 +145,7 @@ class UnmapList:
 
 
 class Provisioning(IntEnum):
-    """What a range of blocks is to the medium (SBC-3 5.4.2.2)."""
+    """The provisioning status of a range of blocks (SBC-3 5.4.2.2)."""
 
     MAPPED = 0x0
     DEALLOCATED = 0x1
@@ -168,8 +158,8 @@ class LbaStatusDescriptor:
 
     Attributes:
         lba: The first block, 64 bits.
-        blocks: How many, 32 bits.
-        status: What they are.
+        blocks: The number of blocks, 32 bits.
+        status: The provisioning status of the blocks.
     """
 
     lba: int
@@ -188,7 +178,7 @@ class LbaStatus:
     descriptors: tuple[LbaStatusDescriptor, ...]
 
     def encode(self) -> bytes:
-        """The data, whole."""
+        """The whole data."""
         body = b"".join(
             each.lba.to_bytes(8, "big") + each.blocks.to_bytes(4, "big") + bytes([each.status, 0, 0, 0])
             for each in self.descriptors
@@ -197,10 +187,10 @@ class LbaStatus:
 
     @classmethod
     def decode(cls, data: bytes) -> LbaStatus:
-        """The descriptors that are there whole.
+        """The descriptors that the data contain whole.
 
         Raises:
-            DecodeError: Fewer than 8 bytes, or a provisioning status that is reserved.
+            DecodeError: There are fewer than 8 bytes, or a provisioning status that is reserved.
         """
         _require("GET LBA STATUS data", data, 8)
         end = min(len(data), 4 + int.from_bytes(data[0:4], "big"))
@@ -222,8 +212,8 @@ class DefectList:
 
     Attributes:
         format: DEFECT LIST FORMAT, 3 bits.
-        primary: The primary list is in it.
-        grown: The grown list is in it.
+        primary: Whether the data contain the primary list.
+        grown: Whether the data contain the grown list.
     """
 
     format: int
@@ -244,12 +234,12 @@ class DefectList:
 
 @dataclass(frozen=True, slots=True)
 class OverwriteParameters:
-    """Parameter list of SANITIZE with OVERWRITE (SBC-3 5.21.2.2).
+    """The parameter list of SANITIZE with OVERWRITE (SBC-3 5.21.2.2).
 
     Attributes:
         pattern: The initialization pattern.
-        count: How often the medium is overwritten, 5 bits.
-        test: 2 bits; vendor specific but for 0.
+        count: The number of times that the medium is overwritten, 5 bits.
+        test: 2 bits; vendor specific, except 0.
         invert: Every second pass writes the pattern inverted.
     """
 
@@ -259,7 +249,7 @@ class OverwriteParameters:
     invert: bool = False
 
     def encode(self) -> bytes:
-        """The list, whole."""
+        """The whole list."""
         flags = self.invert << 7 | self.test << 5 | self.count
         return bytes([flags, 0]) + len(self.pattern).to_bytes(2, "big") + self.pattern
 
@@ -268,7 +258,7 @@ class OverwriteParameters:
         """The list.
 
         Raises:
-            DecodeError: Fewer than 4 bytes, or fewer than the pattern's length says.
+            DecodeError: There are fewer than 4 bytes, or fewer than the pattern's length says.
         """
         structure = "SANITIZE parameter list"
         _require(structure, data, 4)

@@ -1,8 +1,8 @@
 """Command descriptor blocks, typed (SPC-4 6, SBC-3 5).
 
-`decode_cdb` looks the operation code up in a table of small functions: it stands in the way of every
-READ and WRITE. Fields that no part of the project heeds (GROUP NUMBER, CONTROL, obsolete bits) are not
-kept, and encode as 0. A CDB may be longer than its operation code needs, as transports pad it.
+`decode_cdb` looks up the operation code in a table of small functions, because every READ and WRITE must pass
+through `decode_cdb` fast. Fields that no part of the project uses (GROUP NUMBER, CONTROL, obsolete bits) are
+not kept, and are encoded as 0. A CDB may be longer than its operation code needs, because transports pad it.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from holdover.scsi._device_cdb import (
     ReportSupportedOperationCodes,
     ReportSupportedTaskManagementFunctions,
     Sanitize,
+    SendDiagnostic,
     StartStopUnit,
     Unmap,
     decode_get_lba_status,
@@ -71,6 +72,7 @@ __all__ = [
     "RequestSense",
     "Reserve",
     "Sanitize",
+    "SendDiagnostic",
     "StartStopUnit",
     "SynchronizeCache",
     "TestUnitReady",
@@ -88,8 +90,8 @@ class PersistentReserveIn:
     """PERSISTENT RESERVE IN (SPC-4 6.15): 10 bytes.
 
     Attributes:
-        service_action: 5 bits; an int, so that reserved ones survive.
-        allocation_length: Size of the Data-In buffer, 16 bits.
+        service_action: 5 bits; an int, so that reserved values survive.
+        allocation_length: The size of the Data-In buffer, 16 bits.
     """
 
     service_action: int
@@ -105,7 +107,7 @@ class PersistentReserveIn:
         """The CDB of this operation code.
 
         Raises:
-            DecodeError: It is shorter than 10 bytes.
+            DecodeError: The CDB is shorter than 10 bytes.
         """
         _require(cdb, 10, "PERSISTENT RESERVE IN CDB")
         return cls(cdb[1] & 0x1F, _number(cdb, 7, 8))
@@ -116,9 +118,9 @@ class PersistentReserveOut:
     """PERSISTENT RESERVE OUT (SPC-4 6.16): 10 bytes.
 
     Attributes:
-        service_action: 5 bits; an int, so that reserved ones survive.
-        parameter_list_length: Size of the parameter list, 32 bits.
-        type: Reservation type, 4 bits; an int, so that reserved ones survive.
+        service_action: 5 bits; an int, so that reserved values survive.
+        parameter_list_length: The size of the parameter list, 32 bits.
+        type: Reservation type, 4 bits; an int, so that reserved values survive.
         scope: Reservation scope, 4 bits.
     """
 
@@ -147,7 +149,7 @@ class PersistentReserveOut:
         """The CDB of this operation code.
 
         Raises:
-            DecodeError: It is shorter than 10 bytes.
+            DecodeError: The CDB is shorter than 10 bytes.
         """
         _require(cdb, 10, "PERSISTENT RESERVE OUT CDB")
         return cls(cdb[1] & 0x1F, _number(cdb, 5, 8), cdb[2] & 0x0F, cdb[2] >> 4)
@@ -158,7 +160,7 @@ class Inquiry:
     """INQUIRY (SPC-4 6.6): 6 bytes.
 
     Attributes:
-        allocation_length: Size of the Data-In buffer, 16 bits.
+        allocation_length: The size of the Data-In buffer, 16 bits.
         page_code: The vital product data page, or None for standard INQUIRY data (EVPD 0).
     """
 
@@ -185,8 +187,8 @@ class RequestSense:
     """REQUEST SENSE (SPC-4 6.39): 6 bytes.
 
     Attributes:
-        allocation_length: Size of the Data-In buffer, 8 bits.
-        descriptor_format: Whether sense data of descriptor format are wanted (DESC).
+        allocation_length: The size of the Data-In buffer, 8 bits.
+        descriptor_format: Whether the command asks for sense data in descriptor format (DESC).
     """
 
     allocation_length: int
@@ -202,8 +204,8 @@ class ReportLuns:
     """REPORT LUNS (SPC-4 6.33): 12 bytes.
 
     Attributes:
-        allocation_length: Size of the Data-In buffer, 32 bits.
-        select_report: Which logical units are wanted, 8 bits.
+        allocation_length: The size of the Data-In buffer, 32 bits.
+        select_report: The logical units that the command asks for, 8 bits.
     """
 
     allocation_length: int
@@ -222,7 +224,7 @@ class ModeSense6:
     Attributes:
         page_code: 6 bits; 3Fh is all pages.
         subpage_code: 8 bits.
-        allocation_length: Size of the Data-In buffer, 8 bits.
+        allocation_length: The size of the Data-In buffer, 8 bits.
         dbd: Leave block descriptors out.
         page_control: 0 current, 1 changeable, 2 default, 3 saved values.
     """
@@ -255,7 +257,7 @@ class ModeSense10:
     Attributes:
         page_code: 6 bits; 3Fh is all pages.
         subpage_code: 8 bits.
-        allocation_length: Size of the Data-In buffer, 16 bits.
+        allocation_length: The size of the Data-In buffer, 16 bits.
         dbd: Leave block descriptors out.
         page_control: 0 current, 1 changeable, 2 default, 3 saved values.
         llbaa: Long block descriptors are accepted.
@@ -281,7 +283,7 @@ class Reserve:
     """RESERVE(6) and RESERVE(10) (SPC-2 7.21, 7.22).
 
     Attributes:
-        size: Length of the CDB.
+        size: The length of the CDB.
         third_party: Reserve for another device (3RDPTY).
         extent: Reserve extents only (obsolete since SPC-2).
     """
@@ -301,7 +303,7 @@ class Release:
     """RELEASE(6) and RELEASE(10) (SPC-2 7.16, 7.17).
 
     Attributes:
-        size: Length of the CDB.
+        size: The length of the CDB.
         third_party: Release what was reserved for another device (3RDPTY).
         extent: Release extents only (obsolete since SPC-2).
     """
@@ -318,16 +320,16 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class OtherCdb:
-    """A CDB that this package does not take apart.
+    """A CDB that this package does not decode.
 
     Attributes:
-        raw: All its bytes.
+        raw: All bytes of the CDB.
     """
 
     raw: bytes
 
     def encode(self) -> bytes:
-        """The bytes as they came."""
+        """The bytes, unchanged."""
         return self.raw
 
 
@@ -415,8 +417,8 @@ def _extent(cdb: bytes) -> bool:
     return cdb[1] & 0x01 != 0
 
 
-# The length that each operation code needs, and the function that takes it apart; None for a service
-# action without a type.
+# For each operation code: the length that its CDB needs, and the function that decodes the CDB. The function
+# returns None for a service action without a type.
 _DECODERS: dict[int, tuple[int, Callable[[bytes], Cdb | None]]] = {
     **_block_cdb.DECODERS,
     **_device_cdb.DECODERS,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.status import Status
-
-__all__ = ["Command", "DeviceServer", "Response"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,15 +14,21 @@ class Command:
     """One command as an application client sends it.
 
     Attributes:
-        cdb: The CDB as it came, 6 to 260 bytes; longer ones are possible, shorter ones are bad input.
-        data_out: The Data-Out buffer. May hold fewer bytes than the CDB's transfer or parameter list
-            length names (the initiator's buffer was shorter): whoever decodes must look.
-        data_in_length: Size of the initiator's Data-In buffer, bytes. The transport cuts what is longer.
+        cdb: The CDB as the initiator sent it, 6 to 260 bytes; longer CDBs are possible, and shorter ones are
+            bad input.
+        data_out: The Data-Out buffer. It may have fewer bytes than the CDB's transfer length or parameter
+            list length says (when the initiator's buffer is shorter), so the code that decodes it must check.
+        data_in_length: The size of the initiator's Data-In buffer in bytes. The transport cuts longer data.
+        leave_absent: For a multipath device: carry out a REGISTER by the paths that can be reached, and do
+            not change the registrations of the other paths. A handover sets this, because it counts these
+            registrations itself. The other host has the same key: no path of this device may change the
+            registrations with it, and they are no reason to refuse the command.
     """
 
     cdb: bytes
     data_out: bytes = b""
     data_in_length: int = 0
+    leave_absent: bool = False
 
     @property
     def opcode(self) -> int:
@@ -39,30 +43,56 @@ class Response:
     Attributes:
         status: The status code.
         data_in: The Data-In buffer, already cut to the CDB's allocation length, never padded.
-        sense: Sense data as it stands on the wire (fixed or descriptor format); empty without any.
-        data_out_length: Bytes of Data-Out that the CDB asks for, from which the transport tells what was too
-            many or too few; None for as many as the initiator has.
+        sense: Sense data as on the wire, in fixed or descriptor format; empty when there are none.
+        data_out_length: The bytes of Data-Out that the CDB asks for. From this the transport computes how
+            many bytes were too many or too few. None means as many bytes as the initiator has.
+        data_in_length: The bytes of Data-In that the CDB asks for, when the transport of the response has cut
+            `data_in` to a shorter Data-In buffer; None when `data_in` is whole.
+        carried: When one device of a host has several I_T nexuses (multipath): the initiator port of each
+            path that answered this command with GOOD, one entry for each path. Two entries are equal exactly
+            when the logical unit sees one initiator port. Empty when the device has one I_T nexus. This field
+            says how the command travelled, not how it ended, so a comparison of two responses ignores it.
     """
 
     status: Status
     data_in: bytes = b""
     sense: bytes = b""
     data_out_length: int | None = None
+    data_in_length: int | None = None
+    carried: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def good(self) -> bool:
-        """Whether the command did what it says."""
+        """Whether the command succeeded."""
         return self.status is Status.GOOD
 
 
 class DeviceServer(Protocol):
-    """What answers the commands of one logical unit number: an embedded LUN, a guest's ScsiBlock."""
+    """Answers the commands of one logical unit number: an embedded LUN, or a guest's ScsiBlock."""
 
     async def execute(self, nexus: ITNexus, command: Command) -> Response:
-        """Carry out one command. Never raises for what an application client sent; cancelling the
-        task that awaits it aborts the command."""
+        """Carry out one command. Never raises for bad input of an application client.
+
+        Cancelling the task that awaits this aborts the command.
+        """
         ...
 
     async def reset(self) -> None:
-        """LOGICAL UNIT RESET (SAM-5 7.7)."""
+        """Carry out a LOGICAL UNIT RESET (SAM-5 7.7)."""
+        ...
+
+
+class ImmediateDeviceServer(DeviceServer, Protocol):
+    """A device server that can answer most commands without waiting for anything."""
+
+    def execute_now(self, nexus: ITNexus, command: Command) -> Response | None:
+        """As `execute`, or None for a command that has to wait and for which nothing was done yet."""
+        ...
+
+
+class NexusAware(DeviceServer, Protocol):
+    """A device server that keeps something for each I_T nexus that ends with it."""
+
+    async def nexus_lost(self, nexus: ITNexus) -> None:
+        """I_T nexus loss (SAM-5 6.3.4)."""
         ...

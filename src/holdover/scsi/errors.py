@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["DecodeError"]
-
 
 class DecodeError(ValueError):
-    """Bytes that are not what they should be: names the structure, the field and where it stands.
+    """Bytes do not have the form of the standard; the error names the structure, the field and its place.
 
     Attributes:
-        structure: What was being decoded, in the standard's words ("PERSISTENT RESERVE OUT CDB").
-        problem: What is wrong with it.
-        offset: The byte of the structure at which it shows, or None where that has no single place.
+        structure: The structure that was decoded, in the standard's words ("PERSISTENT RESERVE OUT CDB").
+        problem: What is wrong with the structure.
+        offset: The byte of the structure at which the problem is, or None when it has no single place.
     """
 
     def __init__(self, structure: str, problem: str, offset: int | None = None) -> None:

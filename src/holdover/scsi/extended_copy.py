@@ -1,8 +1,8 @@
 """EXTENDED COPY(LID1) and RECEIVE COPY RESULTS: parameter list and parameter data (SPC-4 6.4, 6.20, 6.21).
 
-Only what a copy between block devices needs: identification descriptors of copy sources and copy
-destinations (CSCD descriptors), and block to block segment descriptors. A list with other descriptors
-still decodes: they are kept as their type.
+This module has only what a copy between block devices needs: identification descriptors of copy sources and
+copy destinations (CSCD descriptors), and block to block segment descriptors. A list with other descriptors is
+decoded too; the bytes of these descriptors are kept.
 """
 
 from __future__ import annotations
@@ -11,17 +11,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from holdover.scsi.errors import DecodeError
-
-__all__ = [
-    "CopyList",
-    "CopyStatus",
-    "CscdDescriptor",
-    "DescriptorType",
-    "ListIdUsage",
-    "OperatingParameters",
-    "OtherDescriptor",
-    "SegmentDescriptor",
-]
 
 _STRUCTURE = "EXTENDED COPY parameter list"
 _HEADER, _CSCD, _SEGMENT = 16, 32, 28
@@ -35,7 +24,7 @@ class DescriptorType(IntEnum):
 
 
 class ListIdUsage(IntEnum):
-    """What the list identifier is for (SPC-4 6.4.3.2)."""
+    """The use of the list identifier (SPC-4 6.4.3.2)."""
 
     HELD = 0x0
     DISCARDED = 0x2
@@ -44,16 +33,16 @@ class ListIdUsage(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class CscdDescriptor:
-    """Who is copied from or to: an identification descriptor, E4h (SPC-4 6.4.5.2): 32 bytes.
+    """A copy source or copy destination: an identification descriptor, E4h (SPC-4 6.4.5.2), 32 bytes.
 
     Attributes:
         code_set: Of the designator, 4 bits.
         association: Of the designator, 2 bits.
         designator_type: 4 bits.
         designator: Up to 20 bytes.
-        block_length: Bytes of a logical block, 24 bits; 0 says nothing.
+        block_length: The bytes of a logical block, 24 bits; 0 means that it is not given.
         lu_id_type: 2 bits, obsolete; 0 is a logical unit.
-        null: No copying is to be done with it (NUL, obsolete).
+        null: Copy nothing from or to this device (NUL, obsolete).
         device_type: Peripheral device type, 5 bits.
     """
 
@@ -79,13 +68,13 @@ class CscdDescriptor:
 
     @classmethod
     def decode(cls, data: bytes) -> CscdDescriptor:
-        """A descriptor of 32 bytes and this type.
+        """The descriptor in 32 bytes that have this type.
 
         Raises:
             DecodeError: The designator is longer than its field.
         """
         if data[7] > 20:
-            raise DecodeError(_STRUCTURE, f"designator of {data[7]} bytes, 20 are the most", 7)
+            raise DecodeError(_STRUCTURE, f"designator of {data[7]} bytes, at most 20 are allowed", 7)
         return cls(
             code_set=data[4] & 0x0F,
             association=data[5] >> 4 & 0x3,
@@ -100,12 +89,12 @@ class CscdDescriptor:
 
 @dataclass(frozen=True, slots=True)
 class SegmentDescriptor:
-    """What is copied: block device to block device, 02h (SPC-4 6.4.6.3): 28 bytes.
+    """A copy from a block device to a block device, 02h (SPC-4 6.4.6.3): 28 bytes.
 
     Attributes:
-        source: Index of its CSCD descriptor, 16 bits.
-        destination: Index of its CSCD descriptor, 16 bits.
-        blocks: How many, 16 bits.
+        source: The index of the source's CSCD descriptor, 16 bits.
+        destination: The index of the destination's CSCD descriptor, 16 bits.
+        blocks: The number of blocks, 16 bits.
         source_lba: The first block to read, 64 bits.
         destination_lba: The first block to write, 64 bits.
         by_destination: `blocks` counts blocks of the destination, not of the source (DC).
@@ -132,10 +121,10 @@ class SegmentDescriptor:
 
     @classmethod
     def decode(cls, data: bytes) -> SegmentDescriptor:
-        """A descriptor of 28 bytes and this type.
+        """The descriptor in 28 bytes that have this type.
 
         Raises:
-            DecodeError: Its length field says another length.
+            DecodeError: The descriptor's length field says another length.
         """
         if int.from_bytes(data[2:4], "big") != _SEGMENT - 4:
             raise DecodeError(_STRUCTURE, f"descriptor length {data[2:4].hex()}h of a block to block copy", 2)
@@ -151,10 +140,10 @@ class SegmentDescriptor:
 
 @dataclass(frozen=True, slots=True)
 class OtherDescriptor:
-    """A descriptor that this package does not take apart, and that ends its list: its length is unknown.
+    """A descriptor that this package does not decode. It ends its list, because its length is not known.
 
     Attributes:
-        raw: Its bytes and all after it.
+        raw: The bytes of the descriptor and all bytes after it.
     """
 
     raw: bytes
@@ -165,7 +154,7 @@ class OtherDescriptor:
         return self.raw[0]
 
     def encode(self) -> bytes:
-        """The bytes as they came."""
+        """The bytes, unchanged."""
         return self.raw
 
 
@@ -174,10 +163,10 @@ class CopyList:
     """EXTENDED COPY(LID1) parameter list (SPC-4 6.4.3).
 
     Attributes:
-        cscds: Copy sources and destinations, which the segments name by index.
-        segments: What is copied, in this order.
-        list_identifier: By which RECEIVE COPY RESULTS asks, 8 bits.
-        list_id_usage: 2 bits; an int, so that reserved ones survive.
+        cscds: Copy sources and destinations, to which the segments refer by index.
+        segments: The copies to make, in this order.
+        list_identifier: The identifier by which RECEIVE COPY RESULTS asks for the copy, 8 bits.
+        list_id_usage: 2 bits; an int, so that reserved values survive.
         priority: 3 bits.
         sequential: Sequential striped (STR).
         inline: Inline data.
@@ -192,7 +181,7 @@ class CopyList:
     inline: bytes = b""
 
     def encode(self) -> bytes:
-        """The list, whole."""
+        """The whole list."""
         cscds = b"".join(each.encode() for each in self.cscds)
         segments = b"".join(each.encode() for each in self.segments)
         flags = self.sequential << 5 | self.list_id_usage << 3 | self.priority
@@ -212,8 +201,8 @@ class CopyList:
         """The list.
 
         Raises:
-            DecodeError: Fewer than 16 bytes or than its lengths say (no offset), or a descriptor of a known
-                type that is cut or contradicts itself (with the offset of its list's first byte or after).
+            DecodeError: There are fewer than 16 bytes, or fewer than the list's lengths say (no offset). Or a
+                descriptor of a known type is cut or contradicts itself (the offset is in the descriptors).
         """
         if len(data) < _HEADER:
             raise DecodeError(_STRUCTURE, f"length of {len(data)} bytes, {_HEADER} are needed")
@@ -261,10 +250,10 @@ class CopyStatus:
     """COPY STATUS(LID1) parameter data (SPC-4 6.20): 12 bytes.
 
     Attributes:
-        status: 0 in progress, 1 done without errors, 2 done with errors.
-        segments: Segments processed, 16 bits.
-        transferred: Bytes written by the segment under way or the last, told in KiB where they are many.
-        held_discarded: No data are held (HDD).
+        status: 0: in progress; 1: done without errors; 2: done with errors.
+        segments: The number of processed segments, 16 bits.
+        transferred: The bytes written by the current or last segment; a large number is reported in KiB.
+        held_discarded: The logical unit holds no data (HDD).
     """
 
     status: int
@@ -273,7 +262,7 @@ class CopyStatus:
     held_discarded: bool = True
 
     def encode(self) -> bytes:
-        """The data, whole."""
+        """The whole data."""
         units, count = (0, self.transferred) if self.transferred >> 32 == 0 else (1, self.transferred >> 10)
         return (
             bytes([0, 0, 0, 8, self.held_discarded << 7 | self.status])
@@ -288,11 +277,11 @@ class OperatingParameters:
     """RECEIVE COPY OPERATING PARAMETERS data (SPC-4 6.21).
 
     Attributes:
-        cscds: Most CSCD descriptors in one list.
-        segments: Most segment descriptors in one list.
-        list_length: Most bytes of all descriptors.
-        segment_length: Most bytes of one segment.
-        concurrent: Most copies at once.
+        cscds: The most CSCD descriptors in one list.
+        segments: The most segment descriptors in one list.
+        list_length: The most bytes of all descriptors.
+        segment_length: The most bytes of one segment.
+        concurrent: The most copies at one time.
         types: Descriptor type codes.
     """
 
@@ -304,7 +293,7 @@ class OperatingParameters:
     types: tuple[int, ...]
 
     def encode(self) -> bytes:
-        """The data, whole."""
+        """The whole data."""
         body = (
             bytes([1, 0, 0, 0])  # SNLID: a list without a list identifier is supported
             + self.cscds.to_bytes(2, "big")

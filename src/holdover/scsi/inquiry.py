@@ -1,7 +1,8 @@
 """INQUIRY: standard data and vital product data pages (SPC-4 6.6, 7.8, SBC-3 6.6).
 
-The encoders give the data of a block device (peripheral device type 00h), whole; whoever answers a
-command cuts them to its allocation length. The decoders take data that were cut where that leaves sense.
+The encoders return the whole data of a block device (peripheral device type 00h); the code that answers a
+command cuts them to the command's allocation length. The decoders accept cut data when the rest has a
+meaning.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ class StandardInquiry:
         vendor: T10 vendor identification, up to 8 ASCII characters.
         product: Up to 16 ASCII characters.
         revision: Up to 4 ASCII characters.
-        device_type: Peripheral device type, 5 bits; 1Fh for a logical unit that is not there.
-        qualifier: Peripheral qualifier, 3 bits; 3 for a logical unit that is not there.
+        device_type: Peripheral device type, 5 bits; 1Fh for a logical unit that does not exist.
+        qualifier: Peripheral qualifier, 3 bits; 3 for a logical unit that does not exist.
         removable: The medium can be taken out (RMB).
         version: 6 is SPC-4.
         tpgs: Asymmetric access, 2 bits.
@@ -82,7 +83,7 @@ class StandardInquiry:
     version_descriptors: tuple[int, ...] = ()
 
     def encode(self) -> bytes:
-        """The data, whole."""
+        """The whole data."""
         length = _STANDARD_LENGTH
         if self.version_descriptors:
             length = _VERSION_DESCRIPTORS_AT + 2 * _VERSION_DESCRIPTORS
@@ -105,10 +106,10 @@ class StandardInquiry:
 
     @classmethod
     def decode(cls, data: bytes) -> StandardInquiry:
-        """The data as a device gave them; characters that are not ASCII read as U+FFFD.
+        """The data that a device returned; characters that are not ASCII become U+FFFD.
 
         Raises:
-            DecodeError: Fewer than 36 bytes.
+            DecodeError: There are fewer than 36 bytes.
         """
         if len(data) < _STANDARD_LENGTH:
             raise DecodeError("standard INQUIRY data", f"length of {len(data)} bytes, 36 are needed")
@@ -144,15 +145,15 @@ class SupportedPages:
     pages: tuple[int, ...]
 
     def encode(self) -> bytes:
-        """The page, whole."""
+        """The whole page."""
         return _vpd(VpdPage.SUPPORTED_PAGES, bytes(self.pages))
 
     @classmethod
     def decode(cls, data: bytes) -> SupportedPages:
-        """The page codes that are there.
+        """The page codes that the data contain.
 
         Raises:
-            DecodeError: It is not this page, or shorter than its header.
+            DecodeError: The data are not this page, or are shorter than the page's header.
         """
         return cls(tuple(_vpd_body(VpdPage.SUPPORTED_PAGES, data)))
 
@@ -168,15 +169,15 @@ class UnitSerialNumber:
     serial: str
 
     def encode(self) -> bytes:
-        """The page, whole."""
+        """The whole page."""
         return _vpd(VpdPage.UNIT_SERIAL_NUMBER, self.serial.encode("ascii"))
 
     @classmethod
     def decode(cls, data: bytes) -> UnitSerialNumber:
-        """The serial number; characters that are not ASCII read as U+FFFD.
+        """The serial number; characters that are not ASCII become U+FFFD.
 
         Raises:
-            DecodeError: It is not this page, or shorter than its header.
+            DecodeError: The data are not this page, or are shorter than the page's header.
         """
         return cls(_text(_vpd_body(VpdPage.UNIT_SERIAL_NUMBER, data)))
 
@@ -186,23 +187,23 @@ class DeviceIdentification:
     """Page 83h (SPC-4 7.8.6).
 
     Attributes:
-        designators: In the device's order; those of reserved type, association or code set left out.
-        complete: Whether these are all; False when the data were cut by the allocation length.
+        designators: In the device's order, without those of a reserved type, association or code set.
+        complete: Whether these are all; False when the allocation length cut the data.
     """
 
     designators: tuple[Designator, ...]
     complete: bool = True
 
     def encode(self) -> bytes:
-        """The page, whole."""
+        """The whole page."""
         return _vpd(VpdPage.DEVICE_IDENTIFICATION, b"".join(each.encode() for each in self.designators))
 
     @classmethod
     def decode(cls, data: bytes) -> DeviceIdentification:
-        """The designators that are there whole.
+        """The designators that the data contain whole.
 
         Raises:
-            DecodeError: It is not this page, or shorter than its header.
+            DecodeError: The data are not this page, or are shorter than the page's header.
         """
         body = _vpd_body(VpdPage.DEVICE_IDENTIFICATION, data)
         designators = []
@@ -231,7 +232,7 @@ def _decode_designator(data: bytes) -> Designator | None:
 
 @dataclass(frozen=True, slots=True)
 class BlockLimits:
-    """Page B0h (SBC-3 6.6.3): 64 bytes. 0 means "not reported" unless said otherwise.
+    """Page B0h (SBC-3 6.6.3): 64 bytes. 0 means "not reported", unless a field says otherwise.
 
     Attributes:
         maximum_compare_and_write: Blocks; 0 is "not supported".
@@ -242,9 +243,9 @@ class BlockLimits:
         maximum_unmap_blocks: Blocks; 0 is "UNMAP not supported".
         maximum_unmap_descriptors: Descriptors in one UNMAP.
         optimal_unmap_granularity: Blocks.
-        unmap_alignment: Block at which the granularity starts, or None (UGAVALID 0).
+        unmap_alignment: The block at which the granularity starts, or None (UGAVALID 0).
         maximum_write_same: Blocks.
-        write_same_non_zero: WRITE SAME of 0 blocks is refused (WSNZ).
+        write_same_non_zero: The logical unit refuses a WRITE SAME of 0 blocks (WSNZ).
     """
 
     maximum_compare_and_write: int = 0
@@ -260,7 +261,7 @@ class BlockLimits:
     write_same_non_zero: bool = False
 
     def encode(self) -> bytes:
-        """The page, whole."""
+        """The whole page."""
         alignment = 0 if self.unmap_alignment is None else 0x80000000 | self.unmap_alignment
         words = (
             self.maximum_transfer,
@@ -281,10 +282,10 @@ class BlockLimits:
 
     @classmethod
     def decode(cls, data: bytes) -> BlockLimits:
-        """The limits; fields that are not there read as 0.
+        """The limits; fields that the data lack are 0.
 
         Raises:
-            DecodeError: It is not this page, or shorter than its header.
+            DecodeError: The data are not this page, or are shorter than the page's header.
         """
         body = _vpd_body(VpdPage.BLOCK_LIMITS, data).ljust(60, b"\0")
         words = [int.from_bytes(body[at : at + 4], "big") for at in range(4, 32, 4)]
@@ -308,10 +309,10 @@ class BlockDeviceCharacteristics:
     """Page B1h (SBC-3 6.6.2): 64 bytes.
 
     Attributes:
-        rotation_rate: Revolutions per minute; 0 not reported, 1 does not rotate.
-        form_factor: 4 bits; 0 not reported.
-        after_block_erase: What a READ does after SANITIZE with BLOCK ERASE (WABEREQ), 2 bits: 0 not
-            reported, 1 it succeeds, 2 and 3 it fails until the block is written.
+        rotation_rate: Revolutions per minute; 0: not reported; 1: the medium does not rotate.
+        form_factor: 4 bits; 0: not reported.
+        after_block_erase: What a READ does after SANITIZE with BLOCK ERASE (WABEREQ), 2 bits. 0: not
+            reported; 1: it succeeds; 2 and 3: it fails until the block is written.
         after_cryptographic_erase: The same after CRYPTOGRAPHIC ERASE (WACEREQ).
     """
 
@@ -321,17 +322,17 @@ class BlockDeviceCharacteristics:
     after_cryptographic_erase: int = 0
 
     def encode(self) -> bytes:
-        """The page, whole."""
+        """The whole page."""
         reads = self.after_block_erase << 6 | self.after_cryptographic_erase << 4
         body = self.rotation_rate.to_bytes(2, "big") + bytes([0, reads | self.form_factor])
         return _vpd(VpdPage.BLOCK_DEVICE_CHARACTERISTICS, body.ljust(60, b"\0"))
 
     @classmethod
     def decode(cls, data: bytes) -> BlockDeviceCharacteristics:
-        """The characteristics; fields that are not there read as 0.
+        """The characteristics; fields that the data lack are 0.
 
         Raises:
-            DecodeError: It is not this page, or shorter than its header.
+            DecodeError: The data are not this page, or are shorter than the page's header.
         """
         body = _vpd_body(VpdPage.BLOCK_DEVICE_CHARACTERISTICS, data).ljust(60, b"\0")
         return cls(int.from_bytes(body[0:2], "big"), body[3] & 0x0F, body[3] >> 6, body[3] >> 4 & 0x3)
@@ -348,7 +349,7 @@ class LogicalBlockProvisioning:
         reads_zeros: Unmapped blocks read as zeros (LBPRZ).
         anchor: Anchored blocks are supported (ANC_SUP).
         threshold_exponent: 8 bits.
-        provisioning_type: 3 bits: 0 not reported or full, 1 resource, 2 thin.
+        provisioning_type: 3 bits. 0: not reported, or full; 1: resource; 2: thin.
     """
 
     unmap: bool = False
@@ -360,7 +361,7 @@ class LogicalBlockProvisioning:
     provisioning_type: int = 0
 
     def encode(self) -> bytes:
-        """The page, whole."""
+        """The whole page."""
         able = (
             self.unmap << 7
             | self.write_same_16 << 6
@@ -373,10 +374,10 @@ class LogicalBlockProvisioning:
 
     @classmethod
     def decode(cls, data: bytes) -> LogicalBlockProvisioning:
-        """The provisioning; fields that are not there read as 0.
+        """The provisioning; fields that the data lack are 0.
 
         Raises:
-            DecodeError: It is not this page, or shorter than its header.
+            DecodeError: The data are not this page, or are shorter than the page's header.
         """
         body = _vpd_body(VpdPage.LOGICAL_BLOCK_PROVISIONING, data).ljust(4, b"\0")
         return cls(
@@ -396,13 +397,13 @@ class ThirdPartyCopy:
 
     Attributes:
         commands: Each operation code and its service actions.
-        cscds: Most CSCD descriptors in one list.
-        segments: Most segment descriptors in one list.
-        list_length: Most bytes of all descriptors.
+        cscds: The most CSCD descriptors in one list.
+        segments: The most segment descriptors in one list.
+        list_length: The most bytes of all descriptors.
         types: Descriptor type codes, ascending.
-        concurrent: Most copies at once.
-        segment_length: Most bytes of one segment.
-        granularity: Segments are multiples of 2 to this power bytes.
+        concurrent: The most copies at one time.
+        segment_length: The most bytes of one segment.
+        granularity: The length of a segment is a multiple of 2 to this power bytes.
     """
 
     commands: tuple[tuple[int, tuple[int, ...]], ...]
@@ -415,7 +416,7 @@ class ThirdPartyCopy:
     granularity: int
 
     def encode(self) -> bytes:
-        """The page, whole."""
+        """The whole page."""
         commands = b"".join(bytes([op, len(actions), *actions]) for op, actions in self.commands)
         parameters = self.cscds.to_bytes(2, "big") + self.segments.to_bytes(2, "big")
         parameters += self.list_length.to_bytes(4, "big") + bytes(16)

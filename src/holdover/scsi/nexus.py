@@ -1,4 +1,4 @@
-"""Who speaks to a logical unit: the I_T nexus (SAM-5 4.7)."""
+"""The I_T nexus, which is the sender of a command as the logical unit sees it (SAM-5 4.7)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from dataclasses import dataclass
 
 from holdover.scsi.transport_id import TransportID
 
-__all__ = ["ITNexus"]
-
 
 @dataclass(frozen=True, slots=True)
 class ITNexus:
-    """One initiator port and one target port; reservations belong to such a pair.
+    """One initiator port and one target port. A reservation belongs to such a pair.
 
     Attributes:
         initiator: The initiator port's TransportID (SPC-4 7.6.4); for iSCSI the name and the ISID.

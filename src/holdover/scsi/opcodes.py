@@ -4,20 +4,6 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-__all__ = [
-    "CopyInServiceAction",
-    "CopyOutServiceAction",
-    "InServiceAction",
-    "MaintenanceInServiceAction",
-    "MaintenanceOutServiceAction",
-    "OperationCode",
-    "OutServiceAction",
-    "ReservationScope",
-    "ReservationType",
-    "SanitizeServiceAction",
-    "ServiceActionIn16",
-]
-
 
 class OperationCode(IntEnum):
     """The first byte of a CDB."""
@@ -168,7 +154,7 @@ class OutServiceAction(IntEnum):
 
 
 class ReservationScope(IntEnum):
-    """Scope of a persistent reservation (SPC-4 6.15.3.3); the rest is obsolete."""
+    """Scope of a persistent reservation (SPC-4 6.15.3.3); all other scopes are obsolete."""
 
     LU = 0x0
 

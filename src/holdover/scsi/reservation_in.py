@@ -1,8 +1,8 @@
 """PERSISTENT RESERVE IN: its parameter data (SPC-4 6.15), one class for each service action.
 
-`encode` gives the data whole; whoever answers a command cuts them to its allocation length by slicing,
-and the length fields go on telling the whole length. `decode` takes data that were cut: what is whole is
-kept, and `complete` tells whether that is all.
+`encode` returns the whole data. The code that answers a command slices them to the command's allocation
+length; the length fields then still have the whole length. `decode` accepts cut data: it keeps the entries
+that are whole, and `complete` says whether these are all.
 """
 
 from __future__ import annotations
@@ -12,16 +12,6 @@ from dataclasses import dataclass
 from holdover.scsi.errors import DecodeError
 from holdover.scsi.opcodes import ReservationType
 from holdover.scsi.transport_id import TransportID, decode_transport_id
-
-__all__ = [
-    "Capabilities",
-    "FullStatus",
-    "FullStatusDescriptor",
-    "ReadKeys",
-    "ReadReservation",
-    "Reservation",
-    "without_port_capabilities",
-]
 
 _HEADER = 8
 _RESERVATION_LENGTH = 16
@@ -51,8 +41,8 @@ class ReadKeys:
 
     Attributes:
         generation: PRGENERATION, 32 bits.
-        keys: One for each registered I_T nexus; several nexuses may have the same.
-        complete: Whether these are all; False when the data were cut by the allocation length.
+        keys: One key for each registered I_T nexus; several nexuses may have the same key.
+        complete: Whether these are all; False when the allocation length cut the data.
     """
 
     generation: int
@@ -60,17 +50,17 @@ class ReadKeys:
     complete: bool = True
 
     def encode(self) -> bytes:
-        """The parameter data, whole."""
+        """The whole parameter data."""
         return _header(self.generation, 8 * len(self.keys)) + b"".join(
             key.to_bytes(8, "big") for key in self.keys
         )
 
     @classmethod
     def decode(cls, data: bytes) -> ReadKeys:
-        """The keys that are there whole.
+        """The keys that the data contain whole.
 
         Raises:
-            DecodeError: Fewer than 8 bytes, or an additional length that is no multiple of 8.
+            DecodeError: There are fewer than 8 bytes, or the additional length is not a multiple of 8.
         """
         generation, additional = _decode_header("READ KEYS data", data)
         if additional % 8:
@@ -82,12 +72,12 @@ class ReadKeys:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """A persistent reservation as READ RESERVATION tells it.
+    """A persistent reservation as READ RESERVATION reports it.
 
     Attributes:
-        key: The holder's key; 0 for the all-registrants types.
-        type: Its type.
-        scope: Its scope, 4 bits; 0 is the logical unit.
+        key: The reservation holder's key; 0 for the all registrants types.
+        type: The reservation type.
+        scope: The scope, 4 bits; 0 is the logical unit.
     """
 
     key: int
@@ -97,18 +87,18 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class ReadReservation:
-    """READ RESERVATION (SPC-4 6.15.3): 8 bytes when none is held, 24 otherwise.
+    """READ RESERVATION (SPC-4 6.15.3): 8 bytes when there is no reservation, 24 otherwise.
 
     Attributes:
         generation: PRGENERATION, 32 bits.
-        reservation: The reservation, or None.
+        reservation: The reservation; None when there is none.
     """
 
     generation: int
     reservation: Reservation | None
 
     def encode(self) -> bytes:
-        """The parameter data, whole."""
+        """The whole parameter data."""
         held = self.reservation
         if held is None:
             return _header(self.generation, 0)
@@ -120,7 +110,7 @@ class ReadReservation:
 
     @classmethod
     def decode(cls, data: bytes) -> ReadReservation:
-        """The reservation, or that there is none.
+        """The data of READ RESERVATION.
 
         Raises:
             DecodeError: The data were cut, or name a reserved type.
@@ -149,7 +139,7 @@ class Capabilities:
         atp_c: ALL_TG_PT is supported.
         ptpl_c: Persistence through power loss is supported.
         ptpl_a: Persistence through power loss is activated.
-        allow_commands: Which commands are allowed besides (SPC-4 6.15.4 table 208), 0 to 7.
+        allow_commands: The other commands that a reservation allows (SPC-4 6.15.4 table 208), 0 to 7.
         types: The supported reservation types; None when the device does not say (TMV 0).
         rlr_c: REPLACE LOST RESERVATION is supported.
     """
@@ -164,7 +154,7 @@ class Capabilities:
     rlr_c: bool = False
 
     def encode(self) -> bytes:
-        """The parameter data, whole."""
+        """The whole parameter data."""
         able = (
             _RLR_C * self.rlr_c
             | _CRH * self.crh
@@ -181,7 +171,7 @@ class Capabilities:
         """The capabilities.
 
         Raises:
-            DecodeError: Fewer than 8 bytes are there, or the length field says so.
+            DecodeError: There are fewer than 8 bytes, or the length field does not say 8.
         """
         structure = "REPORT CAPABILITIES data"
         if len(data) < _CAPABILITIES_LENGTH:
@@ -205,7 +195,7 @@ class Capabilities:
 
 
 def without_port_capabilities(data: bytes) -> bytes:
-    """REPORT CAPABILITIES data in which SIP_C and ATP_C read 0, wherever the allocation length cut them."""
+    """REPORT CAPABILITIES data with SIP_C and ATP_C set to 0; the data may be cut at any byte."""
     if len(data) < 3:
         return data
     return data[:2] + bytes([data[2] & ~(_SIP_C | _ATP_C)]) + data[3:]
@@ -216,13 +206,14 @@ class FullStatusDescriptor:
     """One registered I_T nexus in READ FULL STATUS (SPC-4 6.15.5).
 
     Attributes:
-        key: Its reservation key.
-        holder: Whether it holds the reservation.
-        transport_id: Its initiator port.
-        relative_target_port: Its target port; means nothing when `all_target_ports`.
-        all_target_ports: Whether it stands for the initiator port's nexuses with all target ports.
-        type: The reservation's type if it is a holder, otherwise None.
-        scope: The reservation's scope if it is a holder, otherwise 0.
+        key: The reservation key of the I_T nexus.
+        holder: Whether the I_T nexus holds the reservation.
+        transport_id: The initiator port.
+        relative_target_port: The target port; it has no meaning when `all_target_ports` is set.
+        all_target_ports: Whether the descriptor stands for the initiator port's nexuses with all target
+            ports.
+        type: The reservation type if the I_T nexus is a holder, otherwise None.
+        scope: The reservation's scope if the I_T nexus is a holder, otherwise 0.
     """
 
     key: int
@@ -235,7 +226,7 @@ class FullStatusDescriptor:
 
     def __post_init__(self) -> None:
         if self.holder != (self.type is not None):
-            raise ValueError("a holder has a reservation type, and none but a holder has one")
+            raise ValueError("a holder needs a reservation type, and only a holder has one")
 
     def encode(self) -> bytes:
         """The descriptor: 24 bytes and the TransportID."""
@@ -251,17 +242,18 @@ class FullStatusDescriptor:
 
     @classmethod
     def decode(cls, data: bytes) -> FullStatusDescriptor:
-        """One descriptor, given whole.
+        """The descriptor in these bytes, which must be whole.
 
         Raises:
-            DecodeError: It is short, its TransportID is malformed, or a holder has a reserved type.
+            DecodeError: The descriptor is short, its TransportID is malformed, or the type of a holder is
+                reserved.
         """
         structure = "READ FULL STATUS descriptor"
         if len(data) < _DESCRIPTOR_HEADER:
             raise DecodeError(structure, f"length of {len(data)} bytes, {_DESCRIPTOR_HEADER} are needed")
         identifier, _ = decode_transport_id(data, _DESCRIPTOR_HEADER)
         holder = bool(data[12] & _R_HOLDER)
-        # Scope and type say nothing unless the nexus holds the reservation.
+        # Scope and type have a meaning only if the nexus holds the reservation.
         return cls(
             key=int.from_bytes(data[0:8], "big"),
             holder=holder,
@@ -279,8 +271,8 @@ class FullStatus:
 
     Attributes:
         generation: PRGENERATION, 32 bits.
-        descriptors: One for each registered I_T nexus.
-        complete: Whether these are all; False when the data were cut by the allocation length.
+        descriptors: One descriptor for each registered I_T nexus.
+        complete: Whether these are all; False when the allocation length cut the data.
     """
 
     generation: int
@@ -288,16 +280,16 @@ class FullStatus:
     complete: bool = True
 
     def encode(self) -> bytes:
-        """The parameter data, whole."""
+        """The whole parameter data."""
         body = b"".join(each.encode() for each in self.descriptors)
         return _header(self.generation, len(body)) + body
 
     @classmethod
     def decode(cls, data: bytes) -> FullStatus:
-        """The descriptors that are there whole.
+        """The descriptors that the data contain whole.
 
         Raises:
-            DecodeError: Fewer than 8 bytes, or a descriptor that is whole and malformed.
+            DecodeError: There are fewer than 8 bytes, or a whole descriptor is malformed.
         """
         generation, additional = _decode_header("READ FULL STATUS data", data)
         body = data[_HEADER : _HEADER + additional]

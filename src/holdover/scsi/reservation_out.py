@@ -1,7 +1,7 @@
 """PERSISTENT RESERVE OUT: its parameter lists (SPC-4 6.16.3, 6.16.4), and whole commands.
 
-The basic list is 24 bytes; with SPEC_I_PT it goes on with a length and the TransportIDs. REGISTER AND
-MOVE has a list of its own.
+The basic list has 24 bytes; with SPEC_I_PT a length and the TransportIDs follow. REGISTER AND MOVE has a
+parameter list of its own.
 """
 
 from __future__ import annotations
@@ -14,16 +14,8 @@ from holdover.scsi.errors import DecodeError
 from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.transport_id import TransportID, decode_transport_id
 
-__all__ = [
-    "BASIC_LENGTH",
-    "ParameterList",
-    "RegisterAndMoveParameterList",
-    "in_command",
-    "out_command",
-]
-
 BASIC_LENGTH = 24
-"""Bytes of a parameter list without TransportIDs: the only length allowed for it (SPC-4 6.16.1)."""
+"""The bytes of a parameter list without TransportIDs: its only allowed length (SPC-4 6.16.1)."""
 
 _BASIC = "PERSISTENT RESERVE OUT parameter list"
 _MOVE = "REGISTER AND MOVE parameter list"
@@ -34,12 +26,12 @@ _UNREG = 0x02
 
 @dataclass(frozen=True, slots=True)
 class ParameterList:
-    """The parameter list of every service action but REGISTER AND MOVE (SPC-4 6.16.3).
+    """The parameter list of every service action except REGISTER AND MOVE (SPC-4 6.16.3).
 
     Attributes:
         key: RESERVATION KEY, 64 bits.
         service_action_key: SERVICE ACTION RESERVATION KEY, 64 bits.
-        aptpl: Keep registrations and reservation through a power loss.
+        aptpl: Keep the registrations and the reservation through a power loss.
         all_tg_pt: Register through all target ports.
         spec_i_pt: Register the initiator ports of `transport_ids` too.
         transport_ids: Empty unless `spec_i_pt`.
@@ -66,8 +58,8 @@ class ParameterList:
         """The list in a Data-Out buffer, which must end where the list ends.
 
         Raises:
-            DecodeError: Fewer than 24 bytes; more without SPEC_I_PT; TransportIDs that do not fill the
-                length they claim.
+            DecodeError: There are fewer than 24 bytes, or more without SPEC_I_PT, or the TransportIDs do not
+                fill the length that the list gives.
         """
         basic = cls.decode_basic(data)
         if basic.spec_i_pt:
@@ -78,11 +70,12 @@ class ParameterList:
 
     @classmethod
     def decode_basic(cls, data: bytes) -> ParameterList:
-        """The first 24 bytes alone, whatever follows: for service actions that ignore SPEC_I_PT, and to
-        look at its bit before the rest.
+        """The list in the first 24 bytes, whatever follows.
+
+        This is for service actions that ignore SPEC_I_PT, and to read the SPEC_I_PT bit before the rest.
 
         Raises:
-            DecodeError: Fewer than 24 bytes.
+            DecodeError: There are fewer than 24 bytes.
         """
         if len(data) < BASIC_LENGTH:
             raise DecodeError(_BASIC, f"length of {len(data)} bytes, at least {BASIC_LENGTH} are needed")
@@ -119,11 +112,11 @@ class RegisterAndMoveParameterList:
 
     Attributes:
         key: RESERVATION KEY, 64 bits.
-        service_action_key: SERVICE ACTION RESERVATION KEY, 64 bits: what the other nexus registers.
-        relative_target_port: The other nexus's target port, 16 bits.
-        transport_id: The other nexus's initiator port.
+        service_action_key: SERVICE ACTION RESERVATION KEY, 64 bits: the key of the other nexus.
+        relative_target_port: The target port of the other nexus, 16 bits.
+        transport_id: The initiator port of the other nexus.
         unreg: Unregister the nexus that sends the command.
-        aptpl: Keep registrations and reservation through a power loss.
+        aptpl: Keep the registrations and the reservation through a power loss.
     """
 
     key: int
@@ -150,8 +143,8 @@ class RegisterAndMoveParameterList:
         """The list in a Data-Out buffer, which must end where the list ends.
 
         Raises:
-            DecodeError: Fewer bytes than the header and one TransportID need, or a TransportID that does
-                not fill the length it claims.
+            DecodeError: There are fewer bytes than the header and one TransportID need, or the TransportID
+                does not fill the length that the list gives.
         """
         if len(data) < BASIC_LENGTH:
             raise DecodeError(_MOVE, f"length of {len(data)} bytes, at least {BASIC_LENGTH} are needed")

@@ -1,7 +1,7 @@
-"""Sense data: why a command did not do what it says (SPC-4 4.5), in fixed and descriptor format.
+"""Sense data: the reason why a command failed (SPC-4 4.5), in fixed and descriptor format.
 
-Response codes 70h and 71h are fixed format, 72h and 73h descriptor format; the odd ones tell of an
-error of an earlier command (deferred).
+Response codes 70h and 71h mean fixed format, 72h and 73h mean descriptor format. 71h and 73h report an error
+of an earlier command (a deferred error).
 """
 
 from __future__ import annotations
@@ -12,16 +12,6 @@ from enum import IntEnum
 from holdover.scsi.command import Response
 from holdover.scsi.errors import DecodeError
 from holdover.scsi.status import Status
-
-__all__ = [
-    "AdditionalSense",
-    "Sense",
-    "SenseKey",
-    "check_condition",
-    "decode_sense",
-    "describe_response",
-    "is_unit_attention",
-]
 
 _STRUCTURE = "sense data"
 _FIXED_LENGTH = 18
@@ -111,11 +101,11 @@ class AdditionalSense(IntEnum):
 
     @property
     def label(self) -> str:
-        """The words of the standard."""
+        """The text of this code in the standard."""
         return _LABELS.get(self, self.name.replace("_", " "))
 
 
-# Where the standard's words have marks that a Python name cannot have.
+# The codes whose text in the standard has characters that a Python name cannot have.
 _LABELS = {
     AdditionalSense.NO_ADDITIONAL_SENSE: "NO ADDITIONAL SENSE INFORMATION",
     AdditionalSense.LOGICAL_UNIT_NOT_READY_CAUSE_NOT_REPORTABLE: (
@@ -140,13 +130,13 @@ _LABELS = {
 
 @dataclass(frozen=True, slots=True)
 class Sense:
-    """What sense data say.
+    """The content of sense data.
 
     Attributes:
         key: The sense key.
-        additional: Additional sense code << 8 | qualifier; an int, so that codes without a name survive.
-        information: The INFORMATION field, or None where it is not valid.
-        deferred: Whether the error is of an earlier command.
+        additional: Additional sense code << 8 | qualifier; an int, so that codes without a name are kept.
+        information: The INFORMATION field, or None when it is not valid.
+        deferred: Whether the error belongs to an earlier command.
         command_specific: The COMMAND-SPECIFIC INFORMATION field.
         key_specific: The 23 bits after SKSV (field pointer, progress indication), or None without them.
     """
@@ -159,10 +149,10 @@ class Sense:
     key_specific: int | None = None
 
     def encode(self, descriptor_format: bool = False) -> bytes:
-        """Sense data as they stand on the wire: 18 bytes in fixed format, 8 and more in descriptor format.
+        """Sense data as on the wire: 18 bytes in fixed format, 8 and more in descriptor format.
 
-        Fixed format has four bytes for INFORMATION and for COMMAND-SPECIFIC INFORMATION; what needs more
-        is left out (SPC-4 4.5.3).
+        Fixed format has four bytes for INFORMATION and four for COMMAND-SPECIFIC INFORMATION; a value that
+        needs more is left out (SPC-4 4.5.3).
         """
         return self._encode_descriptors() if descriptor_format else self._encode_fixed()
 
@@ -195,7 +185,7 @@ class Sense:
         return header + bytes([0, 0, 0, len(descriptors)]) + descriptors
 
     def describe(self) -> str:
-        """In words and numbers: "ILLEGAL REQUEST, INVALID FIELD IN CDB (5h 24h/00h)"."""
+        """The sense data in words and numbers: "ILLEGAL REQUEST, INVALID FIELD IN CDB (5h 24h/00h)"."""
         words = self.key.name.replace("_", " ")
         try:
             label = AdditionalSense(self.additional).label
@@ -207,10 +197,10 @@ class Sense:
 
 
 def decode_sense(data: bytes) -> Sense:
-    """Sense data of either format. Fields that a short buffer cut off read as absent.
+    """The sense data in bytes of either format. Fields that a short buffer cut off are absent.
 
     Raises:
-        DecodeError: The response code is not 70h to 73h, the sense key is cut off or reserved.
+        DecodeError: The response code is not 70h to 73h, or the sense key is cut off or reserved.
     """
     if not data:
         raise DecodeError(_STRUCTURE, "no bytes")
@@ -283,14 +273,16 @@ def check_condition(
     information: int | None = None,
     key_specific: int | None = None,
 ) -> Response:
-    """A CHECK CONDITION with sense data in fixed format."""
+    """A response with CHECK CONDITION and sense data in fixed format."""
     sense = Sense(key, additional, information=information, key_specific=key_specific)
     return Response(Status.CHECK_CONDITION, sense=sense.encode())
 
 
 def is_unit_attention(response: Response) -> bool:
-    """Whether the logical unit reported a unit attention condition instead of doing the command
-    (SAM-5 5.14). Never raises."""
+    """Whether the logical unit reported a unit attention in place of carrying out the command (SAM-5 5.14).
+
+    Never raises.
+    """
     if response.status is not Status.CHECK_CONDITION:
         return False
     try:
@@ -301,7 +293,7 @@ def is_unit_attention(response: Response) -> bool:
 
 
 def describe_response(response: Response) -> str:
-    """How a command ended, in words: "GOOD", "CHECK CONDITION: UNIT ATTENTION, ... (6h 2Ah/03h)"."""
+    """A response in words: "GOOD", "CHECK CONDITION: UNIT ATTENTION, ... (6h 2Ah/03h)"."""
     words = response.status.name.replace("_", " ")
     if response.status is not Status.CHECK_CONDITION:
         return words

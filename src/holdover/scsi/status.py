@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-__all__ = ["Status"]
-
 
 class Status(IntEnum):
-    """How a command ended."""
+    """The status code with which a command ended."""
 
     GOOD = 0x00
     CHECK_CONDITION = 0x02

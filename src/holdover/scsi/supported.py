@@ -1,15 +1,16 @@
-"""What a logical unit can be asked: REPORT SUPPORTED OPERATION CODES and REPORT SUPPORTED TASK MANAGEMENT
-FUNCTIONS data (SPC-4 6.35, 6.36).
+"""The commands that a logical unit supports, as parameter data.
 
-The encoders give the data whole; whoever answers a command cuts them to its allocation length.
+The data are those of REPORT SUPPORTED OPERATION CODES (SPC-4 6.35) and REPORT SUPPORTED TASK MANAGEMENT
+FUNCTIONS (SPC-4 6.36).
+
+The encoders return the whole data; the code that answers a command cuts them to the command's allocation
+length.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-__all__ = ["SupportedCommand", "TaskManagementFunctions", "encode_all_commands", "encode_one_command"]
 
 _NOT_SUPPORTED, _AS_THE_STANDARD = 0x1, 0x3
 _SERVACTV, _CTDP = 0x01, 0x02
@@ -22,10 +23,10 @@ class SupportedCommand:
 
     Attributes:
         operation_code: The operation code.
-        service_action: The service action; None for an operation code without any.
-        usage: CDB USAGE DATA: the bits of the CDB that are heeded, as long as the CDB.
-        nominal: Seconds in which it is usually done; 0 not said.
-        recommended: Seconds after which an application client may give it up; 0 not said.
+        service_action: The service action; None for an operation code without service actions.
+        usage: CDB USAGE DATA, as long as the CDB: the bits of the CDB that the logical unit evaluates.
+        nominal: The seconds that the command usually takes; 0 means not given.
+        recommended: The seconds after which an application client may give the command up; 0 means not given.
     """
 
     operation_code: int
@@ -58,13 +59,13 @@ class SupportedCommand:
 
 
 def encode_all_commands(commands: Iterable[SupportedCommand], timeouts: bool) -> bytes:
-    """The data for all commands (SPC-4 6.35.2), with a timeouts descriptor for each where asked for."""
+    """The data for all commands (SPC-4 6.35.2); ``timeouts`` adds a timeouts descriptor to each."""
     body = b"".join(each._descriptor(timeouts) for each in commands)
     return len(body).to_bytes(4, "big") + body
 
 
 def encode_one_command(command: SupportedCommand | None, timeouts: bool) -> bytes:
-    """The data for one command (SPC-4 6.35.3); None is one that is not supported."""
+    """The data for one command (SPC-4 6.35.3); None stands for a command that is not supported."""
     return bytes([0, _NOT_SUPPORTED, 0, 0]) if command is None else command._alone(timeouts)
 
 
@@ -79,7 +80,7 @@ class TaskManagementFunctions:
     target_reset: bool = False
 
     def encode(self, extended: bool = False) -> bytes:
-        """The data: 4 bytes, 16 in the extended form, whose timeouts say nothing."""
+        """The data: 4 bytes, or 16 in the extended form, which gives no timeouts."""
         functions = (
             self.abort_task << 7
             | self.abort_task_set << 6

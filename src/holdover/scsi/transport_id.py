@@ -1,8 +1,8 @@
-"""TransportIDs: how the standards name an initiator port (SPC-4 7.6.4).
+"""TransportIDs: the names of initiator ports in the standards (SPC-4 7.6.4).
 
-Byte 0 holds the format code (bits 7 and 6) and the protocol identifier (bits 3 to 0). All are 24 bytes
-long, except iSCSI's, which says its own length. READ FULL STATUS reports them, PERSISTENT RESERVE OUT
-with SPEC_I_PT and REGISTER AND MOVE carry them.
+Byte 0 has the format code (bits 7 and 6) and the protocol identifier (bits 3 to 0). A TransportID has 24
+bytes; only that of iSCSI contains its own length. READ FULL STATUS reports TransportIDs. PERSISTENT RESERVE
+OUT carries them with SPEC_I_PT and in REGISTER AND MOVE.
 """
 
 from __future__ import annotations
@@ -11,16 +11,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from holdover.scsi.errors import DecodeError
-
-__all__ = [
-    "FcTransportID",
-    "IscsiTransportID",
-    "OtherTransportID",
-    "ProtocolIdentifier",
-    "SasTransportID",
-    "TransportID",
-    "decode_transport_id",
-]
 
 _STRUCTURE = "TransportID"
 _LENGTH = 24
@@ -95,13 +85,16 @@ class IscsiTransportID:
         if not 1 <= len(self.name.encode()) <= _MAX_NAME:
             raise ValueError(f"iSCSI name of {len(self.name.encode())} bytes, must be 1 to {_MAX_NAME}")
         if "\0" in self.name:
-            raise ValueError("iSCSI name holds a NUL")
+            raise ValueError("iSCSI name contains a NUL")
         if self.isid is not None and len(self.isid) != 6:
             raise ValueError(f"ISID of {len(self.isid)} bytes, must be 6")
 
     def encode(self) -> bytes:
-        """SPC-4 7.6.4.6: four bytes of header, then the text with its NUL, padded to a multiple of 4 and
-        to no fewer than 20 bytes."""
+        """The bytes of SPC-4 7.6.4.6.
+
+        Four bytes of header come first. The text with its NUL follows, padded to a multiple of 4 and to at
+        least 20 bytes.
+        """
         text = str(self).encode() + b"\0"
         text += bytes(max(20 - len(text), -len(text) % 4))
         format_code = 0x00 if self.isid is None else 0x40
@@ -113,10 +106,10 @@ class IscsiTransportID:
 
 @dataclass(frozen=True, slots=True)
 class OtherTransportID:
-    """A TransportID of a protocol or format that this package does not name, kept as it came.
+    """A TransportID of a protocol or format that this package does not know, kept unchanged.
 
     Attributes:
-        raw: All its bytes: at least 24 and a multiple of 4.
+        raw: All bytes of the TransportID: at least 24, and a multiple of 4.
     """
 
     raw: bytes
@@ -126,7 +119,7 @@ class OtherTransportID:
             raise ValueError(f"TransportID of {len(self.raw)} bytes, must be 24 or more, a multiple of 4")
 
     def encode(self) -> bytes:
-        """The bytes as they came."""
+        """The bytes, unchanged."""
         return self.raw
 
     def __str__(self) -> str:
@@ -140,7 +133,7 @@ def decode_transport_id(data: bytes | memoryview, offset: int = 0) -> tuple[Tran
     """The TransportID that starts at an offset, and its length in bytes.
 
     Raises:
-        DecodeError: The data end before it does, or an iSCSI name is not what SPC-4 7.6.4.6 says.
+        DecodeError: The data end before the TransportID ends, or an iSCSI name breaks SPC-4 7.6.4.6.
     """
     rest = bytes(data[offset:])
     if len(rest) < _LENGTH:
@@ -159,22 +152,24 @@ def _decode_iscsi(rest: bytes, offset: int, format_code: int) -> tuple[Transport
     additional = int.from_bytes(rest[2:4], "big")
     length = 4 + additional
     if additional < 20 or additional % 4:
-        raise DecodeError(_STRUCTURE, f"additional length {additional}, not 20 or more in fours", offset + 2)
+        raise DecodeError(
+            _STRUCTURE, f"additional length {additional} is not a multiple of 4 of at least 20", offset + 2
+        )
     if len(rest) < length:
-        raise DecodeError(_STRUCTURE, f"{len(rest)} bytes are left of {length}", offset)
+        raise DecodeError(_STRUCTURE, f"{len(rest)} bytes are left, {length} are needed", offset)
     if format_code > 1:
         return OtherTransportID(rest[:length]), length
-    # The first NUL ends the name, whatever the additional length says and whatever follows.
+    # The first NUL ends the name, whatever the additional length is and whatever follows.
     text, nul, _ = rest[4:length].partition(b"\0")
     if not nul:
-        raise DecodeError(_STRUCTURE, "iSCSI name without a NUL at its end", offset + 4)
+        raise DecodeError(_STRUCTURE, "the iSCSI name has no NUL at its end", offset + 4)
     try:
         name = text.decode()
         if format_code == 0:
             return IscsiTransportID(name), length
         name, separator, digits = name.rpartition(_SEPARATOR)
         if not separator:
-            raise DecodeError(_STRUCTURE, f"iSCSI port name without {_SEPARATOR!r}", offset + 4)
+            raise DecodeError(_STRUCTURE, f"the iSCSI port name has no {_SEPARATOR!r}", offset + 4)
         return IscsiTransportID(name, _decode_isid(digits)), length
     except DecodeError:
         raise
@@ -183,7 +178,7 @@ def _decode_iscsi(rest: bytes, offset: int, format_code: int) -> tuple[Transport
 
 
 def _decode_isid(digits: str) -> bytes:
-    # Targets are found that drop leading zeros, so fewer than 12 digits are taken.
+    # Some targets drop leading zeros, so fewer than 12 digits are accepted.
     if not 1 <= len(digits) <= 12 or not set(digits) <= set("0123456789abcdefABCDEF"):
         raise ValueError(f"ISID {digits!r} is not 1 to 12 hexadecimal digits")
     return int(digits, 16).to_bytes(6, "big")

@@ -1,4 +1,4 @@
-"""Where the time of a handover went: spans of several hosts on one axis, and how they are shown. Pure.
+"""The trace of a handover: what took how long on several hosts, on one time axis, and how to show it. Pure.
 
-Stands on nothing of the project; `cli` fills it with what agents and QEMUs have told.
+This package imports nothing else of the project. `cli` fills a trace with what agents and QEMUs report.
 """

@@ -7,11 +7,9 @@ import msgspec
 from holdover.trace.rows import rows_of
 from holdover.trace.trace import Trace
 
-__all__ = ["chrome_trace"]
-
 
 def chrome_trace(trace: Trace) -> bytes:
-    """The JSON Object Format: a process for each host, a thread for each row, times in microseconds."""
+    """The trace in the JSON Object Format: a process for each host, a thread for each row, microseconds."""
     events: list[dict[str, object]] = []
     zero = trace.began
     processes: dict[str, int] = {}

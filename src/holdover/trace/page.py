@@ -1,4 +1,4 @@
-"""A trace as one self-contained HTML page, which a person can zoom and pan: nothing is fetched."""
+"""A trace as one self-contained HTML page, which a person can zoom and pan. The page loads nothing else."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from importlib.resources import files
 
 import msgspec
 
-from holdover.trace.rows import Row, rows_of
+from holdover.trace.rows import TraceRow, rows_of
 from holdover.trace.trace import Interval, Shift, Trace
-
-__all__ = ["page"]
 
 
 def page(trace: Trace) -> str:
-    """The whole document."""
+    """The HTML document."""
     title = f"Handover of guest {trace.guest}: {trace.source} to {trace.destination}"
     data = msgspec.json.encode(_data(trace)).decode().replace("<", "\\u003c")
     figures = "".join(
@@ -36,7 +34,7 @@ def page(trace: Trace) -> str:
 
 
 def _data(trace: Trace) -> dict[str, object]:
-    """What the script draws; times in milliseconds since the trace began."""
+    """The data that the page's script draws; times are in milliseconds since the trace began."""
     still = trace.standstill
     return {
         "length": round((trace.ended - trace.began) * 1000, 4),
@@ -46,7 +44,7 @@ def _data(trace: Trace) -> dict[str, object]:
     }
 
 
-def _row(trace: Trace, row: Row) -> dict[str, object]:
+def _row(trace: Trace, row: TraceRow) -> dict[str, object]:
     return {
         "host": row.host,
         "title": row.title,
@@ -60,7 +58,7 @@ def _row(trace: Trace, row: Row) -> dict[str, object]:
 
 
 def _views(trace: Trace) -> list[tuple[str, float, float]]:
-    """Parts of the axis that are worth a button."""
+    """The parts of the time axis that get a button: title, begin and end of each."""
     views = []
     for title, host, first, last in (
         ("Prepare", trace.source, "state checking", "state confirming"),
@@ -83,7 +81,7 @@ def _at(trace: Trace, at: float) -> float:
 
 
 def _figures(trace: Trace) -> list[tuple[str, str]]:
-    """What is asked first, by name."""
+    """The figures that people ask for first, each with its name."""
     figures = [("LUNs", str(len(trace.luns)))]
     figures += [(f"{title.lower()}", f"{end - begin:.1f} ms") for title, begin, end in _views(trace)]
     longest = max(
@@ -101,15 +99,15 @@ def _where(longest: Interval) -> str:
 def _clock(shift: Shift, source: str) -> str:
     if shift.within is None:
         return (
-            f"{shift.host}: nothing tells how its clock and that of {source} differ; "
-            "its times are as it gave them."
+            f"{shift.host}: it is not known how its clock and the clock of {source} differ; "
+            "its times are shown as it reported them."
         )
     off = f"{shift.within * 1000:.2f} ms"
     if shift.seconds == 0:
-        return f"{shift.host}: its clock agrees with that of {source}, to within {off}."
+        return f"{shift.host}: its clock agrees with the clock of {source}, to within {off}."
     return (
-        f"{shift.host}: {shift.seconds * 1000:+.2f} ms were added to its times, to within {off}, so that "
-        f"what was done for a message or a request lies within it, by the clock of {source}."
+        f"{shift.host}: {shift.seconds * 1000:+.2f} ms were added to its times, to within {off}. So the work "
+        f"for a message or a request lies within that message or request, by the clock of {source}."
     )
 
 

@@ -1,4 +1,4 @@
-"""The rows in which a trace is drawn: for each host its states, messages, journal and LUNs."""
+"""The rows of a drawn trace: for each host its states, its messages, its journal and its LUNs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from holdover.trace.trace import Instant, Interval, Kind, Trace
-
-__all__ = ["Row", "rows_of"]
 
 _TITLES = {
     Kind.STEP: "steps",
@@ -19,8 +17,8 @@ _TITLES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One row; no two of its intervals overlap, but for one that ends as the next begins."""
+class TraceRow:
+    """One row. Its intervals do not overlap; one may end at the instant at which the next begins."""
 
     host: str
     title: str
@@ -29,25 +27,25 @@ class Row:
     instants: tuple[Instant, ...] = ()
 
 
-def rows_of(trace: Trace) -> tuple[Row, ...]:
-    """All rows: the driver's, the source's, the destination's."""
-    rows: list[Row] = []
+def rows_of(trace: Trace) -> tuple[TraceRow, ...]:
+    """All rows, in this order: those of the driver, of the source, of the destination."""
+    rows: list[TraceRow] = []
     hosts = [trace.driver] if trace.driver else []
     for host in dict.fromkeys([*hosts, trace.source, trace.destination]):
         mine = [each for each in trace.intervals if each.host == host]
         happened = tuple(each for each in trace.instants if each.host == host)
         if happened:
-            rows.append(Row(host, "QEMU's events", instants=happened))
+            rows.append(TraceRow(host, "QEMU's events", instants=happened))
         for kind, title in _TITLES.items():
-            rows += _packed(Row(host, title), (each for each in mine if each.kind is kind))
+            rows += _packed(TraceRow(host, title), (each for each in mine if each.kind is kind))
         for lun in trace.luns:
             commands = (each for each in mine if each.kind is Kind.COMMAND and each.lun == lun)
-            rows += _packed(Row(host, lun, lun), commands)
+            rows += _packed(TraceRow(host, lun, lun), commands)
     return tuple(rows)
 
 
-def _packed(row: Row, intervals: Iterable[Interval]) -> list[Row]:
-    """As few rows as let nothing overlap; intervals come in the order of their beginning."""
+def _packed(row: TraceRow, intervals: Iterable[Interval]) -> list[TraceRow]:
+    """The fewest rows in which no intervals overlap. The intervals come in the order of their beginning."""
     lanes: list[list[Interval]] = []
     for each in intervals:
         for lane in lanes:
@@ -56,4 +54,4 @@ def _packed(row: Row, intervals: Iterable[Interval]) -> list[Row]:
                 break
         else:
             lanes.append([each])
-    return [Row(row.host, row.title, row.lun, tuple(lane)) for lane in lanes]
+    return [TraceRow(row.host, row.title, row.lun, tuple(lane)) for lane in lanes]

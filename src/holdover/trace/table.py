@@ -1,4 +1,4 @@
-"""A trace as lines for a terminal: one command sent to many LUNs at one time is one line."""
+"""A trace as lines for a terminal. One command that was sent to many LUNs at one time is one line."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 
 from holdover.trace.trace import Interval, Kind, Trace
 
-__all__ = ["Line", "lines_of"]
-
 
 @dataclass(frozen=True, slots=True)
 class Line:
     """One line of the table.
 
     Attributes:
-        at: Milliseconds since the trace began.
-        milliseconds: How long; of several from the first beginning to the last end; None for an event.
-        host: Where.
-        depth: How deep it is indented: steps 0, states and messages 1, what is done in them 2 and 3.
-        what: Its name.
-        detail: For several: how many LUNs, and the longest; else what is known beside.
+        at: When it began, in milliseconds since the trace began.
+        milliseconds: How long it took; for several intervals, from the first beginning to the last end; None
+            for an event.
+        host: The host on which it happened.
+        depth: The depth of the indentation: 0 for steps, 1 for states and messages, 2 and 3 for the work in
+            them.
+        what: The name of the interval or event.
+        detail: For several intervals, the number of LUNs and the longest interval; else more information.
     """
 
     at: float
@@ -36,7 +36,7 @@ _DEPTHS = {Kind.STEP: 0, Kind.STATE: 1, Kind.MESSAGE: 1, Kind.WORK: 2, Kind.JOUR
 
 
 def lines_of(trace: Trace) -> tuple[Line, ...]:
-    """All lines in the order of their beginning."""
+    """All lines, in the order of their beginning."""
     zero = trace.began
     lines = [
         Line((each.at - zero) * 1000, None, each.host, 1, each.name, each.detail) for each in trace.instants
@@ -47,7 +47,11 @@ def lines_of(trace: Trace) -> tuple[Line, ...]:
 
 
 def _sent_together(trace: Trace) -> list[list[Interval]]:
-    """Round trips by the piece of work they belong to, their name, and how often it came on their LUN."""
+    """The round trips in groups that were sent together.
+
+    The round trips of a group belong to the same work, have the same name, and each is the n-th of that name
+    on its LUN, with the same n.
+    """
     works: dict[str, list[float]] = {}
     for each in trace.intervals:
         if each.kind is Kind.WORK:

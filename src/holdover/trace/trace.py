@@ -1,9 +1,10 @@
 """The trace of one handover: what took how long, on one time axis.
 
-Each host's spans carry its own clock. The source's span of a message encloses all that the destination did
-because of it, and that of a request the source's work: the shift between two clocks that lets every inner
-span lie within its outer one is known to within what a message takes on its way. `assemble` shifts all to
-the source's clock, and not at all where the clocks agree as far as can be seen.
+Each host measures its spans by its own clock. The source's span of a message encloses everything that the
+destination does for this message. The driver's span of a request encloses everything that the source does for
+this request. So the shift between two clocks is the one that puts every inner span within its outer span. The
+shift is known to within the time that a message travels. `assemble` shifts all times to the source's clock.
+It shifts nothing when the clocks agree as far as can be seen.
 """
 
 from __future__ import annotations
@@ -13,36 +14,35 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from statistics import median
 
-__all__ = ["Instant", "Interval", "Kind", "Part", "Shift", "Trace", "assemble", "kind_of"]
-
 
 class Kind(StrEnum):
-    """What an interval is."""
+    """The kind of an interval."""
 
     STEP = "step"
-    """Of whoever drives the migration."""
+    """A step of the driver of the migration."""
     STATE = "state"
-    """A state of the handover, while something was done in it."""
+    """A state of the handover, while an agent worked in it."""
     WORK = "work"
     """Work on all LUNs."""
     MESSAGE = "message"
-    """From one agent to the other, and its answer."""
+    """A message from one agent to the other, and its answer."""
     JOURNAL = "journal"
-    """A transaction."""
+    """A transaction of the journal."""
     COMMAND = "command"
     """One round trip to a LUN."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Something that took its time.
+    """An activity with a beginning and an end.
 
     Attributes:
-        name: "state prepared", "work preempt", "PREEMPT".
-        host: Whose.
-        lun: The LUN's designator; empty for all.
-        began, ended: Seconds since the epoch, by the host's clock or, in a `Trace`, by the source's.
-        detail: More for people.
+        name: For example "state prepared", "work preempt", "PREEMPT".
+        host: The host of the activity.
+        lun: The LUN's designator; empty for an activity on all LUNs.
+        began, ended: Seconds since the epoch: by the host's clock or, in a `Trace`, by the source's clock.
+        detail: More information for people.
+        step: Whether this is a step of the driver of the migration.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Interval:
 
     @property
     def kind(self) -> Kind:
-        """What it is."""
+        """The kind of the interval."""
         return Kind.STEP if self.step else kind_of(self.name, self.lun)
 
     @property
@@ -66,7 +66,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Instant:
-    """Something that happened at once, as QEMU's events do; ``at`` as in `Interval`."""
+    """An event without a duration, such as an event of QEMU. ``at`` is a time as in `Interval`."""
 
     name: str
     host: str
@@ -76,7 +76,7 @@ class Instant:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one host tells, by its own clock."""
+    """The intervals and events that one host reports, by its own clock."""
 
     host: str
     intervals: tuple[Interval, ...] = ()
@@ -85,12 +85,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """What was added to a host's times.
+    """The time that was added to a host's times.
 
     Attributes:
-        host: Whose.
-        seconds: That much; 0 where its clock agrees with the source's.
-        within: How far this may be off, seconds; None where nothing tells how the clocks differ.
+        host: The host.
+        seconds: The added seconds; 0 when the host's clock agrees with the source's clock.
+        within: The error of `seconds`, in seconds; None when it is not known how the clocks differ.
     """
 
     host: str
@@ -100,14 +100,14 @@ class Shift:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A handover; all times by the source's clock.
+    """The trace of a handover; all times are by the source's clock.
 
     Attributes:
-        guest, handover: The guest's name, the handover's identity.
-        source, destination: The hosts.
-        driver: What drove the migration, as a host of its own; empty if that is not known.
-        intervals, instants: What took how long, what happened when; in the order of their beginning.
-        shifts: What was added to the times of the others.
+        guest, handover: The guest's name, and the id of the handover.
+        source, destination: The names of the hosts.
+        driver: The program that drove the migration, named like a host; empty when it is not known.
+        intervals, instants: The activities and the events, in the order of their beginning.
+        shifts: The time that was added to the times of each other host.
     """
 
     guest: str
@@ -121,12 +121,12 @@ class Trace:
 
     @property
     def began(self) -> float:
-        """When the first thing began; 0 in an empty trace."""
+        """The time of the first beginning or event; 0 in an empty trace."""
         return min(self._times(), default=0.0)
 
     @property
     def ended(self) -> float:
-        """When the last thing ended."""
+        """The time of the last end or event; 0 in an empty trace."""
         return max(self._times(), default=0.0)
 
     def _times(self) -> Iterable[float]:
@@ -138,7 +138,7 @@ class Trace:
 
     @property
     def standstill(self) -> tuple[float, float] | None:
-        """From the source's STOP to the destination's RESUME, where QEMU's events are known."""
+        """The times of the source's STOP and the destination's RESUME; None when they are not known."""
         stops = [each.at for each in self.instants if (each.name, each.host) == ("STOP", self.source)]
         resumes = [
             each.at for each in self.instants if (each.name, each.host) == ("RESUME", self.destination)
@@ -147,12 +147,12 @@ class Trace:
 
     @property
     def luns(self) -> tuple[str, ...]:
-        """The designators, sorted."""
+        """The designators of all LUNs, sorted."""
         return tuple(sorted({each.lun for each in self.intervals if each.lun}))
 
 
 def kind_of(name: str, lun: str) -> Kind:
-    """What a span of an agent is, by its name."""
+    """The kind of an agent's span, by the span's name and LUN."""
     first = name.split(" ", 1)[0]
     if first in ("state", "message", "journal"):
         return Kind(first)
@@ -170,7 +170,7 @@ _ANSWERS_REQUEST = {"prepare": "state checking", "commit": "state leaving", "fin
 
 
 def assemble(guest: str, handover: str, source: Part, destination: Part, driver: Part | None = None) -> Trace:
-    """All parts on the source's clock."""
+    """The trace that has the times of all parts shifted to the source's clock."""
     parts, shifts = [source], []
     for part, outer, inner, encloses in (
         (destination, source, destination, _ANSWERS_MESSAGE),
@@ -180,7 +180,7 @@ def assemble(guest: str, handover: str, source: Part, destination: Part, driver:
             continue
         low, high = _bounds(outer.intervals, inner.intervals, encloses)
         if part is driver:
-            # found is what lets the source's times lie within the driver's
+            # These bounds shift the source's times into the driver's: the driver's shift is the opposite.
             low, high = [-each for each in high], [-each for each in low]
         shift = _shift(part.host, low, high)
         shifts.append(shift)
@@ -204,13 +204,13 @@ def _order(interval: Interval) -> tuple[float, float]:
 def _bounds(
     outer: Sequence[Interval], inner: Sequence[Interval], encloses: Mapping[str, str]
 ) -> tuple[list[float], list[float]]:
-    """What at least and at most is to be added to the inner times, pair by pair."""
+    """The least and the most time to add to the inner times, for each pair of an outer and an inner span."""
     low, high = [], []
     for name, within in encloses.items():
         outers = [each for each in outer if each.name == name]
         inners = [each for each in inner if each.name == within]
         if len(outers) != len(inners):
-            continue  # one was lost, or done twice: which belong together cannot be told
+            continue  # a span was lost, or a message was repeated, so the pairs are not known
         for around, inside in zip(outers, inners, strict=True):
             low.append(around.began - inside.began)
             high.append(around.ended - inside.ended)
@@ -222,7 +222,7 @@ def _shift(host: str, low: Sequence[float], high: Sequence[float]) -> Shift:
         return Shift(host, 0.0, None)
     least, most = max(low), min(high)
     if least > most:
-        # a clock that was set meanwhile: no shift fits all
+        # Somebody set a clock in the meantime, so no shift fits all pairs.
         middles = [(one + other) / 2 for one, other in zip(low, high, strict=True)]
         return Shift(host, median(middles), max(middles) - min(middles))
     within = (most - least) / 2

@@ -1,0 +1,22 @@
+"""Write the pages that are made from the code: `make reference`."""
+
+from __future__ import annotations
+
+from pages.commands_page import commands_page
+from pages.hooks import ROOT
+from pages.runbook_page import runbook_page
+
+MADE = {"docs/operate/runbook.md": runbook_page, "docs/reference/commands.md": commands_page}
+"""Each page that is made from the code, and what makes it."""
+
+
+def main() -> None:
+    """Write them all."""
+    for name, make in MADE.items():
+        page = ROOT / name
+        page.parent.mkdir(exist_ok=True)
+        page.write_text(make(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""The page of the runbook, made from the topics that `holdover explain` shows."""
+
+from __future__ import annotations
+
+from holdover.runbook import TOPICS, Topic
+
+_HEAD = """# Runbook
+
+Find what you see, then do what stands below it. `holdover explain TOPIC` prints the same without a network,
+and `holdover explain` with the words of a message finds its topic. A command that fails names the topic;
+the log does so in the field `explain`. This page is made from the code (`make reference`). A test holds
+that each refusal and each alarm has a topic.
+
+| what you see | topic |
+| --- | --- |
+"""
+
+
+def runbook_page() -> str:
+    """The whole page."""
+    index = "".join(f"| {topic.seen} | [{topic.name}](#{topic.name}) |\n" for topic in TOPICS)
+    return _HEAD + index + "".join(_part(topic) for topic in TOPICS)
+
+
+def _part(topic: Topic) -> str:
+    steps = "\n".join(f"{number}. {step}" for number, step in enumerate(topic.steps, 1))
+    return f"\n## {topic.name}\n\n**{topic.seen}** {topic.why}\n\n{steps}\n"

@@ -1,0 +1,142 @@
+"""One I_T nexus to a LUN that sessions of an export share: RESERVE, and the unit attentions of resets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable
+
+import structlog
+
+from holdover.agent.guests.step_runner import OneByOne, run_steps
+from holdover.lun.shared_reserve import RESERVE_AND_RELEASE, SharedReserve
+from holdover.reservations.steps import StepFailed, Steps, insist
+from holdover.scsi.cdb import Release
+from holdover.scsi.command import Command, Response
+from holdover.scsi.nexus import ITNexus
+from holdover.scsi.opcodes import OperationCode
+from holdover.scsi.path import AnswerLost, Path, PathError
+from holdover.scsi.sense import describe_response, is_unit_attention
+from holdover.scsi.status import Status
+
+log = structlog.get_logger()
+
+_FREE_SECONDS = 5.0
+"""The seconds that the LUN has to answer RELEASE."""
+
+_AGAIN_SECONDS = 1.0
+"""The seconds from one try to the next to free the LUN after a session has ended."""
+
+_RELEASE = Command(Release(6).encode())
+_NEVER_ATTENTION = frozenset({OperationCode.INQUIRY, OperationCode.REPORT_LUNS, OperationCode.REQUEST_SENSE})
+
+
+class LunNexus:
+    """A path, which is one I_T nexus, as the sessions of an export share it.
+
+    Attributes:
+        path: The path.
+        reserve: Which of the sessions has reserved the LUN.
+        attentions: Unit attentions that the sessions have not got yet; each goes to one session.
+        sessions: The sessions by their I_T nexuses at the export; only some owners maintain it.
+    """
+
+    def __init__(self, path: Path, notice: Callable[[Command, Response], None] | None = None) -> None:
+        """``notice`` is called with every response to the agent's own commands. Without it, a unit attention
+        in such a response is kept for the sessions."""
+        self.path = path
+        self.reserve = SharedReserve()
+        self.attentions: deque[Response] = deque()
+        self.sessions: set[ITNexus] = set()
+        self._own = OneByOne(path, notice or self._notice)
+        self._freeing: asyncio.Task[None] | None = None
+
+    @property
+    def watched(self) -> bool:
+        """Whether every command must go through `execute`, and not only those of `RESERVE_AND_RELEASE`."""
+        return self.reserve.holder is not None or bool(self.attentions)
+
+    async def execute(self, nexus: ITNexus, command: Command, *, registered: bool) -> Response:
+        """Carry out a command of a session.
+
+        Raises:
+            PathError, AnswerLost: As the path does.
+        """
+        if self.attentions and command.opcode not in _NEVER_ATTENTION:
+            return self.attentions.popleft()
+        answer = self.reserve.answer(nexus, command)
+        if answer is not None:
+            return answer
+        if command.opcode not in RESERVE_AND_RELEASE:
+            return await self.path.execute(command)
+        fresh = self.reserve.begin(nexus, command)
+        response: Response | None = None
+        try:
+            response = await self.path.execute(command)
+        except AnswerLost:
+            raise
+        except PathError:
+            self.reserve.end(nexus, command, None, fresh=fresh, registered=registered)
+            raise
+        self.reserve.end(nexus, command, response, fresh=fresh, registered=registered)
+        return response
+
+    def owe(self, attention: Response) -> None:
+        """Report a unit attention to the sessions in place of their next command."""
+        if attention not in self.attentions:
+            self.attentions.append(attention)
+
+    async def reset(self) -> None:
+        """Free what a session has reserved.
+
+        Raises:
+            PathError, StepFailed: The LUN could not be freed.
+        """
+        if self.reserve.holder is not None:
+            await self._free()
+
+    async def lose(self, nexus: ITNexus) -> None:
+        """Free what a session that has ended had reserved; try until the LUN answers."""
+        if not self.reserve.lose(nexus):
+            return
+        try:
+            await self._free()
+        except (PathError, StepFailed) as error:
+            log.warning(
+                "A session with a reservation has ended, and the LUN is not free yet; the agent tries again.",
+                path=self.path.name,
+                reason=str(error),
+            )
+            self._freeing = asyncio.ensure_future(self._free_until_free())
+
+    async def close(self) -> None:
+        """Close the path; that also frees the LUN."""
+        if self._freeing is not None:
+            self._freeing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._freeing
+        await self._own.close()
+        await self.path.close()
+
+    async def _free(self) -> None:
+        await run_steps(self._own, _release(), _FREE_SECONDS)
+        self.reserve.freed()
+
+    async def _free_until_free(self) -> None:
+        while self.reserve.abandoned:
+            await asyncio.sleep(_AGAIN_SECONDS)
+            with contextlib.suppress(PathError, StepFailed):
+                await self._free()
+
+    def _notice(self, _: Command, response: Response) -> None:
+        if is_unit_attention(response):
+            self.owe(response)
+
+
+def _release() -> Steps[None]:
+    """Send RELEASE until the LUN answers that the nexus has no such reservation any more."""
+    response = yield from insist(_RELEASE, "RELEASE")
+    # RESERVATION CONFLICT means that somebody is registered; then no RESERVE can exist (SPC-2 5.5.1).
+    if not response.good and response.status is not Status.RESERVATION_CONFLICT:
+        raise StepFailed("RELEASE", f"the LUN answers {describe_response(response)}")

@@ -1,0 +1,93 @@
+"""A path that puts every PERSISTENT RESERVE OUT into the history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from holdover.history.entry import CAUSE, Cause, Entry
+from holdover.history.history import History
+from holdover.scsi.cdb import PersistentReserveOut
+from holdover.scsi.command import Command, Response
+from holdover.scsi.errors import DecodeError
+from holdover.scsi.key import key_text
+from holdover.scsi.opcodes import OperationCode, OutServiceAction
+from holdover.scsi.path import Path, PathError
+from holdover.scsi.reservation_out import ParameterList
+from holdover.scsi.sense import describe_response
+
+_WITH_TYPE = frozenset(
+    {
+        OutServiceAction.RESERVE,
+        OutServiceAction.RELEASE,
+        OutServiceAction.PREEMPT,
+        OutServiceAction.PREEMPT_AND_ABORT,
+    }
+)
+
+
+class RecordedPath:
+    """A path; the owner of the path closes it."""
+
+    def __init__(
+        self, path: Path, history: History, guest: str, lun: Callable[[], str], cause: Cause | None = None
+    ) -> None:
+        """``lun`` names the LUN. ``cause`` is behind all commands; None: `CAUSE` of the task that sends."""
+        self._path = path
+        self._history = history
+        self._guest = guest
+        self._lun = lun
+        self._cause = cause
+
+    @property
+    def name(self) -> str:
+        """The path's name."""
+        return self._path.name
+
+    @property
+    def nexuses(self) -> int:
+        """How many I_T nexuses the path has."""
+        return self._path.nexuses
+
+    async def execute(self, command: Command) -> Response:
+        """As the path does.
+
+        Raises:
+            PathError, AnswerLost: As the path does.
+        """
+        if command.opcode != OperationCode.PERSISTENT_RESERVE_OUT:
+            return await self._path.execute(command)
+        try:
+            response = await self._path.execute(command)
+        except PathError as error:
+            self._add(command, f"no answer: {error.problem}")
+            raise
+        self._add(command, describe_response(response))
+        return response
+
+    async def close(self) -> None:
+        """Nothing: the path is another's."""
+
+    def _add(self, command: Command, answer: str) -> None:
+        try:
+            cdb = PersistentReserveOut.decode(command.cdb)
+            action = OutServiceAction(cdb.service_action)
+            keys = ParameterList.decode(command.data_out)
+        except (DecodeError, ValueError):
+            return  # the LUN changes nothing by a command that it cannot read
+        if keys.key == keys.service_action_key and action is OutServiceAction.REGISTER:
+            return  # it changes nothing: the agent asks in this way which registration it has
+        cause = self._cause or CAUSE.get()
+        self._history.add(
+            Entry(
+                at=self._history.now(),
+                guest=self._guest,
+                what=action.name.replace("_", " "),
+                by=cause.by,
+                lun=self._lun(),
+                handover_id=cause.handover_id,
+                key=key_text(keys.key),
+                new_key=key_text(keys.service_action_key),
+                type=cdb.type if action in _WITH_TYPE else None,
+                answer=answer,
+            )
+        )

@@ -1,0 +1,153 @@
+"""The answers to requests about a handover: its state, or why the host did not do what was asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from holdover.agent.handover.destination import DestinationHandover
+from holdover.agent.handover.source import SourceHandover
+from holdover.api.documents import HandoverState, LunState, Problem
+from holdover.handover.protocol import Destination, Source
+from holdover.handover.source_rules import is_told_at_once
+from holdover.handover.state_table import Place
+from holdover.handover.states import DestinationState, SourceState
+from holdover.migrate.state_description import place_of
+
+__all__ = [
+    "Handover",
+    "HandoverProblem",
+    "HandoverSummary",
+    "reached",
+    "refusal",
+    "state_of",
+    "summary_of",
+]
+
+Handover = SourceHandover | DestinationHandover
+
+
+class HandoverProblem(Exception):
+    """The host did not do what was asked of a handover; ``problem`` says why, and what is true now."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.detail)
+        self.problem = problem
+
+
+@dataclass(frozen=True, slots=True)
+class HandoverSummary:
+    """A handover that is not over: whose it is, and whether it can go on and is certain."""
+
+    guest: str
+    handover_id: str
+    role: str
+    state: str
+    problem: str
+    in_doubt: bool
+
+
+def summary_of(handover: Handover) -> HandoverSummary | None:
+    """The summary of a handover; None if it is over, or has not begun."""
+    machine = handover.executor.written or handover.state_machine
+    if machine is None or not machine.is_open:
+        return None
+    return HandoverSummary(
+        machine.guest,
+        machine.handover,
+        "source" if isinstance(machine, Source) else "destination",
+        machine.state.value,
+        _problem(handover, machine),
+        _is_in_doubt(machine),
+    )
+
+
+def refusal(host: str, guest: str, problem: str, about: Handover | None = None) -> HandoverProblem:
+    """The `HandoverProblem` to raise where the host has done nothing at all.
+
+    ``about`` is the guest's handover, if there is one.
+    """
+    text = f"guest {guest}: {problem}" if guest else problem
+    machine = None if about is None else about.executor.written or about.state_machine
+    if about is None or machine is None:
+        return HandoverProblem(Problem(detail=text, host=host, guest=guest))
+    state, in_doubt = machine.state.value, _is_in_doubt(machine)
+    return HandoverProblem(Problem(detail=text, host=host, guest=guest, state=state, in_doubt=in_doubt))
+
+
+def state_of(host: str, handover: Handover) -> HandoverState:
+    """The state of a handover, as this host's record of the handover has it.
+
+    Raises:
+        HandoverProblem: The handover never began.
+    """
+    machine = _machine(host, handover)
+    return HandoverState(
+        handover=machine.handover,
+        guest=machine.guest,
+        host=host,
+        role="source" if isinstance(machine, Source) else "destination",
+        peer=machine.peer,
+        state=machine.state.value,
+        open=machine.is_open,
+        luns=tuple(map(LunState.of, machine.luns)),
+        reason=machine.reason if isinstance(machine, Source) else "",
+        problem=_problem(handover, machine),
+        in_doubt=_is_in_doubt(machine),
+        spans=handover.executor.spans.so_far(),
+    )
+
+
+def reached(host: str, handover: Handover, state: SourceState | DestinationState) -> HandoverState:
+    """The handover's state, if that state is ``state``.
+
+    Raises:
+        HandoverProblem: The handover is in another state. The error says why, and whether it is in doubt.
+    """
+    machine = _machine(host, handover)
+    is_refused = bool(handover.executor.problem) and not (
+        isinstance(machine, Source) and is_told_at_once(machine)
+    )
+    if machine.state is state and not is_refused:
+        return state_of(host, handover)
+    reason = machine.reason if isinstance(machine, Source) else ""
+    parts = [part for part in (reason, _problem(handover, machine)) if part]
+    raise HandoverProblem(
+        Problem(
+            detail="; then: ".join(parts) or f"handover {machine.handover} is {machine.state.value}",
+            host=host,
+            guest=machine.guest,
+            state=machine.state.value,
+            in_doubt=_is_in_doubt(machine),
+        )
+    )
+
+
+def _machine(host: str, handover: Handover) -> Source | Destination:
+    """The handover as it is on record, so that a crash never makes an answer untrue; or as it is now, where a
+    restarted agent finds that out anyway.
+
+    Before the handover is on record, no LUN was changed for it and no other host was told of it.
+    """
+    now = handover.state_machine
+    machine = now if isinstance(now, Source) and is_told_at_once(now) else handover.executor.written
+    if machine is None:
+        machine = now
+    if machine is None:
+        raise refusal(host, "", "nothing of this handover was begun")
+    return machine
+
+
+def _is_in_doubt(machine: Source | Destination) -> bool:
+    """Whether it is uncertain where the guest's reservations are, judged by the handover's record.
+
+    A journal that refuses to write does not put a handover in doubt: nothing follows from a state before that
+    state is on record.
+    """
+    if machine.state is DestinationState.COMMITTED and machine.problem:
+        return True
+    return place_of(machine.state) is Place.UNKNOWN
+
+
+def _problem(handover: Handover, machine: Source | Destination) -> str:
+    doubt = handover.doubt if isinstance(handover, DestinationHandover) else ""
+    return handover.executor.problem or machine.problem or doubt

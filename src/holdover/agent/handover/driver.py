@@ -1,0 +1,311 @@
+"""The executor's loop, the same on both hosts: it gives one event after another to the rules, and carries out
+the effects.
+
+It decides nothing. `holdover.handover.agenda` says what to handle next. The rules say what follows from that,
+and which effects must wait for the disk (`holdover.handover.effects`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine
+from typing import Any, Generic, TypeVar
+
+import structlog
+
+from holdover.agent.handover.executor import HandoverExecutor
+from holdover.handover.agenda import Activity, Agenda
+from holdover.handover.effects import Effects, Part, WorkOrder
+from holdover.handover.patience import Patience
+from holdover.handover.protocol import Answer, Destination, EventNotAllowed, Happened, Message, Source
+from holdover.handover.states import Event
+
+log = structlog.get_logger()
+
+M = TypeVar("M", Source, Destination)
+
+What = Happened | Message
+_Waiter = asyncio.Future[Answer | None]
+"""A waiter: for the answer to a message, or until the handover is at rest or cannot go on."""
+
+
+class HandoverDriver(ABC, Generic[M]):
+    """The loop of one handover on one host.
+
+    Attributes:
+        handover_id: The id of the handover.
+        state_machine: The current state; None until the first message has arrived. What is on record may be
+            older (`HandoverExecutor.written`).
+        executor: What has the guest's devices, and the records.
+    """
+
+    def __init__(self, handover: str, machine: M | None, executor: HandoverExecutor) -> None:
+        self.handover_id = handover
+        self.state_machine: M | None = machine
+        self.executor = executor
+        self._limits = executor.guest.limits
+        self._agenda: Agenda[_Waiter] = Agenda()
+        self._patience = Patience(self._limits.give_up)
+        self._mark = 0
+        """The position in the spans at which the current state has begun."""
+        self._wake = asyncio.Event()
+        self._activity: asyncio.Task[Happened] | None = None
+        self._task: asyncio.Task[None] | None = None
+        executor.on_problem = self._tell_everybody
+
+    # -- what each host does differently -------------------------------------------------------------
+
+    @abstractmethod
+    def _step(self, what: What) -> tuple[M | None, Effects]:
+        """The new state and its effects, which the rules return for an event or a message."""
+
+    @abstractmethod
+    def _is_allowed(self, what: What) -> bool:
+        """Whether the rules allow a request now."""
+
+    @abstractmethod
+    def _is_over(self) -> bool:
+        """Whether nothing is left to do, until somebody asks again."""
+
+    def _is_quiet(self, machine: M) -> bool:  # noqa: ARG002
+        """Whether the state that was entered need not be logged."""
+        return False
+
+    async def _deliver(self, message: Message) -> Happened:
+        """Send the destination a message; return the event in which that ends."""
+        raise NotImplementedError
+
+    def _due(self) -> tuple[float | None, Happened | None]:
+        """The event that happens by itself if no other one does, and the seconds until then."""
+        return None, None
+
+    # -- from outside --------------------------------------------------------------------------------
+
+    def restart(self) -> None:
+        """Continue after a restart of the agent."""
+        self._go(Happened(Event.RESTARTED, devices=self.executor.views()))
+
+    async def _ask(self, what: What | None) -> Answer | None:
+        """Ask for ``what``, and wait; if it is None, only wait."""
+        waiter: _Waiter = asyncio.get_running_loop().create_future()
+        if what is None:
+            self._agenda.wait(waiter)
+        else:
+            self._agenda.ask(what, waiter)
+        self._wake.set()
+        if not self._runs:
+            self._go_on()
+        return await asyncio.shield(waiter)
+
+    @property
+    def _runs(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    async def close(self) -> None:
+        """Stop the handover in its present state; the journal has all of it."""
+        for task in (self._task, self._activity):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await task
+        for waiter in self._agenda.everybody():
+            waiter.cancel()
+
+    # -- the loop ------------------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        """Start the loop, because there is a request while the loop does not run."""
+        task = self._task
+        has_failed = task is not None and (task.cancelled() or task.exception() is not None)
+        if has_failed and self.state_machine is not None:
+            self.restart()  # an unexpected error has ended the loop
+        else:
+            self._go(None)
+
+    def _go(self, first: What | Effects | None) -> None:
+        self._task = asyncio.ensure_future(self._drive(first))
+
+    async def _drive(self, first: What | Effects | None) -> None:
+        try:
+            if isinstance(first, Effects):
+                await self._carry_out(first)
+            elif first is not None:
+                await self._handle(first)
+            while (what := await self._next()) is not None:
+                await self._handle(what)
+        except Exception as error:
+            log.error(
+                "A handover has stopped after an unexpected error.",
+                guest=self.executor.guest.name,
+                handover_id=self.handover_id,
+                exc_info=error,
+            )
+            await self._end_activity()
+            for waiter in self._agenda.everybody():
+                _fail(waiter, error)
+            raise
+
+    async def _next(self) -> What | None:
+        """What to handle next; None when the handover is over."""
+        while True:
+            self._wake.clear()
+            if self._activity is not None and self._activity.done():
+                happened, self._activity = self._activity.result(), None
+                self._agenda.end(happened)
+            turn = self._agenda.next(self._is_allowed)
+            self._refuse(turn.refused)
+            if turn.what is not None:
+                return turn.what
+            if self._agenda.activity in (Activity.NONE, Activity.PAUSE):
+                await self.executor.flush()
+                # Requests that came while the disk was at work are handled first.
+                if not self._wake.is_set():
+                    self._tell_if_at_rest()
+                    if self._agenda.activity is Activity.NONE and self._is_over():
+                        return None
+            if not self._wake.is_set():
+                seconds, by_itself = self._due()
+                if not await self._woken(seconds) and by_itself is not None:
+                    return by_itself
+
+    async def _woken(self, seconds: float | None) -> bool:
+        """Wait until something happens; False if nothing has happened within that time."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            return self._wake.is_set()
+        return True
+
+    async def _handle(self, what: What) -> None:
+        try:
+            machine, effects = self._step(what)
+        except EventNotAllowed:
+            if not isinstance(what, Happened) or what.event is not Event.CHANGED:
+                raise
+            guest = self.executor.guest.name
+            log.error(
+                "A guest changed its reservations while its commands were held.",
+                guest=guest,
+                handover_id=self.handover_id,
+            )
+            return
+        if effects.gate is not None:
+            await self._end_activity()
+        before, self.state_machine = self.state_machine, machine
+        if machine is not None and (before is None or machine.state is not before.state):
+            self._patience.renew()
+            self._mark = self.executor.spans.mark()
+            self.executor.spans.state(machine.state.value)
+            self.executor.phases.enter(machine.state)
+            if not self._is_quiet(machine):
+                _log(machine, what)
+        await self._carry_out(effects)
+
+    async def _carry_out(self, effects: Effects) -> None:
+        executor, machine = self.executor, self.state_machine
+        if machine is not None:
+            executor.record(machine, effects)
+            if Part.ANSWER not in effects.durable_first:
+                self._answer(effects)  # before the gate, which may wait for the disk
+            await executor.open(effects)
+        if effects.work is not None:
+            self._begin(self._work(effects.work, effects), effects.again)
+        if effects.message is not None:
+            await executor.flush_for(Part.MESSAGE, effects)
+            self._begin(self._tell(effects.message, effects.again), effects.again)
+        if Part.ANSWER in effects.durable_first and effects.answer is not None:
+            await executor.flush_for(Part.ANSWER, effects)
+            self._answer(effects)
+        if effects.tells_now:
+            await executor.flush_for(Part.ANSWER, effects)
+            self._tell_all()
+
+    def _answer(self, effects: Effects) -> None:
+        waiter = None if effects.answer is None else self._agenda.answered()
+        if waiter is not None:
+            _give(waiter, effects.answer)
+
+    # -- activities ----------------------------------------------------------------------------------
+
+    def _begin(self, what: Coroutine[Any, Any, Happened], again: bool) -> None:
+        self._agenda.activity = Activity.PAUSE if again else self._active()
+        self._activity = asyncio.ensure_future(what)
+        self._activity.add_done_callback(lambda _: self._wake.set())
+
+    def _active(self) -> Activity:
+        return Activity.WORK
+
+    async def _pause(self, again: bool) -> None:
+        if again:
+            await asyncio.sleep(self._patience.next_pause())
+        self._agenda.activity = self._active()
+
+    async def _work(self, ordered: WorkOrder, effects: Effects) -> Happened:
+        await self._pause(effects.again)
+        return await self.executor.work(ordered, effects)
+
+    async def _tell(self, message: Message, again: bool) -> Happened:
+        await self._pause(again)
+        return await self._deliver(message)
+
+    async def _end_activity(self) -> None:
+        """End the activity, because another state is entered: a pause before a retry, or a recheck."""
+        if self._activity is not None:
+            self._activity.cancel()
+            await asyncio.wait([self._activity])
+            self._activity = None
+        self._agenda.drop_activity()
+
+    # -- those who wait ------------------------------------------------------------------------------
+
+    def _tell_if_at_rest(self) -> None:
+        """Answer the waiters, if the handover is at rest or cannot go on."""
+        machine = self.state_machine
+        now = asyncio.get_running_loop().time()
+        is_stuck = machine is not None and machine.problem and not self._patience.still_tries(now)
+        if self._agenda.activity is Activity.NONE or is_stuck:
+            self._refuse(self._agenda.refused())
+            self._tell_all()
+
+    def _tell_all(self) -> None:
+        for waiter in self._agenda.told():
+            _give(waiter, None)
+
+    def _tell_everybody(self) -> None:
+        """Answer all waiters but those of messages, because nothing can be put on record."""
+        self._tell_all()
+        for _, waiter in self._agenda.refused():
+            _give(waiter, None)
+
+    def _refuse(self, refused: tuple[tuple[What, _Waiter], ...]) -> None:
+        state = "" if self.state_machine is None else self.state_machine.state.value
+        for what, waiter in refused:
+            _fail(waiter, EventNotAllowed(f"{_name_of(what)}: the handover is {state}"))
+
+
+def _name_of(what: What) -> str:
+    return what.event.value if isinstance(what, Happened) else what.kind.value
+
+
+def _log(machine: Source | Destination, what: What) -> None:
+    log.info(
+        "A handover has entered a state.",
+        guest=machine.guest,
+        handover_id=machine.handover,
+        state=machine.state.value,
+        after=_name_of(what),
+        reason=what.problem if isinstance(what, Happened) else "",
+    )
+
+
+def _give(waiter: _Waiter, answer: Answer | None) -> None:
+    if not waiter.done():
+        waiter.set_result(answer)
+
+
+def _fail(waiter: _Waiter, error: Exception) -> None:
+    if not waiter.done():
+        waiter.set_exception(error)

@@ -1,0 +1,296 @@
+"""What both sides of a handover share: it works on all LUNs at once, and puts states on record.
+
+`holdover.handover.effects` says which effects must wait until the records are on disk. States wait until the
+next of these, and then share one transaction of the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+import structlog
+
+from holdover.agent.guests.device import GuestDevice
+from holdover.agent.guests.guest import HostedGuest
+from holdover.agent.guests.records import device_record
+from holdover.agent.handover.kill_hook import KillHook
+from holdover.agent.handover.phases import Phases
+from holdover.agent.handover.spans import Spans
+from holdover.guest.gate import Gate
+from holdover.handover.effects import DeviceNews, Effects, Part, WorkOrder
+from holdover.handover.lun_handover import LunHandover
+from holdover.handover.protocol import Destination, DeviceView, Happened, Source
+from holdover.handover.states import Event
+from holdover.handover.work import POLICY, Work, as_the_device_knows, steps_of
+from holdover.history.entry import CAUSE, Cause
+from holdover.history.history import NO_HISTORY, History
+from holdover.journal.journal import JournalError, JournalLike
+from holdover.journal.records import HandoverRecord, Record
+from holdover.reservations.steps import StepFailed, Steps
+from holdover.scsi.path import PathError
+
+log = structlog.get_logger()
+
+_WRITE_AGAIN_SECONDS = 1.0
+
+
+class _Gone(Exception):
+    """The guest has no device on a LUN of its handover."""
+
+
+def record_of(machine: Source | Destination, at: float) -> HandoverRecord:
+    """The record of a handover for the journal; ``at`` is its time, in seconds since the epoch."""
+    return HandoverRecord(
+        handover=machine.handover,
+        guest=machine.guest,
+        role="source" if isinstance(machine, Source) else "destination",
+        peer=machine.peer,
+        state=machine.state.value,
+        open=machine.is_open,
+        body=msgspec.json.encode(machine),
+        at=at,
+    )
+
+
+class HandoverExecutor:
+    """The devices of one guest, as one handover works on them.
+
+    Attributes:
+        problem: Why the journal refuses to write; empty where it does not.
+        on_problem: The function to call when the journal has refused to write.
+        written: The handover as it is on record; None where this process has put nothing on record.
+    """
+
+    def __init__(
+        self,
+        guest: HostedGuest,
+        journal: JournalLike,
+        spans: Spans,
+        phases: Phases,
+        kill: KillHook,
+        clock: Callable[[], float],
+        history: History = NO_HISTORY,
+    ) -> None:
+        self.guest = guest
+        self.spans = spans
+        self.phases = phases
+        self.problem = ""
+        self.on_problem: Callable[[], None] = lambda: None
+        self.written: Source | Destination | None = None
+        self._journal = journal
+        self._kill = kill
+        self._clock = clock
+        self._history = history
+        self._waiting: list[tuple[Source | Destination, float]] = []
+        self._flushing = asyncio.Lock()
+        self._newest: Source | Destination | None = None
+        self._devices: dict[GuestDevice, None] = {}  # in the order in which they were noted
+        self._as_of: dict[GuestDevice, int] = {}
+        """Each device's staleness epoch when the last work began; that work has not seen what came after."""
+
+    # -- the journal --------------------------------------------------------------------------------
+
+    def recall(self, machine: Source | Destination) -> None:
+        """Take ``machine`` as the state that was on record when the agent started."""
+        self.written = self._newest = machine
+
+    def record(self, machine: Source | Destination, effects: Effects) -> None:
+        """Note the handover's state, and tell the guest's devices what the effects have for them.
+
+        `flush` puts both on record.
+        """
+        devices = self._tell(effects.devices) if effects.devices else []
+        if effects.record and machine != self._newest:
+            self._waiting.append((machine, self._clock()))
+            self._newest = machine
+        self._devices.update(dict.fromkeys(devices))
+
+    async def flush_for(self, part: Part, effects: Effects) -> None:
+        """Put everything that was noted on record, if ``part`` of the effects must wait for that."""
+        if part in effects.durable_first:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Put everything that was noted on record; return when it is on disk.
+
+        Nothing may happen before the record is on disk. If the journal refuses, this tries again until it
+        accepts.
+        """
+        async with self._flushing:
+            if self._newest == self.written:
+                self._waiting.clear()
+            if not self._waiting and not self._devices:
+                return
+            newest = self._newest
+            gate = None if newest is None else newest.gate
+            records: list[Record] = [record_of(machine, at) for machine, at in self._waiting]
+            records += [device_record(self.guest.name, each, gate) for each in self._devices]
+            states = [machine.state.value for machine, _ in self._waiting]
+            self._waiting, self._devices = [], {}
+            self._kill.before(states)
+            with self.spans.span("journal"):
+                await self._put(records)
+            self._kill.after(states)
+            self.written = newest
+
+    async def _put(self, records: list[Record]) -> None:
+        while True:
+            try:
+                await self._journal.put(*records)
+            except JournalError as error:
+                self.problem = str(error)
+                log.error(
+                    "A handover waits, because the journal takes no records.",
+                    guest=self.guest.name,
+                    reason=str(error),
+                )
+                self.on_problem()
+                await asyncio.sleep(_WRITE_AGAIN_SECONDS)
+            else:
+                self.problem = ""
+                return
+
+    # -- the gate -----------------------------------------------------------------------------------
+
+    async def open(self, effects: Effects) -> None:
+        """Set the gate of each device that has another gate."""
+        gate = effects.gate
+        if gate is None:
+            return
+        await self.flush_for(Part.GATE, effects)
+        moving = [each for each in self.guest.devices if each.block.gate is not gate]
+        self.guest.move_gates(gate)
+        for device in moving:
+            if gate is Gate.RUNNING and device.block.stale and device.block.migrate_pr:
+                device.read_again()
+
+    # -- the LUNs -----------------------------------------------------------------------------------
+
+    async def work(self, ordered: WorkOrder, effects: Effects) -> Happened:
+        """Do work on all LUNs at once."""
+        work = ordered.work
+        CAUSE.set(self._cause())
+        try:
+            problem = await self._drain() if ordered.policy.drains else ""
+            if problem:
+                return Happened(Event.FAILED, problem=problem)
+            self._as_of = {device: device.block.staleness_epoch for device in self.guest.devices}
+            with self.spans.span(f"work {work.value}"):
+                await self.flush_for(Part.WORK, effects)
+                return await self._work(ordered)
+        except Exception as error:
+            log.error(
+                "The work of a handover has failed unexpectedly.", guest=self.guest.name, exc_info=error
+            )
+            return Happened(Event.FAILED, problem=f"{work.value}: {type(error).__name__}: {error}")
+
+    def _cause(self) -> Cause:
+        """Who is behind what this handover does on the LUNs."""
+        machine = self._newest
+        if machine is None:
+            return Cause("agent")
+        by = (
+            f"host {machine.peer}" if isinstance(machine, Destination) else self._history.asker(machine.guest)
+        )
+        return Cause(by, machine.handover)
+
+    async def _work(self, ordered: WorkOrder) -> Happened:
+        if ordered.result is not None:
+            return Happened(Event.DONE, ordered.result, devices=self.views())
+        luns = ordered.luns
+        devices = await self._by_designator(luns)
+        results = await asyncio.gather(
+            *(self._one(ordered.work, lun, devices) for lun in luns), return_exceptions=True
+        )
+        problems = []
+        known = []
+        for lun, result in zip(luns, results, strict=True):
+            if isinstance(result, StepFailed | PathError | _Gone):
+                problems.append(f"{lun.designator}: {result}")
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                known.append(result)
+        if problems:
+            return Happened(Event.FAILED, problem="; ".join(problems))
+        return Happened(Event.DONE, tuple(known), devices=self.views())
+
+    async def _one(self, work: Work, lun: LunHandover, devices: dict[str, GuestDevice]) -> LunHandover:
+        if not lun.migrate_pr:
+            return lun
+        device = devices.get(lun.designator)
+        if device is None:
+            raise _Gone(f"guest {self.guest.name} has no device on this LUN")
+        limit, block = self.guest.limits.step, device.block
+
+        def in_turn() -> Steps[LunHandover]:
+            # The guest may have changed something since the handover noted it. The device queue runs these
+            # steps after the guest's command, so read the tracked state here.
+            now = as_the_device_knows(work, lun, block.tracked, block.candidates)
+            return (yield from steps_of(work, now, stale=block.stale))
+
+        def steps() -> Steps[LunHandover]:
+            return self.spans.steps(in_turn(), lun.designator)
+
+        if POLICY[work].finds_out:
+            return await device.ascertain(steps, limit, lambda known: known.tracked)
+        return await device.run(steps(), limit)
+
+    async def _by_designator(self, luns: tuple[LunHandover, ...]) -> dict[str, GuestDevice]:
+        """The guest's devices by designator.
+
+        If the device of one of ``luns`` is not known, first ask every device that has not told its
+        designator.
+        """
+        devices = self.guest.devices
+        unknown = [each for each in devices if each.designator is None]
+        if unknown and not {lun.designator for lun in luns} <= {str(each.designator) for each in devices}:
+            limit = self.guest.limits.step
+            asked = (each.learn_designator(limit) for each in unknown)
+            for said in await asyncio.gather(*asked, return_exceptions=True):
+                if isinstance(said, BaseException) and not isinstance(said, StepFailed | PathError):
+                    raise said
+        return {str(each.designator): each for each in devices}
+
+    async def _drain(self) -> str:
+        limit = self.guest.limits.drain
+        devices = tuple(self.guest.devices)
+        with self.spans.span("drain"):
+            drained = await asyncio.gather(*(device.drain(limit) for device in devices))
+        return "; ".join(
+            f"{device.name}: {device.in_flight} commands are still in flight after {limit:g} s"
+            for device, ended in zip(devices, drained, strict=True)
+            if not ended
+        )
+
+    def views(self) -> tuple[DeviceView, ...]:
+        """The reports of the guest's devices."""
+        return tuple(
+            DeviceView(
+                str(device.designator),
+                device.tracked,
+                device.block.stale,
+                device.block.migrate_pr,
+                device.block.unheard,
+            )
+            for device in self.guest.devices
+        )
+
+    def _tell(self, told: tuple[DeviceNews, ...]) -> list[GuestDevice]:
+        """Tell the guest's devices the news of the handover; return the devices to put on record."""
+        news = {each.designator: each for each in told}
+        # Devices without news go on record too, because their gates may have changed.
+        devices = [each for each in self.guest.devices if each.lun_of_record]
+        for device in devices:
+            learns = news.get(device.lun_of_record)
+            if learns is None:
+                continue
+            if learns.left:
+                device.block.forget_attentions()
+            if learns.tracked is not None:
+                device.block.adopt(learns.tracked, None if learns.left else self._as_of.get(device))
+            device.block.hush(learns.hush)
+            device.block.pass_on(learns.pass_on)
+        return devices

@@ -1,0 +1,362 @@
+"""Handovers to this host: messages of the sources' agents, and operators' requests if a source is dead."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import TypeGuard
+
+import structlog
+
+from holdover.agent.attach.expected_guest import ExpectedDevice, ExpectError
+from holdover.agent.guests.guest import HostedGuest
+from holdover.agent.handover.answers import Handover, HandoverProblem, reached
+from holdover.agent.handover.destination import DestinationHandover
+from holdover.agent.handover.executor import record_of
+from holdover.agent.handover.registry import Registry
+from holdover.api.client import AgentError
+from holdover.api.documents import HandoverState, PeerMessage
+from holdover.api.version import API_VERSION, refusal_of_version
+from holdover.config.agent_file import AgentConfig
+from holdover.guest.gate import Gate
+from holdover.handover.common_nexus import require_new_spares, require_own_nexus
+from holdover.handover.destination_rules import destination_hears, returned_hears
+from holdover.handover.lun_handover import LunHandover
+from holdover.handover.protocol import (
+    Answer,
+    Answered,
+    Destination,
+    EventNotAllowed,
+    Message,
+    Source,
+)
+from holdover.handover.state_table import DESTINATION, what_instead
+from holdover.handover.states import DestinationState, Event, MessageKind, SourceState
+from holdover.journal.journal import JournalError
+from holdover.reservations.steps import StepFailed
+from holdover.scsi.path import PathError
+
+__all__ = ["Expect", "Incoming"]
+
+Expect = Callable[[str, str, tuple[ExpectedDevice, ...]], Awaitable[HostedGuest]]
+"""Makes, or finds, a guest that is going to arrive; takes its name, its machine type and its devices."""
+
+
+log = structlog.get_logger()
+
+_D = DestinationState
+
+
+class _Refusal(Exception):
+    """A message is refused, and nothing is kept of it; the error says why."""
+
+
+class Incoming:
+    """The handovers of which this host is the destination."""
+
+    def __init__(self, registry: Registry, expect: Expect) -> None:
+        self._registry = registry
+        self._expect = expect
+        self._asking: asyncio.Task[None] | None = None
+
+    @property
+    def _config(self) -> AgentConfig:
+        return self._registry.config
+
+    # -- messages -----------------------------------------------------------------------------------
+
+    async def hear(self, told: PeerMessage, sender: str) -> Answer:
+        """Do what the source's agent says; ``sender`` is the name in its certificate."""
+        message = told.message
+        try:
+            async with self._registry.name_lock(message.handover):
+                destination = await self._find(told, sender)
+                if destination is None:
+                    return await self._hear_of_the_past(message, sender)
+        except _Refusal as refused:
+            return Answer(Answered.REFUSED, message.number, problem=str(refused))
+        return await destination.hear(message)
+
+    async def _find(self, told: PeerMessage, sender: str) -> DestinationHandover | None:
+        """The handover that the message is about, made now if the message begins it; None if the handover is
+        over, or must not begin.
+
+        Raises:
+            _Refusal: The handover may not come from ``sender``, or the guest cannot come here.
+        """
+        self._require_sender(told, sender)
+        message, peer = told.message, sender
+        if self._registry.is_own(message.handover):
+            raise _Refusal(f"{self._config.name} is the source of handover {message.handover}")
+        async with self._registry.lock(message.guest):
+            known = self._registry.destination(message.handover)
+            past = self._registry.closed.get(message.handover)
+            machine = past if known is None else known.state_machine
+            if machine is not None and (machine.guest, machine.peer) != (message.guest, peer):
+                raise _Refusal(
+                    f"handover {message.handover} is one of guest {machine.guest} and another host"
+                )
+            if past is not None or (known is None and message.kind is not MessageKind.PREPARE):
+                return None
+            if known is None:
+                known = await self._begin(message, peer)
+            elif message.kind is MessageKind.PREPARE:
+                self._require_same(known.executor.guest, message)
+            elif message.kind is MessageKind.COMMIT:
+                self._require_no_nexus_conflict(known)
+            return known
+
+    def _require_no_nexus_conflict(self, destination: DestinationHandover) -> None:
+        """Raise `_Refusal` if another guest has registered since this handover was prepared.
+
+        A handover that has committed already is not checked.
+        """
+        machine = destination.state_machine
+        if machine is None or machine.state not in (DestinationState.PREPARED, DestinationState.UNSURE):
+            return
+        try:
+            self._registry.require_no_nexus_conflict(destination.executor.guest)
+        except HandoverProblem as problem:
+            raise _Refusal(str(problem)) from problem
+
+    def _require_sender(self, told: PeerMessage, sender: str) -> None:
+        if sender not in self._registry.peer_names:
+            raise _Refusal(f"{sender} is no [[peer]] of {self._config.name}")
+        if sender != told.host:
+            raise _Refusal(
+                f"the sender's certificate has the name {sender}, but its message says {told.host}"
+            )
+        refused = refusal_of_version(self._config.name, API_VERSION, sender, told.version)
+        if refused is not None:
+            raise _Refusal(refused)
+
+    async def _begin(self, message: Message, peer: str) -> DestinationHandover:
+        try:
+            self._registry.require_allowance(message.guest, message.handover)
+            guest = await self._arriving(message)
+            limit = guest.limits.step
+            await asyncio.gather(*(device.learn_designator(limit) for device in guest.devices))
+            self._registry.require_no_nexus_conflict(guest)
+        except (HandoverProblem, ExpectError, PathError, StepFailed) as error:
+            raise _Refusal(str(error)) from error
+        self._require_same(guest, message)
+        await self._require_own_nexuses(guest, message, peer)
+        destination = DestinationHandover(message.handover, peer, self._registry.executor(guest))
+        self._registry.add(guest.name, destination)
+        self.watch_sources()
+        return destination
+
+    async def _require_own_nexuses(self, guest: HostedGuest, message: Message, peer: str) -> None:
+        """Raise `_Refusal` if source and destination are one nexus to a LUN; nothing is registered yet."""
+        devices = {str(device.designator): device for device in guest.devices}
+
+        async def look(lun: LunHandover) -> None:
+            device = devices[lun.designator]
+            try:
+                steps = require_own_nexus(lun, device.port, peer, self._config.name)
+                await device.run(steps, guest.limits.step)
+                await device.run(require_new_spares(lun), guest.limits.step)
+            except (PathError, StepFailed) as error:
+                raise _Refusal(f"{lun.designator}: {error}") from error
+
+        await asyncio.gather(*map(look, message.luns))
+
+    async def _arriving(self, message: Message) -> HostedGuest:
+        guest = self._registry.guests.get(message.guest)
+        if guest is not None:
+            self._registry.require_free(guest)
+        # If no file gives the guest its devices, `_expect` gives it the devices of the message.
+        devices = tuple(ExpectedDevice(lun.designator, lun.migrate_pr) for lun in message.luns)
+        guest = await self._expect(message.guest, message.machine, devices)
+        self._registry.require_free(guest)
+        for device in guest.devices:
+            if device.block.gate not in (Gate.INCOMING, Gate.DEPARTED):
+                raise self._registry.refusal(
+                    guest.name,
+                    f"is not expected on {self._config.name}: the gate of {device.name} is "
+                    f"{device.block.gate.value}; give it --incoming there",
+                )
+        return guest
+
+    def _require_same(self, guest: HostedGuest, message: Message) -> None:
+        """Raise `_Refusal` if the guest's LUNs, or their settings, are not the same on both hosts."""
+        mine = {str(device.designator): device.block.migrate_pr for device in guest.devices}
+        theirs = {lun.designator: lun.migrate_pr for lun in message.luns}
+        here = self._config.name
+        if len(mine) != len(guest.devices):
+            raise _Refusal(f"two devices of guest {guest.name} lead to one LUN on {here}")
+        for designator in sorted(theirs.keys() ^ mine.keys()):
+            on, off = ("the source", here) if designator in theirs else (here, "the source")
+            raise _Refusal(f"guest {guest.name} has LUN {designator} on {on} and not on {off}")
+        for designator, ours in mine.items():
+            if ours != theirs[designator]:
+                raise _Refusal(
+                    f"{designator}: migrate-pr is {_on(theirs[designator])} on the source and {_on(ours)} on "
+                    f"{here}; give the device the same setting on both"
+                )
+
+    async def _hear_of_the_past(self, message: Message, peer: str) -> Answer:
+        """Answer a message of a handover that is over here, or never began; touch no gate and no LUN."""
+        closed = self._registry.closed.get(message.handover)
+        if isinstance(closed, Source):
+            raise _Refusal(f"{self._config.name} is the source of handover {message.handover}")
+        machine, effects = destination_hears(closed, message, peer)
+        if effects.begins:
+            if closed is None or closed.state is not DestinationState.RETURNED:
+                raise _Refusal(f"this handover is over on {self._config.name} ({_state(closed)})")
+            machine, effects = returned_hears(closed, message)
+        # Keep nothing about a guest that is not here: a peer could name such guests without end. A late
+        # PREPARE for such a guest may leave something here; this host withdraws that when it asks the source
+        # whether the handover is over.
+        is_here = closed is not None or message.guest in self._registry.guests
+        if machine is not None and machine != closed and is_here:
+            try:
+                await self._registry.journal.put(record_of(machine, self._registry.environment.clock()))
+            except JournalError as error:
+                raise _Refusal(str(error)) from error
+            self._registry.remember(machine)
+        if effects.answer is None:
+            raise TypeError(f"{message.kind.value} was not answered")
+        return effects.answer
+
+    # -- asked by operators -------------------------------------------------------------------------
+
+    async def ask(self, name: str, handover: str, event: Event) -> HandoverState:
+        """Finish a handover that was taken, or withdraw what was prepared for a guest whose source is dead.
+
+        If everything is still being taken, ``Event.ASKED_FINISH`` means that the source never comes back.
+
+        Raises:
+            HandoverProblem: The handover did not reach that state.
+        """
+        destination = self._known(name, handover)
+        if event is Event.ASKED_ALONE:
+            return await self.happen(name, handover, event, DestinationState.RETURNED)
+        if event is not Event.ASKED_FINISH and destination.state_machine is not None:
+            raise self._registry.refusal(
+                name,
+                f"{self._config.name} is the destination of handover {handover}; ask the source, "
+                f"{destination.state_machine.peer}",
+                destination,
+            )
+        machine = destination.state_machine
+        if machine is not None and machine.state in (_D.TAKING, _D.INTERRUPTED):
+            await self.happen(name, handover, event, DestinationState.TAKEN)
+        return await self.happen(name, handover, event, DestinationState.HERE)
+
+    async def happen(self, name: str, handover: str, event: Event, state: DestinationState) -> HandoverState:
+        """Bring the handover to ``state`` without the source.
+
+        Raises:
+            HandoverProblem: The handover did not reach ``state``.
+        """
+        destination = self._known(name, handover)
+        machine = destination.state_machine
+        if machine is not None and machine.state is state:
+            await destination.settled()
+        elif machine is not None:
+            try:
+                await destination.happen(event)
+            except EventNotAllowed as error:
+                now = destination.state_machine or machine
+                problem = f"{error}{what_instead(now.state)}"
+                raise self._registry.refusal(name, problem, destination) from error
+        return reached(self._config.name, destination, state)
+
+    def _known(self, name: str, handover: str) -> DestinationHandover:
+        destination = self._registry.destination(handover)
+        if (
+            destination is None
+            or destination.state_machine is None
+            or destination.state_machine.guest != name
+        ):
+            raise self._registry.refusal(
+                name,
+                f"handover {handover} is not under way on {self._config.name} and is not the guest's newest; "
+                f"holdover handover status {name} shows the newest",
+            )
+        return destination
+
+    # -- sources that say nothing -------------------------------------------------------------------
+
+    def watch_sources(self) -> None:
+        """Ask silent sources whether their handovers are over.
+
+        A source that has rolled back without this host could not tell this host.
+        """
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.ensure_future(self._watch_sources())
+
+    async def _watch_sources(self) -> None:
+        recheck = self._config.limits.recheck
+        # A handover that cannot be over in its present state may be over in a later state, of which this task
+        # is not told.
+        while waiting := [each for each in self._registry.newest.values() if _is_open_here(each)]:
+            now = asyncio.get_running_loop().time()
+            silent = [each for each in waiting if _may_be_over(each) and now - each.heard_at > recheck]
+            await asyncio.gather(*map(self._ask_source, silent))
+            await asyncio.sleep(recheck)
+
+    async def _ask_source(self, destination: DestinationHandover) -> None:
+        machine = destination.state_machine
+        if machine is None:
+            return
+        try:
+            async with asyncio.timeout(self._config.limits.peer):
+                said = await self._registry.client(machine.peer).peer_state(machine.handover)
+        except (AgentError, TimeoutError) as error:
+            destination.doubt = f"the source cannot be asked whether it is over: {error}"
+            return
+        except Exception as error:
+            # This error does not keep other handovers' sources from being asked.
+            log.error(
+                "The source of a handover could not be asked.",
+                guest=machine.guest,
+                handover_id=machine.handover,
+                exc_info=error,
+            )
+            destination.doubt = (
+                f"the source cannot be asked whether it is over: {type(error).__name__}: {error}"
+            )
+            return
+        destination.doubt = "" if said.known else f"{machine.peer} knows nothing of this handover any more"
+        if said.state == SourceState.STAYED.value:
+            try:
+                with contextlib.suppress(EventNotAllowed):
+                    await destination.happen(Event.OVER, "the source has rolled it back without this host")
+            except Exception as error:
+                log.error(
+                    "What was prepared for a guest could not be withdrawn.",
+                    guest=machine.guest,
+                    handover_id=machine.handover,
+                    exc_info=error,
+                )
+                destination.doubt = f"the source has rolled it back; {type(error).__name__}: {error}"
+
+    async def close(self) -> None:
+        """Ask no source any more."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
+
+
+def _is_open_here(handover: Handover) -> TypeGuard[DestinationHandover]:
+    """Whether this host is the destination of a handover that is not over on this host."""
+    if not isinstance(handover, DestinationHandover):
+        return False
+    return handover.state_machine is None or handover.state_machine.is_open
+
+
+def _may_be_over(destination: DestinationHandover) -> bool:
+    """Whether the source may have rolled this handover back without this host knowing it."""
+    machine = destination.state_machine
+    return machine is None or Event.OVER in DESTINATION[machine.state].follows
+
+
+def _state(closed: Destination | None) -> str:
+    return "never begun" if closed is None else closed.state.value
+
+
+def _on(value: bool) -> str:
+    return "on" if value else "off"

@@ -1,0 +1,121 @@
+"""Handovers after a restart of the agent: reads them from the journal and continues them.
+
+The gates are shut first, before any command of a guest passes. The work on LUNs waits until it is known which
+devices they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import msgspec
+import structlog
+
+from holdover.agent.guests.guest import HostedGuest
+from holdover.agent.handover.destination import DestinationHandover
+from holdover.agent.handover.incoming import Incoming
+from holdover.agent.handover.registry import Registry
+from holdover.agent.handover.source import SourceHandover
+from holdover.guest.gate import Gate
+from holdover.handover.protocol import Destination, Source
+from holdover.handover.source_rules import after_restart
+from holdover.journal.records import HandoverRecord
+
+__all__ = ["Recovery", "RecoveryError"]
+
+log = structlog.get_logger()
+
+_WHAT_NEXT = "`holdover journal show FILE` shows it; an agent of the version that wrote it can go on with it"
+
+
+class RecoveryError(Exception):
+    """A handover on record cannot be continued, and it is not known where its guest may run."""
+
+
+class Recovery:
+    """What takes up the handovers of a journal."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        incoming: Incoming,
+        source: Callable[[Source, HostedGuest], SourceHandover],
+    ) -> None:
+        """``source`` makes, and adds, a handover of which this host is the source."""
+        self._registry = registry
+        self._incoming = incoming
+        self._source = source
+        self._open: dict[str, Callable[[], None]] = {}
+
+    def restore(self, records: tuple[HandoverRecord, ...]) -> None:
+        """Take up the handovers on record; the newest one of each guest is last.
+
+        Raises:
+            RecoveryError: The record of an open handover cannot be read.
+        """
+        machines = [machine for record in records if (machine := _machine_of(record)) is not None]
+        # An open handover counts as the newest, even if late messages of other handovers came after it.
+        for machine in sorted(machines, key=lambda each: each.is_open):
+            guest = self._registry.guests.get(machine.guest)
+            if guest is None:
+                self._registry.remember(machine)
+                if machine.is_open:
+                    log.error(
+                        "The guest of an open handover is not there; add it to the agent's file again.",
+                        guest=machine.guest,
+                        handover_id=machine.handover,
+                        state=machine.state.value,
+                    )
+            elif isinstance(machine, Source):
+                self._take_up_source(machine, guest)
+            else:
+                self._take_up_destination(machine, guest)
+        for name, newest in self._registry.newest.items():
+            # If the handover is over, the devices' own records are newer: the guest may have run since.
+            if newest.state_machine is not None and newest.state_machine.is_open:
+                self._registry.guests[name].move_gates(_gate_of(newest.state_machine))
+
+    def _take_up_source(self, machine: Source, guest: HostedGuest) -> None:
+        source = self._source(machine, guest)
+        source.executor.recall(machine)
+        source.announce()
+        if machine.is_open:
+            self._open[guest.name] = source.restart
+
+    def _take_up_destination(self, machine: Destination, guest: HostedGuest) -> None:
+        workshop = self._registry.executor(guest)
+        destination = DestinationHandover(machine.handover, machine.peer, workshop, machine)
+        destination.heard_at = -math.inf
+        workshop.recall(machine)
+        self._registry.add(guest.name, destination)
+        if machine.is_open:
+            self._open[guest.name] = destination.restart
+
+    def go_on(self, guest: str) -> None:
+        """Continue the open handover of a guest, if there is one."""
+        restart = self._open.pop(guest, None)
+        if restart is not None:
+            restart()
+            self._incoming.watch_sources()
+
+
+def _gate_of(machine: Source | Destination) -> Gate:
+    return after_restart(machine) if isinstance(machine, Source) else machine.gate
+
+
+def _machine_of(record: HandoverRecord) -> Source | Destination | None:
+    kind: type[Source | Destination] = Source if record.role == "source" else Destination
+    try:
+        return msgspec.json.decode(record.body, type=kind)
+    except (msgspec.DecodeError, ValueError) as error:
+        if record.open:
+            what = f"the record of handover {record.handover} of guest {record.guest} cannot be read: {error}"
+            raise RecoveryError(f"{what}; {_WHAT_NEXT}") from error
+        log.error(
+            "The record of a closed handover cannot be read.",
+            guest=record.guest,
+            handover_id=record.handover,
+            reason=str(error),
+        )
+        return None

@@ -1,0 +1,1 @@
+"""Answers libvirt in place of virtlockd: the server, and what carries out what `holdover.libvirt` decides."""

@@ -1,0 +1,505 @@
+"""What is done in each phase of a migration from this host. All of it may be done again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
+
+from holdover.agent.handover.answers import HandoverProblem
+from holdover.agent.migration.arrivals import stream_settings
+from holdover.agent.migration.copying import copy_memory, memory_of
+from holdover.agent.migration.monitors import Monitors, NoMonitor
+from holdover.agent.migration.tls_folder import TlsFolders
+from holdover.api.client import AgentError, AgentRefused
+from holdover.api.documents import HandoverState, Stale
+from holdover.api.migration_documents import (
+    Memory,
+    MigrationChange,
+    QemuAction,
+    QemuAnswer,
+    QemuPlace,
+    QemuRequest,
+    Ran,
+)
+from holdover.api.peer_hosts import PeerClient
+from holdover.handover.states import Event, SourceState
+from holdover.migrate.migration import Happened, Migration
+from holdover.migrate.phases import Happening, Phase
+from holdover.qemu.monitor import MonitorAbsent, MonitorLost, QemuError, QmpTime
+from holdover.qemu.outgoing import OutgoingQemu, Stage, stage_of
+from holdover.qemu.stream import StreamSettings
+
+__all__ = ["GuestHandovers", "PhaseWork"]
+
+_WAIT = 10.0
+"""Seconds for which the destination's agent is asked to wait for the guest in one request."""
+_PAUSE = 0.2
+
+_COMMITTED = frozenset(
+    {
+        SourceState.COMMITTED.value,
+        SourceState.HEARING.value,
+        SourceState.SETTLING.value,
+        SourceState.TELLING.value,
+        SourceState.GONE.value,
+    }
+)
+"""The states of a handover in which the destination may have been told to run the guest."""
+
+_STAYS = frozenset({SourceState.STAYED.value, SourceState.UNDOING.value, SourceState.REVIEWING.value})
+_TAKEN = frozenset({SourceState.CONCEDING.value, SourceState.YIELDING.value, SourceState.GONE.value})
+
+
+class GuestHandovers(Protocol):
+    """The operations of the agent on handovers that a migration uses."""
+
+    async def prepare(self, name: str, handover: str, to: str, stale: Stale = ...) -> HandoverState: ...
+    async def ask(self, name: str, handover: str, event: Event) -> HandoverState: ...
+    def state(self, name: str) -> HandoverState | None: ...
+    async def settled(self, name: str) -> None: ...
+
+
+class PhaseWork:
+    """The work of one migration.
+
+    Attributes:
+        memory: How far the copy of the memory is; None before it begins.
+        standstill_ms, commit_ms: What `MigrationState` says.
+    """
+
+    def __init__(
+        self,
+        handovers: GuestHandovers,
+        monitors: Monitors,
+        tls: TlsFolders,
+        peer: Callable[[], PeerClient],
+        patience: Callable[[], float],
+        check: Callable[[Migration], Awaitable[None]],
+    ) -> None:
+        """``peer`` returns the client of the destination's agent.
+
+        ``patience`` returns the seconds for which an agent that does not answer is asked again before the
+        guest stays. ``check`` raises `HandoverProblem`, `AgentError` or `QemuError` if a migration cannot
+        begin.
+        """
+        self._handovers = handovers
+        self._monitors = monitors
+        self._tls = tls
+        self._peer = peer
+        self._patience = patience
+        self._check = check
+        self._qemu: OutgoingQemu | None = None
+        self._stopped: QmpTime | None = None
+        self.memory: Memory | None = None
+        self.standstill_ms: float | None = None
+        self.commit_ms: float | None = None
+
+    async def of(self, migration: Migration) -> Happened:
+        """Do the work of the migration's phase."""
+        works: Mapping[Phase, Callable[[Migration], Awaitable[Happened]]] = {
+            Phase.CHECKING: self._checking,
+            Phase.PREPARING: self._preparing,
+            Phase.OPENING: self._opening,
+            Phase.COPYING: self._copying,
+            Phase.ASCERTAINING: self._ascertaining,
+            Phase.SWITCHING: self._switching,
+            Phase.STARTING: self._starting,
+            Phase.FINISHING: self._finishing,
+            Phase.FETCHING: self._fetching,
+            Phase.CANCELLING: self._resuming,
+            Phase.WITHDRAWING: self._rolling_back,
+            Phase.ENDING: self._ending,
+            Phase.RETURNING: self._rolling_back,
+            Phase.RESUMING: self._resuming,
+            Phase.CLEARING: self._clearing,
+        }
+        return await works[migration.phase](migration)
+
+    async def change(self, change: MigrationChange) -> None:
+        """Change a copy that is under way.
+
+        Raises:
+            QemuError: QEMU refuses, or no copy is under way.
+        """
+        if self._qemu is None:
+            raise QemuError("no copy of the memory is under way; nothing was changed")
+        await self._qemu.change(StreamSettings(bandwidth=change.bandwidth, max_downtime=change.max_downtime))
+
+    async def close(self) -> None:
+        """Close the connection to QEMU; this changes nothing there."""
+        if self._qemu is not None:
+            await self._qemu.monitor.close()
+            self._qemu = None
+
+    async def _source(self, migration: Migration) -> OutgoingQemu:
+        if self._qemu is None or self._qemu.monitor.lost:
+            self._qemu = OutgoingQemu(await self._monitors.connect(migration.guest))
+        return self._qemu
+
+    async def _ask(self, migration: Migration, action: QemuAction, *, wait: float = 0.0) -> QemuAnswer:
+        return await self._peer().qemu(
+            QemuRequest(
+                guest=migration.guest,
+                migration=migration.migration,
+                action=action,
+                options=migration.options,
+                runs=migration.was_running,
+                wait=wait,
+            )
+        )
+
+    # -- on the way there ---------------------------------------------------------------------------
+
+    async def _checking(self, migration: Migration) -> Happened:
+        try:
+            await self._check(migration)
+            source = await self._source(migration)
+            was_running = await source.check()
+            await self._ask(migration, QemuAction.CHECK)
+        except NoMonitor as error:
+            return Happened(Happening.FAILED, f"{error}; or move the reservations alone: --reservations-only")
+        except (HandoverProblem, AgentError, QemuError) as error:
+            return Happened(Happening.FAILED, str(error))
+        return Happened(Happening.DONE, was_running=was_running)
+
+    async def _preparing(self, migration: Migration) -> Happened:
+        try:
+            await self._handovers.prepare(
+                migration.guest, migration.migration, migration.destination, migration.options.stale
+            )
+        except HandoverProblem as error:
+            return Happened(Happening.FAILED, str(error))
+        return Happened(Happening.DONE)
+
+    async def _opening(self, migration: Migration) -> Happened:
+        try:
+            answer = await self._insist(lambda: self._ask(migration, QemuAction.OPEN))
+        except AgentError as error:
+            return Happened(Happening.FAILED, str(error))
+        return Happened(Happening.DONE, uri=answer.uri, tls_name=answer.tls_name)
+
+    async def _copying(self, migration: Migration) -> Happened:
+        try:
+            source = await self._source(migration)
+            stage = stage_of((await source.progress()).status)
+            if stage in (Stage.NONE, Stage.SENT, Stage.ENDED):
+                tls = self._tls.folder(migration.options, migration.tls_name)
+                await source.start(migration.uri, stream_settings(migration.options, tls))
+            problem = await copy_memory(source, migration.options, self._note_memory)
+        except (MonitorLost, MonitorAbsent) as error:
+            return await self._source_gone(error)
+        except QemuError as error:
+            return Happened(Happening.FAILED, str(error))
+        self._stopped = source.stopped_at
+        return Happened(Happening.FAILED, problem) if problem else Happened(Happening.DONE)
+
+    def _note_memory(self, memory: Memory) -> None:
+        self.memory = memory
+
+    async def _source_gone(self, error: QemuError) -> Happened:
+        """What a lost monitor of the source's QEMU means."""
+        gone = isinstance(error, MonitorAbsent)
+        if self._qemu is not None and self._qemu.monitor.lost:
+            gone = gone or await self._qemu.monitor.is_gone()
+        if gone:
+            return Happened(Happening.GONE, f"{error}: QEMU has ended")
+        return Happened(Happening.FAILED, str(error))
+
+    async def _ascertaining(self, migration: Migration) -> Happened:
+        """Find out, after a restart of the agent, how far the migration has come."""
+        if self._committed(migration):
+            return Happened(Happening.DONE, told=True)
+        try:
+            source = await self._source(migration)
+            progress = await source.progress()
+            stage = Stage.NONE if await source.has_guest() else stage_of(progress.status)
+        except (MonitorLost, MonitorAbsent) as error:
+            happened = await self._source_gone(error)
+            if happened.happening is Happening.GONE:
+                return happened
+            return Happened(Happening.UNREACHED, happened.problem)
+        except QemuError as error:
+            return Happened(Happening.UNREACHED, str(error))
+        if stage in (Stage.NONE, Stage.COPYING):
+            return Happened(Happening.BEFORE)
+        if stage is Stage.ENDED:
+            reason = f": {progress.error_desc}" if progress.error_desc else ""
+            return Happened(Happening.FAILED, f"QEMU ended the migration as {progress.status}{reason}")
+        return Happened(Happening.DONE)
+
+    def _committed(self, migration: Migration) -> bool:
+        state = self._handovers.state(migration.guest)
+        return state is not None and state.handover == migration.migration and state.state in _COMMITTED
+
+    # -- while the guest stands still ---------------------------------------------------------------
+
+    async def _switching(self, migration: Migration) -> Happened:
+        if migration.ended_here:
+            # nothing more comes from the source
+            arrived = await self._arrived(migration)
+            return arrived or await self._commit(migration) or Happened(Happening.DONE)
+        if migration.options.postcopy:
+            return await self._commit(migration) or await self._send_postcopy(migration)
+        commit = asyncio.ensure_future(self._commit(migration))
+        sending = asyncio.ensure_future(self._send(migration))
+        try:
+            await asyncio.wait({commit, sending}, return_when=asyncio.FIRST_COMPLETED)
+            if commit.done() and commit.result() is not None:
+                sending.cancel()
+            await asyncio.wait({commit, sending})
+        finally:
+            for task in (commit, sending):
+                task.cancel()
+        sent = None if sending.cancelled() else sending.result()
+        return commit.result() or sent or Happened(Happening.DONE)
+
+    async def _commit(self, migration: Migration) -> Happened | None:
+        """Move the reservations; what has happened if they did not move."""
+        if self._committed(migration):
+            return None
+        began = time.perf_counter()
+        try:
+            await self._handovers.ask(migration.guest, migration.migration, Event.ASKED_COMMIT)
+        except HandoverProblem as error:
+            return Happened(Happening.FAILED, str(error))
+        self.commit_ms = (time.perf_counter() - began) * 1000
+        return None
+
+    async def _send(self, migration: Migration) -> Happened | None:
+        """Let the source send the rest; what has happened if the guest has not arrived."""
+        try:
+            source = await self._source(migration)
+            await source.switch_over()
+        except (MonitorLost, MonitorAbsent):
+            return await self._arrived(migration)
+        except QemuError as error:
+            kind = Happening.UNREACHED if migration.told else Happening.FAILED
+            return await self._after_bad_end(migration, Happened(kind, str(error)))
+        arriving = asyncio.ensure_future(self._arrived(migration))
+        ending = asyncio.ensure_future(self._ends_badly(source))
+        try:
+            await asyncio.wait({arriving, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if not arriving.done():
+                return await self._after_bad_end(migration, ending.result())
+            return await arriving
+        finally:
+            arriving.cancel()
+            ending.cancel()
+
+    async def _send_postcopy(self, migration: Migration) -> Happened:
+        """As `_send`, but there is no way back."""
+        happened = await self._send(migration)
+        if happened is None:
+            return Happened(Happening.DONE)
+        if happened.happening is Happening.LOST:
+            return happened
+        try:
+            source = await self._source(migration)
+            stopped = stage_of((await source.progress()).status) in (Stage.STOPPED, Stage.ENDED)
+        except QemuError as error:
+            return Happened(Happening.UNREACHED, f"{happened.problem}; {error}")
+        if stopped or happened.happening is Happening.GONE:
+            # QEMU on the source has all of the guest's memory as long as the destination has not run it
+            return Happened(Happening.FAILED, happened.problem)
+        return Happened(Happening.UNREACHED, happened.problem)
+
+    async def _after_bad_end(self, migration: Migration, failed: Happened) -> Happened | None:
+        """The source's QEMU has given up. If the destination may run the guest, its QEMU knows better."""
+        if not migration.told:
+            return failed
+        try:
+            answer = await self._ask(migration, QemuAction.WAIT)
+        except AgentError as error:
+            return Happened(Happening.UNREACHED, str(error))
+        if answer.place in (QemuPlace.ARRIVED, QemuPlace.RUNNING):
+            return None
+        return (
+            self._not_arrived(migration, answer)
+            if answer.place in (QemuPlace.GONE, QemuPlace.FAILED)
+            else failed
+        )
+
+    async def _ends_badly(self, source: OutgoingQemu) -> Happened:
+        """Wait until the source's QEMU gives up; what has happened then.
+
+        If it has sent everything, or has ended itself, the destination says whether it has the guest, and
+        this waits for ever.
+        """
+        try:
+            progress = await source.wait_sent(postcopy=True)
+            ended = stage_of(progress.status) is Stage.ENDED
+        except QemuError:
+            ended = False
+        if not ended:
+            await asyncio.get_running_loop().create_future()
+        reason = f": {progress.error_desc}" if progress.error_desc else ""
+        return Happened(Happening.FAILED, f"QEMU ended the migration as {progress.status}{reason}")
+
+    async def _arrived(self, migration: Migration) -> Happened | None:
+        """Wait until the destination has the guest; what has happened if it does not get it."""
+        end = time.monotonic() + self._patience()
+        while True:
+            try:
+                answer = await self._ask(migration, QemuAction.WAIT, wait=_WAIT)
+            except AgentError as error:
+                if migration.told:
+                    return Happened(Happening.UNREACHED, str(error))
+                if time.monotonic() > end:
+                    return Happened(Happening.FAILED, str(error))
+                await asyncio.sleep(_PAUSE)
+                continue
+            end = time.monotonic() + self._patience()
+            if answer.place in (QemuPlace.ARRIVED, QemuPlace.RUNNING):
+                return None
+            if answer.place in (QemuPlace.GONE, QemuPlace.FAILED):
+                return self._not_arrived(migration, answer)
+            if migration.ended_here:
+                return Happened(Happening.FAILED, "QEMU on the source has ended, and has not sent everything")
+
+    def _not_arrived(self, migration: Migration, answer: QemuAnswer) -> Happened:
+        ran = migration.told and answer.ran is not Ran.NO
+        return Happened(Happening.LOST if ran else Happening.GONE, answer.problem)
+
+    async def _starting(self, migration: Migration) -> Happened:
+        # A commit may be known before it is on record. The guest runs only when it is.
+        await self._handovers.settled(migration.guest)
+        state = self._handovers.state(migration.guest)
+        if state is not None and state.problem:
+            return Happened(Happening.UNREACHED, state.problem)
+        try:
+            answer = await self._ask(migration, QemuAction.RUN)
+        except AgentError as error:
+            if isinstance(error, AgentRefused) and self._has_stayed(migration):
+                problem = f"{error}; somebody has rolled the handover back before the guest ran there"
+                return Happened(Happening.FAILED, problem)
+            return Happened(Happening.UNREACHED, str(error))
+        if answer.place is QemuPlace.RUNNING or (
+            answer.place is QemuPlace.ARRIVED and not migration.was_running
+        ):
+            self._note_standstill(answer)
+            return Happened(Happening.DONE)
+        if answer.place in (QemuPlace.GONE, QemuPlace.FAILED):
+            if answer.ran is Ran.NO and not migration.options.postcopy:
+                return Happened(Happening.GONE, answer.problem)
+            return Happened(Happening.LOST, answer.problem)
+        if answer.place is QemuPlace.REFUSES and not migration.options.postcopy:
+            return Happened(Happening.FAILED, answer.problem)
+        return Happened(Happening.UNREACHED, answer.problem or f"QEMU there is {answer.place.value}")
+
+    def _note_standstill(self, answer: QemuAnswer) -> None:
+        if self._stopped is not None and answer.resumed is not None:
+            self.standstill_ms = QmpTime(*answer.resumed).milliseconds_since(self._stopped)
+
+    # -- on the other side --------------------------------------------------------------------------
+
+    async def _finishing(self, migration: Migration) -> Happened:
+        try:
+            state = await self._handovers.ask(migration.guest, migration.migration, Event.ASKED_FINISH)
+        except HandoverProblem as error:
+            if error.problem.state in _STAYS:
+                problem = f"{error}; somebody has rolled the handover back while the guest moved"
+                return Happened(Happening.FAILED, problem)
+            return Happened(Happening.UNREACHED, str(error))
+        alarms = "; ".join(f"{lun.designator}: {lun.alarm}" for lun in state.luns if lun.alarm)
+        return Happened(Happening.FAILED, alarms) if alarms else Happened(Happening.DONE)
+
+    async def _fetching(self, migration: Migration) -> Happened:
+        if not migration.options.postcopy or migration.ended_there:
+            return Happened(Happening.DONE)
+        try:
+            source = await self._source(migration)
+            self.memory = memory_of(await source.progress()) or self.memory
+            progress = await source.wait_fetched()
+        except (MonitorLost, MonitorAbsent) as error:
+            happened = await self._source_gone(error)
+            return Happened(
+                Happening.GONE if happened.happening is Happening.GONE else Happening.UNREACHED,
+                f"{happened.problem}; what it had not sent of the guest's memory is lost, if there was any",
+            )
+        except QemuError as error:
+            return Happened(Happening.UNREACHED, str(error))
+        self.memory = memory_of(progress) or self.memory
+        if stage_of(progress.status) is Stage.SENT:
+            return Happened(Happening.DONE)
+        return Happened(
+            Happening.UNREACHED,
+            f"QEMU's stream is {progress.status} {progress.error_desc}".strip()
+            + "; the guest waits for its memory; repair the network, then by QMP: migrate-recover on the "
+            "destination, and migrate with resume on the source",
+        )
+
+    # -- the way back -------------------------------------------------------------------------------
+
+    async def _rolling_back(self, migration: Migration) -> Happened:
+        if self._has_stayed(migration):
+            return Happened(Happening.DONE)
+        try:
+            await self._handovers.ask(migration.guest, migration.migration, Event.ASKED_ROLL_BACK)
+        except HandoverProblem as error:
+            if error.problem.state in _STAYS:
+                return Happened(Happening.DONE)
+            if migration.phase is Phase.RETURNING and error.problem.state in _TAKEN:
+                return Happened(Happening.TAKEN, str(error))
+            return Happened(Happening.UNREACHED, str(error))
+        return Happened(Happening.DONE)
+
+    def _has_stayed(self, migration: Migration) -> bool:
+        """Whether the handover does not move the guest's reservations away from here, or not any more."""
+        state = self._handovers.state(migration.guest)
+        return state is None or state.handover != migration.migration or state.state in _STAYS
+
+    async def _resuming(self, migration: Migration) -> Happened:
+        """Let the source's QEMU run the guest again, if it ran when the migration began."""
+        try:
+            source = await self._source(migration)
+            await source.cancel(runs=migration.was_running)
+        except (MonitorLost, MonitorAbsent) as error:
+            happened = await self._source_gone(error)
+            if happened.happening is Happening.GONE:
+                return happened
+            return Happened(Happening.UNREACHED, happened.problem)
+        except QemuError as error:
+            return Happened(Happening.UNREACHED, str(error))
+        return Happened(Happening.DONE)
+
+    async def _ending(self, migration: Migration) -> Happened:
+        try:
+            answer = await self._ask(migration, QemuAction.END)
+        except AgentError as error:
+            return Happened(Happening.UNREACHED, str(error))
+        if answer.place is QemuPlace.GONE and answer.ran is Ran.NO:
+            return Happened(Happening.DONE)
+        if answer.place is QemuPlace.GONE:
+            return Happened(Happening.LOST, answer.problem)
+        return Happened(Happening.UNREACHED, answer.problem or f"QEMU there is {answer.place.value}")
+
+    async def _clearing(self, migration: Migration) -> Happened:
+        """End the QEMU that waited for the guest, which nobody can use any more."""
+        if not migration.sent:
+            return Happened(Happening.DONE)
+        try:
+            answer = await self._insist(lambda: self._ask(migration, QemuAction.END))
+        except AgentError as error:
+            return Happened(
+                Happening.FAILED,
+                f"QEMU on {migration.destination} may still wait for the guest, which it does not run; end "
+                f"it: {error}",
+            )
+        if answer.place is QemuPlace.GONE:
+            return Happened(Happening.DONE)
+        return Happened(Happening.FAILED, f"QEMU on {migration.destination} is {answer.place.value}; end it")
+
+    async def _insist(self, ask: Callable[[], Awaitable[QemuAnswer]]) -> QemuAnswer:
+        """Ask, and ask again for a while if no answer comes. A refusal is an answer."""
+        end = time.monotonic() + self._patience()
+        while True:
+            try:
+                return await ask()
+            except AgentRefused:
+                raise
+            except AgentError:
+                if time.monotonic() > end:
+                    raise
+                await asyncio.sleep(_PAUSE)

@@ -1,0 +1,1 @@
+"""Where a guest is, and where it may start: claims, cold starts, hosts that are declared dead."""

@@ -1,0 +1,53 @@
+"""``holdover guest release`` and ``holdover guest forget``."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from holdover.api.client import AgentClient, AgentError
+from holdover.api.placement_documents import GuestPlace
+from holdover.cli.asking import Asking
+from holdover.cli.errors import refuse
+from holdover.config.agent_file import ConfigError
+
+
+def release(guest: str, api: str, asking: Asking, *, yes: bool, json: bool) -> None:
+    """Ask whether to go on, then have the agent release the guest."""
+    if not yes:
+        if not sys.stdin.isatty():
+            refuse(
+                f"nothing was changed: this removes the registrations of guest {guest}, and a reservation of "
+                "its ends; give --yes where nobody can be asked"
+            )
+        answer = input(
+            f"Remove the registrations of guest {guest} from its LUNs? A reservation of its ends. [y/N] "
+        )
+        if answer.strip().lower() not in ("y", "yes"):
+            refuse("nothing was changed", 1)
+    _do(api, asking, json, lambda client: client.release_guest(guest))
+
+
+def forget(guest: str, api: str, asking: Asking, json: bool) -> None:
+    """Have the agent forget the guest."""
+    _do(api, asking, json, lambda client: client.forget_guest(guest))
+
+
+def _do(api: str, asking: Asking, json: bool, what: Callable[[AgentClient], Awaitable[GuestPlace]]) -> None:
+    async def ask() -> GuestPlace:
+        (client,) = asking.clients(api)
+        try:
+            return await what(client)
+        finally:
+            await client.close()
+
+    try:
+        done = asyncio.run(ask())
+    except ConfigError as error:
+        refuse(str(error))
+    except AgentError as error:
+        refuse(str(error), 1)
+    print(msgspec.json.encode(done).decode() if json else f"{done.text}.")

@@ -1,0 +1,1 @@
+"""``holdover host``: the other hosts, and which of them are dead."""

@@ -1,0 +1,1 @@
+"""`holdover migrate` and `holdover migrations`."""

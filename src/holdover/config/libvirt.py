@@ -1,0 +1,34 @@
+"""The section ``[libvirt]`` of an agent's file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+_LONGEST = 9.0
+DEFAULT_LOCK_SOCKET = "/run/holdover/lock.sock"
+
+
+class LibvirtConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where libvirt asks whether a guest may run.
+
+    Attributes:
+        lock_socket: The socket at which the agent answers the lock server, or libvirt itself.
+        answer_within: The seconds within which a question is answered, except in post-copy.
+        uid: The user of libvirtd, the only one who may ask.
+    """
+
+    lock_socket: str = DEFAULT_LOCK_SOCKET
+    answer_within: float = 8.0
+    uid: int = 0
+
+    def __post_init__(self) -> None:
+        if not Path(self.lock_socket).is_absolute():
+            raise ValueError(f"libvirt.lock_socket: {self.lock_socket!r}: the path must be absolute")
+        if not self.answer_within > 0:
+            raise ValueError("libvirt.answer_within must be more than 0 s")
+        if self.answer_within > _LONGEST:
+            raise ValueError(
+                f"libvirt.answer_within must be {_LONGEST:g} s at most: the lock server waits for 10 s"
+            )

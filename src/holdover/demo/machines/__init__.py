@@ -1,0 +1,1 @@
+"""Virtual machines of the demonstration, the tests and the benchmarks: image, QEMU process, console."""

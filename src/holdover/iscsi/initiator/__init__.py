@@ -1,0 +1,1 @@
+"""The initiator's side of iSCSI: a session without I/O, and the initiator on asyncio."""

@@ -1,0 +1,129 @@
+"""A journal of an earlier Holdover, converted to the schema of this one, in the same file.
+
+Schema 1 has no process identity beside a guest. Schemas 1 and 2 have other names for a guest's machine type
+and, in the body of a handover, for the preempted key. Therefore only the Holdover that wrote an open handover
+can go on with it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from holdover.journal._errors import MEND, JournalDamaged, JournalError
+from holdover.journal._mark import Mark
+from holdover.journal._reading import Reading, connect, lacking, read_all, schema_of
+from holdover.journal._rows import (
+    DEVICE,
+    GUEST,
+    SEAL,
+    STEP,
+    UPDATE_SEAL,
+    VERSION,
+    Row,
+    Seal,
+    Table,
+    row_of,
+)
+from holdover.journal.records import GuestRecord
+
+_GUEST_1 = replace(
+    GUEST,
+    create="CREATE TABLE guest (name TEXT NOT NULL PRIMARY KEY, uuid TEXT, machine TEXT NOT NULL, "
+    "origin TEXT NOT NULL, checksum BLOB NOT NULL) WITHOUT ROWID",
+    select="SELECT name, uuid, machine, origin, checksum FROM guest ORDER BY name",
+    select_backwards="SELECT name, uuid, machine, origin, checksum FROM guest ORDER BY name DESC",
+    columns=5,
+)
+_GUEST_2 = replace(
+    GUEST,
+    create="CREATE TABLE guest (name TEXT NOT NULL PRIMARY KEY, uuid TEXT, machine TEXT NOT NULL, "
+    "origin TEXT NOT NULL, process TEXT NOT NULL, checksum BLOB NOT NULL) WITHOUT ROWID",
+    select="SELECT name, uuid, machine, origin, process, checksum FROM guest ORDER BY name",
+    select_backwards="SELECT name, uuid, machine, origin, process, checksum FROM guest ORDER BY name DESC",
+)
+
+
+def _with(guest: Table) -> tuple[Sequence[Table], Mapping[str, str]]:
+    tables = (guest, DEVICE, STEP)
+    return tables, {**{table.name: table.create for table in tables}, "seal": SEAL}
+
+
+CONVERTIBLE: Final[Mapping[int, tuple[Sequence[Table], Mapping[str, str]]]] = {
+    1: _with(_GUEST_1),
+    2: _with(_GUEST_2),
+}
+"""The schemas that `convert` knows, with their tables."""
+
+
+def convert(file: Path, mark: Mark | None) -> None:
+    """Convert a journal of an earlier schema. The caller holds its lock. Another file stays as it is.
+
+    All of the journal is checked before anything is written. One transaction does it: after a crash the file
+    has the old schema or the new one.
+
+    Raises:
+        JournalDamaged: The file is not what was written to it.
+        JournalError: A handover is open in it: the Holdover that wrote the journal has to end that handover.
+        sqlite3.Error: SQLite refuses.
+    """
+    with file.open("rb") as opened:
+        schema = schema_of(opened.read(100))
+    if schema is None or schema not in CONVERTIBLE:
+        return
+    with closing(connect(file, "rw")) as connection:
+        if _is_converted(connection):
+            return
+        reading = read_all(connection, *CONVERTIBLE[schema])
+        seal = _checked(file, reading, mark)
+        _require_no_open_handover(file, schema, reading)
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("BEGIN IMMEDIATE")
+        _rewrite_guests(connection, reading.guests, seal)
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute("COMMIT")
+
+
+def _is_converted(connection: sqlite3.Connection) -> bool:
+    """Whether a crash came after the conversion, and before its write-ahead log was copied into the file."""
+    try:
+        (schema,) = connection.execute("PRAGMA user_version").fetchone()
+    except sqlite3.DatabaseError:
+        return False  # the check of all of the journal says what is wrong
+    return bool(schema == VERSION)
+
+
+def _checked(file: Path, reading: Reading, mark: Mark | None) -> Seal:
+    findings = list(reading.findings)
+    if reading.seal is not None:
+        findings += filter(None, [lacking(reading.seal, mark)])
+    if findings or reading.seal is None:
+        raise JournalDamaged(file, f"damaged: {findings[0]}", MEND)
+    return reading.seal
+
+
+def _require_no_open_handover(file: Path, schema: int, reading: Reading) -> None:
+    newest = {(step.handover, step.role): step for _, step in reading.steps}
+    for step in newest.values():
+        if step.open:
+            raise JournalError(
+                file,
+                f"an earlier Holdover wrote it (schema {schema}), and handover {step.handover} of guest "
+                f"{step.guest} is {step.state} in it",
+                "start that Holdover, end the handover (holdover handover finish or rollback), then upgrade",
+            )
+
+
+def _rewrite_guests(connection: sqlite3.Connection, guests: list[GuestRecord], seal: Seal) -> None:
+    removed = [bytes(digest) for (digest,) in connection.execute("SELECT checksum FROM guest")]
+    rows: list[Row] = [row_of(guest, 0) for guest in guests]
+    connection.execute("DROP TABLE guest")
+    connection.execute(GUEST.create)
+    for row in rows:
+        connection.execute(GUEST.upsert(1), (*row.values, row.checksum))
+    after = seal.changed(removed=removed, added=[row.checksum for row in rows])
+    connection.execute(UPDATE_SEAL, after.values())

@@ -1,0 +1,87 @@
+"""Drives a generator of steps without I/O: returns the next request, and in the end the result of the
+steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator
+from functools import partial
+from typing import Generic, TypeVar
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+T = TypeVar("T")
+
+
+class StepRun(Generic[Q, A, T]):
+    """One run of a generator of steps.
+
+    Attributes:
+        request: The request to carry out next; None when the steps have ended.
+        result: The result of the steps. Read it only when the steps have ended.
+    """
+
+    request: Q | None
+    result: T
+
+    def __init__(self, steps: Generator[Q, A, T]) -> None:
+        self._steps = steps
+        self._go_on(partial(next, steps))
+
+    def answer(self, answer: A) -> None:
+        """Continue with the response to the request."""
+        self._go_on(partial(self._steps.send, answer))
+
+    def fail(self, error: Exception) -> None:
+        """Continue with an error: the request was not, or may not have been, carried out. The steps handle
+        the error or raise it.
+        """
+        self._go_on(partial(self._steps.throw, error))
+
+    def _go_on(self, resume: Callable[[], Q]) -> None:
+        try:
+            self.request = resume()
+        except StopIteration as done:
+            self.request, self.result = None, done.value
+
+
+def noticing(steps: Generator[Q, A, T], notice: Callable[[A], None]) -> Generator[Q, A, T]:
+    """The same steps; ``notice`` is called with every response before the steps get it. An error ends the
+    steps.
+    """
+    run = StepRun(steps)
+    while run.request is not None:
+        answer = yield run.request
+        notice(answer)
+        run.answer(answer)
+    return run.result
+
+
+def run_sync(steps: Generator[Q, A, T], carry_out: Callable[[Q], A]) -> T:
+    """Carry out the steps and return their result. An error of ``carry_out`` is thrown into the steps."""
+    run = StepRun(steps)
+    while run.request is not None:
+        try:
+            answer = carry_out(run.request)
+        except Exception as error:
+            run.fail(error)
+        else:
+            run.answer(answer)
+    return run.result
+
+
+async def run_async(steps: Generator[Q, A, T], carry_out: Callable[[Q], Awaitable[A]]) -> T:
+    """As `run_sync`, for a ``carry_out`` that is awaited."""
+    return await finish(StepRun(steps), carry_out)
+
+
+async def finish(run: StepRun[Q, A, T], carry_out: Callable[[Q], Awaitable[A]]) -> T:
+    """Carry out the rest of a run."""
+    while run.request is not None:
+        try:
+            answer = await carry_out(run.request)
+        except Exception as error:
+            run.fail(error)
+        else:
+            run.answer(answer)
+    return run.result

@@ -1,0 +1,60 @@
+"""Topics about LUNs and paths."""
+
+from __future__ import annotations
+
+from holdover.runbook.topic import Topic
+
+LUNS = (
+    Topic(
+        "paths-away",
+        "A path of a multipath device is away, or paths come and go.",
+        "A registration by a path that is away can be neither changed nor removed now.",
+        ("Bring all paths back: `multipath -ll`.", "Repeat the command."),
+        (r"path of this host that is away|by a path that is away", r"come and go faster"),
+    ),
+    Topic(
+        "lun-not-here",
+        "This host has no disk of a LUN, has it several times, or reaches it by another nexus.",
+        "The agent must send the reservation commands by the same I_T nexus as the guest's data.",
+        (
+            "Look for the LUN: `ls -l /dev/disk/by-id`, `multipath -ll`.",
+            "Several disks without multipath: start the guest's QEMU first, or name the disk as `drive=` in "
+            "the agent's file.",
+            "Then start the guest again.",
+        ),
+        (
+            r"has no disk of LUN",
+            r"this host has LUN .* as",
+            r"the agent reaches it by",
+            r"they are the same LUN through different",
+            r"another LUN than before",
+            r"no (usable )?device\b",
+        ),
+    ),
+    Topic(
+        "lun-refuses",
+        "A LUN gives no answer, or an answer other than GOOD.",
+        "The LUN, the path or the SAN has a fault, or the LUN does not implement the command. An agent "
+        "tries again by "
+        "itself while a handover is open.",
+        (
+            "Ask the LUN yourself from this host: `holdover pr status LUN`, `holdover pr capabilities LUN`.",
+            "Repair the path or the SAN. `holdover handover status GUEST` then shows how the handover goes "
+            "on.",
+        ),
+        (
+            r"the LUN answers",
+            r"no answer from the LUN",
+            r"^no answer",
+            r"LUN did not answer",
+            r"LUN does not answer",
+            r"incomplete list",
+            r"names itself by no",
+            r"registrations changed between",
+            r"cannot be asked yet",
+            r"could not read from the LUN",
+            r"no more threads",
+            r"LUN is not free yet",
+        ),
+    ),
+)

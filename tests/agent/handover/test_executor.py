@@ -1,0 +1,121 @@
+"""What both sides of a handover share: the work on the LUNs, and what it has not seen."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from holdover.agent.guests.device import GuestDevice
+from holdover.api.client import AgentRefused
+from holdover.config.agent_file import Limits
+from holdover.guest.gate import Gate
+from holdover.guest.scsi_block import BlockState
+from holdover.journal.records import DeviceRecord, Record
+from holdover.scsi.command import Command
+from holdover.scsi.opcodes import OperationCode
+from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
+from tests.agent.handover.moves import WERO, reserved
+from tests.agent.hosts import GUEST, KEY, READ, WRITE, Fate, San, san
+
+QUICK = Limits(connect=2, step=2, drain=2, peer=3, give_up=1, recheck=60)
+RESERVE = (OperationCode.PERSISTENT_RESERVE_IN, OperationCode.PERSISTENT_RESERVE_OUT)
+PREEMPTED = check_condition(SenseKey.UNIT_ATTENTION, AdditionalSense.REGISTRATIONS_PREEMPTED)
+
+
+def recorded(set_up: San, host: str, monkeypatch: pytest.MonkeyPatch) -> list[BlockState]:
+    """What is put on record of the guest's device from now on."""
+    journal = set_up.journals[host]
+    put = journal.put
+    seen: list[BlockState] = []
+
+    async def noticed(*records: Record) -> None:
+        bodies = [each.body for each in records if isinstance(each, DeviceRecord)]
+        seen.extend(msgspec.json.decode(body, type=BlockState) for body in bodies)
+        await put(*records)
+
+    monkeypatch.setattr(journal, "put", noticed)
+    return seen
+
+
+async def certain(device: GuestDevice) -> None:
+    """Wait until what is tracked was read again."""
+    if device.block.stale:
+        await asyncio.sleep(0.01)
+        await certain(device)
+
+
+@pytest.mark.parametrize("host", ["host-a", "host-b"])
+def test_what_others_did_during_the_last_work_is_asked_when_the_guest_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    """The last work of rolling back on the source, and of committing on the destination."""
+
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            await reserved(set_up)
+            client = set_up.clients["host-a"]
+            await client.prepare(GUEST, "h1", set_up.apis["host-b"])
+            if host == "host-a":
+                await client.commit(GUEST, "h1")
+            seen = recorded(set_up, host, monkeypatch)
+            device = set_up.hosts[host].guests[GUEST].devices[0]
+            last = {"host-a": "resuming", "host-b": "preempting"}[host]
+            met = False
+
+            async def hook(name: str, command: Command) -> Fate:
+                nonlocal met
+                steps = set_up.journals[host].steps("h1")
+                if name == host and command.opcode in RESERVE and not met:
+                    met = steps[-1].state == last
+                    if met:
+                        device.block.observe_own_response(
+                            PREEMPTED
+                        )  # as the answer to a command of this work
+                return Fate.ANSWERED
+
+            set_up.hook(hook)
+            state = await (client.roll_back if host == "host-a" else client.commit)(GUEST, "h1")
+            assert met
+            assert state.state == {"host-a": "stayed", "host-b": "committed"}[host]
+            assert any(each.stale and each.gate is Gate.RUNNING for each in seen)
+            await certain(device)
+            assert (device.tracked.key, device.tracked.type) == (KEY, WERO)
+
+    asyncio.run(test())
+
+
+def test_isolating_begins_when_the_guests_commands_have_ended(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            await reserved(set_up)
+            guest = set_up.guest_on("host-a")
+            await guest.must(READ)
+            client = set_up.clients["host-a"]
+            await client.prepare(GUEST, "h1", set_up.apis["host-b"])
+            await set_up.stop("host-b")
+            with pytest.raises(AgentRefused):
+                await client.roll_back(GUEST, "h1")  # it goes on here, with what is left there
+            at_the_lun, goes_on = asyncio.Event(), asyncio.Event()
+
+            async def hook(_name: str, command: Command) -> Fate:
+                if command.opcode == WRITE.opcode:
+                    at_the_lun.set()
+                    await goes_on.wait()
+                return Fate.ANSWERED
+
+            set_up.hook(hook)
+            writing = asyncio.create_task(guest.tell(WRITE))
+            await at_the_lun.wait()
+            before = set_up.luns[0].state
+            with pytest.raises(AgentRefused, match="1 commands are still in flight"):
+                await client.roll_back(GUEST, "h1", alone=True)
+            assert set_up.luns[0].state == before
+            goes_on.set()
+            assert (await writing).good
+            assert (await client.roll_back(GUEST, "h1", alone=True)).state == "stayed"
+            assert await set_up.registrants() == {"host-a": (KEY, True)}
+
+    asyncio.run(test())

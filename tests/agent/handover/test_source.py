@@ -1,0 +1,104 @@
+"""A source's handover goes on, whatever was not foreseen."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from holdover.agent.handover.source import SourceHandover
+from holdover.api.client import AgentError, AgentRefused
+from holdover.config.agent_file import Limits
+from holdover.handover.protocol import Answer, Message
+from holdover.handover.states import Event, SourceState
+from tests.agent.handover.moves import reserved
+from tests.agent.hosts import GUEST, KEY, San, san
+
+QUICK = Limits(connect=2, step=2, drain=2, peer=3, give_up=1, recheck=60)
+
+
+async def prepared(set_up: San, monkeypatch: pytest.MonkeyPatch) -> SourceHandover:
+    """A handover that was prepared, by its driver."""
+    made: list[SourceHandover] = []
+    begin = SourceHandover.__init__
+
+    def noticed(self: SourceHandover, *arguments: object) -> None:
+        begin(self, *arguments)  # type: ignore[arg-type]
+        made.append(self)
+
+    monkeypatch.setattr(SourceHandover, "__init__", noticed)
+    await reserved(set_up)
+    await set_up.clients["host-a"].prepare(GUEST, "h1", set_up.apis["host-b"])
+    return made[-1]
+
+
+def test_what_was_not_foreseen_in_telling_is_as_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            source = await prepared(set_up, monkeypatch)
+
+            async def send(_message: Message) -> Answer:
+                raise RuntimeError("not foreseen")
+
+            monkeypatch.setattr(source, "_send", send)
+            client = set_up.clients["host-a"]
+            with pytest.raises(AgentRefused, match="not foreseen"):
+                await client.commit(GUEST, "h1")
+            assert (await client.handover(GUEST)).state == "stayed"
+            assert (await set_up.registrants())["host-a"] == (KEY, True)
+
+    asyncio.run(test())
+
+
+def test_a_driver_that_was_ended_is_begun_anew_by_what_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            source = await prepared(set_up, monkeypatch)
+            flush = source.executor.flush
+
+            async def fails() -> None:
+                monkeypatch.setattr(source.executor, "flush", flush)
+                raise RuntimeError("not foreseen")
+
+            monkeypatch.setattr(source.executor, "flush", fails)
+            client = set_up.clients["host-a"]
+            with pytest.raises(AgentError, match="not foreseen"):
+                await client.commit(GUEST, "h1")
+            shown = await client.handover(GUEST)
+            assert shown.state == set_up.journals["host-a"].steps("h1")[-1].state
+            assert (await client.roll_back(GUEST, "h1")).state == "stayed"
+            assert set_up.journals["host-a"].steps("h1")[-1].state == "stayed"
+            assert await set_up.registrants() == {"host-a": (KEY, True)}
+            assert (await set_up.gates())["host-a"] == "running"
+
+    asyncio.run(test())
+
+
+def test_what_is_asked_while_the_disk_is_at_work_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            source = await prepared(set_up, monkeypatch)
+            flush, at_work, asked = source.executor.flush, asyncio.Event(), asyncio.Event()
+
+            async def slow() -> None:
+                at_work.set()
+                await asked.wait()
+                await flush()
+
+            monkeypatch.setattr(source.executor, "flush", slow)
+            waiting = asyncio.create_task(source.settled())
+            await at_work.wait()
+            commit = asyncio.create_task(source.ask(Event.ASKED_COMMIT))
+            await asyncio.sleep(0)
+            asked.set()
+            assert (await commit).state is SourceState.COMMITTED
+            assert (await waiting).is_open
+
+    asyncio.run(test())

@@ -1,0 +1,82 @@
+"""A domain of libvirt on two hosts, with an agent, a lock server and a libvirtd each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import CompletedProcess
+
+from tests.rig.hosts import needs_separate_hosts, until
+from tests.rig.separate_libvirt import SeparateLibvirt, needs_libvirt
+from tests.rig.separate_site import GUEST, separate_site
+
+A, B = "host-a", "host-b"
+KEY = 0xABC
+IQN = "iqn.2026-11.org.example:"
+SLOW_COMMIT = "latency=2s,action=PREEMPT,count=1"
+"""libvirt waits for its answer for so long that a test can do something meanwhile."""
+
+
+class Machine:
+    """The domain on the site.
+
+    Attributes:
+        here: The host on which it is.
+        there: The other one.
+    """
+
+    def __init__(self, libvirt: SeparateLibvirt) -> None:
+        self.libvirt = libvirt
+        self.site = libvirt.site
+        self.here, self.there = A, B
+        self._pool = ThreadPoolExecutor(1)
+
+    def start(self) -> None:
+        """Start it afresh with a reservation of type 5."""
+        self.libvirt.define(self.here)
+        self.libvirt.must(self.here, "start", GUEST)
+        self.site.guest(self.here, "register", "--new-key", hex(KEY), "--aptpl")
+        self.site.guest(self.here, "reserve", "--key", hex(KEY), "--type", "5")
+
+    def moves(self, *options: str) -> None:
+        """It is migrated to the other host with its reservation."""
+        done = self.libvirt.migrate(self.here, self.there, *options)
+        assert done.returncode == 0, done.stderr
+        self.here, self.there = self.there, self.here
+        self.is_at_home()
+
+    def migrate(self, *options: str) -> Future[CompletedProcess[str]]:
+        """Begin `virsh migrate` to the other host; it may fail."""
+        return self._pool.submit(self.libvirt.migrate, self.here, self.there, *options)
+
+    def is_at_home(self) -> None:
+        """It runs on its host alone, which holds its reservation alone."""
+        held = {f"{IQN}{self.here}": (KEY, True)}
+        until(lambda: self.site.registrants() == held, f"the reservation is not on {self.here} alone")
+        until(lambda: self.libvirt.state(self.here) == "running", f"the guest does not run on {self.here}")
+        assert self.libvirt.runs_on() == [self.here]
+
+    def says(self, host: str, text: str) -> Callable[[], bool]:
+        """Whether the agent of a host has logged a text since now."""
+        before = len(self.site.agents[host].output())
+        return lambda: text in self.site.agents[host].output()[before:]
+
+    def end(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def libvirt_site(folder: Path) -> Iterator[Machine]:
+    """A SAN, two hosts with an agent and a libvirtd each; the domain runs on the first."""
+    needs_separate_hosts()
+    needs_libvirt()
+    with separate_site(folder, A, B) as site:
+        site.begin(sections="[libvirt]\n")
+        libvirt = SeparateLibvirt(site)
+        libvirt.begin()
+        made = Machine(libvirt)
+        made.start()
+        yield made
+        made.end()

@@ -1,0 +1,216 @@
+"""libvirt on separate hosts: a libvirtd on each, whose lock manager is the agent there, and a domain.
+
+Everything that moves the guest is virsh, as people type it. The domain's disk is the agent's export, by
+QEMU's own iSCSI initiator, as `device='lun'`, so that QEMU has a real `scsi-block`.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import uuid
+
+from holdover.agent.guests.chap_secrets import ChapSecrets
+from holdover.demo.machines.image import GuestImage
+from tests.rig.hosts import Program, until
+from tests.rig.packages import needs
+from tests.rig.separate_site import EXPORT, GUEST, GUEST_IQN, SeparateSite
+
+LOCK_SOCKET = "/run/libvirt/virtlockd-sock"
+AGENT_LOCK_SOCKET = "/run/holdover/lock.sock"
+CONSOLE = f"/run/{GUEST}.console"
+_UUID = "c7a5fdbd-edaf-9455-926a-d65c16db1809"
+_CHAP = "9b1d6b5e-1c47-4e27-b0a5-7bd9a3d5b6a1"
+_LIBVIRTD_CONF = """
+host_uuid = "{uuid}"
+auth_unix_ro = "none"
+auth_unix_rw = "none"
+auth_tcp = "none"
+listen_tls = 0
+listen_tcp = 1
+"""
+_QEMU_CONF = """
+security_driver = "none"
+user = "root"
+group = "root"
+dynamic_ownership = 0
+remember_owner = 0
+namespaces = [ ]
+cgroup_controllers = [ ]
+stdio_handler = "file"
+lock_manager = "{lock_manager}"
+"""
+_OWN_FOLDERS = """
+set -eu
+for each in /etc/libvirt /var/lib/libvirt /var/log/libvirt /var/cache/libvirt; do
+  mkdir -p "$each"
+  mount -t tmpfs tmpfs "$each"
+done
+mkdir -p /run/libvirt
+"""
+_SECRET_XML = f"""
+<secret ephemeral='no' private='yes'>
+  <uuid>{_CHAP}</uuid>
+  <usage type='iscsi'><target>{GUEST}</target></usage>
+</secret>
+"""
+_KERNEL = """
+    <kernel>{kernel}</kernel>
+    <initrd>{initrd}</initrd>
+    <cmdline>console=ttyS0 quiet panic=-1</cmdline>"""
+_CONSOLE_XML = f"""
+    <serial type='unix'><source mode='bind' path='{CONSOLE}'/></serial>"""
+_DOMAIN = f"""
+<domain type='qemu'>
+  <name>{GUEST}</name>
+  <uuid>{_UUID}</uuid>
+  <memory unit='MiB'>{{memory}}</memory>
+  <vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='pc'>hvm</type>{{kernel}}</os>
+  <cpu mode='custom' match='exact'><model fallback='allow'>qemu64</model></cpu>
+  {{events}}
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <controller type='scsi' model='virtio-scsi'/>
+    <controller type='usb' model='none'/>
+    <disk type='network' device='lun'>
+      <driver name='qemu' type='raw' cache='none'/>
+      <source protocol='iscsi' name='{GUEST_IQN}/0'>
+        <host name='{EXPORT.partition(":")[0]}' port='{EXPORT.partition(":")[2]}'/>
+        <auth username='{GUEST}'><secret type='iscsi' usage='{GUEST}'/></auth>
+      </source>
+      <target dev='sda' bus='scsi'/>
+    </disk>{{console}}
+    <memballoon model='none'/>
+  </devices>
+</domain>
+"""
+_PLAIN = """
+<domain type='qemu'>
+  <name>{name}</name>
+  <memory unit='MiB'>16</memory>
+  <os><type arch='x86_64' machine='pc'>hvm</type></os>
+  <cpu mode='custom' match='exact'><model fallback='allow'>qemu64</model></cpu>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <controller type='usb' model='none'/>
+    <memballoon model='none'/>
+  </devices>
+</domain>
+"""
+
+
+def needs_libvirt() -> None:
+    """Skip the test that calls this where libvirt or QEMU is missing, with the packages' names."""
+    needs("libvirt-daemon-system", "libvirt-clients", "qemu-system-x86", "qemu-block-extra")
+
+
+class SeparateLibvirt:
+    """A libvirtd on each host of a site.
+
+    Attributes:
+        daemons: The libvirtds by host.
+        lock_servers: The lock servers by host.
+    """
+
+    def __init__(self, site: SeparateSite) -> None:
+        self.site = site
+        self.daemons: dict[str, Program] = {}
+        self.lock_servers: dict[str, Program] = {}
+
+    def begin(self, lock_manager: str = "lockd") -> None:
+        """Start libvirtd on all hosts; the domain is defined on the first."""
+        for name in self.site.names:
+            self.prepare(name, lock_manager)
+            self.start_lock_server(name)
+            self.start_daemon(name)
+            self._define_secret(name)
+
+    def prepare(self, name: str, lock_manager: str) -> None:
+        """Give a host folders and a configuration of its own for libvirt."""
+        host = self.site[name]
+        made = host.run("sh", "-c", _OWN_FOLDERS)
+        assert made.returncode == 0, made.stderr
+        own = uuid.uuid5(uuid.NAMESPACE_DNS, name)
+        self._write(name, "/etc/libvirt/libvirtd.conf", _LIBVIRTD_CONF.format(uuid=own))
+        self._write(name, "/etc/libvirt/qemu.conf", _QEMU_CONF.format(lock_manager=lock_manager))
+
+    def start_lock_server(self, name: str) -> None:
+        """Start the lock server of a host, and wait until libvirt can ask."""
+        server = self.lock_servers[name] = self.site[name].start("lock-server")
+        until(lambda: not server.running or self.site[name].listens(LOCK_SOCKET), f"{name}: no lock server")
+        assert server.running, server.output()
+
+    def start_daemon(self, name: str) -> None:
+        """Start libvirtd on a host, and wait until it answers."""
+        daemon = self.daemons[name] = self.site[name].spawn("libvirtd", "--listen")
+        answers = ["virsh", "-c", "qemu:///system", "version"]
+        until(
+            lambda: not daemon.running or self.site[name].run(*answers).returncode == 0,
+            f"{name}: libvirtd does not answer",
+        )
+        assert daemon.running, daemon.output()
+
+    def _define_secret(self, name: str) -> None:
+        host = self.site[name]
+        secret = ChapSecrets(host.var).file(GUEST)
+        inside = f"/var/lib/holdover/{secret.relative_to(host.var)}"
+        self._write(name, "/etc/libvirt/chap.xml", _SECRET_XML)
+        self.must(name, "secret-define", "/etc/libvirt/chap.xml")
+        self.must(name, "secret-set-value", _CHAP, "--file", inside, "--plain")
+
+    def define(
+        self, name: str, image: GuestImage | None = None, events: str = "<on_crash>destroy</on_crash>"
+    ) -> None:
+        """Define the domain on a host; without an image its firmware alone runs. ``events`` says in XML what
+        follows a crash or a reboot."""
+        kernel = "" if image is None else _KERNEL.format(kernel=image.kernel, initrd=image.initrd)
+        console = "" if image is None else _CONSOLE_XML
+        domain = _DOMAIN.format(memory=96 if image else 16, kernel=kernel, console=console, events=events)
+        self._write(name, f"/etc/libvirt/{GUEST}.xml", domain)
+        self.must(name, "define", f"/etc/libvirt/{GUEST}.xml")
+
+    def define_plain(self, name: str, domain: str) -> None:
+        """Define another domain on a host, without disks."""
+        self._write(name, f"/etc/libvirt/{domain}.xml", _PLAIN.format(name=domain))
+        self.must(name, "define", f"/etc/libvirt/{domain}.xml")
+
+    def _write(self, name: str, path: str, text: str) -> None:
+        self.site[name].inside(path).write_text(text, encoding="utf-8")
+
+    # -- what people type -----------------------------------------------------------------------------
+
+    def virsh(self, name: str, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        """`virsh ARGUMENTS` on a host, to its end."""
+        return self.site[name].run("virsh", "-c", "qemu:///system", *arguments, timeout=timeout)
+
+    def must(self, name: str, *arguments: str) -> str:
+        """`virsh ARGUMENTS` on a host; it has to succeed. Returns what it printed."""
+        done = self.virsh(name, *arguments)
+        assert done.returncode == 0, f"{name}: virsh {' '.join(arguments)}: {done.stdout}{done.stderr}"
+        return done.stdout.strip()
+
+    def migrate(self, source: str, to: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """`virsh migrate --live db1 qemu+tcp://TO/system`."""
+        return self.virsh(source, "migrate", "--live", GUEST, f"qemu+tcp://{to}/system", *options)
+
+    def state(self, name: str) -> str:
+        """The domain's state on a host, as libvirt there says; "none" where it is not defined."""
+        done = self.virsh(name, "domstate", GUEST)
+        return done.stdout.strip() if done.returncode == 0 else "none"
+
+    def runs_on(self) -> list[str]:
+        """The hosts on which libvirt says that the domain runs."""
+        return [name for name in self.site.names if self.state(name) == "running"]
+
+    def qemu_of(self, name: str) -> str:
+        """The number of the domain's QEMU on a host, as a process there sees it; empty if there is none."""
+        try:
+            pid = self.site[name].inside(f"/run/libvirt/qemu/{GUEST}.pid").read_text(encoding="ascii")
+        except FileNotFoundError:
+            return ""
+        return pid.strip() if self.site[name].run("kill", "-0", pid.strip()).returncode == 0 else ""
+
+    def kill_qemu(self, name: str) -> None:
+        """End the domain's QEMU on a host as by a crash."""
+        pid = until(lambda: self.qemu_of(name), f"{name}: no QEMU")
+        self.site[name].run("kill", "-9", pid)

@@ -1,0 +1,210 @@
+"""Virtual time: event loops of several processes that share one clock, with nothing real below them.
+
+Each simulated process has an event loop of its own, a `Process`. All of them share a `Clockwork`, which runs
+one callback at a time and moves the clock only when no callback is ready. So nothing takes time but what is
+said to take time, and a run is the same each time. To kill a process is to run none of its callbacks any
+more: no `finally` of it sends anything, as with ``kill -9``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import heapq
+from asyncio import events
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, TypeVar, TypeVarTuple
+
+__all__ = ["Broken", "Clockwork", "Process", "Unforeseen", "until"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_EPOCH = 1_800_000_000.0
+_MOST_AT_ONCE = 100_000
+
+
+class Broken(Exception):
+    """A promise is broken."""
+
+
+class Unforeseen(Exception):
+    """A callback or a task of a process has raised an error that nobody handles."""
+
+
+class Process(asyncio.AbstractEventLoop):
+    """The event loop of one simulated process."""
+
+    def __init__(self, clockwork: Clockwork, name: str) -> None:
+        self.name = name
+        self.dead = False
+        self._kept: set[asyncio.Task[Any]] = set()
+        self._clockwork = clockwork
+
+    def kill(self) -> None:
+        """End the process as ``kill -9`` does: none of its callbacks runs any more."""
+        if not self.dead:
+            self.dead = True
+            # a task that Python destroys runs its `finally`, which must not happen amid another process
+            self._kept = asyncio.all_tasks(self)
+
+    def now(self) -> float:
+        """The time in seconds since the epoch."""
+        return _EPOCH + self._clockwork.now
+
+    # -- what asyncio needs of a loop ---------------------------------------------------------------
+
+    def time(self) -> float:
+        return self._clockwork.now
+
+    def call_soon(
+        self,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, self, context)
+        if not self.dead:
+            self._clockwork.ready.append(handle)
+        return handle
+
+    def call_soon_threadsafe(
+        self,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Handle:
+        return self.call_soon(callback, *args, context=context)
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._clockwork.now + delay, callback, *args, context=context)
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        if not self.dead:
+            self._clockwork.add_timer(handle)
+        return handle
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        pass
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return asyncio.Future(loop=self)
+
+    def create_task(
+        self,
+        coro: Generator[Any, None, T] | Coroutine[Any, Any, T],
+        *,
+        name: str | None = None,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Task[T]:
+        return asyncio.Task(coro, loop=self, name=name or "task", context=context)
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        if not self.dead:
+            self._clockwork.unforeseen.append((self.name, context.get("exception"), context["message"]))
+
+    def get_debug(self) -> bool:
+        return False
+
+    def is_running(self) -> bool:
+        return not self.dead
+
+    def is_closed(self) -> bool:
+        return self.dead
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Return when ``condition`` is true, at the latest a moment after it has become so."""
+    while not condition():  # noqa: ASYNC110 - any callback of any process may make it true
+        await asyncio.sleep(0.1)
+
+
+class Clockwork:
+    """The clock, and the callbacks of all processes in their order.
+
+    Attributes:
+        now: The virtual time in seconds.
+        ready: The callbacks that run next, in this order.
+        unforeseen: Errors that nobody handled: the process, the error and what asyncio says of it.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.ready: deque[asyncio.Handle] = deque()
+        self.unforeseen: list[tuple[str, BaseException | None, str]] = []
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._number = self._count = 0
+        self._processes: list[Process] = []
+
+    def process(self, name: str) -> Process:
+        """A new process."""
+        process = Process(self, name)  # type: ignore[abstract]  # an agent needs no more of a loop
+        self._processes.append(process)
+        return process
+
+    def add_timer(self, handle: asyncio.TimerHandle) -> None:
+        """Have a callback run when its time has come; of two with one time, the one that was added first."""
+        self._number += 1
+        heapq.heappush(self._timers, (handle.when(), self._number, handle))
+
+    def run(self, until: asyncio.Future[Any], limit: float, after: Callable[[], None]) -> bool:
+        """Run callbacks until ``until`` is done; False if it is not done at the virtual time ``limit``.
+
+        ``after`` is called after each callback.
+        """
+        ready, before = self.ready, events._get_running_loop()
+        try:
+            while not until.done():
+                if not ready and not self._advance(limit):
+                    return False
+                if self._count > _MOST_AT_ONCE:
+                    raise Unforeseen(f"more than {_MOST_AT_ONCE} callbacks run at one time: {ready[0]!r}")
+                handle = ready.popleft()
+                process: Process = handle._loop  # type: ignore[attr-defined]
+                if process.dead or handle.cancelled():
+                    continue
+                events._set_running_loop(process)
+                handle._run()
+                self._count += 1
+                if self.unforeseen:
+                    name, error, message = self.unforeseen.pop(0)
+                    if isinstance(error, Broken):
+                        raise error
+                    raise Unforeseen(f"{name}: {message}: {error!r}") from error
+                after()
+        finally:
+            events._set_running_loop(before)
+        return True
+
+    def _advance(self, limit: float) -> bool:
+        """Move the clock to the next timers; False if there are none up to ``limit``."""
+        timers = self._timers
+        while timers and (timers[0][2]._cancelled or timers[0][2]._loop.dead):  # type: ignore[attr-defined]
+            heapq.heappop(timers)
+        if not timers or timers[0][0] > limit:
+            return False
+        self.now, self._count = max(self.now, timers[0][0]), 0
+        while timers and timers[0][0] <= self.now:
+            self.ready.append(heapq.heappop(timers)[2])
+        return True
+
+    def end(self) -> None:
+        """End all processes."""
+        for process in self._processes:
+            process.kill()
+        self.ready.clear()
+        self._timers.clear()

@@ -1,0 +1,126 @@
+"""What goes wrong by itself, and is mended again: agents, machines, LUNs and the network."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from random import Random
+from typing import TypeVar
+
+from tests.simulation.clockwork import until
+from tests.simulation.guests import Vm
+from tests.simulation.machines import Machine
+from tests.simulation.network import Network
+from tests.simulation.operators import Operator
+from tests.simulation.rates import Rates
+from tests.simulation.san import Lun
+from tests.simulation.transcript import Transcript
+
+__all__ = ["Faults", "now_and_then"]
+
+Work = Coroutine[object, object, None]
+T = TypeVar("T")
+
+
+async def now_and_then(random: Random, rate: float, what: Callable[[], Work]) -> None:
+    """Do something again and again for ever, ``rate`` times a second in the mean."""
+    while rate:
+        await asyncio.sleep(random.expovariate(rate))
+        await what()
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """The faults of one run."""
+
+    random: Random
+    rates: Rates
+    machines: dict[str, Machine]
+    luns: list[Lun]
+    vms: list[Vm]
+    operators: list[Operator]
+    network: Network
+    log: Transcript
+
+    def all(self) -> Iterator[Work]:
+        """Everything that happens now and then, for ever."""
+        rates = self.rates
+        for machine in self.machines.values():
+            yield self._each(rates.crash, self._crash, machine)
+            yield self._each(rates.restart, self._restart, machine)
+            yield self._each(rates.host_death, self._lose_host, machine)
+        for lun in self.luns:
+            yield self._each(rates.hang, self._hang, lun)
+            yield self._each(rates.power_loss, self._lose_lun, lun)
+            yield self._each(rates.lun_reset, self._reset, lun)
+        yield now_and_then(self.random, rates.partition, self._part)
+
+    def _each(self, rate: float, what: Callable[[T], Work], of: T) -> Work:
+        return now_and_then(self.random, rate, lambda: what(of))
+
+    def _a_while(self, *seconds: float) -> Coroutine[object, object, None]:
+        return asyncio.sleep(self.random.choice(seconds) * self.random.random())
+
+    async def _crash(self, machine: Machine) -> None:
+        if machine.process is None:
+            return
+        machine.crash()
+        await self._a_while(0.1, 1, 20)
+        self._come_back(machine)
+
+    async def _restart(self, machine: Machine) -> None:
+        if machine.host is None:
+            return
+        await machine.stop()
+        await self._a_while(0.1, 1)
+        self._come_back(machine)
+
+    def _come_back(self, machine: Machine) -> None:
+        if machine.process is None and not machine.dead:
+            machine.start()
+
+    async def _lose_host(self, machine: Machine) -> None:
+        """A machine loses its power; it comes back when nobody wants its guests taken any more."""
+        if machine.dead:
+            return
+        self.log.line(machine.name, "THE MACHINE LOSES ITS POWER")
+        machine.dead = True
+        machine.crash()
+        for vm in self.vms:
+            if vm.place == machine.name:
+                vm.kill()
+        await self._a_while(5, 30)
+        await self.bring_back(machine)
+
+    async def bring_back(self, machine: Machine) -> None:
+        """Give a machine its power again, as soon as nobody wants its guests taken."""
+        await until(lambda: all(each.source != machine.name or each.waits for each in self.operators))
+        if machine.dead:
+            self.log.line(machine.name, "the machine is back")
+            machine.dead = False
+            self._come_back(machine)
+
+    async def _hang(self, lun: Lun) -> None:
+        self.log.line(lun.name, "HANGS")
+        lun.hang()
+        await self._a_while(1, 10)
+        self.log.line(lun.name, "works again")
+        lun.work()
+
+    async def _lose_lun(self, lun: Lun) -> None:
+        self.log.line(lun.name, "LOSES ITS POWER")
+        lun.lose_power()
+
+    async def _reset(self, lun: Lun) -> None:
+        self.log.line(lun.name, "is reset")
+        lun.reset()
+
+    async def _part(self) -> None:
+        names = self.random.sample(sorted(self.machines), 2)
+        pair = frozenset(names)
+        self.log.line("network", f"{names[0]} and {names[1]} ARE PARTED")
+        self.network.cut.add(pair)
+        await self._a_while(1, 10)
+        self.log.line("network", f"{names[0]} and {names[1]} reach one another again")
+        self.network.cut.discard(pair)

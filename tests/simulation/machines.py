@@ -1,0 +1,224 @@
+"""The machines of a simulation: a production agent each, which may die and come back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from holdover.agent.environment import Environment
+from holdover.agent.guests.device import GuestDevice
+from holdover.agent.host import Host
+from holdover.config.agent_file import AgentConfig, GuestConfig, Limits, PeerConfig
+from holdover.iscsi.url import IscsiUrl
+from holdover.paths.iscsi import InitiatorIdentity, isid_of
+from holdover.paths.locator import LunLocator
+from holdover.scsi.command import Command, Response
+from holdover.scsi.nexus import ITNexus
+from holdover.scsi.path import Path, PathError
+from holdover.scsi.transport_id import IscsiTransportID
+from tests.simulation.clockwork import Clockwork, Process, until
+from tests.simulation.disk import Disk
+from tests.simulation.network import Network, Peer
+from tests.simulation.san import Lun, LunPath, PortPath, Sender
+from tests.simulation.transcript import Transcript
+
+__all__ = ["LIMITS", "Machine", "Placement", "nexus_of"]
+
+LIMITS = Limits(connect=3, step=5, drain=4, peer=5, give_up=4, recheck=2, handover=120)
+
+_QEMU = ITNexus(IscsiTransportID("iqn.2026-11.org.example:qemu", b"\x80\0\0\0\0\1"))
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A LUN of a guest; ``disk``: the host's own disk, which all its guests share, instead of iSCSI."""
+
+    lun: Lun
+    disk: bool = False
+
+    @property
+    def drive(self) -> str:
+        """The place of the LUN in an agent's file."""
+        name = self.lun.name
+        return f"/dev/{name}" if self.disk else f"iscsi://10.0.0.9:3260/iqn.2026-11.org.example:{name}/0"
+
+
+def nexus_of(host: str, guest: str, placement: Placement) -> ITNexus:
+    """The nexus by which a LUN knows a guest on a host."""
+    if placement.disk:
+        return ITNexus(IscsiTransportID(_initiator(host), isid_of("kernel")))
+    return ITNexus(IscsiTransportID(_initiator(host), isid_of(f"{guest}\0")))
+
+
+def _initiator(host: str) -> str:
+    return f"iqn.2026-11.org.example:{host}"
+
+
+@dataclass(eq=False)
+class Machine:
+    """One machine.
+
+    Attributes:
+        host: The agent, when it has started.
+        process: The agent's process; None: it has none.
+        powered: Whether the machine has power.
+        dead: It has been declared dead and is not to come back until somebody has taken its guests.
+    """
+
+    name: str
+    clockwork: Clockwork
+    network: Network
+    random: Random
+    log: Transcript
+    guests: dict[str, tuple[str, list[Placement]]]
+    names: list[str]
+    numbers: Callable[[], int]
+    disk: Disk = field(init=False)
+    host: Host | None = None
+    process: Process | None = None
+    powered: bool = True
+    dead: bool = False
+    paths: list[LunPath] = field(default_factory=list)
+    _commands: dict[asyncio.Future[Response], Process] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.disk = Disk(self.name, self.random, self.log)
+        self.config = self._config()
+
+    def _config(self) -> AgentConfig:
+        guests = tuple(
+            GuestConfig(
+                name=name,
+                machine_type="pc-q35-11.0",
+                devices=tuple(f"scsi-block,drive={each.drive},migrate-pr=on" for each in placements),
+                incoming=home != self.name,
+            )
+            for name, (home, placements) in self.guests.items()
+        )
+        peers = tuple(
+            PeerConfig(name=name, api=f"10.0.0.{number}:7443")
+            for number, name in enumerate(self.names, 1)
+            if name != self.name
+        )
+        return AgentConfig(
+            name=self.name, initiator=_initiator(self.name), peer=peers, guest=guests, limits=LIMITS
+        )
+
+    # -- the agent ----------------------------------------------------------------------------------
+
+    def start(self) -> asyncio.Task[None]:
+        """Start the agent; the returned task of its process ends when the agent answers."""
+        self.log.line(self.name, "the agent starts")
+        self.process = self.clockwork.process(self.name)
+        return self.process.create_task(self._run(self.process))
+
+    async def _run(self, process: Process) -> None:
+        environment = Environment(
+            clock=process.now,
+            stopwatch=process.time,
+            spare_key=lambda: self.random.getrandbits(63) + 1,
+            open_path=lambda place, identity: self._path(process, place, identity),
+            connect=lambda peer: Peer(self.network, process, self.name, peer.name, peer.api),
+            boot=str,  # a file in a thread would not be deterministic
+        )
+        host = Host(self.config, None, self.disk.open(process), environment=environment)
+        await host.start()
+        if not process.dead:
+            self.host = host
+
+    def _path(self, process: Process, place: LunLocator, identity: InitiatorIdentity) -> Path:
+        for guest, (_, placements) in self.guests.items():
+            for placement in placements:
+                nexus = nexus_of(self.name, guest, placement)
+                if str(place) != placement.drive:
+                    continue
+                is_disk = not isinstance(place, IscsiUrl)
+                if not is_disk and nexus.initiator != IscsiTransportID(identity.initiator, identity.isid):
+                    continue
+                kind = LunPath if is_disk else PortPath
+                sender = Sender(self.name, guest)
+                path = kind(placement.lun, process, sender, nexus, str(place), self.numbers)
+                self.paths.append(path)
+                return path
+        raise PathError(str(place), "no such LUN")
+
+    def crash(self) -> None:
+        """The agent dies."""
+        process, self.process, self.host = self.process, None, None
+        if process is None:
+            return
+        self.log.line(self.name, "THE AGENT DIES")
+        self._end(process)
+
+    async def stop(self) -> None:
+        """End the agent in order."""
+        process, host = self.process, self.host
+        if process is None or host is None:
+            return
+        self.log.line(self.name, "the agent is told to end")
+        self.host = None
+
+        async def close() -> None:
+            await host.close()
+            await self.disk.close()
+
+        closing = process.create_task(close())
+        try:
+            await until(lambda: closing.done() or process.dead)
+            if closing.done():
+                closing.result()
+        finally:
+            if not process.dead:
+                self.process = None
+                self._end(process)
+
+    def _end(self, process: Process) -> None:
+        process.kill()
+        self.disk.crash()
+        for path in self.paths:
+            path.die()
+        self.paths.clear()
+        self.network.died(process)
+        for done, caller in self._commands.items():
+            caller.call_soon(_lose, done)
+        self._commands.clear()
+
+    # -- a guest's commands -------------------------------------------------------------------------
+
+    async def execute(self, caller: Process, guest: str, lun: int, command: Command) -> Response:
+        """Have the agent carry out a command of a guest's QEMU that runs here.
+
+        Raises:
+            ConnectionError: The agent is not there, or has died meanwhile.
+        """
+        device = self.device(guest, lun)
+        if device is None or self.process is None:
+            raise ConnectionError("the agent is not there")
+        done: asyncio.Future[Response] = caller.create_future()
+        self._commands[done] = caller
+        self.process.create_task(self._execute(device, command, done, caller))
+        return await done
+
+    async def _execute(
+        self, device: GuestDevice, command: Command, done: asyncio.Future[Response], caller: Process
+    ) -> None:
+        response = await device.execute(_QEMU, command)
+        self._commands.pop(done, None)
+        caller.call_soon(_answer, done, response)
+
+    def device(self, guest: str, lun: int) -> GuestDevice | None:
+        """A device of a guest; None while there is no agent."""
+        hosted = None if self.host is None else self.host.guests.get(guest)
+        return None if hosted is None else hosted.devices[lun]
+
+
+def _answer(done: asyncio.Future[Response], response: Response) -> None:
+    if not done.done():
+        done.set_result(response)
+
+
+def _lose(done: asyncio.Future[Response]) -> None:
+    if not done.done():
+        done.set_exception(ConnectionError("the agent has died"))

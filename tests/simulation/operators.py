@@ -1,0 +1,273 @@
+"""The operators of a simulation: each moves one guest from machine to machine, and never gives up for good.
+
+An operator lets a guest run on the destination only when it was told that the handover is committed, and on
+the source again only when it was told that the guest has stayed. It repeats what was not answered, asks twice
+at once, comes back late, rolls back on a whim, and declares a machine without power dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+
+from holdover.agent.host import Host
+from holdover.api.client import AgentError, AgentRefused
+from holdover.api.documents import HandoverState, Stale
+from holdover.handover.states import Event
+from tests.simulation.clockwork import Process, until
+from tests.simulation.guests import Vm
+from tests.simulation.machines import Machine
+from tests.simulation.network import Network
+from tests.simulation.transcript import Transcript
+
+__all__ = ["Operator"]
+
+_STAYED, _MOVED = "stayed", "moved"
+_NOTHING_BEGUN = frozenset({"", "stayed"})
+_PATIENCE = 4
+"""How many times a destination refuses to take before its operator waits for the source instead."""
+_ENDED = frozenset({"gone", ""})
+_NOTHING_THERE = frozenset({"", "returned"})
+"""The states of a destination from which nothing can be taken."""
+_THERE = frozenset({"gone", "settling", "telling", "conceding", "yielding"})
+"""The states of a source whose guest is on the destination for good."""
+
+
+class _Dead(Exception):
+    """The source has lost its power."""
+
+
+@dataclass(eq=False)
+class Operator:
+    """The operator of one guest.
+
+    Attributes:
+        begun: How many handovers were asked for, by all operators of the run.
+        hasty: End what is under way, and begin nothing any more.
+        source, destination: The machines of the handover under way; empty where there is none.
+        waits: The source is dead, nothing can be taken from it, and it may come back.
+    """
+
+    vm: Vm
+    world: Process
+    random: Random
+    network: Network
+    machines: dict[str, Machine]
+    log: Transcript
+    handovers: int
+    begun: int = 0
+    ended: int = 0
+    hasty: bool = False
+    source: str = ""
+    destination: str = ""
+    waits: bool = False
+
+    async def work(self) -> None:
+        """Move the guest again and again."""
+        while self.begun < self.handovers and not self.hasty:
+            await asyncio.sleep(self.random.random() * 3)
+            vm = self.vm
+            if vm.place is None and not self.machines[vm.belongs].dead:
+                vm.start(vm.belongs, "its machine is back")
+            if vm.place is None:
+                continue
+            self.begun += 1
+            source = vm.place
+            destination = self.random.choice([name for name in self.machines if name != source])
+            await self._move(source, destination, f"{vm.name}-{self.begun}")
+            self.ended += 1
+
+    async def _move(self, source: str, destination: str, handover: str) -> None:
+        self.source, self.destination = source, destination
+        self.log.line("operator", f"{self.vm.name} is to go from {source} to {destination}: {handover}")
+        try:
+            where = await self._migrate(handover)
+        except _Dead:
+            where = await self._take(handover)
+        finally:
+            self.source, self.destination, self.waits = "", "", False
+        if self.vm.place is None:
+            self.vm.start(destination if where == _MOVED else source, f"{handover} has ended")
+        self.log.line("operator", f"{handover} has ended: the guest has {where}")
+
+    async def _migrate(self, handover: str) -> str:
+        random, name = self.random, self.vm.name
+        stale = random.choice((Stale.REREAD, Stale.REREAD, Stale.REREAD, Stale.REFUSE, Stale.FORCE))
+        try:
+            await self._ask(
+                "prepare", lambda host: host.handovers.prepare(name, handover, self.destination, stale)
+            )
+        except AgentRefused as refused:
+            if refused.problem.state in _NOTHING_BEGUN:
+                return _STAYED
+            return await self._roll_back(handover)
+        except AgentError:
+            return await self._roll_back(handover)
+        await asyncio.sleep(random.random() * (0.1 if self.hasty else random.choice((0.5, 2, 20))))
+        if random.random() < 0.1:
+            return await self._roll_back(handover)
+        await self._stop()
+        try:
+            await self._ask("commit", lambda host: host.handovers.ask(name, handover, Event.ASKED_COMMIT))
+        except AgentError as error:
+            # QEMU lets the guest go on by itself when a migration fails
+            if random.random() < 0.3 and not self.machines[self.source].dead:
+                self.vm.start(self.source, "QEMU lets it go on by itself")
+            if isinstance(error, AgentRefused) and error.problem.state == "stayed":
+                return _STAYED
+            return await self._roll_back(handover)
+        return await self._committed(handover)
+
+    async def _stop(self) -> None:
+        stop = asyncio.ensure_future(self.vm.stop())
+        while not stop.done():
+            await asyncio.wait([stop], timeout=1)
+            self._require_source()
+        self._require_source()
+
+    async def _committed(self, handover: str) -> str:
+        random, name = self.random, self.vm.name
+        draw = random.random()
+        if draw < 0.15:
+            return await self._roll_back(handover)
+        if not self.machines[self.destination].dead:
+            self.vm.start(self.destination, f"{handover} is committed")
+        if draw < 0.3:
+            await asyncio.sleep(random.random() * 5)
+            await self.vm.stop()
+            return await self._roll_back(handover)
+        if draw < 0.4:
+            await asyncio.sleep(random.random() * 20)
+        while True:
+            try:
+                await self._ask("finish", lambda host: host.handovers.ask(name, handover, Event.ASKED_FINISH))
+            except AgentRefused as refused:
+                if refused.problem.state in _THERE:
+                    return _MOVED
+                await asyncio.sleep(1)
+            except AgentError:
+                await asyncio.sleep(1)
+            else:
+                return _MOVED
+
+    async def _roll_back(self, handover: str) -> str:
+        """Ask until the source says where the guest is; a destination without power is declared dead."""
+        name = self.vm.name
+        while True:
+            is_dead = self.machines[self.destination].dead and self.random.random() < 0.5
+            event = Event.ASKED_ALONE if is_dead else Event.ASKED_ROLL_BACK
+            ask = partial(_ask_handover, name, handover, event)
+            try:
+                await self._ask(event.value, ask)
+            except AgentRefused as refused:
+                state = refused.problem.state
+                if state in _THERE:
+                    return _MOVED
+                if state == "":  # nothing of it has begun
+                    return _STAYED
+                await asyncio.sleep(1 + self.random.random())
+            except AgentError:
+                await asyncio.sleep(1 + self.random.random())
+            else:
+                return _STAYED
+
+    async def _take(self, handover: str) -> str:
+        """The source is dead: have the destination take everything, if there is anything to take."""
+        name = self.vm.name
+        self.log.line("operator", f"{self.source} is declared dead: {self.destination} is to take {handover}")
+        refusals = 0
+        while True:
+            if self.machines[self.destination].dead:
+                return await self._when_back(self._roll_back, handover)
+            try:
+                await self._answered(
+                    self.destination, "take", lambda host: host.handovers.take(name, handover)
+                )
+            except AgentRefused as refused:
+                if refused.problem.state == "here":
+                    break
+                refusals += 1
+                if refused.problem.state in _NOTHING_THERE or refusals == _PATIENCE:
+                    return await self._when_back(self._roll_back, handover)
+                await asyncio.sleep(1 + self.random.random())
+            except AgentError:
+                await asyncio.sleep(1 + self.random.random())
+            else:
+                break
+        if self.vm.place is None and not self.machines[self.destination].dead:
+            self.vm.start(self.destination, f"{handover} was taken")
+        return await self._when_back(self._end_taken, handover)
+
+    async def _when_back(self, what: Callable[[str], Awaitable[str]], handover: str) -> str:
+        """Wait until the source has its power again, then do this."""
+        while True:
+            self.waits = True
+            await until(lambda: not self.machines[self.source].dead)
+            self.waits = False
+            try:
+                return await what(handover)
+            except _Dead:
+                continue
+
+    async def _end_taken(self, handover: str) -> str:
+        """The source is back, and the destination has taken everything: have the source hear of it."""
+        name, event = self.vm.name, Event.ASKED_FINISH
+        while True:
+            try:
+                await self._ask(event.value, partial(_ask_handover, name, handover, event))
+            except AgentRefused as refused:
+                if refused.problem.state in _ENDED:
+                    return _MOVED
+                is_finish = event is Event.ASKED_FINISH
+                event = Event.ASKED_ROLL_BACK if is_finish else Event.ASKED_FINISH
+                await asyncio.sleep(1 + self.random.random())
+            except AgentError:
+                await asyncio.sleep(1 + self.random.random())
+            else:
+                return _MOVED
+
+    def _require_source(self) -> None:
+        if self.machines[self.source].dead:
+            raise _Dead
+
+    async def _ask(self, what: str, serve: Callable[[Host], Awaitable[HandoverState]]) -> HandoverState:
+        """Ask the source, a few times if there is no answer, and sometimes twice at once."""
+        for attempt in range(4):
+            self._require_source()
+            try:
+                if self.random.random() < 0.1:
+                    both = (self._answered(self.source, what, serve) for _ in range(2))
+                    first, second = await asyncio.gather(*both, return_exceptions=True)
+                    for each in (first, second):
+                        if not isinstance(each, BaseException):
+                            return each
+                    assert isinstance(first, BaseException)
+                    raise first
+                return await self._answered(self.source, what, serve)
+            except AgentRefused:
+                raise
+            except AgentError:
+                if attempt == 3:
+                    raise
+                await asyncio.sleep(1 + self.random.random() * 3)
+        raise AssertionError
+
+    async def _answered(
+        self, to: str, what: str, serve: Callable[[Host], Awaitable[HandoverState]]
+    ) -> HandoverState:
+        call = self.network.call(self.world, "operator", to, f"{what} of {self.vm.name}", serve)
+        try:
+            state = await call
+        except AgentError as error:
+            state_now = f" ({error.problem.state})" if isinstance(error, AgentRefused) else ""
+            self.log.line("operator", f"{to}: {what} of {self.vm.name}: {error}{state_now}")
+            raise
+        self.log.line("operator", f"{to}: {what} of {self.vm.name}: {state.state}")
+        return state
+
+
+def _ask_handover(guest: str, handover: str, event: Event, host: Host) -> Awaitable[HandoverState]:
+    return host.handovers.ask(guest, handover, event)

@@ -1,0 +1,302 @@
+"""The LUNs of a simulation: the project's own logical units, behind paths on which everything can go wrong.
+
+A command goes to its LUN at one time and its answer comes back at another. Between the two the process that
+waits may die, the session may break, and the LUN may hang or lose its power. A command whose session has
+broken may still be carried out, until the same nexus logs in again: then the target has ended it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from random import Random
+from typing import Protocol
+
+from holdover.lun.commands.inquiry import UnitIdentity
+from holdover.lun.logical_unit import LogicalUnit
+from holdover.lun.reservations import ReservationState
+from holdover.scsi.command import Command, Response
+from holdover.scsi.nexus import ITNexus
+from holdover.scsi.opcodes import OperationCode
+from holdover.scsi.path import AnswerLost, PathError
+from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition, describe_response
+from holdover.scsi.status import Status
+from tests.lun.support import MemoryMedium
+from tests.simulation.clockwork import Process
+from tests.simulation.rates import NONE, Rates
+from tests.simulation.transcript import Transcript, describe
+
+__all__ = ["Lun", "LunPath", "Observer", "PortPath", "Sender"]
+
+
+class _Fate(Enum):
+    """What becomes of a command on its way."""
+
+    ANSWERED = "answered"
+    UNANSWERED = "carried out, and not answered"
+    LOST = "not carried out, and not answered"
+    BUSY = "answered BUSY, and not carried out"
+    ABORTED = "carried out, and answered ABORTED COMMAND"
+
+
+_ABORTED = check_condition(SenseKey.ABORTED_COMMAND, AdditionalSense.LOGICAL_UNIT_COMMUNICATION_FAILURE)
+_BUSY = Response(Status.BUSY)
+_QUICK = 2000.0
+"""One by the mean delay, in seconds, on the way to a LUN and on the way back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Whose nexus a command comes by: a guest's on a host, or a third node's, which has no ``guest``."""
+
+    host: str
+    guest: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.host} for {self.guest}" if self.guest else self.host
+
+
+class Observer(Protocol):
+    """Is told of every command that a LUN has carried out."""
+
+    def observe(
+        self,
+        lun: Lun,
+        sender: Sender,
+        nexus: ITNexus,
+        command: Command,
+        before: ReservationState,
+        response: Response,
+    ) -> None: ...
+
+    def lost_power(self, lun: Lun) -> None: ...
+
+
+@dataclass(eq=False, slots=True)
+class _Flight:
+    """A command under way; ``answer`` is called in the sender's process with what came of it."""
+
+    path: LunPath
+    session: int
+    command: Command
+    answer: Callable[[Response | Exception], None]
+    fate: _Fate
+    ended: bool = False
+
+
+class Lun:
+    """One logical unit.
+
+    Attributes:
+        name: The LUN's name in transcripts.
+        hanging: Whether commands wait until it works again.
+    """
+
+    def __init__(
+        self, name: str, world: Process, random: Random, observer: Observer, log: Transcript
+    ) -> None:
+        self.name = name
+        self.rates = NONE
+        self.hanging = False
+        self.log = log
+        self.random = random
+        self.world = world
+        self._observer = observer
+        self._identity = UnitIdentity(name)
+        self._medium = MemoryMedium()
+        self._unit = LogicalUnit(self._medium, self._identity)
+        self._waiting: list[_Flight] = []
+        self._sessions: dict[ITNexus, int] = {}
+        self._under_way: dict[_Flight, None] = {}
+
+    @property
+    def state(self) -> ReservationState:
+        """The persistent reservations in force."""
+        return self._unit.state
+
+    @property
+    def designator(self) -> str:
+        """The designator by which agents know it."""
+        return str(self._identity.naa)
+
+    def send(self, flight: _Flight, delay: float) -> None:
+        """Take a command, which arrives after a delay."""
+        self._under_way[flight] = None
+        self.world.call_later(delay, self._arrive, flight)
+
+    def _arrive(self, flight: _Flight) -> None:
+        path = flight.path
+        newest = self._sessions.get(path.nexus, 0)
+        if flight.session < newest:
+            self._under_way.pop(flight, None)  # the target has ended it: the nexus has logged in again
+            return
+        if flight.session > newest:
+            if newest:
+                self._unit.nexus_lost(path.nexus)
+            self._sessions[path.nexus] = flight.session
+        if self.hanging:
+            self._waiting.append(flight)
+            return
+        del self._under_way[flight]
+        if flight.fate is _Fate.LOST:
+            if not flight.ended:
+                flight.ended = True
+                path.break_session("a command is lost")
+                flight.answer(AnswerLost(path.name, "the connection was lost"))
+            return
+        response = (
+            _BUSY if flight.fate is _Fate.BUSY else self.carry_out(path.sender, path.nexus, flight.command)
+        )
+        if flight.fate is _Fate.ABORTED:
+            response = _ABORTED
+        if flight.ended:
+            return
+        flight.ended = True
+        if flight.fate is _Fate.UNANSWERED:
+            path.break_session("an answer is lost")
+            flight.answer(AnswerLost(path.name, "the connection was lost"))
+            return
+        flight.answer(response)
+
+    def carry_out(self, sender: Sender, nexus: ITNexus, command: Command) -> Response:
+        """Carry out a command now."""
+        before = self._unit.state
+        response = self._unit.execute(nexus, command)
+        if self.log.on and command.opcode != OperationCode.WRITE_10:
+            self.log.line(
+                sender.host, f"{self.name}: {describe(sender.guest, command)}: {describe_response(response)}"
+            )
+            if self._unit.state != before:
+                self.log.line(self.name, self.log.registrations(self._unit.state))
+        self._observer.observe(self, sender, nexus, command, before, response)
+        return response
+
+    def hang(self) -> None:
+        """Carry nothing out until `work`."""
+        self.hanging = True
+
+    def work(self) -> None:
+        """Carry out what has waited, and everything that comes."""
+        self.hanging = False
+        waiting, self._waiting = self._waiting, []
+        for flight in waiting:
+            self._arrive(flight)
+
+    def lose_power(self) -> None:
+        """Lose the power, and get it again at once: what is under way has no answer."""
+        flights, self._under_way, self._waiting = tuple(self._under_way), {}, []
+        for flight in flights:
+            flight.session = -1
+        self._unit = LogicalUnit(self._medium, self._identity, state=self._unit.state.after_power_loss())
+        self._observer.lost_power(self)
+        for flight in flights:
+            if not flight.ended:
+                flight.ended = True
+                flight.path.break_session("the LUN lost its power")
+                flight.answer(AnswerLost(flight.path.name, "the connection was lost"))
+
+    def reset(self) -> None:
+        """Be reset, as by LOGICAL UNIT RESET."""
+        self._unit.reset()
+
+
+@dataclass(eq=False)
+class LunPath:
+    """The path of one process to one LUN: one I_T nexus and the session by which it is logged in.
+
+    Attributes:
+        process: The process that uses it; commands of a process that has died go on without it.
+        sender: Whose nexus it is.
+    """
+
+    lun: Lun
+    process: Process
+    sender: Sender
+    nexus: ITNexus
+    name: str
+    numbers: Callable[[], int]
+    nexuses: int = 1
+    _session: int = 0
+    _flights: dict[_Flight, None] = field(default_factory=dict)
+
+    async def execute(self, command: Command) -> Response:
+        """Send one command; see `Path.execute`."""
+        lun, random = self.lun, self.lun.random
+        rates, fate, delay = lun.rates, _Fate.ANSWERED, random.expovariate(_QUICK)
+        if rates is not NONE:
+            if random.random() < rates.unsent:
+                await asyncio.sleep(delay)
+                raise PathError(self.name, "cannot be reached")
+            if random.random() < rates.slow:
+                delay += random.random() * 3
+            fate = _fate(random, rates)
+        if not self._session:
+            self._session = self.numbers()
+        done: asyncio.Future[Response] = self.process.create_future()
+        back = random.expovariate(_QUICK)
+
+        def answer(result: Response | Exception) -> None:
+            self._flights.pop(flight, None)
+            self.process.call_later(back, _settle, done, result)
+
+        flight = _Flight(self, self._session, command, answer, fate)
+        self._flights[flight] = None
+        lun.send(flight, delay)
+        return await done
+
+    def break_session(self, why: str) -> None:
+        """Lose the connection: nothing under way by it has an answer, and some of it is carried out yet."""
+        if not self._session:
+            return
+        self._session = 0
+        if self.lun.log.on:
+            self.lun.log.line(
+                self.sender.host, f"{self.lun.name}: the session of {self.sender} breaks: {why}"
+            )
+        flights, self._flights = tuple(self._flights), {}
+        for flight in flights:
+            if not flight.ended:
+                flight.ended = True
+                flight.answer(AnswerLost(self.name, "the connection was lost"))
+
+    def die(self) -> None:
+        """The process has died: some of what it has sent is carried out yet, and some is not."""
+        flights, self._flights = tuple(self._flights), {}
+        for flight in flights:
+            flight.ended = True
+            if self.lun.random.random() < 0.5:
+                flight.session = -1
+
+    async def close(self) -> None:
+        """Log out."""
+        self._session = 0
+
+
+class PortPath(LunPath):
+    """A path whose initiator port is known, as by iSCSI."""
+
+    @property
+    def port(self) -> str:
+        """The initiator port as READ FULL STATUS names it."""
+        return str(self.nexus.initiator)
+
+
+def _fate(random: Random, rates: Rates) -> _Fate:
+    if random.random() < rates.answer_lost:
+        return _Fate.UNANSWERED
+    if random.random() < rates.command_lost:
+        return _Fate.LOST
+    if random.random() < rates.busy:
+        return random.choice((_Fate.BUSY, _Fate.BUSY, _Fate.ABORTED))
+    return _Fate.ANSWERED
+
+
+def _settle(done: asyncio.Future[Response], result: Response | Exception) -> None:
+    if done.done():
+        return
+    if isinstance(result, Exception):
+        done.set_exception(result)
+    else:
+        done.set_result(result)

@@ -1,0 +1,345 @@
+"""One run: machines, LUNs, guests, operators, third nodes and faults, all of it decided by one seed."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import sys
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from random import Random
+
+from holdover.guest.gate import Gate
+from holdover.lun.reservations import ReservationState
+from holdover.scsi.cdb import PersistentReserveOut
+from holdover.scsi.command import Command, Response
+from holdover.scsi.nexus import ITNexus
+from holdover.scsi.opcodes import OutServiceAction
+from tests.simulation.clockwork import Broken, Clockwork, Unforeseen, until
+from tests.simulation.faults import Faults, now_and_then
+from tests.simulation.guests import Vm
+from tests.simulation.logs import Logs
+from tests.simulation.machines import Machine, Placement, nexus_of
+from tests.simulation.network import Network
+from tests.simulation.operators import Operator
+from tests.simulation.promises import Ledger
+from tests.simulation.rates import NONE, Rates, draw
+from tests.simulation.san import Lun, Sender
+from tests.simulation.third import Third
+from tests.simulation.transcript import Transcript
+
+__all__ = ["Failure", "Result", "Simulation", "simulate"]
+
+_HOSTS = ("host-a", "host-b", "host-c")
+_CALM_SECONDS = 400.0
+"""The virtual seconds within which every handover ends when nothing goes wrong any more."""
+_LONGEST_SECONDS = 100_000.0
+
+_REGISTERS = frozenset({OutServiceAction.REGISTER, OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY})
+
+
+class Failure(Exception):
+    """A run has shown that a promise is broken, or that an error was not foreseen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of one seed.
+
+    Attributes:
+        seed: The seed.
+        handovers: How many handovers were simulated.
+        problem: What was broken; empty where nothing was.
+        transcript: What happened, if it was asked for.
+    """
+
+    seed: int
+    handovers: int
+    problem: str
+    transcript: tuple[str, ...] = ()
+
+
+class Simulation:
+    """A run of one seed."""
+
+    def __init__(self, seed: int, handovers: int, *, transcript: bool = False) -> None:
+        self.seed = seed
+        self.random = random = Random(seed)
+        self.clockwork = clockwork = Clockwork()
+        self.world = clockwork.process("world")
+        self.log = Transcript(transcript, lambda: clockwork.now)
+        self.rates = draw(random)
+        numbers = itertools.count(1)
+        self.network = Network(self.world, random, self.log)
+        self.luns = [
+            Lun(f"lun{number}", self.world, random, self, self.log)
+            for number in range(random.choice((1, 1, 2)))
+        ]
+        self.ledgers = {lun.name: Ledger(lun.name, self.world.time) for lun in self.luns}
+        self.issued: dict[int, Command] = {}
+        guests = self._guests()
+        self.machines = {
+            name: Machine(
+                name,
+                clockwork,
+                self.network,
+                random,
+                self.log,
+                guests,
+                list(_HOSTS),
+                lambda: next(numbers),
+            )
+            for name in _HOSTS
+        }
+        self.network.servers.update(self.machines)
+        self.vms = [
+            self._vm(name, home, placements, number)
+            for number, (name, (home, placements)) in enumerate(guests.items())
+        ]
+        self.operators = [
+            Operator(vm, self.world, random, self.network, self.machines, self.log, handovers)
+            for vm in self.vms
+        ]
+        self.third = Third(self.luns, self.ledgers, random, self.log)
+        self._gates: dict[tuple[str, str, int], Gate | None] = {}
+
+    def _guests(self) -> dict[str, tuple[str, list[Placement]]]:
+        count = self.random.choice((1, 2, 2))
+        found = {}
+        for number in range(count):
+            home = self.random.choice(_HOSTS)
+            # a host's own disk is one nexus for all its guests, so only one guest may have it
+            disk = count == 1 and self.random.random() < 0.4
+            luns = [lun for lun in self.luns if self.random.random() < 0.8] or self.luns[:1]
+            found[f"db{number + 1}"] = (home, [Placement(lun, disk) for lun in luns])
+        return found
+
+    def _vm(self, name: str, home: str, placements: list[Placement], number: int) -> Vm:
+        for placement in placements:
+            nexuses = {host: nexus_of(host, name, placement) for host in _HOSTS}
+            self.ledgers[placement.lun.name].add(name, nexuses)
+            for host, nexus in nexuses.items():
+                self.log.names[nexus] = f"{host} for {name}"
+        shared = self.random.random() < 0.3
+        keys = (0xD1, 0xD2) if shared else (0xA0 + number, 0xB0 + number)
+        return Vm(
+            name,
+            self.world,
+            self.random,
+            self.log,
+            self.machines,
+            placements,
+            self.ledgers,
+            self._other_keys,
+            self.issued,
+            home,
+            keys,
+        )
+
+    def _other_keys(self, placement: Placement) -> list[int]:
+        return sorted({each.key for each in placement.lun.state.registrations})
+
+    # -- what LUNs have done ------------------------------------------------------------------------
+
+    def observe(
+        self,
+        lun: Lun,
+        sender: Sender,
+        nexus: ITNexus,
+        command: Command,
+        before: ReservationState,
+        response: Response,
+    ) -> None:
+        """Check the promises after a command."""
+        after = lun.state
+        ledger = self.ledgers[lun.name]
+        if after != before:
+            if not sender.guest:
+                ledger.by_third(before, after)
+            elif id(command) in self.issued:
+                action = PersistentReserveOut.decode(command.cdb).service_action
+                ledger.by_guest(sender.guest, sender.host, before, after, registers=action in _REGISTERS)
+            else:
+                ledger.by_agent(sender.guest, sender.host, before, after)
+            ledger.require_held(after)
+            for vm in self.vms:
+                vm.require("")
+
+    def lost_power(self, lun: Lun) -> None:
+        """Note that a LUN has lost its power."""
+        self.ledgers[lun.name].lost_power(lun.state)
+
+    def _after_each(self) -> None:
+        for vm in self.vms:
+            for number in range(len(vm.placements)):
+                for name, machine in self.machines.items():
+                    device = machine.device(vm.name, number)
+                    gate = None if device is None else device.block.gate
+                    key = vm.name, name, number
+                    was = self._gates.get(key)
+                    if gate is was:
+                        continue
+                    self._gates[key] = gate
+                    if gate is None:
+                        continue
+                    lun = vm.placements[number].lun
+                    if self.log.on:
+                        self.log.line(name, f"{lun.name}: the gate of {vm.name} is {gate.value}")
+                    if gate is Gate.RUNNING and was is not None:
+                        why = f"the gate of {vm.name} opens on {name}"
+                        self.ledgers[lun.name].require_runs(vm.name, name, lun.state, why)
+
+    # -- the run ------------------------------------------------------------------------------------
+
+    def run(self) -> Result:
+        """Run to the end."""
+        problem = ""
+        with Logs(self.log, self.clockwork.unforeseen):
+            try:
+                self._until(self._prologue(), _CALM_SECONDS, "the agents do not start")
+                self._set(self.rates)
+                self._until(self._trouble(), _LONGEST_SECONDS, "the operators do not come to an end")
+                self._set(NONE)
+                self._until(self._epilogue(), _CALM_SECONDS, "the handovers do not come to an end")
+            except (Broken, Unforeseen, Failure) as error:
+                problem = f"{type(error).__name__}: {error}"
+                self.log.line("", problem)
+            finally:
+                self.clockwork.end()
+        count = sum(operator.begun for operator in self.operators)
+        return Result(self.seed, count, problem, tuple(self.log.lines))
+
+    def _until(self, what: Coroutine[object, object, None], seconds: float, otherwise: str) -> None:
+        task = self.world.create_task(what)
+        if not self.clockwork.run(task, self.clockwork.now + seconds, self._after_each):
+            raise Failure(f"{otherwise} within {seconds:g} s")
+        task.result()
+
+    def _set(self, rates: Rates) -> None:
+        self.network.rates = rates
+        for lun in self.luns:
+            lun.rates = rates
+        for machine in self.machines.values():
+            machine.disk.rates = rates
+
+    async def _prologue(self) -> None:
+        for machine in self.machines.values():
+            machine.start()
+        await until(lambda: all(each.host is not None for each in self.machines.values()))
+        for vm in self.vms:
+            vm.start(vm.belongs, "at the beginning")
+            await vm.settle()
+
+    async def _trouble(self) -> None:
+        self.log.line("", f"from now on things go wrong: {self.rates}")
+        self._begin(*(vm.work() for vm in self.vms))
+        faults = self._faults()
+        third = now_and_then(self.random, self.rates.third, self.third.act)
+        going_wrong = self._begin(*faults.all(), third)
+        works = self._begin(*(operator.work() for operator in self.operators))
+        patience = 200.0
+        _, late = await asyncio.wait(works, timeout=patience)
+        for each in going_wrong:
+            each.cancel()
+        await asyncio.wait(going_wrong)
+        self.log.line("", "from now on nothing goes wrong any more")
+        self._set(NONE)
+        for operator in self.operators:
+            operator.hasty = True
+        for vm in self.vms:
+            vm.calm = True
+        self.network.cut.clear()
+        for lun in self.luns:
+            lun.work()
+        for machine in self.machines.values():
+            if machine.dead:
+                self._begin(faults.bring_back(machine))
+            elif machine.process is None:
+                machine.start()
+        if late:
+            _, late = await asyncio.wait(late, timeout=_CALM_SECONDS)
+        if late:
+            raise Failure(f"an operator has not come to an end {_CALM_SECONDS:g} s after all was well again")
+        for work in works:
+            work.result()
+
+    def _faults(self) -> Faults:
+        return Faults(
+            self.random,
+            self.rates,
+            self.machines,
+            self.luns,
+            self.vms,
+            self.operators,
+            self.network,
+            self.log,
+        )
+
+    def _begin(self, *works: Coroutine[object, object, None]) -> list[asyncio.Task[None]]:
+        return [self.world.create_task(each) for each in works]
+
+    async def _epilogue(self) -> None:
+        await until(lambda: all(each.host is not None for each in self.machines.values()))
+        await until(self._all_closed)
+        for vm in self.vms:
+            if vm.place is None:
+                vm.start(vm.belongs, "at the end")
+        await asyncio.sleep(30)
+        for vm in self.vms:
+            await vm.look()
+        await asyncio.sleep(30)
+        await until(lambda: self._all_closed() and all(vm.idle for vm in self.vms))
+        for vm in self.vms:
+            self._check_end(vm)
+
+    def _all_closed(self) -> bool:
+        for machine in self.machines.values():
+            for vm in self.vms:
+                state = None if machine.host is None else machine.host.handovers.state(vm.name)
+                if state is not None and state.open:
+                    return False
+        return True
+
+    def _check_end(self, vm: Vm) -> None:
+        vm.require(" at the end")
+        for number, placement in enumerate(vm.placements):
+            lun, ledger = placement.lun, self.ledgers[placement.lun.name]
+            for name, machine in self.machines.items():
+                device = machine.device(vm.name, number)
+                assert device is not None
+                running = device.block.gate is Gate.RUNNING
+                if name == vm.place and not device.block.stale:
+                    ledger.require_tracked(vm.name, name, device.tracked)
+                if running != (name == vm.place):
+                    gate = device.block.gate.value
+                    raise Broken(f"{lun.name}: {vm.name} runs on {vm.place}, its gate on {name} is {gate}")
+                if name != vm.place and not self._is_told(machine, vm, lun):
+                    ledger.require_left(vm.name, name, lun.state)
+
+    def _is_told(self, machine: Machine, vm: Vm, lun: Lun) -> bool:
+        for each in self.machines.values():
+            assert each.host is not None
+            state = each.host.handovers.state(vm.name)
+            if state is not None and any(
+                one.designator == lun.designator and one.alarm for one in state.luns
+            ):
+                return True
+        return False
+
+
+def simulate(seed: int, handovers: int, *, transcript: bool = False) -> Result:
+    """Run one seed.
+
+    What killed agents leave behind is destroyed afterwards, when no process runs that its code could touch.
+    """
+    is_enabled, hook = gc.isenabled(), sys.unraisablehook
+    gc.disable()
+    sys.unraisablehook = lambda _: None
+    try:
+        return Simulation(seed, handovers, transcript=transcript).run()
+    finally:
+        gc.collect()
+        sys.unraisablehook = hook
+        if is_enabled:
+            gc.enable()

@@ -1,0 +1,35 @@
+"""Bugs that are put in by hand: the simulation finds each, by the seed that docs/develop/testing.md names."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.__main__ import STEPS
+from tests.simulation.mutations import MUTATIONS
+from tests.simulation.simulation import simulate
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
+]
+
+SEEDS = {
+    "a record left out": 12,
+    "an answer before its record": 23,
+    "a gate opened early": 2,
+    "a lost wake-up": 76,
+    "an exception swallowed": 48,
+    "a device of another guest touched": 2,
+    "a closed handover reopened": 28,
+    "a late message believed": 2401,
+    "adoption of an old picture": 18,
+    "an APTPL of long ago": 127,
+}
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_the_simulation_finds_a_bug_that_is_put_in(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seed = SEEDS[name]
+    assert not simulate(seed, STEPS).problem
+    MUTATIONS[name](monkeypatch)
+    assert simulate(seed, STEPS).problem

@@ -1,0 +1,67 @@
+"""A third node: it shares LUNs with the guests, and no agent knows of it."""
+
+from __future__ import annotations
+
+from random import Random
+
+from holdover.reservations.tracked import Tracked
+from holdover.scsi.command import Command, Response
+from holdover.scsi.nexus import ITNexus
+from holdover.scsi.opcodes import OutServiceAction, ReservationType
+from holdover.scsi.reservation_out import out_command
+from holdover.scsi.sense import is_unit_attention
+from holdover.scsi.transport_id import IscsiTransportID
+from tests.simulation.promises import Ledger
+from tests.simulation.san import Lun, Sender
+from tests.simulation.transcript import Transcript
+
+__all__ = ["Third"]
+
+_NEXUS = ITNexus(IscsiTransportID("iqn.2026-11.org.example:third", b"\x80\0\0\0\0\1"))
+_SENDER = Sender("third")
+
+
+class Third:
+    """The node; each time that it acts it sends one command to one LUN."""
+
+    def __init__(self, luns: list[Lun], ledgers: dict[str, Ledger], random: Random, log: Transcript) -> None:
+        self._luns = luns
+        self._ledgers = ledgers
+        self._random = random
+        self._key = random.choice((0xC, 0xC, 0xD1))
+        log.names[_NEXUS] = "third"
+
+    async def act(self) -> None:
+        """Do something to a LUN."""
+        lun = self._random.choice(self._luns)
+        self._tell(lun, self._command(lun))
+
+    def _tell(self, lun: Lun, command: Command) -> Response:
+        response = lun.carry_out(_SENDER, _NEXUS, command)
+        while is_unit_attention(response):
+            response = lun.carry_out(_SENDER, _NEXUS, command)
+        return response
+
+    def _command(self, lun: Lun) -> Command:
+        random, state = self._random, lun.state
+        key = state.key_of(_NEXUS)
+        if key == 0:
+            aptpl = random.random() < 0.8
+            return out_command(OutServiceAction.REGISTER, 0, self._key, aptpl=aptpl)
+        held = state.reservation
+        draw = random.random()
+        keys = sorted({ledger.key for ledger in self._truths(lun)} - {0, key})
+        if draw < 0.3 and keys:
+            kind = ReservationType.WRITE_EXCLUSIVE if held is None else held.type
+            return out_command(OutServiceAction.PREEMPT, key, random.choice(keys), type=kind)
+        if draw < 0.5 and held is None:
+            return out_command(OutServiceAction.RESERVE, key, type=random.choice(tuple(ReservationType)))
+        if draw < 0.7 and held is not None:
+            return out_command(OutServiceAction.RELEASE, key, type=held.type)
+        if draw < 0.75:
+            return out_command(OutServiceAction.CLEAR, key)
+        return out_command(OutServiceAction.REGISTER, key, 0)
+
+    def _truths(self, lun: Lun) -> list[Tracked]:
+        ledger = self._ledgers[lun.name]
+        return [ledger.truth(guest) for guest in ledger.guests]
