@@ -13,6 +13,7 @@ The rig needs root and the packages iproute2, nftables and util-linux; systemd-c
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -28,6 +29,9 @@ import pytest
 from tests.rig.packages import needs
 
 T = TypeVar("T")
+
+_NUMBERS = itertools.count()
+"""Tells the networks of one process apart."""
 
 _HANG = 600.0
 """Seconds after which something that should happen at once is taken to hang."""
@@ -263,7 +267,10 @@ class SeparateHosts:
 
     def __init__(self, folder: Path, *names: str, roots: Mapping[str, Path] | None = None) -> None:
         """Make them; ``folder`` is the test's own and keeps their state; ``roots``: a Debian by host."""
-        self._bridge = f"hb{os.getpid() % 100000}"
+        # a link lives as long as its namespace, which a connection of a partition keeps for minutes: its name
+        # is used once
+        self._bridge = f"hb{os.getpid() % 100000:x}-{next(_NUMBERS):x}"
+        self._links: list[str] = []
         self.hosts: dict[str, SeparateHost] = {}
         table = ["127.0.0.1 localhost"]
         for number, name in enumerate(names):
@@ -286,6 +293,7 @@ class SeparateHosts:
             pid = host.boot()
             link = f"{self._bridge}-{number}"
             _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
+            self._links.append(link)
             _ip("link", "set", link, "master", self._bridge, "up")
             host.run("ip", "address", "add", f"{host.address}/24", "dev", "eth0")
             host.run("ip", "link", "set", "eth0", "up")
@@ -304,7 +312,8 @@ class SeparateHosts:
         """End all of it."""
         for host in self.hosts.values():
             host.shut_down()
-        subprocess.run(["ip", "link", "delete", self._bridge], check=False, capture_output=True)
+        for link in (*self._links, self._bridge):
+            subprocess.run(["ip", "link", "delete", link], check=False, capture_output=True)
 
 
 @contextlib.contextmanager
