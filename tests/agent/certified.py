@@ -78,6 +78,7 @@ def secured(files: TlsFiles, *, also: str | None = None) -> AgentConfig:
     return AgentConfig(
         name=HOST,
         initiator="iqn.2026-11.org.example:host-a",
+        state_dir=str(files.certificate.with_name(f"{HOST}.state")),
         api=ApiConfig(
             listen=https if also is None else (https, also),
             certificate=str(files.certificate),

@@ -43,6 +43,7 @@ OTHER: dict[str, object] = {
     "name": "host-z",
     "initiator": "iqn.2026-11.org.example:z",
     "state_dir": "/var/lib/other",
+    "early_commit": True,
     "api.listen": "unix:/run/2",
     "api.certificate": "c",
     "api.key": "k",

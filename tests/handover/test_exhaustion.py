@@ -90,6 +90,12 @@ WITHOUT = {
     "adoption of nothing old": (Safeguards(adoption=False), "holder", Bounds(0, changes=1)),
     "the re-key": (Safeguards(rekey=False), "holder, key shared", Bounds(0)),
     "the ask after a lost answer": (Safeguards(ask=False), "holder", Bounds(1)),
+    "a gate that waits for the record": (
+        Safeguards(waits=_ALL - {Part.GATE}),
+        "holder",
+        Bounds(1, changes=1),
+    ),
+    "message numbers that were not used": (Safeguards(skips=False), "holder", Bounds(1, changes=1)),
     "the gate": (Safeguards(gate=False), "holder", Bounds(0)),
 } | {
     f"what the guest did there, {name}": (Safeguards(picture=False), name, Bounds(0, changes=1))

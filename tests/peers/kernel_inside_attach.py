@@ -38,6 +38,7 @@ UUID = "11111111-2222-3333-4444-55555555555{}"
 FILE = """
 name = "host"
 initiator = "iqn.2026-11.org.example:host"
+state-dir = "{folder}/state"
 [api]
 listen = "unix:{folder}/api.sock"
 [helper]

@@ -42,6 +42,7 @@ _AGENT = Path("/run/agent.toml")
 _AGENT_FILE = f"""
 name = "host-a"
 initiator = "iqn.2026-11.org.example:host-a"
+state-dir = "/run/agent.state"
 [api]
 listen = "unix:/run/agent.sock"
 [helper]

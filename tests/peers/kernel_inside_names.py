@@ -34,6 +34,7 @@ MOVES_ITSELF = ("-M", "q35", "-device", "scsi-block,drive=d,migrate-pr=on")
 FILE = """
 name = "host"
 initiator = "iqn.2026-11.org.example:host"
+state-dir = "{folder}/state"
 [api]
 listen = "unix:{folder}/api.sock"
 [helper]

@@ -141,7 +141,7 @@ def test_without_chap_only_on_loopback_and_with_a_warning(tmp_path: Path) -> Non
             assert (
                 "guest db1: export-open: every process of this host can read and write its disks" in warning
             )
-            assert not (tmp_path / "host-a.state").exists()
+            assert not ChapSecrets(tmp_path / "host-a.state").file(GUEST).exists()
             config = site.configs["host-a"]
             (guest,) = config.guest
             wide = msgspec.structs.replace(guest, export="0.0.0.0:3261")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.simulation.__main__ import STEPS
@@ -22,9 +24,19 @@ SEEDS = {
     "a device of another guest touched": 2,
     "a closed handover reopened": 28,
     "a late message believed": 2401,
+    "a timer not cancelled": 97,
     "adoption of an old picture": 18,
     "an APTPL of long ago": 127,
 }
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs/develop/testing.md"
+
+
+def test_the_document_has_the_seed_of_each_bug() -> None:
+    rows = DOCUMENT.read_text("utf-8").splitlines()
+    assert SEEDS.keys() == MUTATIONS.keys()
+    assert [name for name, seed in SEEDS.items() if f"| {name} | {seed} |" not in rows] == []
 
 
 @pytest.mark.parametrize("name", SEEDS)

@@ -19,9 +19,11 @@ from holdover.service.notify import ServiceManager
 
 log = structlog.get_logger()
 
-LIVE = frozenset({"api.operators", "api.readers", "limits", "migration", "peer", "qmp", "rule"})
-"""The keys that are taken at once; limits apply to handovers and connections that begin later, rules to disks
-that appear later."""
+LIVE = frozenset(
+    {"api.operators", "api.readers", "early_commit", "limits", "migration", "peer", "qmp", "rule"}
+)
+"""The keys that are taken at once; limits and early-commit apply to handovers and connections that begin
+later, rules to disks that appear later."""
 
 RESTART = frozenset(
     {
@@ -124,7 +126,7 @@ class Reload:
             "Configuration and certificates were read again.",
             file="none, options of the command line" if self._reread is None else "read",
             certificates="none" if self._credentials is None else f"of {self._credentials.name}",
-            changed=", ".join(merged.taken) or "nothing",
+            changed=", ".join(merged.taken).replace("_", "-") or "nothing",
         )
         if merged.waiting:
             log.warning(

@@ -595,8 +595,8 @@ _IS_HERE = (
     "take, and if it is not, ask the source"
 )
 _FORGOTTEN = (
-    "the agent of {host} was restarted, and guest {guest}'s reservations are on {peer} or on {host}; on "
-    "{host} its commands wait"
+    "guest {guest}'s reservations are on {peer} or on {host}, which does not know whether it has taken them; "
+    "on {host} its commands wait"
 )
 _THERE = "guest {guest} is on {peer}, or on its way back there"
 
@@ -681,10 +681,11 @@ DESTINATION: Mapping[DestinationState, StateSpec[DestinationState | Choice[Desti
         place=Place.UNKNOWN,
         now="guest {guest}'s reservations are on their way from {peer} to {host}",
         advice=_WAIT,
+        # An armed COMMIT may come a second time, late: the first one may have been done without a record.
         follows={
             _E.DONE: _D.COMMITTED,
-            _E.FAILED: _D.FAILED,
-            _E.RESTARTED: _D.FAILED,
+            _E.FAILED: Choice("armed", _D.UNSURE, _D.FAILED),
+            _E.RESTARTED: Choice("armed", _D.UNSURE, _D.FAILED),
         },
     ),
     _D.COMMITTED: StateSpec(

@@ -34,6 +34,7 @@ def agent(socket: Path, **more: str) -> AgentConfig:
     return AgentConfig(
         name="h",
         initiator="iqn.2026-11.org.example:h",
+        state_dir=str(socket.with_name("state")),
         api=ApiConfig(),
         helper=HelperConfig(socket=str(socket), **more),
     )

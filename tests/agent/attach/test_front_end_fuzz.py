@@ -60,6 +60,7 @@ def agent(folder: Path) -> AgentConfig:
     return AgentConfig(
         name="h",
         initiator="iqn.2026-11.org.example:h",
+        state_dir=str(folder / "state"),
         guest=guests,
         helper=HelperConfig(socket=str(folder / SOCKETS[2])),
     )
