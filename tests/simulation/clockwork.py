@@ -161,10 +161,10 @@ class Clockwork:
         self._number += 1
         heapq.heappush(self._timers, (handle.when(), self._number, handle))
 
-    def run(self, until: asyncio.Future[Any], limit: float, after: Callable[[], None]) -> bool:
+    def run(self, until: asyncio.Future[Any], limit: float, after: Callable[[Process], None]) -> bool:
         """Run callbacks until ``until`` is done; False if it is not done at the virtual time ``limit``.
 
-        ``after`` is called after each callback.
+        ``after`` is called after each callback, with the process whose callback it was.
         """
         ready, before = self.ready, events._get_running_loop()
         try:
@@ -185,7 +185,7 @@ class Clockwork:
                     if isinstance(error, Broken):
                         raise error
                     raise Unforeseen(f"{name}: {message}: {error!r}") from error
-                after()
+                after(process)
         finally:
             events._set_running_loop(before)
         return True

@@ -8,15 +8,17 @@ import itertools
 import sys
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 
+from holdover.agent.host import Host
 from holdover.guest.gate import Gate
 from holdover.lun.reservations import ReservationState
 from holdover.scsi.cdb import PersistentReserveOut
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.opcodes import OutServiceAction
-from tests.simulation.clockwork import Broken, Clockwork, Unforeseen, until
+from tests.simulation.clockwork import Broken, Clockwork, Process, Unforeseen, until
 from tests.simulation.faults import Faults, now_and_then
 from tests.simulation.guests import Vm
 from tests.simulation.logs import Logs
@@ -103,6 +105,7 @@ class Simulation:
         ]
         self.third = Third(self.luns, self.ledgers, random, self.log)
         self._gates: dict[tuple[str, str, int], Gate | None] = {}
+        self._hosts: dict[str, Host | None] = dict.fromkeys(self.machines)
 
     def _guests(self) -> dict[str, tuple[str, list[Placement]]]:
         count = self.random.choice((1, 2, 2))
@@ -170,25 +173,32 @@ class Simulation:
         """Note that a LUN has lost its power."""
         self.ledgers[lun.name].lost_power(lun.state)
 
-    def _after_each(self) -> None:
+    def _after_each(self, process: Process) -> None:
+        """Look at the gates that may have moved: those of the process that ran, and of one that was killed."""
+        for name, machine in self.machines.items():
+            if name == process.name or machine.host is not self._hosts[name]:
+                self._hosts[name] = machine.host
+                self._look_at_gates(name, machine)
+
+    def _look_at_gates(self, name: str, machine: Machine) -> None:
         for vm in self.vms:
-            for number in range(len(vm.placements)):
-                for name, machine in self.machines.items():
-                    device = machine.device(vm.name, number)
-                    gate = None if device is None else device.block.gate
-                    key = vm.name, name, number
-                    was = self._gates.get(key)
-                    if gate is was:
-                        continue
-                    self._gates[key] = gate
-                    if gate is None:
-                        continue
-                    lun = vm.placements[number].lun
-                    if self.log.on:
-                        self.log.line(name, f"{lun.name}: the gate of {vm.name} is {gate.value}")
-                    if gate is Gate.RUNNING and was is not None:
-                        why = f"the gate of {vm.name} opens on {name}"
-                        self.ledgers[lun.name].require_runs(vm.name, name, lun.state, why)
+            for number, placement in enumerate(vm.placements):
+                device = machine.device(vm.name, number)
+                gate = None if device is None else device.block.gate
+                key = vm.name, name, number
+                was = self._gates.get(key)
+                if gate is was:
+                    continue
+                self._gates[key] = gate
+                if gate is not None:
+                    self._gate_has_moved(name, vm, placement.lun, was, gate)
+
+    def _gate_has_moved(self, name: str, vm: Vm, lun: Lun, was: Gate | None, gate: Gate) -> None:
+        if self.log.on:
+            self.log.line(name, f"{lun.name}: the gate of {vm.name} is {gate.value}")
+        if gate is Gate.RUNNING and was is not None:
+            why = f"the gate of {vm.name} opens on {name}"
+            self.ledgers[lun.name].require_runs(vm.name, name, lun.state, why)
 
     # -- the run ------------------------------------------------------------------------------------
 
@@ -328,11 +338,19 @@ class Simulation:
         return False
 
 
+@cache
+def _freeze_modules() -> None:
+    """Keep what the modules have made out of garbage collection: to search it after each seed takes long."""
+    gc.collect()
+    gc.freeze()
+
+
 def simulate(seed: int, handovers: int, *, transcript: bool = False) -> Result:
     """Run one seed.
 
     What killed agents leave behind is destroyed afterwards, when no process runs that its code could touch.
     """
+    _freeze_modules()
     is_enabled, hook = gc.isenabled(), sys.unraisablehook
     gc.disable()
     sys.unraisablehook = lambda _: None
