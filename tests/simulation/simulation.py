@@ -174,7 +174,7 @@ class Simulation:
         self.ledgers[lun.name].lost_power(lun.state)
 
     def _after_each(self, process: Process) -> None:
-        """Look at the gates that may have moved: those of the process that ran, and of one that was killed."""
+        """Look at the gates that may have moved: those of the process that ran, or that was killed."""
         for name, machine in self.machines.items():
             if name == process.name or machine.host is not self._hosts[name]:
                 self._hosts[name] = machine.host
