@@ -37,10 +37,10 @@ from holdover.scsi.reservation_in import (
     Reservation,
 )
 from holdover.scsi.reservation_out import ParameterList, out_command
-from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 from holdover.scsi.status import Status
 from holdover.scsi.transport_id import IscsiTransportID
 from tests.handover.multipath import Paths, carry_out, paths_of
+from tests.lun.support import LACKING, is_read_full_status
 
 
 def nexus_of(name: str) -> ITNexus:
@@ -218,9 +218,6 @@ def _full_status(state: ReservationState) -> FullStatus:
     return FullStatus(0, tuple(descriptors))
 
 
-LACKING = check_condition(SenseKey.ILLEGAL_REQUEST, AdditionalSense.INVALID_FIELD_IN_CDB)
-
-
 def execute_by(
     paths: Paths | None,
     nexus: ITNexus,
@@ -234,7 +231,7 @@ def execute_by(
 
     def by(nexus: ITNexus, command: Command) -> Response:
         nonlocal now
-        if not full_status and _is_full_status(command):
+        if not full_status and is_read_full_status(command):
             return LACKING
         now, response = execute(now, nexus, command)
         return response
@@ -244,13 +241,6 @@ def execute_by(
         return now, None, only
     after, answer = carry_out(paths, command, by, most)
     return now, after, answer
-
-
-def _is_full_status(command: Command) -> bool:
-    return (
-        command.opcode == OperationCode.PERSISTENT_RESERVE_IN
-        and PersistentReserveIn.decode(command.cdb).service_action == InServiceAction.READ_FULL_STATUS
-    )
 
 
 @cache

@@ -7,12 +7,12 @@ import errno
 from holdover.lun.commands.inquiry import UnitIdentity
 from holdover.lun.logical_unit import LogicalUnit
 from holdover.lun.reservations import ReservationState, TargetLimits
-from holdover.scsi.cdb import ModeSelect
+from holdover.scsi.cdb import ModeSelect, PersistentReserveIn
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OutServiceAction, ReservationType
+from holdover.scsi.opcodes import InServiceAction, OperationCode, OutServiceAction, ReservationType
 from holdover.scsi.reservation_out import out_command
-from holdover.scsi.sense import AdditionalSense, SenseKey, decode_sense
+from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition, decode_sense
 from holdover.scsi.status import Status
 from holdover.scsi.transport_id import IscsiTransportID
 
@@ -145,3 +145,15 @@ def illegal(additional: AdditionalSense) -> tuple[SenseKey, int]:
 def attention(additional: AdditionalSense) -> tuple[SenseKey, int]:
     """What `sense_of` gives for a UNIT ATTENTION."""
     return SenseKey.UNIT_ATTENTION, additional
+
+
+LACKING = check_condition(SenseKey.ILLEGAL_REQUEST, AdditionalSense.INVALID_FIELD_IN_CDB)
+"""The answer of a LUN that does not have a service action."""
+
+
+def is_read_full_status(command: Command) -> bool:
+    """Whether a command is READ FULL STATUS, which not every LUN has."""
+    return (
+        command.opcode == OperationCode.PERSISTENT_RESERVE_IN
+        and PersistentReserveIn.decode(command.cdb).service_action == InServiceAction.READ_FULL_STATUS
+    )

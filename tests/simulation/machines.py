@@ -75,6 +75,7 @@ class Machine:
     guests: dict[str, tuple[str, list[Placement]]]
     names: list[str]
     numbers: Callable[[], int]
+    early_commit: bool
     disk: Disk = field(init=False)
     host: Host | None = None
     process: Process | None = None
@@ -103,7 +104,12 @@ class Machine:
             if name != self.name
         )
         return AgentConfig(
-            name=self.name, initiator=_initiator(self.name), peer=peers, guest=guests, limits=LIMITS
+            name=self.name,
+            initiator=_initiator(self.name),
+            peer=peers,
+            guest=guests,
+            limits=LIMITS,
+            early_commit=self.early_commit,
         )
 
     # -- the agent ----------------------------------------------------------------------------------

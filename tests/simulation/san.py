@@ -23,7 +23,7 @@ from holdover.scsi.opcodes import OperationCode
 from holdover.scsi.path import AnswerLost, PathError
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition, describe_response
 from holdover.scsi.status import Status
-from tests.lun.support import MemoryMedium
+from tests.lun.support import LACKING, MemoryMedium, is_read_full_status
 from tests.simulation.clockwork import Process
 from tests.simulation.rates import NONE, Rates
 from tests.simulation.transcript import Transcript, describe
@@ -95,8 +95,16 @@ class Lun:
     """
 
     def __init__(
-        self, name: str, world: Process, random: Random, observer: Observer, log: Transcript
+        self,
+        name: str,
+        world: Process,
+        random: Random,
+        observer: Observer,
+        log: Transcript,
+        *,
+        full_status: bool,
     ) -> None:
+        """``full_status``: whether it has READ FULL STATUS."""
         self.name = name
         self.rates = NONE
         self.hanging = False
@@ -104,6 +112,7 @@ class Lun:
         self.random = random
         self.world = world
         self._observer = observer
+        self._full_status = full_status
         self._identity = UnitIdentity(name)
         self._medium = MemoryMedium()
         self._unit = LogicalUnit(self._medium, self._identity)
@@ -163,7 +172,8 @@ class Lun:
     def carry_out(self, sender: Sender, nexus: ITNexus, command: Command) -> Response:
         """Carry out a command now."""
         before = self._unit.state
-        response = self._unit.execute(nexus, command)
+        lacks = not self._full_status and is_read_full_status(command)
+        response = LACKING if lacks else self._unit.execute(nexus, command)
         if self.log.on and command.opcode != OperationCode.WRITE_10:
             self.log.line(
                 sender.host, f"{self.name}: {describe(sender.guest, command)}: {describe_response(response)}"

@@ -20,6 +20,7 @@ from holdover.scsi.nexus import ITNexus
 from holdover.scsi.opcodes import OutServiceAction
 from tests.simulation.clockwork import Broken, Clockwork, Process, Unforeseen, until
 from tests.simulation.faults import Faults, now_and_then
+from tests.simulation.features import features
 from tests.simulation.guests import Vm
 from tests.simulation.logs import Logs
 from tests.simulation.machines import Machine, Placement, nexus_of
@@ -72,10 +73,11 @@ class Simulation:
         self.world = clockwork.process("world")
         self.log = Transcript(transcript, lambda: clockwork.now)
         self.rates = draw(random)
+        can = features(seed)
         numbers = itertools.count(1)
         self.network = Network(self.world, random, self.log)
         self.luns = [
-            Lun(f"lun{number}", self.world, random, self, self.log)
+            Lun(f"lun{number}", self.world, random, self, self.log, full_status=can.full_status)
             for number in range(random.choice((1, 1, 2)))
         ]
         self.ledgers = {lun.name: Ledger(lun.name, self.world.time) for lun in self.luns}
@@ -91,6 +93,7 @@ class Simulation:
                 guests,
                 list(_HOSTS),
                 lambda: next(numbers),
+                can.early_commit,
             )
             for name in _HOSTS
         }
