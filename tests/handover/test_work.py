@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from itertools import product
 
@@ -365,6 +366,36 @@ def test_the_aptpl_of_a_third_is_not_turned_off() -> None:
         if stages:
             back(rig, lun)
         assert rig.unit.state.aptpl
+
+
+LATE = {
+    Work.WONDER: (SOURCE, len(FORWARD)),
+    Work.ASK: (SOURCE, len(FORWARD)),
+    Work.RECOLLECT: (DESTINATION, len(FORWARD)),
+    Work.CLAIM: (DESTINATION, 3),
+    Work.TAKE: (DESTINATION, 3),
+    Work.ASSURE: (DESTINATION, len(FORWARD)),
+    Work.WITHDRAW: (DESTINATION, 3),
+    Work.YIELD: (SOURCE, 3),
+    Work.ISOLATE: (SOURCE, 3),
+    Work.PROBE: (DESTINATION, 3),
+    Work.RETURN: (DESTINATION, 3),
+    Work.VERIFY: (DESTINATION, len(FORWARD)),
+}
+"""Work that may begin long after the last look at the LUN: who does it, and after how many stages."""
+
+
+@pytest.mark.parametrize("work", LATE)
+def test_what_begins_late_does_not_turn_off_an_aptpl_of_meanwhile(work: Work) -> None:
+    who, stages = LATE[work]
+    case = Case(ReservationType.WRITE_EXCLUSIVE, guest_holds=True, third_key=OTHER, aptpl=False)
+    rig = case.set_up()
+    lun = forward(rig, case, stages)
+    rig.watch = lambda: None
+    rig.must(THIRD, out_command(OutServiceAction.REGISTER, OTHER, OTHER, aptpl=True))
+    with contextlib.suppress(StepFailed):
+        rig.work(who, work, lun)
+    assert rig.unit.state.aptpl
 
 
 def test_to_hear_leaves_the_handovers_own_preempt_alone() -> None:

@@ -163,14 +163,14 @@ POLICY: Mapping[Work, WorkPolicy] = {
     Work.EVICT: WorkPolicy(late=True),
     Work.REGISTER: WorkPolicy(),
     Work.PREEMPT: WorkPolicy(),
-    Work.RECOLLECT: WorkPolicy(changes=False),
+    Work.RECOLLECT: WorkPolicy(changes=False, late=True),
     Work.ASCERTAIN: replace(_FINDS_OUT, drains=True, hears=True),
     Work.PROBE: WorkPolicy(drains=True, late=True),
     Work.RETURN: WorkPolicy(late=True),
     Work.VERIFY: WorkPolicy(live=True, late=True),
-    Work.CLAIM: WorkPolicy(),
+    Work.CLAIM: WorkPolicy(late=True),
     Work.ASSURE: WorkPolicy(live=True, late=True),
-    Work.TAKE: WorkPolicy(),
+    Work.TAKE: WorkPolicy(late=True),
     Work.WITHDRAW: WorkPolicy(drains=True, live=True),
 }
 
