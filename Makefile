@@ -61,7 +61,7 @@ simulate: $(VENV)/dev.stamp
 deb: $(VENV)/run.stamp
 	$(BIN)/python -m deb
 
-# The pages that are made from the code, anew: the runbook and the commands.
+# The pages that are made from the code, anew: the runbook, commands, configuration, metrics, files.
 reference: $(VENV)/run.stamp
 	$(BIN)/python -m pages
 

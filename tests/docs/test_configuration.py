@@ -9,44 +9,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from pages.configuration_page import configuration_page, keys_of, meanings, sections
 
-from holdover.config.agent_file import (
-    AgentConfig,
-    ApiConfig,
-    ExportsConfig,
-    GuestConfig,
-    HelperConfig,
-    HistoryConfig,
-    JournalConfig,
-    LibvirtConfig,
-    Limits,
-    LogConfig,
-    MetricsConfig,
-    MigrationConfig,
-    PeerConfig,
-    QmpConfig,
-    check_config,
-)
-from holdover.config.rules import Rule
+from holdover.config.agent_file import AgentConfig, check_config
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGE = (DOCS / "reference" / "configuration.md").read_text()
-SECTIONS: dict[str, type[msgspec.Struct]] = {
-    "[api]": ApiConfig,
-    "[[peer]]": PeerConfig,
-    "[[guest]]": GuestConfig,
-    "[exports]": ExportsConfig,
-    "[helper]": HelperConfig,
-    "[[rule]]": Rule,
-    "[qmp]": QmpConfig,
-    "[journal]": JournalConfig,
-    "[limits]": Limits,
-    "[migration]": MigrationConfig,
-    "[libvirt]": LibvirtConfig,
-    "[metrics]": MetricsConfig,
-    "[log]": LogConfig,
-    "[history]": HistoryConfig,
-}
 EXAMPLES = [
     pytest.param(block, id=f"{page.name}-{number}")
     for page in sorted(DOCS.rglob("*.md"))
@@ -56,46 +23,33 @@ EXAMPLES = [
 ]
 
 
-def part(heading: str) -> str:
-    """What stands below a heading of the page, up to the next one of its level."""
-    found = re.search(rf"^## {re.escape(heading)}[^\n]*$(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
-    assert found is not None, heading
-    return found[1].partition("\n### ")[0]
+@pytest.mark.parametrize("section", ["file", *sections()])
+def test_every_key_says_what_it_means(section: str) -> None:
+    structure = AgentConfig if section == "file" else sections()[section]
+    told = meanings(structure)
+    assert set(told) == set(keys_of(section))
+    for text in told.values():
+        assert text[0].isupper() or text[0] == "`", text
+        assert text[-1] in ".`", text
 
 
-def rows(heading: str) -> dict[str, str]:
-    """The keys below a heading with their defaults; a row may have several keys, and as many defaults."""
-    found: dict[str, str] = {}
-    for keys, default in re.findall(r"^\| (`[^|]+) \| ([^|]+) \|", part(heading), re.MULTILINE):
-        names = re.findall(r"`([^`]+)`", keys)
-        defaults = default.split(", ") if len(names) == len(default.split(", ")) else [default] * len(names)
-        found.update(zip(names, defaults, strict=True))
-    return found
+def test_the_page_has_a_table_for_each_section_and_no_key_is_left_out() -> None:
+    page = configuration_page()
+    assert "{keys" not in page
+    shown = re.findall(r"^\| `([a-z0-9_-]+)` \|[^|]+\|[^|]+\| (?:yes|restart) \|", page, re.MULTILINE)
+    assert sorted(shown) == sorted(key for section in ("file", *sections()) for key in keys_of(section))
+    assert {"file", *sections()} - {"file"} | set(keys_of("file")) == set(
+        AgentConfig.__struct_encode_fields__
+    )
 
 
-@pytest.mark.parametrize("section", SECTIONS)
-def test_every_key_has_a_row(section: str) -> None:
-    assert set(rows(f"`{section}`")) == set(SECTIONS[section].__struct_encode_fields__)
-
-
-def test_every_section_and_every_key_outside_has_a_place() -> None:
-    own = set(rows("The file itself"))
-    assert own | {each.strip("[]") for each in SECTIONS} == set(AgentConfig.__struct_encode_fields__)
-
-
-@pytest.mark.parametrize("section", SECTIONS)
-def test_defaults_are_those_of_the_agent(section: str) -> None:
-    shown = rows(f"`{section}`")
-    for field in msgspec.structs.fields(SECTIONS[section]):
-        told = shown[field.encode_name]
-        if isinstance(field.default, bool):
-            assert told in {f"`{str(field.default).lower()}`"}, field.encode_name
-        elif isinstance(field.default, int | float):
-            assert float(told) == field.default, field.encode_name
-        elif isinstance(field.default, str):
-            assert told == f"`{field.default}`", field.encode_name
-        else:
-            assert (told == "required") == field.required, field.encode_name
+def test_a_reload_takes_what_the_page_says() -> None:
+    page = configuration_page()
+    row = r"^\| `{}` \|[^|]+\|[^|]+\| {} \|"
+    assert re.search(row.format("readers", "yes"), page, re.MULTILINE)
+    assert re.search(row.format("certificate", "restart"), page, re.MULTILINE)
+    assert re.search(row.format("state-dir", "restart"), page, re.MULTILINE)
+    assert re.search(row.format("early-commit", "yes"), page, re.MULTILINE)
 
 
 @pytest.mark.parametrize("text", EXAMPLES)

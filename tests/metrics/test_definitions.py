@@ -13,7 +13,7 @@ from holdover.metrics.definitions import METRICS, Kind
 from holdover.metrics.durations import COMMAND_BOUNDS, Durations
 from holdover.metrics.exposition import Reading, text_of
 
-PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "monitoring.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text()
 
 
 def every_metric() -> bytes:

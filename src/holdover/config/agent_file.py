@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from pathlib import Path
 from string import Formatter
 
 import msgspec
 
+from holdover.config.address import ApiAddress, ConfigError, HostPort, parse_api, parse_host_port
 from holdover.config.exports import ExportsConfig
 from holdover.config.libvirt import LibvirtConfig
 from holdover.config.migration import MigrationConfig
@@ -63,30 +63,6 @@ DEFAULT_STATE_DIR = "/var/lib/holdover"
 _MONITOR_FIELDS = frozenset({"name", "uuid", "pid"})
 
 
-class ConfigError(ValueError):
-    """A setting that cannot be used; the message names the file or option, the setting and valid values."""
-
-
-class HostPort(msgspec.Struct, frozen=True):
-    """An address at which to listen or to which to connect."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @property
-    def loopback(self) -> bool:
-        """Whether only processes of this machine can reach this address."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Time limits, in seconds.
 
@@ -94,11 +70,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         connect: For connecting and logging in to a target.
         step: For one step of a handover on one LUN.
         drain: For the commands in flight when a guest leaves.
-        peer: For one message to another agent, including that agent's work on the LUNs.
-        give_up: For a destination that does not answer. After this time a commit is rolled back, or a
-            rollback goes on without the destination.
+        peer: For one message to another agent, with that agent's work on the LUNs.
+        give_up: How long the source waits for a destination that does not answer: first before it rolls a
+            commit back, and then again before the roll back goes on without the destination.
         recheck: The time between two checks of what was prepared.
-        handover: For the whole handover while the guest runs; after this time it is rolled back.
+        handover: For the whole handover while the guest runs. After that time it is rolled back.
     """
 
     connect: float = 10.0
@@ -118,15 +94,22 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class GuestConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
     """One guest: its devices in QEMU's syntax and where they are exported by iSCSI.
 
-    ``machine_type`` is that of the guest's QEMU; it decides the default of ``migrate-pr``.
-    ``incoming`` marks a guest that is going to arrive from another host. A guest without ``export`` uses the
-    helper's socket alone. Its devices are then disks of this host. If no device is given, they are the disks
-    that its QEMU hands over. ``helper`` is a socket for this guest alone: every process that connects there
-    is this guest. ``qmp`` is the monitor of its QEMU.
-
-    An initiator at the export proves by CHAP that it has the guest's secret. With ``export_open`` it need
-    not; that is allowed on loopback alone. ``export_initiators`` (names or patterns) and ``export_addresses``
-    (addresses or networks) say who may try to log in; empty: anybody.
+    Attributes:
+        name: The guest's name, without `/`. Guests on the helper are known by the `-name` or the `-uuid` of
+            their QEMU.
+        machine: The machine type, as QEMU writes it. It decides the default of `migrate-pr`.
+        devices: The disks, in QEMU's syntax. An export needs at least one. Without this key the guest's
+            disks are those that its QEMU gives to the helper.
+        export: `HOST:PORT` at which the guest's QEMU finds its devices by iSCSI.
+        export-open: Whether the export needs no CHAP; on loopback alone. Every process of the host can then
+            read and write the guest's disks.
+        export-initiators: Initiator names, or patterns of the shell, that may try to log in. Without this
+            key, anybody may try.
+        export-addresses: Addresses or networks that may connect, such as `192.0.2.0/24`. Without this key,
+            all may connect.
+        incoming: Whether the guest is going to arrive from another host.
+        helper: A helper socket of this guest's own. Whoever connects there is this guest.
+        qmp: The monitor of the guest's QEMU, for the agent alone.
     """
 
     name: str
@@ -161,8 +144,9 @@ class HelperConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The sockets for QEMU's ``pr-manager-helper``.
 
     Attributes:
-        socket: The socket of all guests; None: each guest has a socket of its own.
-        mode, group: The permission bits and the group of these sockets.
+        socket: The socket of all guests. Without it each guest has a socket of its own, `helper` in its
+            `[[guest]]`.
+        mode, group: Permission bits and group of these sockets.
     """
 
     socket: str | None = None
@@ -176,7 +160,11 @@ class HelperConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class JournalConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The file in which the agent keeps what it must not forget."""
+    """The file in which the agent keeps what it must not forget.
+
+    Attributes:
+        file: The path of the journal.
+    """
 
     file: str
 
@@ -186,7 +174,12 @@ class JournalConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class QmpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The sockets of monitors, for guests without ``qmp``: {name}, {uuid} and {pid} are filled in."""
+    """The sockets of monitors, for guests without a ``qmp`` of their own.
+
+    Attributes:
+        socket: A path with `{name}`, `{uuid}` or `{pid}` in it, which the agent fills in. QEMU serves one
+            client at each monitor; this monitor is for the agent alone.
+    """
 
     socket: str
 
@@ -203,24 +196,18 @@ class QmpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             )
 
 
-class ApiAddress(msgspec.Struct, frozen=True):
-    """The address of an API: a host and port, by HTTPS with mutual TLS, or a Unix socket."""
-
-    where: HostPort | Path
-
-    def __str__(self) -> str:
-        return f"unix:{self.where}" if isinstance(self.where, Path) else str(self.where)
-
-
 class ApiConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the API listens, and who may use it.
 
     Attributes:
-        listen: unix:PATH or HOST:PORT, one or several.
-        certificate, key, ca: Files in PEM; every HOST:PORT needs them.
-        operators: Names in certificates. A client with such a certificate may do what an operator may do.
-        readers: Names in certificates. A client with such a certificate may read, and change nothing.
-        mode, group: Of the Unix socket. Whoever can open that socket is an operator.
+        listen: One address or a list of them: `unix:PATH` for operators of this machine, `HOST:PORT` for peer
+            hosts and for operators with a certificate. Over TCP the agent speaks only HTTPS.
+        certificate, key, ca: Files in PEM; all three or none. Every `HOST:PORT`, every `[[peer]]`,
+            `operators` and `readers` need them.
+        operators: The names in the certificates of those who may ask everything that an operator may.
+        readers: The names in the certificates of those who may read metrics, health, guests, and the states
+            of handovers and migrations. They can change nothing.
+        mode, group: Permission bits and group of the Unix socket. Whoever can open it is an operator.
     """
 
     listen: str | tuple[str, ...] = DEFAULT_API
@@ -247,7 +234,10 @@ class ApiConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class PeerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A host to which this host may hand over guests, and which may hand over guests to this host.
 
-    ``name`` is the name in the peer's certificate, ``api`` the address of its API.
+    Attributes:
+        name: The name in that host's certificate.
+        api: `HOST:PORT` of that host's agent. A Unix socket is refused, even if both agents run on one
+            machine.
     """
 
     name: str
@@ -263,10 +253,17 @@ class AgentConfig(
 ):
     """The configuration of one agent.
 
-    Its TOML keys are ``name``, ``initiator``, ``state-dir``, ``early-commit``, ``[api]``, ``[[peer]]``,
-    ``[[guest]]``, ``[exports]``, ``[helper]``, ``[[rule]]``, ``[qmp]``, ``[journal]``, ``[limits]``,
-    ``[migration]``, ``[libvirt]``, ``[metrics]``, ``[log]``, ``[history]``. ``early-commit``: whether a
-    commit from this host may be done before it is on record; the exploration of that has not run whole.
+    The other keys of the file are its sections: ``[api]``, ``[[peer]]``, ``[[guest]]``, ``[exports]``,
+    ``[helper]``, ``[[rule]]``, ``[qmp]``, ``[journal]``, ``[limits]``, ``[migration]``, ``[libvirt]``,
+    ``[metrics]``, ``[log]``, ``[history]``.
+
+    Attributes:
+        name: The name of this host. The certificate of this host names it too.
+        initiator: The iSCSI initiator name of this host. No two hosts have the same one.
+        state-dir: The folder for the agent's own files.
+        early-commit: Whether a commit from this host may be done before it is on record, which saves four
+            writes to disks while the guest stands still. Leave it off in production: not every interleaving
+            of it has been explored, and an agent that is restarted during a migration lets the guest stay.
     """
 
     name: str
@@ -301,41 +298,6 @@ def _permission_bits(text: str, what: str) -> None:
         bits = -1
     if not 0 <= bits <= 0o777:
         raise ValueError(f"{what}: {text!r} is not of the form 0660")
-
-
-def parse_host_port(text: str, what: str) -> HostPort:
-    """An address from ``HOST:PORT`` or ``[IPv6]:PORT``.
-
-    Raises:
-        ConfigError: ``text`` is neither; ``what`` names the setting in the message.
-    """
-    host, colon, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ConfigError(f"{what}: {text!r}: write an IPv6 address in brackets, [::1]:PORT")
-    if not colon or not host or not port.isdecimal() or not 0 <= int(port) <= 65535:
-        raise ConfigError(f"{what}: {text!r} is not HOST:PORT")
-    return HostPort(host, int(port))
-
-
-def parse_api(text: str, what: str) -> ApiAddress:
-    """An API's address from ``unix:PATH``, ``HOST:PORT`` or ``https://HOST:PORT``; the last two are the same.
-
-    Raises:
-        ConfigError: ``text`` is none of these; ``what`` names the setting in the message.
-    """
-    if text.startswith("unix:"):
-        path = Path(text.removeprefix("unix:").removeprefix("//"))
-        if not path.is_absolute():
-            raise ConfigError(f"{what}: {text!r}: the path of the socket must be absolute, unix:/PATH")
-        return ApiAddress(path)
-    if text.startswith("http://"):
-        raise ConfigError(
-            f"{what}: {text!r}: an agent does not speak plain HTTP over TCP; write "
-            f"{text.removeprefix('http://').removesuffix('/')}, which is HTTPS, or unix:/PATH"
-        )
-    return ApiAddress(parse_host_port(text.removeprefix("https://").removesuffix("/"), what))
 
 
 def export_iqn(guest: str) -> str:

@@ -12,10 +12,12 @@ class ExportsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Settings that apply to the iSCSI export of every guest.
 
     Attributes:
-        max_sessions: The greatest number of sessions of one export; None: 256 for each of its devices.
-        chap_md5: Whether CHAP accepts MD5. QEMU with libiscsi before 1.20 supports no other algorithm.
-        max_memory: MiB of data that the commands under way may hold, in all exports together.
-        max_memory_per_guest: MiB of data that the commands under way may hold, in one export.
+        max-sessions: The most sessions of one export at once, 1 to 65535. Without this key: 256 for each
+            device of the guest.
+        chap-md5: Whether CHAP accepts MD5. QEMU with libiscsi before 1.20 supports no other algorithm.
+        max-memory: MiB of data that the commands under way may hold, in all exports together.
+        max-memory-per-guest: The same for one export, from 32 to `max-memory`. A command that finds no room
+            waits.
     """
 
     max_sessions: int | None = None

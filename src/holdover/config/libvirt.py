@@ -14,9 +14,10 @@ class LibvirtConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Where libvirt asks whether a guest may run.
 
     Attributes:
-        lock_socket: The socket at which the agent answers the lock server, or libvirt itself.
-        answer_within: The seconds within which a question is answered, except in post-copy.
-        uid: The user of libvirtd, the only one who may ask.
+        lock_socket: The socket at which the agent answers the lock server.
+        answer_within: The seconds within which the agent answers a question, except in post-copy. libvirt's
+            other calls on that host wait meanwhile.
+        uid: The user (uid) that libvirtd runs as. The agent answers no other user.
     """
 
     lock_socket: str = DEFAULT_LOCK_SOCKET

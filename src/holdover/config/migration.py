@@ -13,11 +13,12 @@ class MigrationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Where the QEMUs of this host take guests that arrive, and by which certificates.
 
     Attributes:
-        address: The address at which a QEMU listens; None: the address at which the source's agent has
-            reached this agent.
-        ports: The first and the last port for QEMUs that listen, FIRST-LAST.
-        tls_dir: The folder with QEMU's ca-cert.pem, server-cert.pem, server-key.pem, client-cert.pem and
-            client-key.pem; None: the agent makes one from its own certificate.
+        address: The address at which a QEMU of this host listens for a guest. Without this key: the address
+            at which the source's agent has reached this agent.
+        ports: The first and the last port for QEMUs that were started with `-incoming defer`, `FIRST-LAST`.
+        tls-dir: The folder with QEMU's certificates for `--tls`: `ca-cert.pem`, `server-cert.pem`,
+            `server-key.pem`, `client-cert.pem`, `client-key.pem`. Without this key the agent makes one from
+            `certificate`, `key` and `ca` in `[api]`.
     """
 
     address: str | None = None

@@ -11,9 +11,10 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """An address of its own for the metrics; the API has them in any case.
 
     Attributes:
-        listen: HOST:PORT, by plain HTTP; None: the API alone has the metrics. Whoever can connect may read
-            them.
-        allow_remote: Whether the address may be one that other machines reach.
+        listen: `HOST:PORT` by plain HTTP, for reading alone: `/metrics`, `/livez`, `/readyz`. Without this
+            key the API alone has them.
+        allow-remote: Whether that address may be one that other machines reach. Everybody who can connect
+            may read.
     """
 
     listen: str | None = None
@@ -25,7 +26,8 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     Attributes:
         level: The least that is logged.
-        format: "auto" is "journald" if the standard error goes to the journal, else "console".
+        format: The form of the log. `auto` is `journald` if the standard error goes to systemd's journal,
+            else `console`.
     """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -36,7 +38,7 @@ class HistoryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """How much of the history is kept.
 
     Attributes:
-        keep: Days for which entries are kept.
+        keep: The days for which entries are kept.
         most: The most entries that are kept, however new they are.
     """
 

@@ -30,14 +30,16 @@ class Rule(
     """One ``[[rule]]``: settings for guests and their devices on logical units that match shell patterns.
 
     Attributes:
-        guest: A pattern for a guest's name, or for its UUID in lower case.
-        lun: A pattern for a designator, "naa.6001405*", in upper or lower case.
-        migrate_pr: "on" or "off"; None if this rule does not decide it.
-        adopt: Whether a registration that the guest did not make through this agent is taken for the
-            guest's; None if this rule does not decide it.
-        uid, cgroup, label: Demands on the guest's process; the last two are shell patterns. A process that
-            does not meet one of them is not this guest. They do not depend on logical units, so ``lun``
-            cannot be given together with them.
+        guest: A pattern of the shell, of the guest's name or of its UUID in lower case.
+        lun: A pattern of the LUN's designator, as `holdover status` shows it, in upper or lower case. It
+            begins with `naa.`, `eui.`, `t10.` or `designator.`
+        migrate-pr: Whether reservations of these devices are tracked and move along. The value in a device's
+            own options comes first. Without a rule the machine type decides.
+        adopt: Whether the agent treats a registration that the guest did not make through this agent as the
+            guest's. Without a rule it does if there is one explanation only.
+        uid, cgroup, label: What the guest's process must have: the user's number, and patterns of the
+            cgroup's unit and of the security label. A process that does not have one of them is not this
+            guest. A rule with one of these has no `lun`.
     """
 
     guest: str = "*"

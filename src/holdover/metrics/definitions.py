@@ -1,4 +1,4 @@
-"""The table of an agent's metrics. docs/how-to/monitoring.md has the same table, and a test compares the two.
+"""The table of an agent's metrics. docs/reference/metrics.md is made from it.
 
 Names follow Prometheus' conventions: a counter ends in ``_total``, a unit is a base unit and stands in the
 name. Series that have the name of a guest exist only while something is wrong with it, and there are at most
