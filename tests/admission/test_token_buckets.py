@@ -55,3 +55,17 @@ def test_tokens_that_are_reserved_come_one_after_the_other() -> None:
     assert allowance.reserve("uid 0", 100.0, longest=3.0) == 0.0
     # what was not taken does not make anybody wait later
     assert allowance.reserve("uid 65534", 102.0, longest=3.0) == pytest.approx(1.0)
+
+
+@given(st.integers(1, 5), st.floats(0.1, 10.0), st.lists(st.integers(1, 9), max_size=20))
+def test_a_charge_delays_its_key_alone_and_never_for_long(
+    burst: int, every: float, charges: list[int]
+) -> None:
+    allowance = TokenBuckets(burst, every)
+    for tokens in charges:
+        allowance.charge("key", 0.0, tokens)
+    assert allowance.pause("other", 0.0) == 0.0
+    owed = min(sum(charges), 2 * burst)
+    wait = allowance.pause("key", 0.0)
+    assert wait == pytest.approx(max(0.0, (owed + 1 - burst) * every))
+    assert wait <= (burst + 1) * every * 1.001

@@ -77,3 +77,17 @@ def test_nobody_is_above_a_rate_and_everybody_begins(rates: Rates, steps: list[s
     for party in "abc":
         numbers = [number for _, each, number in begun if each == party]
         assert numbers == sorted(numbers), "a party's clients begin in their order"
+
+
+def test_a_party_that_was_refused_waits_longer_and_delays_nobody() -> None:
+    turns: TurnsToBegin[str] = TurnsToBegin(Rates(burst=100, seconds=0.001, burst_each=4, seconds_each=1.0))
+    turns.add("flood", "a")
+    assert turns.next(0.0) == ("a", 0.0)
+    turns.charge("flood", 0.0, 5)
+    turns.add("flood", "b")
+    nobody, pause = turns.next(0.0)
+    assert nobody is None
+    assert pause == pytest.approx(3.0)
+    turns.add("peer", "peer")
+    assert turns.next(0.0) == ("peer", 0.0)
+    assert turns.next(3.0) == ("b", 0.0)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -17,6 +18,7 @@ from structlog.testing import capture_logs
 from holdover.agent import daemon
 from holdover.api import request_bounds
 from holdover.api.http_connection import LARGEST_BODY
+from holdover.network.tls_handshake import Handshakes
 from holdover.pki.authority import issue
 from holdover.pki.tls import ClientTls, Credentials, TlsFiles
 from tests.agent.hosts import GUEST, READ, San, san
@@ -236,8 +238,16 @@ async def status_and_rest(connection: Connection) -> tuple[str, bool]:
     return head.split()[1], "connection: close" in head
 
 
-def test_a_stranger_has_one_answer_for_each_connection(tmp_path: Path) -> None:
-    """Handshakes come at a limited rate, and so do requests of those whom the agent's file does not name."""
+def test_a_stranger_has_one_answer_for_each_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Handshakes come at a limited rate, and so do requests of those whom the agent's file does not name. A
+    refused one counts several turns of its address."""
+    charged: list[str] = []
+    charge = Handshakes.charge
+    monkeypatch.setattr(
+        Handshakes, "charge", lambda self, party: (charged.append(party), charge(self, party))
+    )
 
     async def attack(site: San) -> None:
         now = datetime.datetime.now(datetime.UTC)
@@ -247,11 +257,13 @@ def test_a_stranger_has_one_answer_for_each_connection(tmp_path: Path) -> None:
         with contextlib.suppress(ConnectionError):
             assert await stranger[0].read() == b""
         stranger[1].close()
+        assert charged == [f"uid {os.getuid()}"]
         # a peer asks for what is an operator's, and stays connected
         peer = await connect(site)
         for _ in range(2):
             assert await status_and_rest(peer) == ("403", False)
         peer[1].close()
+        assert charged == [f"uid {os.getuid()}"]
 
     attacked(tmp_path, attack)
 

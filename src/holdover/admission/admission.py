@@ -15,6 +15,7 @@ its party is the name in its certificate, or its initiator name.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 
@@ -49,6 +50,9 @@ class Entry:
     group: str = ""
     is_known: bool = False
     is_here: bool = True
+    charge: Callable[[], None] = lambda: None
+    """Called when this connection was refused: what opens it made work for nothing, and waits longer the next
+    time."""
 
     def known_as(self, party: str, group: str = "") -> bool:
         """Note that the connection has identified itself, and the group to which it belongs, if any. Returns

@@ -37,6 +37,13 @@ class TokenBuckets:
             self._full_at[key] = full_at
         return min(wait, longest)
 
+    def charge(self, key: Hashable, now: float, tokens: int) -> None:
+        """Take ``tokens`` more, of which some may not exist yet. The debt is never more than a full bucket,
+        so that it ends soon after the last charge.
+        """
+        full_at = max(now, self._full_at.get(key, now)) + tokens * self._every
+        self._full_at[key] = min(full_at, now + 2 * self._burst * self._every)
+
     def give_back(self, key: Hashable) -> None:
         """Put a token back that was taken for something that needs no limit."""
         if key in self._full_at:

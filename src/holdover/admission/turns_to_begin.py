@@ -52,6 +52,10 @@ class TurnsToBegin(Generic[T]):
             if not clients:
                 del self._waiting[party]
 
+    def charge(self, party: str, now: float, turns: int) -> None:
+        """Count ``turns`` more turns of a party: what it began was of no use to anybody."""
+        self._of_each.charge(party, now, turns)
+
     def next(self, now: float) -> tuple[T | None, float]:
         """The client that begins now, which no longer waits. If there is none, None and the seconds until
         there may be one; 0.0 if nobody waits.

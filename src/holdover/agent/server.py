@@ -49,7 +49,7 @@ from holdover.api.http_connection import LARGEST_BODY
 from holdover.api.screening import Screen
 from holdover.handover.protocol import Answer
 from holdover.handover.states import Event
-from holdover.pki.tls import CALLER, Credentials, certified_name
+from holdover.pki.tls import CALLER, CHARGE, Credentials, certified_name
 
 __all__ = ["application"]
 
@@ -65,6 +65,7 @@ def application(host: Host, credentials: Credentials | None, monitor: Monitor) -
         if is_known(host.config, name):
             return None
         host.measurements.refused["request"] += 1
+        scope["state"][CHARGE]()
         return refusal(host.config, name, str(scope.get("method")), scope["path"])
 
     def find(name: str) -> HostedGuest:

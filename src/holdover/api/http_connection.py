@@ -19,7 +19,7 @@ from holdover.admission.seldom import SeldomByKey
 from holdover.api.documents import Problem
 from holdover.api.problems import PROBLEM_TYPE, problem_body
 from holdover.api.request_bounds import HEADER_BYTES, RequestBounds
-from holdover.pki.tls import CALLER, CERTIFIED, name_shown
+from holdover.pki.tls import CALLER, CERTIFIED, CHARGE, name_shown
 
 log = structlog.get_logger()
 
@@ -51,6 +51,7 @@ class HttpConnection(HttpToolsProtocol):
         name = name_shown(transport)
         self.app_state = {
             CERTIFIED: name,
+            CHARGE: self.entry.charge,
             CALLER: self.entry.party if name is None else f"certificate of {name}",
         }
         if name is not None and not self.entry.known_as(f"certificate of {name}"):

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable
+from functools import partial
 
 from holdover.admission.admission import Admission, Allowance, Entry, FrontEnd
 from holdover.admission.turns_to_begin import Rates
@@ -86,10 +87,12 @@ class ApiListener:
         if self._credentials is None or self._handshakes is None:
             return self._protocol(entry)
         credentials = self._credentials
+        entry.charge = partial(self._handshakes.charge, entry.party)
 
         def ended(error: Exception | None) -> None:
             self._opening.pop(entry, None)
             if error is not None:
+                entry.charge()
                 credentials.tell_refused(error)
                 entry.leave()
 

@@ -24,6 +24,9 @@ _MOST_BYTES: Final = 32 << 10
 _MOST_STEPS: Final = 64
 """The most steps of a handshake. There are 2, and one more for each segment of TCP that ends a record."""
 
+_TURNS_FOR_A_REFUSAL: Final = 4
+"""How many more turns a connection counts that was refused after its handshake, or whose handshake failed."""
+
 _RECORD_HEADER: Final = 5
 _RECORD_TYPES: Final = frozenset({20, 21, 22, 23})  # RFC 8446 5.1
 
@@ -55,6 +58,10 @@ class Handshakes:
                 self._begun.remove(handshake)
         else:
             self._turns.remove(handshake.party, handshake)
+
+    def charge(self, party: str) -> None:
+        """Let a party wait longer before its next handshakes: a connection of it was refused."""
+        self._turns.charge(party, self._loop.time(), _TURNS_FOR_A_REFUSAL)
 
     def close(self) -> None:
         """End the thread."""

@@ -31,6 +31,9 @@ CALLER = "holdover.caller"
 CERTIFIED = "holdover.certified"
 """The key under which the state of an ASGI scope holds the name from `name_shown`."""
 
+CHARGE = "holdover.charge"
+"""The key under which the state of an ASGI scope holds what is called when a client is refused altogether."""
+
 _TELL_SECONDS = 10.0
 _MINIMUM = ssl.TLSVersion.TLSv1_2
 
