@@ -125,8 +125,9 @@ class Ledger:
             for each in self.guests.values():
                 each.truth = replace(each.truth, aptpl=False)
         held, was = after.reservation, before.reservation
-        if held is None and was is not None and was.holder is None and own.truth.type is None:
-            return  # the guest has given it up, and the last registrant was the other host's nexus
+        is_given_up = own.truth.type is None or own.open_end
+        if held is None and was is not None and was.holder is None and is_given_up:
+            return  # the guest has given it up or was fenced; the last registrant was the other host's nexus
         if (held is None) != (was is None) or (held and was and held.type is not was.type):
             raise Broken(f"{self.lun}: the agent of {host} has changed what reservation is held")
         if held and was and held.holder != was.holder and not {held.holder, was.holder} <= mine:
