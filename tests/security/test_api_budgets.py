@@ -244,10 +244,11 @@ def test_a_stranger_has_one_answer_for_each_connection(
     """Handshakes come at a limited rate, and so do requests of those whom the agent's file does not name. A
     refused one counts several turns of its address."""
     charged: list[str] = []
-    charge = Handshakes.charge
-    monkeypatch.setattr(
-        Handshakes, "charge", lambda self, party: (charged.append(party), charge(self, party))
-    )
+
+    def charge(_: Handshakes, party: str) -> None:
+        charged.append(party)
+
+    monkeypatch.setattr(Handshakes, "charge", charge)
 
     async def attack(site: San) -> None:
         now = datetime.datetime.now(datetime.UTC)
