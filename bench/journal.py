@@ -120,9 +120,9 @@ def _device(guest: str, place: int) -> DeviceRecord:
     return DeviceRecord(guest=guest, designator=designator, drive=f"/dev/disk/by-id/wwn-{place}", body=_BODY)
 
 
-def _state(handover: str, state: str) -> HandoverRecord:
+def _state(handover_id: str, state: str) -> HandoverRecord:
     return HandoverRecord(
-        handover=handover,
+        handover_id=handover_id,
         guest="guest",
         role="source",
         peer="host-b",

@@ -177,8 +177,8 @@ class DyingJournal:
     def load(self) -> JournalContents:
         return self.inner.load()
 
-    def steps(self, handover: str) -> tuple[HandoverRecord, ...]:
-        return self.inner.steps(handover)
+    def steps(self, handover_id: str) -> tuple[HandoverRecord, ...]:
+        return self.inner.steps(handover_id)
 
     async def put(self, *records: Record) -> None:
         if self._left == 1 and not self.dead.is_set():

@@ -53,7 +53,7 @@ def test_the_description_is_openapi_and_complete(tmp_path: Path) -> None:
             body = await check("GET", "/guests/{name}", 404, _PROBLEM, "/guests/nobody")
             assert (body["status"], body["title"], body["type"]) == (404, "Not Found", "about:blank")
             commit = "/guests/{name}/handover/commit"
-            asked = {"json": {"handover": "h"}}
+            asked = {"json": {"handover_id": "h"}}
             await check("POST", commit, 409, _PROBLEM, f"/guests/{GUEST}/handover/commit", **asked)
             await check("POST", commit, 400, _PROBLEM, f"/guests/{GUEST}/handover/commit", json={})
             forbidden = {"json": {"version": "2.3", "host": "host-b", "message": None}}

@@ -148,7 +148,7 @@ class Beside:
         while True:
             try:
                 state = await client.handover(GUEST)
-                if state.handover != f"h{self.number}":
+                if state.handover_id != f"h{self.number}":
                     break
             except AgentRefused:
                 break  # it was refused before anything of it was done

@@ -35,7 +35,7 @@ def test_hosts_with_one_initiator_name_are_refused(
             assert "stays on host-a with its reservations" in failed.value.now
             state = await set_up.clients["host-a"].handover(GUEST)
             assert (state.state, state.open) == ("stayed", False)
-            assert (await set_up.clients["host-b"].guest(GUEST)).handover is None
+            assert (await set_up.clients["host-b"].guest(GUEST)).handover_id is None
             assert await set_up.registrants() == {"host-a": (KEY, True)}
             await set_up.guest_on("host-a").must(WRITE)
             # and the next one begins at once

@@ -42,12 +42,14 @@ def host(
     *rules: Rule,
     option: str = "",
     helper: bool = False,
-    machine: str = "pc-q35-7.2",
+    machine_type: str = "pc-q35-7.2",
 ) -> Host:
     """A host with one guest, "db1", which has one device."""
     own = str(folder / "own.sock") if helper else None
     device = f"scsi-block,drive={drive}{option}"
-    guest = GuestConfig(name="db1", machine_type=machine, devices=(device,), export="127.0.0.1:0", helper=own)
+    guest = GuestConfig(
+        name="db1", machine_type=machine_type, devices=(device,), export="127.0.0.1:0", helper=own
+    )
     return Host(
         AgentConfig(
             name="host",
@@ -72,21 +74,21 @@ def host(
     ],
 )
 def test_a_machine_type_that_says_nothing_is_warned_of(
-    tmp_path: Path, machine: str, rules: tuple[Rule, ...], option: str, migrate_pr: bool, warned: bool
+    tmp_path: Path, machine_type: str, rules: tuple[Rule, ...], option: str, migrate_pr: bool, warned: bool
 ) -> None:
     async def test() -> None:
         async with lun(tmp_path) as drive:
-            here = host(tmp_path, drive, *rules, option=option, machine=machine)
+            here = host(tmp_path, drive, *rules, option=option, machine_type=machine_type)
             with capture_logs() as logged:
                 await here.start()
             (device,) = here.guests["db1"].devices
             assert device.block.migrate_pr is migrate_pr
             warnings = list(here.state().warnings)
-            assert [each["reason"] for each in logged if machine in each.get("reason", "")] == warnings
+            assert [each["reason"] for each in logged if machine_type in each.get("reason", "")] == warnings
             assert len(warnings) == warned
             for text in warnings:
                 assert text.startswith(
-                    f"guest db1: the version of QEMU that machine type {machine} stands for"
+                    f"guest db1: the version of QEMU that machine type {machine_type} stands for"
                 )
                 assert '[[rule]] guest = "db1" migrate-pr = "on"' in text
             await here.close()

@@ -30,7 +30,7 @@ def test_problems_are_named(tmp_path: Path) -> None:
             with pytest.raises(AgentRefused, match="guest db1 has not been handed over from or to host-a"):
                 await client.handover(GUEST)
             assert (await http.get("/nothing")).status == 404
-            for body in (b"", b"{}", b"\xff", b'{"handover":"h","alone":"no"}'):
+            for body in (b"", b"{}", b"\xff", b'{"handover_id":"h","alone":"no"}'):
                 answer = await http.post(
                     f"/guests/{GUEST}/handover/commit",
                     data=body,
@@ -38,7 +38,7 @@ def test_problems_are_named(tmp_path: Path) -> None:
                 )
                 assert answer.status == 400, await answer.text()
                 assert (await answer.json())["host"] == "host-a"
-            jump = await http.post(f"/guests/{GUEST}/handover/jump", json={"handover": "h"})
+            jump = await http.post(f"/guests/{GUEST}/handover/jump", json={"handover_id": "h"})
             assert jump.status in (400, 404)
             assert (await client.guest(GUEST)).devices[0].gate == "running"
 

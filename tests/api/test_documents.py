@@ -42,7 +42,7 @@ MESSAGE = Message(MessageKind.PREPARE, "h", "db1", 4, (LUN, LunHandover("naa.500
             "h", "db1", "host-b", SourceState.CATCHING_UP, (LUN,), 4, frozenset({"naa.5000"}), "r", "p", "m"
         ),
         Destination("h", "db1", "host-a", DestinationState.FAILED, (LUN,), 4, Answer(Answered.DONE, 4), "p"),
-        PrepareRequest(handover="h", to="host-b", stale=Stale.FORCE),
+        PrepareRequest(handover_id="h", to="host-b", stale=Stale.FORCE),
     ],
     ids=lambda document: type(document).__name__,
 )
@@ -52,7 +52,12 @@ def test_a_document_survives_the_wire_and_the_journal(document: object) -> None:
 
 @pytest.mark.parametrize(
     "document",
-    [b'{"handover":"h"}', b'{"handover":"h","to":"b","stale":"perhaps"}', b'{"handover":1,"to":"b"}', b"[]"],
+    [
+        b'{"handover_id":"h"}',
+        b'{"handover_id":"h","to":"b","stale":"perhaps"}',
+        b'{"handover_id":1,"to":"b"}',
+        b"[]",
+    ],
 )
 def test_what_makes_no_sense_is_refused(document: bytes) -> None:
     with pytest.raises(msgspec.ValidationError):

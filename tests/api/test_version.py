@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from holdover.api.version import API_VERSION, knows_recall, refusal_of_version
+from holdover.api.version import API_VERSION, refusal_of_version
 
 
 @pytest.mark.parametrize("theirs", ["2.0", "2.1", "2.2"])
@@ -18,13 +18,6 @@ def test_others_are_refused_with_both_versions(theirs: str) -> None:
     assert refused is not None
     assert "the agent of host-a has API version 2.1" in refused
     assert f"the agent of host-b {theirs or 'none'}" in refused
-
-
-@pytest.mark.parametrize(
-    ("version", "knows"), [("2.2", False), ("2.3", True), ("2.10", True), ("3.0", True), ("", False)]
-)
-def test_an_agent_knows_how_to_be_armed_from_2_3_on(version: str, knows: bool) -> None:
-    assert knows_recall(version) is knows
 
 
 def test_this_version_is_one() -> None:

@@ -85,7 +85,7 @@ def show_pr() -> None:
 
 def show_journal() -> None:
     step = HandoverRecord(
-        handover=UUID,
+        handover_id=UUID,
         guest=UUID,
         role="destination",
         peer=HOST,

@@ -65,7 +65,7 @@ def migration(phase: str = "copying", **more: object) -> MigrationState:
 def handover(role: str = "source", **more: object) -> HandoverState:
     ends = ("host-a", "host-b") if role == "source" else ("host-b", "host-a")
     values: dict[str, object] = {
-        "handover": "h1",
+        "handover_id": "h1",
         "guest": "db1",
         "host": ends[0],
         "role": role,

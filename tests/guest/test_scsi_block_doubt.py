@@ -266,14 +266,14 @@ class TestMeet:
     def test_what_the_guest_has_not_heard_of_its_reservation(self) -> None:
         block = scsi_block()
         block.observe_own_response(ATTENTION)
-        assert not block.unheard
+        assert not block.pending_attentions
         block.observe_own_response(PREEMPTED)
         block.gate = Gate.LEAVING
         block.observe_own_response(PREEMPTED)
         block.observe_own_response(RELEASED)
-        assert list(block.unheard) == [0x2A05, 0x2A04]
-        block.hush((0x2A05,))
-        assert list(block.unheard) == [0x2A04]
+        assert list(block.pending_attentions) == [0x2A05, 0x2A04]
+        block.drop_attentions((0x2A05,))
+        assert list(block.pending_attentions) == [0x2A04]
         block.gate = Gate.RUNNING
         ready = Command(UnitReady().encode())
         assert [drive(block, ready, unreachable) for _ in range(2)] == [ATTENTION, RELEASED]

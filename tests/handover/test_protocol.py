@@ -145,12 +145,12 @@ def test_what_the_devices_know_after_a_restart_is_news_of_what_was_prepared() ->
 
 
 def test_what_the_guest_was_not_told_goes_with_it_once_it_has_stopped() -> None:
-    told = device(unheard=(0x2A03,))
+    told = device(pending_attentions=(0x2A03,))
     source = prepared()
     checking = happen(source, Event.ASKED_CHECK)
     checked = source_step(checking, Happened(Event.DONE, (LUN,), devices=(told,)))[0]
-    assert checked.luns[0].hears == ()
-    assert drained(source, told).luns[0].hears == (0x2A03,)
+    assert checked.luns[0].pending_attentions == ()
+    assert drained(source, told).luns[0].pending_attentions == (0x2A03,)
 
 
 def test_a_recheck_is_given_up_for_a_commit_unless_something_was_sent() -> None:
@@ -175,25 +175,27 @@ def test_the_devices_learn_where_the_reservations_are() -> None:
     _, effects = source_step(committed, Happened(Event.ASKED_FINISH))
     assert effects.devices == (DeviceNews("naa.1", UNREGISTERED, left=True),)
     stays = replace(happen(committed, Event.ASKED_ROLL_BACK), state=SourceState.RESUMING)
-    lost = replace(LUN, lost=True, hears=(0x2A03,))
+    lost = replace(LUN, lost=True, pending_attentions=(0x2A03,))
     _, effects = source_step(stays, Happened(Event.DONE, (lost,)))
-    hushed = (AdditionalSense.REGISTRATIONS_PREEMPTED,)
-    assert effects.devices == (DeviceNews("naa.1", LUN.tracked, hush=hushed, pass_on=(0x2A03,)),)
+    dropped = (AdditionalSense.REGISTRATIONS_PREEMPTED,)
+    assert effects.devices == (DeviceNews("naa.1", LUN.tracked, drop=dropped, pass_on=(0x2A03,)),)
     undoing = happen(prepared(), Event.ASKED_ROLL_BACK)
     assert source_step(undoing, Happened(Event.TOLD))[1].devices == (), "it ran here: the devices know best"
 
 
 def test_the_devices_of_the_destination_are_told_once() -> None:
-    hears = replace(LUN, hears=(0x2A03,))
-    preempting, _ = hear(registered(), message(MessageKind.COMMIT, 2, (hears,)))
+    pending = replace(LUN, pending_attentions=(0x2A03,))
+    preempting, _ = hear(registered(), message(MessageKind.COMMIT, 2, (pending,)))
     committed, effects = destination_step(preempting, Happened(Event.DONE, preempting.luns))
     assert effects.devices == (DeviceNews("naa.1", LUN.tracked, pass_on=(0x2A03,)),)
-    _, effects = hear(committed, message(MessageKind.FINISH, 3, (hears,)))
+    _, effects = hear(committed, message(MessageKind.FINISH, 3, (pending,)))
     assert effects.devices == (), "the guest may run: its devices know best"
-    closing, _ = hear(committed, message(MessageKind.CLOSE, 3, (hears,)))
-    told = (device(unheard=(0x2A05,)),)
+    closing, _ = hear(committed, message(MessageKind.CLOSE, 3, (pending,)))
+    told = (device(pending_attentions=(0x2A05,)),)
     closed, _ = destination_step(closing, Happened(Event.DONE, closing.luns, devices=told))
-    assert closed.luns[0].hears == (0x2A05,), "what this host has told the guest is not told again"
+    assert closed.luns[0].pending_attentions == (0x2A05,), (
+        "what this host has told the guest is not told again"
+    )
     returning, _ = hear(closed, message(MessageKind.RETURN, 4, closed.luns))
     _, effects = destination_step(returning, Happened(Event.DONE, returning.luns))
     assert effects.devices == (DeviceNews("naa.1", UNREGISTERED, left=True),)
@@ -360,12 +362,12 @@ def test_a_commit_of_something_else_than_was_prepared_is_refused() -> None:
 
 def test_a_commit_that_found_the_guest_fenced_is_answered_again_when_the_answer_was_lost() -> None:
     destination, _ = hear(registered(), message(MessageKind.COMMIT, 2))
-    fenced = replace(destination.luns[0], tracked=Tracked(), hears=(0x2A03,))
+    fenced = replace(destination.luns[0], tracked=Tracked(), pending_attentions=(0x2A03,))
     destination, _ = destination_step(destination, Happened(Event.DONE, (fenced,)))
     asked = replace(LUN, preempted_key=LUN.tracked.key)
     destination, effects = hear(destination, message(MessageKind.COMMIT, 3, (asked,)))
     assert reply(effects) == Answer(Answered.DONE, 3, (fenced,))
-    heard = replace(LUN, tracked=Tracked(), hears=(0x2A03, 0x2A05))
+    heard = replace(LUN, tracked=Tracked(), pending_attentions=(0x2A03, 0x2A05))
     destination, effects = hear(destination, message(MessageKind.COMMIT, 4, (heard,)))
     assert reply(effects).kind is Answered.DONE
     assert destination.luns == (replace(heard, standing=fenced.standing),)

@@ -74,7 +74,7 @@ def test_a_guest_that_was_fenced_before_the_commit_arrives_so(
     assert (arrived.tracked, arrived.preempted_key) == (UNREGISTERED, 0)
     # a source that has unregistered itself was told nothing
     given = stages == 4 and not holds
-    assert arrived.hears == ((int(AdditionalSense.REGISTRATIONS_PREEMPTED),) if given else ())
+    assert arrived.pending_attentions == ((int(AdditionalSense.REGISTRATIONS_PREEMPTED),) if given else ())
     assert KEY not in rig.registrations().values()
     assert rig.work(SOURCE, Work.HEAR, arrived) == arrived
     assert rig.unit.execute(SOURCE, Command(UnitReady().encode())).good, "it was met"

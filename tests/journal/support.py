@@ -35,7 +35,7 @@ def device(owner: str = "db1", designator: str = "naa.600140500000000a", body: b
 
 
 def step(
-    handover: str = "h1",
+    handover_id: str = "h1",
     state: str = "preparing",
     *,
     is_open: bool = True,
@@ -43,7 +43,7 @@ def step(
     body: bytes = b"{}",
 ) -> HandoverRecord:
     return HandoverRecord(
-        handover=handover,
+        handover_id=handover_id,
         guest="db1",
         role="source",
         peer="host-b",

@@ -20,6 +20,12 @@ WRITTEN = Path(__file__).parent
 """Journals as the Holdovers of 23 and 27 November 2026 wrote them, each in a folder named by its schema, with
 their marks."""
 
+BODIES = {
+    1: [b"{}", b"{}"],
+    2: [b'{"luns":[{"designator":"naa.600140500000000a","preempted_key":%d}]}' % key for key in (0, 66)],
+}
+"""The bodies of the closed handover, by schema, with the names of this Holdover."""
+
 SCHEMAS = pytest.mark.parametrize("schema", [1, 2])
 
 
@@ -40,6 +46,7 @@ def test_guests_devices_and_handovers_are_kept(schema: int, tmp_path: Path) -> N
         assert [guest.process for guest in contents.guests] == [{1: "", 2: '{"uid":107}'}[schema], ""]
         assert [device.designator for device in contents.devices] == ["naa.600140500000000a"]
         assert [step.state for step in journal.steps("h1")] == ["preparing", "stayed"]
+        assert [step.body for step in journal.steps("h1")] == BODIES[schema]
         await journal.put(
             GuestRecord(name="db1", uuid=None, machine_type="pc-q35-7.2", origin="attached", process="{}")
         )

@@ -125,7 +125,7 @@ def test_what_is_found_again_is_what_was_acknowledged(made: list[Call]) -> None:
             journal = Journal.open(file, clock=epoch)
             assert journal.load() == expected.load()
             for handover in expected.load().handovers:
-                assert journal.steps(handover.handover) == expected.steps(handover.handover)
+                assert journal.steps(handover.handover_id) == expected.steps(handover.handover_id)
             await journal.close()
 
     run(test)

@@ -345,7 +345,7 @@ def test_closed_handovers_lose_their_states_and_then_their_names(
     assert states("old") == ["done"], "closed 30 days ago"
     assert states("older") == ["done"], "closed 40 days ago, but last but one"
     assert states("new") == ["one", "done"], "closed a day ago"
-    assert [newest.handover for newest in store.read().handovers] == ["open", "old", "older", "new"]
+    assert [newest.handover_id for newest in store.read().handovers] == ["open", "old", "older", "new"]
     store.close()
     assert len(contents_after_opening(site.file).handovers) == 4
 

@@ -12,7 +12,7 @@ from holdover.api.migration_documents import MigrationOptions
 from holdover.migrate.migration import Happened, Migration, NotNow, next_of, now_of, step
 from holdover.migrate.phases import PHASES, Happening, Phase, Where
 
-FRESH = Migration(migration="m1", guest="db1", source="host-a", destination="host-b", began=0.0)
+FRESH = Migration(migration_id="m1", guest="db1", source="host-a", destination="host-b", began=0.0)
 TOLD_TO_RUN = frozenset({Phase.STARTING, Phase.ENDING})
 """From here on the destination's QEMU may have been told to run the guest."""
 LETS_SOURCE_RUN = frozenset({Phase.CANCELLING, Phase.RESUMING})
@@ -176,8 +176,8 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, object], prob
 def test_what_the_destination_may_have_been_told_is_on_record() -> None:
     done = Happening.DONE
     migration = go(done, done, done, done)
-    assert (migration.phase, migration.told) == (Phase.SWITCHING, False)
-    assert go(done, migration=migration).told
+    assert (migration.phase, migration.run_requested) == (Phase.SWITCHING, False)
+    assert go(done, migration=migration).run_requested
     # a restarted agent finds the commit on record: the guest may run there by now
-    again = step(go(Happening.RESTARTED, migration=migration), Happened(done, told=True))
-    assert (again.phase, again.told) == (Phase.SWITCHING, True)
+    again = step(go(Happening.RESTARTED, migration=migration), Happened(done, run_requested=True))
+    assert (again.phase, again.run_requested) == (Phase.SWITCHING, True)

@@ -21,7 +21,14 @@ ENDS = {
 @pytest.mark.parametrize(("role", "state"), STATES)
 def test_every_state_says_what_is_true_and_what_comes_next(role: str, state: str) -> None:
     told = HandoverState(
-        handover="h1", guest="db1", host="host-a", role=role, peer="host-b", state=state, open=True, luns=()
+        handover_id="h1",
+        guest="db1",
+        host="host-a",
+        role=role,
+        peer="host-b",
+        state=state,
+        open=True,
+        luns=(),
     )
     meaning = describe_state(told, "127.0.0.1:7101")
     assert "db1" in meaning.now

@@ -142,7 +142,7 @@ class Rig:
         *,
         guest: str,
         drives: Sequence[str],
-        machine: str = "pc",
+        machine_type: str = "pc",
         migrate_pr: bool | None = True,
         incoming: bool = False,
         prefix: Sequence[str] = (),
@@ -155,7 +155,7 @@ class Rig:
         host, export = self.hosts[name], free_port()
         initiator = f"iqn.2026-11.org.holdover:{name}"
         arguments = ["agent", "--name", name, *host.options(self.hosts), "--initiator", initiator]
-        arguments += ["--guest", guest, "--machine", machine, "--export", f"127.0.0.1:{export}"]
+        arguments += ["--guest", guest, "--machine", machine_type, "--export", f"127.0.0.1:{export}"]
         state = self.folder / f"{name}.state"
         arguments += ["--state-dir", str(state)]
         choice = "" if migrate_pr is None else f",migrate-pr={'on' if migrate_pr else 'off'}"

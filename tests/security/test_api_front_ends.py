@@ -23,7 +23,7 @@ from tests.agent.handover.moves import reserved
 from tests.agent.hosts import GUEST, KEY, San, san
 from tests.security.local_user import needs_root, open_folder, program_of
 
-PREPARE = {"handover": "h1", "to": "host-b"}
+PREPARE = {"handover_id": "h1", "to": "host-b"}
 TAKEN = Message(MessageKind.PREPARE, "h1", GUEST, 1, (LunHandover("naa.1"),))
 
 ATTACK = """

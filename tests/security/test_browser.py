@@ -17,7 +17,7 @@ from tests.agent.handover.moves import reserved
 from tests.agent.hosts import GUEST, KEY, San, san
 
 PREPARE = f"/guests/{GUEST}/handover/prepare"
-DOCUMENT = json.dumps({"handover": "h1", "to": "host-b"})
+DOCUMENT = json.dumps({"handover_id": "h1", "to": "host-b"})
 
 PAGE = """<!DOCTYPE html>
 <iframe name="nowhere"></iframe>

@@ -61,9 +61,9 @@ def test_what_is_kept_of_closed_handovers_is_bounded_however_new_they_are(
     monkeypatch.setattr(_store, "KEEP_IDENTITIES", 10)
     monkeypatch.setattr(journal, "_PRUNE_ROWS", 50)
 
-    def state(handover: str, number: int) -> HandoverRecord:
+    def state(handover_id: str, number: int) -> HandoverRecord:
         return HandoverRecord(
-            handover=handover,
+            handover_id=handover_id,
             guest="db1",
             role="source",
             peer="b",
@@ -84,7 +84,7 @@ def test_what_is_kept_of_closed_handovers_is_bounded_however_new_they_are(
         found = kept.load().handovers
         # at 847e57f all 1,000 were there, with all their states
         assert 100 <= len([each for each in found if not each.open]) <= 100 + 50
-        assert [each.handover for each in found if each.open] == ["open"]
+        assert [each.handover_id for each in found if each.open] == ["open"]
         assert [each.state for each in kept.steps("open")] == ["0", "1"]
         assert len(kept.steps("h999")) == 3
         assert [each.state for each in kept.steps("h950")] == ["2"]

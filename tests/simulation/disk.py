@@ -66,9 +66,9 @@ class SimulatedJournal:
         """Everything that is on the disk."""
         return self._disk.kept.load()
 
-    def steps(self, handover: str) -> tuple[HandoverRecord, ...]:
+    def steps(self, handover_id: str) -> tuple[HandoverRecord, ...]:
         """The states that a handover went through."""
-        return self._disk.kept.steps(handover)
+        return self._disk.kept.steps(handover_id)
 
     async def put(self, *records: Record) -> None:
         """Keep records; see `Journal.put`."""

@@ -171,17 +171,17 @@ class Peer:
             heard = msgspec.json.decode(sent, type=PeerMessage)
             return msgspec.json.encode(await host.handovers.hear(heard, self._by))
 
-        what = f"{message.message.kind.name} {message.message.number} of {message.message.handover}"
+        what = f"{message.message.kind.name} {message.message.number} of {message.message.handover_id}"
         answer = await self._network.call(self._caller, self._by, self._to, what, serve)
         return msgspec.json.decode(answer, type=Answer)
 
-    async def peer_state(self, handover: str) -> PeerState:
+    async def peer_state(self, handover_id: str) -> PeerState:
         """The state of a handover whose source is the other agent; see `AgentClient.peer_state`."""
 
         async def serve(host: Host) -> PeerState:
-            return host.handovers.peer_state(handover)
+            return host.handovers.peer_state(handover_id)
 
-        what = f"a question about {handover}"
+        what = f"a question about {handover_id}"
         return await self._network.call(self._caller, self._by, self._to, what, serve)
 
     async def guests(self) -> HostState:

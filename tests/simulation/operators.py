@@ -80,46 +80,46 @@ class Operator:
             await self._move(source, destination, f"{vm.name}-{self.begun}")
             self.ended += 1
 
-    async def _move(self, source: str, destination: str, handover: str) -> None:
+    async def _move(self, source: str, destination: str, handover_id: str) -> None:
         self.source, self.destination = source, destination
-        self.log.line("operator", f"{self.vm.name} is to go from {source} to {destination}: {handover}")
+        self.log.line("operator", f"{self.vm.name} is to go from {source} to {destination}: {handover_id}")
         try:
-            where = await self._migrate(handover)
+            where = await self._migrate(handover_id)
         except _Dead:
-            where = await self._take(handover)
+            where = await self._take(handover_id)
         finally:
             self.source, self.destination, self.waits = "", "", False
         if self.vm.place is None:
-            self.vm.start(destination if where == _MOVED else source, f"{handover} has ended")
-        self.log.line("operator", f"{handover} has ended: the guest has {where}")
+            self.vm.start(destination if where == _MOVED else source, f"{handover_id} has ended")
+        self.log.line("operator", f"{handover_id} has ended: the guest has {where}")
 
-    async def _migrate(self, handover: str) -> str:
+    async def _migrate(self, handover_id: str) -> str:
         random, name = self.random, self.vm.name
         stale = random.choice((Stale.REREAD, Stale.REREAD, Stale.REREAD, Stale.REFUSE, Stale.FORCE))
         try:
             await self._ask(
-                "prepare", lambda host: host.handovers.prepare(name, handover, self.destination, stale)
+                "prepare", lambda host: host.handovers.prepare(name, handover_id, self.destination, stale)
             )
         except AgentRefused as refused:
             if refused.problem.state in _NOTHING_BEGUN:
                 return _STAYED
-            return await self._roll_back(handover)
+            return await self._roll_back(handover_id)
         except AgentError:
-            return await self._roll_back(handover)
+            return await self._roll_back(handover_id)
         await asyncio.sleep(random.random() * (0.1 if self.hasty else random.choice((0.5, 2, 20))))
         if random.random() < 0.1:
-            return await self._roll_back(handover)
+            return await self._roll_back(handover_id)
         await self._stop()
         try:
-            await self._ask("commit", lambda host: host.handovers.ask(name, handover, Event.ASKED_COMMIT))
+            await self._ask("commit", lambda host: host.handovers.ask(name, handover_id, Event.ASKED_COMMIT))
         except AgentError as error:
             # QEMU lets the guest go on by itself when a migration fails
             if random.random() < 0.3 and not self.machines[self.source].dead:
                 self.vm.start(self.source, "QEMU lets it go on by itself")
             if isinstance(error, AgentRefused) and error.problem.state == "stayed":
                 return _STAYED
-            return await self._roll_back(handover)
-        return await self._committed(handover)
+            return await self._roll_back(handover_id)
+        return await self._committed(handover_id)
 
     async def _stop(self) -> None:
         stop = asyncio.ensure_future(self.vm.stop())
@@ -128,22 +128,24 @@ class Operator:
             self._require_source()
         self._require_source()
 
-    async def _committed(self, handover: str) -> str:
+    async def _committed(self, handover_id: str) -> str:
         random, name = self.random, self.vm.name
         draw = random.random()
         if draw < 0.15:
-            return await self._roll_back(handover)
+            return await self._roll_back(handover_id)
         if not self.machines[self.destination].dead:
-            self.vm.start(self.destination, f"{handover} is committed")
+            self.vm.start(self.destination, f"{handover_id} is committed")
         if draw < 0.3:
             await asyncio.sleep(random.random() * 5)
             await self.vm.stop()
-            return await self._roll_back(handover)
+            return await self._roll_back(handover_id)
         if draw < 0.4:
             await asyncio.sleep(random.random() * 20)
         while True:
             try:
-                await self._ask("finish", lambda host: host.handovers.ask(name, handover, Event.ASKED_FINISH))
+                await self._ask(
+                    "finish", lambda host: host.handovers.ask(name, handover_id, Event.ASKED_FINISH)
+                )
             except AgentRefused as refused:
                 if refused.problem.state in _THERE:
                     return _MOVED
@@ -153,13 +155,13 @@ class Operator:
             else:
                 return _MOVED
 
-    async def _roll_back(self, handover: str) -> str:
+    async def _roll_back(self, handover_id: str) -> str:
         """Ask until the source says where the guest is; a destination without power is declared dead."""
         name = self.vm.name
         while True:
             is_dead = self.machines[self.destination].dead and self.random.random() < 0.5
             event = Event.ASKED_ALONE if is_dead else Event.ASKED_ROLL_BACK
-            ask = partial(_ask_handover, name, handover, event)
+            ask = partial(_ask_handover, name, handover_id, event)
             try:
                 await self._ask(event.value, ask)
             except AgentRefused as refused:
@@ -174,50 +176,52 @@ class Operator:
             else:
                 return _STAYED
 
-    async def _take(self, handover: str) -> str:
+    async def _take(self, handover_id: str) -> str:
         """The source is dead: have the destination take everything, if there is anything to take."""
         name = self.vm.name
-        self.log.line("operator", f"{self.source} is declared dead: {self.destination} is to take {handover}")
+        self.log.line(
+            "operator", f"{self.source} is declared dead: {self.destination} is to take {handover_id}"
+        )
         refusals = 0
         while True:
             if self.machines[self.destination].dead:
-                return await self._when_back(self._roll_back, handover)
+                return await self._when_back(self._roll_back, handover_id)
             try:
                 await self._answered(
-                    self.destination, "take", lambda host: host.handovers.take(name, handover)
+                    self.destination, "take", lambda host: host.handovers.take(name, handover_id)
                 )
             except AgentRefused as refused:
                 if refused.problem.state == "here":
                     break
                 refusals += 1
                 if refused.problem.state in _NOTHING_THERE or refusals == _PATIENCE:
-                    return await self._when_back(self._roll_back, handover)
+                    return await self._when_back(self._roll_back, handover_id)
                 await asyncio.sleep(1 + self.random.random())
             except AgentError:
                 await asyncio.sleep(1 + self.random.random())
             else:
                 break
         if self.vm.place is None and not self.machines[self.destination].dead:
-            self.vm.start(self.destination, f"{handover} was taken")
-        return await self._when_back(self._end_taken, handover)
+            self.vm.start(self.destination, f"{handover_id} was taken")
+        return await self._when_back(self._end_taken, handover_id)
 
-    async def _when_back(self, what: Callable[[str], Awaitable[str]], handover: str) -> str:
+    async def _when_back(self, what: Callable[[str], Awaitable[str]], handover_id: str) -> str:
         """Wait until the source has its power again, then do this."""
         while True:
             self.waits = True
             await until(lambda: not self.machines[self.source].dead)
             self.waits = False
             try:
-                return await what(handover)
+                return await what(handover_id)
             except _Dead:
                 continue
 
-    async def _end_taken(self, handover: str) -> str:
+    async def _end_taken(self, handover_id: str) -> str:
         """The source is back, and the destination has taken everything: have the source hear of it."""
         name, event = self.vm.name, Event.ASKED_FINISH
         while True:
             try:
-                await self._ask(event.value, partial(_ask_handover, name, handover, event))
+                await self._ask(event.value, partial(_ask_handover, name, handover_id, event))
             except AgentRefused as refused:
                 if refused.problem.state in _ENDED:
                     return _MOVED
@@ -269,5 +273,5 @@ class Operator:
         return state
 
 
-def _ask_handover(guest: str, handover: str, event: Event, host: Host) -> Awaitable[HandoverState]:
-    return host.handovers.ask(guest, handover, event)
+def _ask_handover(guest: str, handover_id: str, event: Event, host: Host) -> Awaitable[HandoverState]:
+    return host.handovers.ask(guest, handover_id, event)

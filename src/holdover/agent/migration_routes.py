@@ -68,7 +68,7 @@ def migration_routes(host: Host) -> Sequence[BaseRouteHandler]:
     )
     async def cancel(name: FromPath[str], data: JSONBody[MigrationCancel]) -> MigrationState:
         """Let the guest stay. Answers when the migration has turned back."""
-        return await host.migrations.cancel(name, data.migration)
+        return await host.migrations.cancel(name, data.migration_id)
 
     @post(
         "/guests/{name:str}/migration/change",

@@ -157,7 +157,7 @@ def application(host: Host, credentials: Credentials | None, monitor: Monitor) -
     )
     async def prepare(name: FromPath[str], data: JSONBody[PrepareRequest]) -> HandoverState:
         """Begin a handover to a peer. Answers when it is prepared. May be repeated."""
-        return await timed(host.handovers.prepare(find(name).name, data.handover, data.to, data.stale))
+        return await timed(host.handovers.prepare(find(name).name, data.handover_id, data.to, data.stale))
 
     @post(
         "/guests/{name:str}/handover/commit",
@@ -168,7 +168,7 @@ def application(host: Host, credentials: Credentials | None, monitor: Monitor) -
     )
     async def commit(name: FromPath[str], data: JSONBody[HandoverRequest]) -> HandoverState:
         """Move all reservations. The guest has stopped. May be repeated."""
-        return await timed(host.handovers.ask(find(name).name, data.handover, Event.ASKED_COMMIT))
+        return await timed(host.handovers.ask(find(name).name, data.handover_id, Event.ASKED_COMMIT))
 
     @post(
         "/guests/{name:str}/handover/rollback",
@@ -180,7 +180,7 @@ def application(host: Host, credentials: Credentials | None, monitor: Monitor) -
     async def roll_back(name: FromPath[str], data: JSONBody[HandoverRequest]) -> HandoverState:
         """Keep the guest on the source. May be repeated."""
         event = Event.ASKED_ALONE if data.alone else Event.ASKED_ROLL_BACK
-        return await timed(host.handovers.ask(find(name).name, data.handover, event))
+        return await timed(host.handovers.ask(find(name).name, data.handover_id, event))
 
     @post(
         "/guests/{name:str}/handover/finish",
@@ -191,7 +191,7 @@ def application(host: Host, credentials: Credentials | None, monitor: Monitor) -
     )
     async def finish(name: FromPath[str], data: JSONBody[HandoverRequest]) -> HandoverState:
         """End the handover. The guest runs on the destination. May be repeated."""
-        return await timed(host.handovers.ask(find(name).name, data.handover, Event.ASKED_FINISH))
+        return await timed(host.handovers.ask(find(name).name, data.handover_id, Event.ASKED_FINISH))
 
     @post(
         "/guests/{name:str}/handover/take",
@@ -202,7 +202,7 @@ def application(host: Host, credentials: Credentials | None, monitor: Monitor) -
     )
     async def take(name: FromPath[str], data: JSONBody[HandoverRequest]) -> HandoverState:
         """Move everything here, because the source is dead. May be repeated."""
-        state = await timed(host.handovers.take(find(name).name, data.handover))
+        state = await timed(host.handovers.take(find(name).name, data.handover_id))
         await host.migrations.run_taken(name)
         return state
 
@@ -217,15 +217,15 @@ def application(host: Host, credentials: Credentials | None, monitor: Monitor) -
         return await host.handovers.hear(data, sender)
 
     @get(
-        "/peer/handover/{handover:str}",
+        "/peer/handover/{handover_id:str}",
         sync_to_thread=False,
         tags=[PEERS],
         responses=BAD,
         operation_id="get_peer_handover",
     )
-    def peer_state(handover: FromPath[str]) -> PeerState:
+    def peer_state(handover_id: FromPath[str]) -> PeerState:
         """The state of a handover whose source is this agent."""
-        return host.handovers.peer_state(handover)
+        return host.handovers.peer_state(handover_id)
 
     litestar = Litestar(
         route_handlers=[

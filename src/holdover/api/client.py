@@ -131,7 +131,9 @@ class AgentClient:
         """
         return await self._ask("GET", f"{_of(guest)}/handover", HandoverState)
 
-    async def prepare(self, guest: str, handover: str, to: str, stale: Stale = Stale.REREAD) -> HandoverState:
+    async def prepare(
+        self, guest: str, handover_id: str, to: str, stale: Stale = Stale.REREAD
+    ) -> HandoverState:
         """Begin a handover of a guest to a peer. Returns when the handover is prepared.
 
         This request, like all requests of this class, may be repeated.
@@ -140,24 +142,24 @@ class AgentClient:
             AgentRefused: The handover was not prepared.
             AgentError: Whether it was prepared is in doubt.
         """
-        body = msgspec.json.encode(PrepareRequest(handover=handover, to=to, stale=stale))
+        body = msgspec.json.encode(PrepareRequest(handover_id=handover_id, to=to, stale=stale))
         return await self._ask("POST", f"{_of(guest)}/handover/prepare", HandoverState, body)
 
-    async def commit(self, guest: str, handover: str) -> HandoverState:
+    async def commit(self, guest: str, handover_id: str) -> HandoverState:
         """Move all reservations; the guest has stopped. Raises as `prepare`."""
-        return await self._go_on(guest, "commit", handover)
+        return await self._go_on(guest, "commit", handover_id)
 
-    async def roll_back(self, guest: str, handover: str, *, alone: bool = False) -> HandoverState:
+    async def roll_back(self, guest: str, handover_id: str, *, alone: bool = False) -> HandoverState:
         """Keep the guest on the source; ``alone``: do not wait for the destination. Raises as `prepare`."""
-        return await self._go_on(guest, "rollback", handover, alone=alone)
+        return await self._go_on(guest, "rollback", handover_id, alone=alone)
 
-    async def finish(self, guest: str, handover: str) -> HandoverState:
+    async def finish(self, guest: str, handover_id: str) -> HandoverState:
         """End the handover; the guest runs on the destination. Raises as `prepare`."""
-        return await self._go_on(guest, "finish", handover)
+        return await self._go_on(guest, "finish", handover_id)
 
-    async def take(self, guest: str, handover: str) -> HandoverState:
+    async def take(self, guest: str, handover_id: str) -> HandoverState:
         """Ask the destination's agent to move everything, as the source is dead. Raises as `prepare`."""
-        return await self._go_on(guest, "take", handover)
+        return await self._go_on(guest, "take", handover_id)
 
     async def tell(self, message: PeerMessage) -> Answer:
         """Send a message of one agent to another, and return the answer.
@@ -167,9 +169,9 @@ class AgentClient:
         """
         return await self._ask("POST", "/peer/handover", Answer, msgspec.json.encode(message))
 
-    async def peer_state(self, handover: str) -> PeerState:
+    async def peer_state(self, handover_id: str) -> PeerState:
         """The state of a handover whose source is this agent. Raises as `tell`."""
-        return await self._ask("GET", f"/peer/handover/{quote(handover, safe='')}", PeerState)
+        return await self._ask("GET", f"/peer/handover/{quote(handover_id, safe='')}", PeerState)
 
     async def migrate(self, guest: str, request: MigrationRequest) -> MigrationState:
         """Begin a migration of a guest; returns at once. With ``dry_run`` it returns what was found.
@@ -190,14 +192,14 @@ class AgentClient:
         """The newest migration of each guest from this host."""
         return await self._ask("GET", "/migrations", MigrationList)
 
-    async def cancel_migration(self, guest: str, migration: str = "") -> MigrationState:
+    async def cancel_migration(self, guest: str, migration_id: str = "") -> MigrationState:
         """Let a guest stay whose migration is under way; returns when the migration has turned back.
 
         Raises:
             AgentRefused: It is too late, or there is no such migration.
             AgentError: Whether it was cancelled is in doubt.
         """
-        body = msgspec.json.encode(MigrationCancel(migration=migration))
+        body = msgspec.json.encode(MigrationCancel(migration_id=migration_id))
         return await self._ask("POST", f"{_of(guest)}/migration/cancel", MigrationState, body)
 
     async def change_migration(self, guest: str, change: MigrationChange) -> MigrationState:
@@ -256,8 +258,8 @@ class AgentClient:
         """Ask another agent about a guest of libvirt's. Raises as `tell`."""
         return await self._ask("POST", "/peer/libvirt", GuestAnswer, msgspec.json.encode(question))
 
-    async def _go_on(self, guest: str, what: str, handover: str, *, alone: bool = False) -> HandoverState:
-        body = msgspec.json.encode(HandoverRequest(handover=handover, alone=alone))
+    async def _go_on(self, guest: str, what: str, handover_id: str, *, alone: bool = False) -> HandoverState:
+        body = msgspec.json.encode(HandoverRequest(handover_id=handover_id, alone=alone))
         return await self._ask("POST", f"{_of(guest)}/handover/{what}", HandoverState, body)
 
     async def _ask(self, method: str, path: str, answer: type[T], body: bytes | None = None) -> T:

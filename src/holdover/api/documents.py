@@ -66,7 +66,7 @@ class GuestState(msgspec.Struct, frozen=True, kw_only=True):
     export: str
     devices: tuple[DeviceState, ...]
     sessions: tuple[SessionState, ...] = ()
-    handover: str | None = None
+    handover_id: str | None = None
     handover_state: str = ""
     handover_problem: str = ""
 
@@ -217,7 +217,7 @@ class HandoverState(msgspec.Struct, frozen=True, kw_only=True):
         spans: The parts of the handover so far, with their durations.
     """
 
-    handover: str
+    handover_id: str
     guest: str
     host: str
     role: str
@@ -246,7 +246,7 @@ class Stale(Enum):
 class PrepareRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request to prepare a handover to ``to``: a ``[[peer]]``'s name, or its address as written there."""
 
-    handover: str
+    handover_id: str
     to: str
     stale: Stale = Stale.REREAD
 
@@ -254,7 +254,7 @@ class PrepareRequest(msgspec.Struct, frozen=True, kw_only=True):
 class HandoverRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request to continue a handover; ``alone``: roll back without waiting for the destination."""
 
-    handover: str
+    handover_id: str
     alone: bool = False
 
 
@@ -277,7 +277,7 @@ class PeerState(msgspec.Struct, frozen=True, kw_only=True):
     there, in seconds since the epoch; 0 if it says none.
     """
 
-    handover: str
+    handover_id: str
     known: bool
     state: str = ""
     version: str = ""

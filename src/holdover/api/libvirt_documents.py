@@ -35,7 +35,7 @@ class GuestQuestion(msgspec.Struct, frozen=True, kw_only=True):
     ask: Ask
     guest: str = ""
     uuid: str = ""
-    handover: str = ""
+    handover_id: str = ""
 
 
 class GuestAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -89,13 +89,13 @@ class MigrationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request to migrate a guest.
 
     Attributes:
-        migration: The id of the migration, which is also that of its handover. The same id again is the same
-            request: it begins nothing new.
+        migration_id: The id of the migration, which is also that of its handover. The same id again is
+            the same request: it begins nothing new.
         to: The name of a ``[[peer]]``, or its address as written there.
         dry_run: Whether everything is checked and nothing is changed.
     """
 
-    migration: str
+    migration_id: str
     to: str
     options: MigrationOptions = MigrationOptions()
     dry_run: bool = False
@@ -104,7 +104,7 @@ class MigrationRequest(msgspec.Struct, frozen=True, kw_only=True):
 class MigrationCancel(msgspec.Struct, frozen=True, kw_only=True):
     """A request to cancel the migration with this id; empty: the guest's newest."""
 
-    migration: str = ""
+    migration_id: str = ""
 
 
 class MigrationChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,7 +156,7 @@ class MigrationState(msgspec.Struct, frozen=True, kw_only=True):
         commit_ms: The duration of the commit.
     """
 
-    migration: str
+    migration_id: str
     guest: str
     source: str
     destination: str
@@ -191,11 +191,11 @@ class StartRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request to bring a guest that runs nowhere to this host.
 
     Attributes:
-        handover: The id for the handover that this may need.
+        handover_id: The id for the handover that this may need.
         without: The peers of which an operator says that they are dead.
     """
 
-    handover: str
+    handover_id: str
     without: tuple[str, ...] = ()
 
 
@@ -212,7 +212,7 @@ class SendRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request of an agent to another one: hand over a guest that does not run there."""
 
     guest: str
-    handover: str
+    handover_id: str
 
 
 class QemuAction(Enum):
@@ -263,7 +263,7 @@ class QemuRequest(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     guest: str
-    migration: str
+    migration_id: str
     action: QemuAction
     options: MigrationOptions = MigrationOptions()
     runs: bool = True

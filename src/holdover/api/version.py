@@ -7,9 +7,12 @@ neighbours hand guests over to each other, so that hosts can be upgraded one by 
 
 from __future__ import annotations
 
-API_VERSION = "2.3"
-"""2.3: the registrants of LUNs, the description of the API, and commits that are done before they are on
-record (messages of agents with ``recall`` and ``armed``).
+API_VERSION = "3.0"
+"""3.0: the ids of handovers and migrations, a guest's machine type and what a handover knows of a LUN have
+other names. An agent of 2.3 or older is refused.
+
+2.3: the registrants of LUNs, the description of the API, and commits that are done before they are on record
+(messages of agents with ``recall`` and ``armed``).
 
 2.2: questions about guests of libvirt.
 
@@ -30,14 +33,8 @@ def refusal_of_version(here: str, mine: str, peer: str, theirs: str) -> str | No
     said = theirs or "none, as before 2.1"
     return (
         f"the agent of {here} has API version {mine}, and the agent of {peer} {said}: a handover works "
-        "between equal versions and between neighbours (2.2 and 2.3); upgrade the older one"
+        "between equal versions and between neighbours (3.0 and 3.1); upgrade the older one"
     )
-
-
-def knows_recall(version: str) -> bool:
-    """Whether an agent of this version can say after a restart whether it has done a commit."""
-    parsed = _parsed(version)
-    return parsed is not None and parsed >= (2, 3)
 
 
 def _parsed(version: str) -> tuple[int, int] | None:

@@ -57,7 +57,7 @@ def complete_handover(ctx: typer.Context) -> list[str]:
     """The ids of the handovers that are under way: of one guest, if the command line names it."""
     wanted = ctx.params.get("guest")
     guests = _host(ctx)["guests"]
-    return _words(each.get("handover") for each in guests if wanted in (None, each.get("name")))
+    return _words(each.get("handover_id") for each in guests if wanted in (None, each.get("name")))
 
 
 def complete_peer(ctx: typer.Context) -> list[str]:

@@ -63,7 +63,7 @@ def run(apis: list[str], asking: Asking, json: bool) -> None:
 def _show_notes(console: Console, host: HostState) -> None:
     """Print what an operator must know of a host, below the table."""
     for guest in host.guests:
-        if guest.handover is not None:
+        if guest.handover_id is not None:
             console.print(_handover(guest), soft_wrap=True)
         for device in guest.devices:
             if device.report:
@@ -76,7 +76,7 @@ def _show_notes(console: Console, host: HostState) -> None:
 def _handover(guest: GuestState) -> str:
     """A line about a guest's handover that is under way."""
     problem = f": {escape(guest.handover_problem)}" if guest.handover_problem else ""
-    what = f"guest {escape(guest.name)}: handover {escape(guest.handover or '')} is {guest.handover_state}"
+    what = f"guest {escape(guest.name)}: handover {escape(guest.handover_id or '')} is {guest.handover_state}"
     return f"[yellow]{guest.host}:[/] {what}{problem}"
 
 

@@ -43,7 +43,7 @@ async def collect(
     source: AgentClient,
     destination: AgentClient | None,
     *,
-    handover: str = "",
+    handover_id: str = "",
     steps: Sequence[Progress] = (),
     began: float = 0.0,
     events: Sequence[tuple[str, QmpEvent]] = (),
@@ -54,7 +54,7 @@ async def collect(
         guest: The guest's name.
         source: The source's agent.
         destination: The destination's agent; None leaves out its part.
-        handover: The id of the handover, if it is known. The trace of another handover is refused.
+        handover_id: The id of the handover, if it is known. The trace of another handover is refused.
         steps: The steps of ``holdover migrate``; ``Progress.at`` counts from ``began``.
         began: When ``holdover migrate`` began, in seconds since the epoch.
         events: The events of both QEMUs, with the host of each.
@@ -63,14 +63,14 @@ async def collect(
         AgentError: The source's agent does not answer, or does not know the handover.
     """
     told = await source.handover(guest)
-    if handover and told.handover != handover:
+    if handover_id and told.handover_id != handover_id:
         raise AgentError(f"agent at {source.api}: the newest handover of guest {guest} is another one")
     there, missing = await _other_side(guest, told, destination)
     host = told.peer if there is None else there.host
     driver = Part(_DRIVER, tuple(_interval(step, began) for step in steps if _has_ended(step)))
     trace = assemble(
         guest,
-        told.handover,
+        told.handover_id,
         Part(told.host, _intervals(told), _instants(told.host, events)),
         Part(host, () if there is None else _intervals(there), _instants(host, events)),
         driver if steps else None,
@@ -88,8 +88,8 @@ async def _other_side(
         there = await destination.handover(guest)
     except AgentError as error:
         return None, f"the trace lacks the destination's part: {error}"
-    if there.handover != told.handover:
-        other = f"its newest handover of guest {guest} is {there.handover}, not {told.handover}"
+    if there.handover_id != told.handover_id:
+        other = f"its newest handover of guest {guest} is {there.handover_id}, not {told.handover_id}"
         return None, f"the trace lacks the destination's part: agent at {destination.api}: {other}"
     return there, ""
 

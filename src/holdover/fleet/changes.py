@@ -41,11 +41,11 @@ async def carry_out(survey: Survey, request: ChangeRequest) -> str:
     client = await survey.client(request.host)
     if request.change is Change.ROLL_BACK:
         state = await client.roll_back(request.guest, request.id)
-        return f"handover {state.handover} of guest {request.guest} is {state.state}"
+        return f"handover {state.handover_id} of guest {request.guest} is {state.state}"
     if request.change is Change.CANCEL:
         cancelled = await client.cancel_migration(request.guest, request.id)
         return f"guest {request.guest}: {cancelled.now}"
     begun = await client.migrate(
-        request.guest, MigrationRequest(migration=secrets.token_hex(8), to=request.to)
+        request.guest, MigrationRequest(migration_id=secrets.token_hex(8), to=request.to)
     )
     return f"guest {request.guest}: the migration to {request.to} has begun: {begun.now}"

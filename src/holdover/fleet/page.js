@@ -226,8 +226,8 @@ async function registrants(name, host) {
 async function story(name) {
   try {
     const handovers = await ask(`timeline/${encodeURIComponent(name)}`);
-    const newest = handovers.map(each => each.handover).pop();
-    const same = handovers.filter(each => each.handover === newest);
+    const newest = handovers.map(each => each.handover_id).pop();
+    const same = handovers.filter(each => each.handover_id === newest);
     const drawn = timeline(same);
     const says = same.map(each => `${each.host} (${each.role}): ${each.state}${each.problem ? ", " + each.problem : ""}`);
     if (!same.length) return [];

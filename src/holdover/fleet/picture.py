@@ -139,11 +139,11 @@ def _luns(guests: Iterable[GuestState]) -> tuple[FleetLun, ...]:
 
 def _moves(answers: Sequence[HostAnswer]) -> tuple[Move, ...]:
     """Each migration and each handover once: open ones first, then the newest."""
-    found = {state.migration: _migration(state) for each in answers for state in each.migrations}
+    found = {state.migration_id: _migration(state) for each in answers for state in each.migrations}
     # The source decides. What the destination says of a handover counts if the source says nothing.
     handovers = [state for each in answers for state in each.handovers if state.open]
     for state in sorted(handovers, key=lambda each: each.role != "source"):
-        found.setdefault(state.handover, _handover(state))
+        found.setdefault(state.handover_id, _handover(state))
     return tuple(sorted(found.values(), key=lambda each: (not each.open, -each.began, each.guest)))
 
 
@@ -153,7 +153,7 @@ def _migration(state: MigrationState) -> Move:
     if memory is not None and memory.total:
         copied = min(max(1.0 - memory.left / memory.total, 0.0), 1.0)
     return Move(
-        id=state.migration,
+        id=state.migration_id,
         guest=state.guest,
         source=state.source,
         destination=state.destination,
@@ -171,7 +171,7 @@ def _migration(state: MigrationState) -> Move:
 def _handover(state: HandoverState) -> Move:
     ends = (state.host, state.peer) if state.role == "source" else (state.peer, state.host)
     return Move(
-        id=state.handover,
+        id=state.handover_id,
         guest=state.guest,
         source=ends[0],
         destination=ends[1],
@@ -207,7 +207,7 @@ def _alarms_of(answer: HostAnswer, state: HostState) -> Iterator[Alarm]:
                 severity=Severity.URGENT,
                 host=state.host,
                 guest=handover.guest,
-                text=f"handover {handover.handover} is {handover.state}: {doubt}{handover.problem}".rstrip(
+                text=f"handover {handover.handover_id} is {handover.state}: {doubt}{handover.problem}".rstrip(
                     "; "
                 ),
                 next=f"holdover handover status {handover.guest} --at {answer.api}",

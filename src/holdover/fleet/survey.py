@@ -88,7 +88,7 @@ class Survey:
                 except AgentRefused:
                     return None
 
-        names = [guest.name for guest in state.guests if guest.handover is not None]
+        names = [guest.name for guest in state.guests if guest.handover_id is not None]
         found = await asyncio.gather(*map(ask, names))
         return tuple(each for each in found if each is not None)
 

@@ -201,9 +201,10 @@ class ScsiBlock:
 
         The unit attention is the guest's if the guest is here. While the guest leaves, either the handover or
         a third node may have caused a unit attention about the guest's reservation. So this method keeps such
-        an attention for a caller that knows more (`unheard`, `hush`). It also moves `staleness_epoch`, for a
-        caller that states afterwards what is true. On the destination, this method does not keep what the
-        nexus is told before the guest arrives: the source says which unit attentions the guest has not heard.
+        an attention for a caller that knows more (`pending_attentions`, `drop_attentions`). It also moves
+        `staleness_epoch`, for a caller that states afterwards what is true. On the destination, this method
+        does not keep what the nexus is told before the guest arrives: the source says which unit attentions
+        the guest has not got yet.
 
         Returns:
             Whether the response made `tracked` doubtful.
@@ -229,7 +230,7 @@ class ScsiBlock:
             self._attentions.append(response)
 
     @property
-    def unheard(self) -> tuple[int, ...]:
+    def pending_attentions(self) -> tuple[int, ...]:
         """The unit attentions about the guest's reservation that the guest has not got yet."""
         found = (attention_of(each) for each in self._attentions)
         return tuple(each for each in found if each in RESERVATION_ATTENTIONS and each is not None)
@@ -237,13 +238,13 @@ class ScsiBlock:
     def pass_on(self, attentions: Iterable[int]) -> None:
         """Tell the guest unit attentions that it has not heard on the other host, each once."""
         for attention in attentions:
-            if attention not in self.unheard:
+            if attention not in self.pending_attentions:
                 self._attentions.append(check_condition(SenseKey.UNIT_ATTENTION, AdditionalSense(attention)))
 
-    def hush(self, attentions: Iterable[int]) -> None:
+    def drop_attentions(self, attentions: Iterable[int]) -> None:
         """Drop unit attentions: the handover caused them, or the guest has heard them already."""
-        hushed = frozenset(attentions)
-        self._attentions = deque(each for each in self._attentions if attention_of(each) not in hushed)
+        dropped = frozenset(attentions)
+        self._attentions = deque(each for each in self._attentions if attention_of(each) not in dropped)
 
     def owe(self, attention: Response) -> None:
         """Tell the guest a unit attention that the agent itself raises. It says nothing of registrations."""

@@ -100,7 +100,7 @@ def returned_hears(destination: Destination, message: Message) -> tuple[Destinat
 def _hears_of(message: Message, peer: str) -> tuple[Destination | None, Effects]:
     if message.kind in (MessageKind.COMMIT, MessageKind.RECALL, MessageKind.FINISH):
         return None, _refusal(message, "this host knows nothing of this handover")
-    new = Destination(message.handover, message.guest, peer, DestinationState.RETURNED, (), message.number)
+    new = Destination(message.handover_id, message.guest, peer, DestinationState.RETURNED, (), message.number)
     new = replace(new, luns=_merged(new, message))
     if message.kind is MessageKind.PREPARE:
         new = replace(new, state=DestinationState.REGISTERING, armed=message.armed)
@@ -222,10 +222,13 @@ def _follows(destination: Destination, event: Event) -> DestinationState | None:
 def _found(state: DestinationState, happened: Happened) -> tuple[LunHandover, ...]:
     """The LUNs as the work of ``state`` has left them."""
     work = DESTINATION[state].work
-    if work is None or not POLICY[work].hears:
+    if work is None or not POLICY[work].keeps_attentions:
         return happened.luns
     # The guest gets each unit attention once. If it goes back, it must not get this host's ones again.
-    return tuple(replace(lun, hears=()).with_unheard(happened.unheard) for lun in happened.luns)
+    return tuple(
+        replace(lun, pending_attentions=()).with_attentions(happened.pending_attentions)
+        for lun in happened.luns
+    )
 
 
 def _enter(
@@ -256,13 +259,15 @@ def _device_news(before: Destination | None, destination: Destination) -> tuple[
     arrives = adopted(destination.luns) if DESTINATION[destination.state].guest_ran and not ran else ()
     if destination.gate is not Gate.RUNNING:
         return arrives
-    told = {lun.designator: lun.hears for lun in before.luns} if ran else {}
+    told = {lun.designator: lun.pending_attentions for lun in before.luns} if ran else {}
     tracked = {news.designator: news.tracked for news in arrives}
     news = tuple(
         DeviceNews(
             lun.designator,
             tracked.get(lun.designator),
-            pass_on=tuple(each for each in lun.hears if each not in told.get(lun.designator, ())),
+            pass_on=tuple(
+                each for each in lun.pending_attentions if each not in told.get(lun.designator, ())
+            ),
         )
         for lun in destination.luns
     )

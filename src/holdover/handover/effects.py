@@ -74,14 +74,14 @@ class DeviceNews:
         tracked: What the guest has established, to be tracked from now on; None: keep what the device tracks.
         left: Whether the guest has left this host. Then nothing here belongs to the guest any more, and it
             gets no unit attention from here.
-        hush: Unit attentions to drop, because the handover has caused them or the guest has got them.
+        drop: Unit attentions to drop, because the handover has caused them or the guest has got them.
         pass_on: Unit attentions that the guest must still get.
     """
 
     designator: str
     tracked: Tracked | None = None
     left: bool = False
-    hush: tuple[int, ...] = ()
+    drop: tuple[int, ...] = ()
     pass_on: tuple[int, ...] = ()
 
 

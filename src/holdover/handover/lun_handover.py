@@ -69,9 +69,10 @@ class LunHandover:
             shut again.
         ran_there: Whether the guest may have run on the destination. Then `tracked`, `aptpl`, `others` and
             `shared` are what the destination found when its gate was shut again.
-        given: Whether the source still had its registration when it changed that registration for the commit.
-        hears: The unit attentions about its reservation that the guest has not got yet, from before or after
-            it stopped. The guest gets each of them once, on the host where it runs next.
+        source_was_registered: Whether the source still had its registration when it changed that registration
+            for the commit.
+        pending_attentions: The unit attentions about its reservation that the guest has not got yet, from
+            before or after it stopped. The guest gets each of them once, on the host where it runs next.
         lost: Whether the source has lost its registration, so that the guest's registration is on the
             destination now.
         conceded: For a destination that takes: whether the source, or an operator who knows that the source
@@ -97,8 +98,8 @@ class LunHandover:
     unreached: bool = False
     registered_there: bool = False
     ran_there: bool = False
-    given: bool = False
-    hears: tuple[int, ...] = ()
+    source_was_registered: bool = False
+    pending_attentions: tuple[int, ...] = ()
     lost: bool = False
     conceded: bool = False
     alarm: str = ""
@@ -132,14 +133,14 @@ class LunHandover:
             destination=there.destination,
             others=there.others,
             shared=there.shared,
-            hears=there.hears,
+            pending_attentions=there.pending_attentions,
             ran_there=True,
         )
 
-    def with_unheard(self, unheard: Mapping[str, tuple[int, ...]]) -> LunHandover:
+    def with_attentions(self, pending: Mapping[str, tuple[int, ...]]) -> LunHandover:
         """This LUN with the unit attentions that the stopped guest has not got yet.
 
-        ``unheard`` has these by designator.
+        ``pending`` has these by designator.
         """
-        attentions = (*self.hears, *unheard.get(self.designator, ()))
-        return replace(self, hears=tuple(dict.fromkeys(attentions)))
+        attentions = (*self.pending_attentions, *pending.get(self.designator, ()))
+        return replace(self, pending_attentions=tuple(dict.fromkeys(attentions)))

@@ -36,16 +36,16 @@ class Answered(Enum):
 class Message:
     """A message from the source to the destination.
 
-    ``number`` grows with every message of the handover. ``machine`` is the guest's machine type. ``armed``:
+    ``number`` grows with every message of the handover. ``machine_type`` is that of the guest. ``armed``:
     whether the destination may do the commit before the commit is on record.
     """
 
     kind: MessageKind
-    handover: str
+    handover_id: str
     guest: str
     number: int
     luns: tuple[LunHandover, ...]
-    machine: str = ""
+    machine_type: str = ""
     armed: bool = False
 
 
@@ -64,7 +64,7 @@ class Source:
     """A handover on the host that the guest leaves. The journal has all of it.
 
     Attributes:
-        handover, guest, peer: The id of the handover, the guest's name, the destination's name.
+        handover_id, guest, peer: The id of the handover, the guest's name, the destination's name.
         state: The state of the handover.
         luns: The guest's LUNs.
         number: The number of the last message.
@@ -74,7 +74,7 @@ class Source:
         problem: What prevents the handover from going on; empty if nothing does.
         not_alone: Why the handover cannot be rolled back without the destination; empty if it can, or if that
             was not tried.
-        machine: The guest's machine type.
+        machine_type: The machine type of the guest.
         restarted: Whether the agent was restarted during this handover. Then an operator may have declared
             the source dead in the meantime.
         rechecks: Whether the state is a recheck of what was prepared, for which nothing was sent or changed.
@@ -85,7 +85,7 @@ class Source:
         armed: Whether a commit may be done, and be answered, before it is on record.
     """
 
-    handover: str
+    handover_id: str
     guest: str
     peer: str
     state: SourceState
@@ -95,7 +95,7 @@ class Source:
     reason: str = ""
     problem: str = ""
     not_alone: str = ""
-    machine: str = ""
+    machine_type: str = ""
     restarted: bool = False
     rechecks: bool = False
     isolated: bool = False
@@ -124,7 +124,7 @@ class Destination:
     """A handover on the host that the guest goes to. The journal has all of it.
 
     Attributes:
-        handover, guest, peer: The id of the handover, the guest's name, the source's name.
+        handover_id, guest, peer: The id of the handover, the guest's name, the source's name.
         state: The state of the handover.
         luns: The guest's LUNs.
         number: The number of the last message that has arrived.
@@ -133,7 +133,7 @@ class Destination:
         armed: Whether a commit may be done, and be answered, before it is on record.
     """
 
-    handover: str
+    handover_id: str
     guest: str
     peer: str
     state: DestinationState
@@ -163,14 +163,14 @@ class DeviceView:
         tracked: What the guest has established, as the device tracks it.
         stale: Whether ``tracked`` may be wrong.
         migrate_pr: Whether the registration and the reservation move.
-        unheard: The unit attentions about the guest's reservation that the guest has not got yet.
+        pending_attentions: The unit attentions about the guest's reservation that the guest has not got yet.
     """
 
     designator: str
     tracked: Tracked = UNREGISTERED
     stale: bool = False
     migrate_pr: bool = True
-    unheard: tuple[int, ...] = ()
+    pending_attentions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +191,6 @@ class Happened:
     devices: tuple[DeviceView, ...] | None = None
 
     @property
-    def unheard(self) -> dict[str, tuple[int, ...]]:
+    def pending_attentions(self) -> dict[str, tuple[int, ...]]:
         """The unit attentions that the guest has not got yet, by designator."""
-        return {device.designator: device.unheard for device in self.devices or ()}
+        return {device.designator: device.pending_attentions for device in self.devices or ()}

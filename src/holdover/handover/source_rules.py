@@ -29,16 +29,18 @@ from holdover.scsi.sense import AdditionalSense
 
 
 def begin(
-    handover: str,
+    handover_id: str,
     guest: str,
     peer: str,
     luns: tuple[LunHandover, ...],
-    machine: str = "",
+    machine_type: str = "",
     *,
     arms: bool = False,
 ) -> tuple[Source, Effects]:
     """A new handover on the source, and its effects. ``luns`` have their random spare keys already."""
-    source = Source(handover, guest, peer, SourceState.CHECKING, luns, machine=machine, arms=arms)
+    source = Source(
+        handover_id, guest, peer, SourceState.CHECKING, luns, machine_type=machine_type, arms=arms
+    )
     return _enter(source, source, again=False)
 
 
@@ -160,8 +162,8 @@ def _learn_result(source: Source, happened: Happened) -> Source:
         else found[lun.designator]
         for lun in source.luns
     )
-    if not runs and policy is not None and policy.hears:
-        luns = tuple(lun.with_unheard(happened.unheard) for lun in luns)
+    if not runs and policy is not None and policy.keeps_attentions:
+        luns = tuple(lun.with_attentions(happened.pending_attentions) for lun in luns)
     isolated = source.state is SourceState.ISOLATING
     reclaimed = source.reclaimed or source.state is SourceState.RECLAIMING
     return replace(source, luns=luns, isolated=isolated, reclaimed=reclaimed)
@@ -192,7 +194,12 @@ def _told(lun: LunHandover, told: LunHandover | None, state: SourceState) -> Lun
     if kind in (MessageKind.COMMIT, MessageKind.RECALL) and told.tracked.key == 0:
         # another node has fenced the guest
         return replace(
-            lun, tracked=told.tracked, others=told.others, shared=False, preempted_key=0, hears=told.hears
+            lun,
+            tracked=told.tracked,
+            others=told.others,
+            shared=False,
+            preempted_key=0,
+            pending_attentions=told.pending_attentions,
         )
     return replace(lun, alarm=told.alarm)
 
@@ -297,11 +304,11 @@ def _enter(before: Source, source: Source, *, again: bool) -> tuple[Source, Effe
     source = replace(source, number=source.number + 1)
     message = Message(
         spec.message,
-        source.handover,
+        source.handover_id,
         source.guest,
         source.number,
         source.luns,
-        source.machine,
+        source.machine_type,
         armed=is_prepare and source.armed,
     )
     effects = entered(before, spec.gate, devices=devices, message=message, again=again)
@@ -349,5 +356,5 @@ def _stays(lun: LunHandover, *, alone: bool) -> DeviceNews:
     """
     caused = (AdditionalSense.REGISTRATIONS_PREEMPTED,) if alone or lun.lost else ()
     heard = tuple(sorted(RESERVATION_ATTENTIONS)) if lun.ran_there else ()
-    tracked, pass_on = (lun.tracked, lun.hears) if lun.migrate_pr else (None, ())
-    return DeviceNews(lun.designator, tracked, hush=(*caused, *heard), pass_on=pass_on)
+    tracked, pass_on = (lun.tracked, lun.pending_attentions) if lun.migrate_pr else (None, ())
+    return DeviceNews(lun.designator, tracked, drop=(*caused, *heard), pass_on=pass_on)

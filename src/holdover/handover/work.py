@@ -132,8 +132,8 @@ class WorkPolicy:
         live: Whether it begins with what the guest's device tracks at that moment, and not with what was
             noted earlier, because the guest runs or has run since (`as_the_device_knows`).
         late: Whether it may begin long after the last look at the LUN. No commit waits for it.
-        hears: Whether it adds to the LUN the unit attentions that the guest, which has stopped here, has not
-            got yet.
+        keeps_attentions: Whether it adds to the LUN the unit attentions that the guest, which has stopped
+            here, has not got yet.
     """
 
     changes: bool = True
@@ -141,17 +141,17 @@ class WorkPolicy:
     drains: bool = False
     live: bool = False
     late: bool = False
-    hears: bool = False
+    keeps_attentions: bool = False
 
 
 _FINDS_OUT = WorkPolicy(changes=False, finds_out=True, live=True)
 
 POLICY: Mapping[Work, WorkPolicy] = {
     Work.CHECK: _FINDS_OUT,
-    Work.CONFIRM: replace(_FINDS_OUT, hears=True),
-    Work.DRAIN: WorkPolicy(changes=False, drains=True, hears=True),
-    Work.GIVE: WorkPolicy(hears=True),
-    Work.HEAR: WorkPolicy(hears=True),
+    Work.CONFIRM: replace(_FINDS_OUT, keeps_attentions=True),
+    Work.DRAIN: WorkPolicy(changes=False, drains=True, keeps_attentions=True),
+    Work.GIVE: WorkPolicy(keeps_attentions=True),
+    Work.HEAR: WorkPolicy(keeps_attentions=True),
     Work.SETTLE: WorkPolicy(),
     Work.YIELD: WorkPolicy(),
     Work.WONDER: WorkPolicy(changes=False),
@@ -164,7 +164,7 @@ POLICY: Mapping[Work, WorkPolicy] = {
     Work.REGISTER: WorkPolicy(),
     Work.PREEMPT: WorkPolicy(),
     Work.RECOLLECT: WorkPolicy(changes=False, late=True),
-    Work.ASCERTAIN: replace(_FINDS_OUT, drains=True, hears=True),
+    Work.ASCERTAIN: replace(_FINDS_OUT, drains=True, keeps_attentions=True),
     Work.PROBE: WorkPolicy(drains=True, late=True),
     Work.RETURN: WorkPolicy(late=True),
     Work.VERIFY: WorkPolicy(live=True, late=True),

@@ -23,13 +23,15 @@ def removed(lun: LunHandover) -> LunHandover:
     the source's device keeps it for the guest. If the handover itself had removed the source's registration,
     the unit attention is added here.
     """
-    told = () if not (lun.given or lun.lost) else (int(AdditionalSense.REGISTRATIONS_PREEMPTED),)
+    told = (
+        () if not (lun.source_was_registered or lun.lost) else (int(AdditionalSense.REGISTRATIONS_PREEMPTED),)
+    )
     return replace(
         lun,
         tracked=UNREGISTERED,
         shared=False,
         preempted_key=0,
-        hears=tuple(dict.fromkeys((*lun.hears, *told))),
+        pending_attentions=tuple(dict.fromkeys((*lun.pending_attentions, *told))),
     )
 
 

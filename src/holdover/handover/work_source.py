@@ -107,7 +107,7 @@ def give(lun: LunHandover) -> Steps[LunHandover]:
     if is_no_holder(tracked):
         left = yield from change_key(tracked, tracked.key, 0, "REGISTER (unregister)")
         unreached = _is_more_than(lun, replace(left, key=tracked.key))
-        return replace(lun, unreached=unreached, given=left.was_there)
+        return replace(lun, unreached=unreached, source_was_registered=left.was_there)
     if not must_rekey(lun):
         return replace(lun, preempted_key=tracked.key)
     try:

@@ -99,12 +99,12 @@ DEVICE = Table(
 STEP = Table(
     name="step",
     keys=1,
-    create="CREATE TABLE step (position INTEGER PRIMARY KEY, handover TEXT NOT NULL, guest TEXT NOT NULL, "
+    create="CREATE TABLE step (position INTEGER PRIMARY KEY, handover_id TEXT NOT NULL, guest TEXT NOT NULL, "
     "role TEXT NOT NULL, peer TEXT NOT NULL, state TEXT NOT NULL, open INTEGER NOT NULL, body BLOB NOT NULL, "
     "at REAL NOT NULL, checksum BLOB NOT NULL)",
-    select="SELECT position, handover, guest, role, peer, state, open, body, at, checksum FROM step "
+    select="SELECT position, handover_id, guest, role, peer, state, open, body, at, checksum FROM step "
     "ORDER BY position",
-    select_backwards="SELECT position, handover, guest, role, peer, state, open, body, at, checksum "
+    select_backwards="SELECT position, handover_id, guest, role, peer, state, open, body, at, checksum "
     "FROM step ORDER BY position DESC",
     checksum="SELECT checksum FROM step WHERE position = ?",
     put="INSERT INTO step",
@@ -113,7 +113,7 @@ STEP = Table(
 )
 """The key is the position, so that new states of all handovers stand together at the end of the table."""
 SELECT_STEP = (
-    "SELECT position, handover, guest, role, peer, state, open, body, at, checksum FROM step "
+    "SELECT position, handover_id, guest, role, peer, state, open, body, at, checksum FROM step "
     "WHERE position = ?"
 )
 TABLES = (GUEST, DEVICE, STEP)
@@ -139,12 +139,12 @@ class Row:
 
     @property
     def state(self) -> tuple[int, str, str] | None:
-        """Position, handover and role of a handover's state; None for other records."""
+        """Position, id and role of a handover's state; None for other records."""
         if self.table is not STEP:
             return None
-        position, handover, _, role, *_ = self.values
-        if isinstance(position, int) and isinstance(handover, str) and isinstance(role, str):
-            return position, handover, role
+        position, handover_id, _, role, *_ = self.values
+        if isinstance(position, int) and isinstance(handover_id, str) and isinstance(role, str):
+            return position, handover_id, role
         return None
 
     @property
@@ -181,11 +181,11 @@ def _values(record: Record, position: int) -> tuple[Table, tuple[Value, ...]]:
             return DEVICE, (record.guest, record.designator, record.drive, bytes(record.body))
         case HandoverRecord():
             if not math.isfinite(record.at):
-                raise ValueError(f"handover {record.handover}: at = {record.at} is not a time")
+                raise ValueError(f"handover {record.handover_id}: at = {record.at} is not a time")
             # SQLite stores -0.0 as 0.0, and integers of this column as floats.
             at = float(record.at) + 0.0
             about = (record.guest, record.role, record.peer, record.state, int(record.open))
-            return STEP, (position, record.handover, *about, bytes(record.body), at)
+            return STEP, (position, record.handover_id, *about, bytes(record.body), at)
 
 
 def record_of(table: Table, values: tuple[Value, ...]) -> Record:

@@ -90,7 +90,7 @@ class Store:
         self._positions: dict[tuple[str, str], tuple[int, ...]] = {}
         """The positions of the states of each side (handover and role), oldest first."""
         for position, step in reading.steps:
-            self._note(position, step.handover, step.role)
+            self._note(position, step.handover_id, step.role)
         self.last_position = max((position for position, _ in reading.steps), default=0)
         self._as_opened: JournalContents | None = None
         """The contents when the file was opened; None after `read` has returned them, or after a change."""
@@ -149,7 +149,7 @@ class Store:
             contents = _contents(reading)
         return contents
 
-    def steps(self, handover: str) -> tuple[HandoverRecord, ...]:
+    def steps(self, handover_id: str) -> tuple[HandoverRecord, ...]:
         """The states of a handover that are kept, oldest first.
 
         Raises:
@@ -158,7 +158,7 @@ class Store:
         """
         try:
             positions = self._positions.copy()  # another thread may add a position meanwhile
-            of_it = (at for (name, _), each in positions.items() if name == handover for at in each)
+            of_it = (at for (name, _), each in positions.items() if name == handover_id for at in each)
             return tuple(read_steps(self._reader, sorted(of_it)))
         except ValueError as error:
             raise JournalDamaged(self.file, f"damaged: {error}", MEND) from error
@@ -339,9 +339,9 @@ class Store:
                 yield from self._checksums(STEP.checksum, (position,))
                 self._writer.execute("DELETE FROM step WHERE position = ?", (position,))
 
-    def _note(self, position: int, handover: str, role: str) -> None:
+    def _note(self, position: int, handover_id: str, role: str) -> None:
         # One assignment changes this, because another thread may read meanwhile.
-        side = handover, role
+        side = handover_id, role
         self._positions[side] = (*self._positions.get(side, ()), position)
 
     def checkpoint(self) -> None:

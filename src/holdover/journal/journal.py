@@ -46,7 +46,7 @@ class JournalLike(Protocol):
     def load(self) -> JournalContents: ...
     async def put(self, *records: Record) -> None: ...
     async def forget(self, *keys: Key) -> None: ...
-    def steps(self, handover: str) -> tuple[HandoverRecord, ...]: ...
+    def steps(self, handover_id: str) -> tuple[HandoverRecord, ...]: ...
     async def close(self) -> None: ...
 
     @property
@@ -125,7 +125,7 @@ class Journal:
         self._refuse_closed()
         return self._store.read()
 
-    def steps(self, handover: str) -> tuple[HandoverRecord, ...]:
+    def steps(self, handover_id: str) -> tuple[HandoverRecord, ...]:
         """The states that a handover went through, oldest first; empty when the handover is not known.
 
         Of a handover that closed more than 7 days ago, or is not among the newest 1,000 closed ones, only the
@@ -136,7 +136,7 @@ class Journal:
             JournalError: The states cannot be read, or the journal is closed.
         """
         self._refuse_closed()
-        return self._store.steps(handover)
+        return self._store.steps(handover_id)
 
     async def put(self, *records: Record) -> None:
         """Keep records, in one transaction. When this returns, the records are on disk.

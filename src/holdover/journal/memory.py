@@ -34,9 +34,9 @@ class MemoryJournal:
         """Everything that is kept."""
         return contents_of(list(self._guests.values()), list(self._devices.values()), self._steps)
 
-    def steps(self, handover: str) -> tuple[HandoverRecord, ...]:
+    def steps(self, handover_id: str) -> tuple[HandoverRecord, ...]:
         """The states that a handover went through, oldest first; empty when the handover is not known."""
-        return tuple(step for step in self._steps if step.handover == handover)
+        return tuple(step for step in self._steps if step.handover_id == handover_id)
 
     async def put(self, *records: Record) -> None:
         """Keep records; see `Journal.put`.

@@ -37,7 +37,7 @@ class HandoverRecord(msgspec.Struct, frozen=True, kw_only=True):
     epoch. ``handover`` is the id that all states of one handover share.
     """
 
-    handover: str
+    handover_id: str
     guest: str
     role: str
     peer: str
@@ -73,7 +73,7 @@ def contents_of(
     """The contents, from guests and devices in any order and all states of all handovers, oldest first."""
     newest: dict[tuple[str, str], HandoverRecord] = {}
     for step in steps:
-        side = step.handover, step.role
+        side = step.handover_id, step.role
         newest.pop(side, None)
         newest[side] = step
     return JournalContents(

@@ -86,7 +86,7 @@ IN_DOUBT = _gauge(
     "handover_in_doubt",
     "1 for a handover of which it is not known where the reservations are; no series otherwise.",
     "guest",
-    "handover",
+    "handover_id",
     "role",
 )
 DOUBTS = _gauge(

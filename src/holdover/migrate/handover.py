@@ -44,7 +44,7 @@ class HandoverDriver:
         tell: Called with each action that begins, goes on or ends.
         to: The destination's name among the peers of the source; empty: ``destination`` is asked for it.
         stale: What to do if the tracked state may be out of date.
-        handover: The handover's id.
+        handover_id: The handover's id.
         began: When this object was made, seconds since the epoch; `Progress.at` counts from there.
     """
 
@@ -54,7 +54,7 @@ class HandoverDriver:
     tell: Callable[[Progress], None]
     to: str = ""
     stale: Stale = Stale.REREAD
-    handover: str = field(default_factory=lambda: secrets.token_hex(8))
+    handover_id: str = field(default_factory=lambda: secrets.token_hex(8))
     began: float = field(default_factory=time.time)
     source_name: str = ""
     destination_name: str = ""
@@ -93,7 +93,7 @@ class HandoverDriver:
         """
         try:
             state = await self._ask(
-                "prepare", lambda: self.source.prepare(self.guest, self.handover, self.to, self.stale)
+                "prepare", lambda: self.source.prepare(self.guest, self.handover_id, self.to, self.stale)
             )
         except AgentRefused as error:
             raise await self._not_prepared(error) from error
@@ -130,12 +130,12 @@ class HandoverDriver:
             AgentError: Whether the reservations have moved is in doubt; `bring_back` as well.
         """
         self._commit_asked = True
-        return await self._ask("commit", lambda: self.source.commit(self.guest, self.handover))
+        return await self._ask("commit", lambda: self.source.commit(self.guest, self.handover_id))
 
     async def finish(self) -> tuple[HandoverState | None, tuple[str, ...]]:
         """End the handover: the guest runs on the destination. Returns the state, and warnings for people."""
         try:
-            state = await self._ask("finish", lambda: self.source.finish(self.guest, self.handover))
+            state = await self._ask("finish", lambda: self.source.finish(self.guest, self.handover_id))
         except AgentError as error:
             again = f"holdover handover finish {self.guest} --at {self.source.api}"
             problem = (
@@ -156,7 +156,7 @@ class HandoverDriver:
             MigrateFailed: The handover was not undone, or that is in doubt.
         """
         try:
-            await self._ask("rollback", lambda: self.source.roll_back(self.guest, self.handover))
+            await self._ask("rollback", lambda: self.source.roll_back(self.guest, self.handover_id))
         except AgentError as error:
             problem = error.problem if isinstance(error, AgentRefused) else None
             state = None if problem is None else problem.state

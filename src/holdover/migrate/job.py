@@ -238,7 +238,7 @@ class MigrationJob(HandoverDriver):
         finished, more = await self.finish()
         return MigrationResult(
             guest=self.guest,
-            handover=self.handover,
+            handover_id=self.handover_id,
             source=self.source_name,
             destination=self.destination_name,
             devices=(finished or committed).luns,

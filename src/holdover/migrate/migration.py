@@ -44,7 +44,7 @@ class Happened:
         was_running: Whether the guest ran when the migration began.
         uri: Where the destination's QEMU listens.
         tls_name: The name in the certificate of the destination's QEMU.
-        told: Whether the destination may have been told to run the guest.
+        run_requested: Whether the destination may have been told to run the guest.
     """
 
     happening: Happening
@@ -52,14 +52,14 @@ class Happened:
     was_running: bool | None = None
     uri: str | None = None
     tls_name: str | None = None
-    told: bool | None = None
+    run_requested: bool | None = None
 
 
 class Migration(msgspec.Struct, frozen=True, kw_only=True):
     """A migration of a guest, as the agent of its source has it on record.
 
     Attributes:
-        migration: The id, which is also the id of the handover.
+        migration_id: The id, which is also the id of the handover.
         guest: The guest's name.
         source, destination: The names of both hosts.
         began: Seconds since the epoch.
@@ -71,12 +71,12 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
         was_running: Whether the guest ran when the migration began; a paused guest is left paused.
         uri, tls_name: Where the destination's QEMU listens, and the name in its certificate.
         sent: Whether anything may have been sent to the destination's QEMU.
-        told: Whether the destination may have been told to run the guest.
+        run_requested: Whether the destination may have been told to run the guest.
         ended_here, ended_there: Whether the guest's QEMU on the source, or on the destination, has ended, so
             that the guest does not run there.
     """
 
-    migration: str
+    migration_id: str
     guest: str
     source: str
     destination: str
@@ -89,7 +89,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     uri: str = ""
     tls_name: str = ""
     sent: bool = False
-    told: bool = False
+    run_requested: bool = False
     alarm: str = ""
     ended_here: bool = False
     ended_there: bool = False
@@ -119,7 +119,7 @@ def step(migration: Migration, happened: Happened) -> Migration:
     happening = happened.happening
     following = migration.spec.follows.get(happening)
     if following is None:
-        raise NotNow(f"{happening.value}: migration {migration.migration} is {migration.phase.value}")
+        raise NotNow(f"{happening.value}: migration {migration.migration_id} is {migration.phase.value}")
     changes: dict[str, object] = {"phase": following, "problem": happened.problem}
     if following is Phase.COPYING:
         changes["sent"] = True

@@ -75,7 +75,7 @@ class MigrationResult(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     guest: str
-    handover: str
+    handover_id: str
     source: str
     destination: str
     devices: tuple[LunState, ...]

@@ -58,7 +58,7 @@ def chrome_trace(trace: Trace) -> bytes:
         "displayTimeUnit": "ms",
         "otherData": {
             "guest": trace.guest,
-            "handover": trace.handover,
+            "handover_id": trace.handover_id,
             "source": trace.source,
             "destination": trace.destination,
             "began": zero,

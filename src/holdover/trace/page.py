@@ -23,7 +23,7 @@ def page(trace: Trace) -> str:
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<style>{_file('page.css')}</style></head><body>"
-        f"<h1>{escape(title)}</h1><p>Handover <code>{escape(trace.handover)}</code></p>"
+        f"<h1>{escape(title)}</h1><p>Handover <code>{escape(trace.handover_id)}</code></p>"
         f'<div class="figures">{figures}</div><div id="tools"></div><div id="chart"></div>'
         '<p class="help">Wheel: zoom. Drag: pan. Double click on a bar: zoom to it. Shift and wheel: scroll. '
         "Keys: + and -, arrows, 0 for all.</p>"

@@ -103,7 +103,7 @@ class Trace:
     """The trace of a handover; all times are by the source's clock.
 
     Attributes:
-        guest, handover: The guest's name, and the id of the handover.
+        guest, handover_id: The guest's name, and the id of the handover.
         source, destination: The names of the hosts.
         driver: The program that drove the migration, named like a host; empty when it is not known.
         intervals, instants: The activities and the events, in the order of their beginning.
@@ -111,7 +111,7 @@ class Trace:
     """
 
     guest: str
-    handover: str
+    handover_id: str
     source: str
     destination: str
     driver: str
@@ -169,7 +169,9 @@ _ANSWERS_MESSAGE = {
 _ANSWERS_REQUEST = {"prepare": "state checking", "commit": "state leaving", "finish": "state settling"}
 
 
-def assemble(guest: str, handover: str, source: Part, destination: Part, driver: Part | None = None) -> Trace:
+def assemble(
+    guest: str, handover_id: str, source: Part, destination: Part, driver: Part | None = None
+) -> Trace:
     """The trace that has the times of all parts shifted to the source's clock."""
     parts, shifts = [source], []
     for part, outer, inner, encloses in (
@@ -187,7 +189,7 @@ def assemble(guest: str, handover: str, source: Part, destination: Part, driver:
         parts.append(_shifted(part, shift.seconds))
     return Trace(
         guest,
-        handover,
+        handover_id,
         source.host,
         destination.host,
         driver.host if driver is not None else "",

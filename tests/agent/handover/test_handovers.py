@@ -175,7 +175,7 @@ def test_commands_wait_while_it_is_committed_and_pass_when_the_guest_stays(tmp_p
             state = await client.guest(GUEST)
             while state.devices[0].held == 0:
                 state = await client.guest(GUEST)
-            assert (state.devices[0].gate, state.handover, state.handover_state) == (
+            assert (state.devices[0].gate, state.handover_id, state.handover_state) == (
                 "leaving",
                 "h1",
                 "committed",
@@ -210,9 +210,9 @@ def test_a_host_with_another_version_is_refused_before_anything_begins(
             source = set_up.clients["host-a"]
             await set_up.guest_on("host-a").register()
 
-            async def old(client: AgentClient, handover: str) -> PeerState:
+            async def old(client: AgentClient, handover_id: str) -> PeerState:
                 del client
-                return PeerState(handover=handover, known=False)
+                return PeerState(handover_id=handover_id, known=False)
 
             monkeypatch.setattr(AgentClient, "peer_state", old)
             with pytest.raises(AgentRefused, match=r"host-a has API version .* and the agent of host-b none"):

@@ -25,8 +25,8 @@ from tests.agent.hosts import GUEST, KEY, San, san
 QUICK = Limits(connect=2, step=2, drain=2, peer=3, give_up=1, recheck=0.2)
 
 
-async def hears(set_up: San, host: str, kind: MessageKind, handover: str, guest: str) -> Answer:
-    message = Message(kind, handover, guest, 9, (LunHandover("naa.1"),))
+async def hears(set_up: San, host: str, kind: MessageKind, handover_id: str, guest: str) -> Answer:
+    message = Message(kind, handover_id, guest, 9, (LunHandover("naa.1"),))
     other = next(each for each in set_up.hosts if each != host)
     peer = set_up.peer(host)
     try:
@@ -124,7 +124,7 @@ def test_a_handover_that_never_began_is_kept_for_guests_of_this_host_alone(
         async with san(tmp_path, limits=QUICK) as set_up:
             assert (await hears(set_up, "host-b", kind, "h1", "nobody")).kind is Answered.DONE
             assert (await hears(set_up, "host-b", kind, "h2", GUEST)).kind is Answered.DONE
-            assert [each.handover for each in set_up.journals["host-b"].load().handovers] == ["h2"]
+            assert [each.handover_id for each in set_up.journals["host-b"].load().handovers] == ["h2"]
 
     asyncio.run(test())
 

@@ -207,7 +207,7 @@ def test_states_of_both_sides_are_restored(tmp_path: Path) -> None:
                 await set_up.stop(host)
                 await set_up.start(host)
             after = await client.handover(GUEST)
-            parts = ("handover", "peer", "role", "state", "luns")
+            parts = ("handover_id", "peer", "role", "state", "luns")
             assert [msgspec.to_builtins(getattr(after, part)) for part in parts] == [
                 msgspec.to_builtins(getattr(before, part)) for part in parts
             ]

@@ -304,7 +304,7 @@ def test_a_lun_that_hangs_fails_its_handover_alone(tmp_path: Path) -> None:
             asked = asyncio.create_task(client.commit(GUEST, "h1"))
             await until(set_up, "host-a", lambda state: state.state == "closing")
             # the agents answer everything else meanwhile
-            assert (await set_up.clients["host-b"].handover(GUEST)).handover == "h1"
+            assert (await set_up.clients["host-b"].handover(GUEST)).handover_id == "h1"
             released.set()
             with pytest.raises(AgentRefused, match="the LUN has not answered within 2 s") as refused:
                 await asked

@@ -99,7 +99,7 @@ async def test_what_was_committed_and_never_ran_there_comes_home(tmp_path: Path)
         arrives = await site.begin(B, incoming=True)
         await site.stops(A)
         moving = await site.san.clients[A].handover("db1")
-        await site.san.clients[A].commit("db1", moving.handover)
+        await site.san.clients[A].commit("db1", moving.handover_id)
         assert await holder(site) == B
         # libvirt on the source wants it back while the QEMU on the destination still lives
         assert await site.resumes(A) == ""

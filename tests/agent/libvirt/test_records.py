@@ -66,10 +66,10 @@ async def test_what_cannot_be_put_on_record_is_not_granted(tmp_path: Path) -> No
         full.mkdir()  # no file can be written there
         assert "is not handed over" in await site.resumes(B)
         peer = site.san.peer(B, A)
-        moving = (await site.san.clients[B].handover(GUEST)).handover
+        moving = (await site.san.clients[B].handover(GUEST)).handover_id
         full.rmdir()
         said = await peer.ask_about(
-            GuestQuestion(ask=Ask.YIELD, guest=GUEST, uuid=str(UUID), handover=moving)
+            GuestQuestion(ask=Ask.YIELD, guest=GUEST, uuid=str(UUID), handover_id=moving)
         )
         await peer.close()
         assert not said.granted
@@ -84,7 +84,7 @@ async def test_a_second_question_is_put_on_record_too(tmp_path: Path) -> None:
         assert "is not handed over" in await site.resumes(B)
         full.rmdir()
         assert await site.resumes(B) == ""
-        assert kept(site, B)[GUEST].granted == (await site.san.clients[B].handover(GUEST)).handover
+        assert kept(site, B)[GUEST].granted == (await site.san.clients[B].handover(GUEST)).handover_id
 
 
 @on_loop
@@ -111,7 +111,7 @@ async def test_a_guest_that_no_host_has_is_not_here_before_that_is_on_record(tmp
 @on_loop
 async def test_a_guest_that_goes_back_already_may_not_run(tmp_path: Path) -> None:
     async with lock_site(tmp_path) as site, begun(site, A), begun(site, B):
-        moving = (await site.san.clients[B].handover(GUEST)).handover
+        moving = (await site.san.clients[B].handover(GUEST)).handover_id
         await site.san.clients[A].commit(GUEST, moving)
         asked, go_on = asyncio.Event(), asyncio.Event()
 

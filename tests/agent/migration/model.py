@@ -167,7 +167,7 @@ class FakeHandovers:
 
     def state_of(self, role: str, host: str, peer: str, state: str) -> HandoverState:
         return HandoverState(
-            handover=ID,
+            handover_id=ID,
             guest=GUEST,
             host=host,
             role=role,
@@ -187,13 +187,15 @@ class FakeHandovers:
         state = known.get(self.state_name)
         return None if state is None else self.state_of("destination", "b", "a", state)
 
-    async def prepare(self, name: str, handover: str, to: str, stale: Stale = Stale.REREAD) -> HandoverState:
-        del handover, to, stale
+    async def prepare(
+        self, name: str, handover_id: str, to: str, stale: Stale = Stale.REREAD
+    ) -> HandoverState:
+        del handover_id, to, stale
         await self.world.at_step("a", "prepare", lambda: self._become("prepared", ("", "prepared")))
         return self._known(name)
 
-    async def ask(self, name: str, handover: str, event: Event) -> HandoverState:
-        del handover
+    async def ask(self, name: str, handover_id: str, event: Event) -> HandoverState:
+        del handover_id
         wanted, allowed = {
             Event.ASKED_COMMIT: ("committed", ("prepared", "committed")),
             Event.ASKED_ROLL_BACK: ("stayed", ("prepared", "committed", "stayed")),
@@ -436,4 +438,4 @@ class World:
 
 def fresh() -> Migration:
     """A migration that is about to begin."""
-    return Migration(migration=ID, guest=GUEST, source="a", destination="b", began=0.0)
+    return Migration(migration_id=ID, guest=GUEST, source="a", destination="b", began=0.0)

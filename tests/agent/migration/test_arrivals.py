@@ -32,7 +32,7 @@ def committed() -> tuple[World, Arrivals]:
 
 def asks(arrivals: Arrivals, action: QemuAction) -> asyncio.Task[QemuAnswer]:
     request = QemuRequest(
-        guest=GUEST, migration=ID, action=action, options=MigrationOptions(), runs=True, wait=20.0
+        guest=GUEST, migration_id=ID, action=action, options=MigrationOptions(), runs=True, wait=20.0
     )
     return asyncio.ensure_future(arrivals.ask(request, "a", "127.0.0.1"))
 
@@ -101,7 +101,7 @@ def test_a_guest_that_goes_back_already_does_not_run_though_no_record_says_so(tm
             newest = there.handovers.state(GUEST)
             assert newest is not None
             assert newest.state == "committed"
-            run = QemuRequest(guest=GUEST, migration=ID, action=QemuAction.RUN, runs=True)
+            run = QemuRequest(guest=GUEST, migration_id=ID, action=QemuAction.RUN, runs=True)
             with pytest.raises(MigrationProblem, match="must not run on host-b: its commands do not pass"):
                 await there.migrations.hear(run, "host-a", "127.0.0.1")
             go_on.set()

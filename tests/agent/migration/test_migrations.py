@@ -16,7 +16,7 @@ from tests.agent.migration.model import FakeHandovers, Fault, World
 def test_an_open_migration_whose_record_cannot_be_read_is_a_warning(is_open: bool) -> None:
     """Nothing drives it, so its guest may stand still: the log alone does not tell that."""
     record = HandoverRecord(
-        handover="m1",
+        handover_id="m1",
         guest="db1",
         role=ROLE,
         peer="host-b",

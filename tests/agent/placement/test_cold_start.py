@@ -20,7 +20,7 @@ WERO = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
 
 
 async def start(set_up: San, host: str, *without: str) -> GuestStarted:
-    request = StartRequest(handover=f"cold-{host}", without=without)
+    request = StartRequest(handover_id=f"cold-{host}", without=without)
     return await set_up.clients[host].start_guest(GUEST, request)
 
 
@@ -98,7 +98,7 @@ def test_no_peer_ends_a_handover_to_another_one(tmp_path: Path) -> None:
             assert (await operator.prepare(GUEST, "h1", "host-c")).state == "prepared"
             peer = set_up.peer("host-a", "host-b")
             with pytest.raises(AgentRefused, match="handover h1 goes to host-c, not to host-b"):
-                await peer.send_guest(SendRequest(guest=GUEST, handover="h1"))
+                await peer.send_guest(SendRequest(guest=GUEST, handover_id="h1"))
             await peer.close()
             with pytest.raises(AgentRefused, match="handover h1 goes to host-c, not to host-b"):
                 await operator.prepare(GUEST, "h1", "host-b")

@@ -39,7 +39,7 @@ def test_prepare_commit_finish(rig: Rig) -> None:
     assert f"holdover handover commit db1 --at {source.api}" in prepared
     assert holder(rig, url) == "host-a"
     again = rig.holdover_json("handover", "prepare", *at, "--to", destination.api, "--id", "h1")
-    assert (again["handover"], again["state"], again["role"]) == ("h1", "prepared", "source")
+    assert (again["handover_id"], again["state"], again["role"]) == ("h1", "prepared", "source")
 
     assert "host-a: guest db1: handover h1 is prepared" in ok(rig, "status", "--api", source.api)
 

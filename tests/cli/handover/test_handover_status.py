@@ -14,7 +14,7 @@ from holdover.cli.handover import handover
 
 AT = "unix:/nowhere/api.sock"
 STATE = HandoverState(
-    handover="h1",
+    handover_id="h1",
     guest="db1",
     host="host-a",
     role="source",

@@ -19,7 +19,7 @@ from holdover.cli.migrate import following
 from holdover.cli.migrate.following import Detached, Follower, described_memory
 
 COPYING = MigrationState(
-    migration="m1",
+    migration_id="m1",
     guest="db1",
     source="host-a",
     destination="host-b",
@@ -60,9 +60,9 @@ class Client:
             raise told
         return told
 
-    async def cancel_migration(self, guest: str, migration: str) -> MigrationState:
+    async def cancel_migration(self, guest: str, migration_id: str) -> MigrationState:
         del guest
-        assert migration == "m1"
+        assert migration_id == "m1"
         self.cancelled += 1
         if self._cancel is not None:
             raise self._cancel

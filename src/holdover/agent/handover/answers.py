@@ -53,7 +53,7 @@ def summary_of(handover: Handover) -> HandoverSummary | None:
         return None
     return HandoverSummary(
         machine.guest,
-        machine.handover,
+        machine.handover_id,
         "source" if isinstance(machine, Source) else "destination",
         machine.state.value,
         _problem(handover, machine),
@@ -82,7 +82,7 @@ def state_of(host: str, handover: Handover) -> HandoverState:
     """
     machine = _machine(host, handover)
     return HandoverState(
-        handover=machine.handover,
+        handover_id=machine.handover_id,
         guest=machine.guest,
         host=host,
         role="source" if isinstance(machine, Source) else "destination",
@@ -113,7 +113,7 @@ def reached(host: str, handover: Handover, state: SourceState | DestinationState
     parts = [part for part in (reason, _problem(handover, machine)) if part]
     raise HandoverProblem(
         Problem(
-            detail="; then: ".join(parts) or f"handover {machine.handover} is {machine.state.value}",
+            detail="; then: ".join(parts) or f"handover {machine.handover_id} is {machine.state.value}",
             host=host,
             guest=machine.guest,
             state=machine.state.value,

@@ -22,9 +22,9 @@ class DestinationHandover(HandoverDriver[Destination]):
     """
 
     def __init__(
-        self, handover: str, peer: str, executor: HandoverExecutor, machine: Destination | None = None
+        self, handover_id: str, peer: str, executor: HandoverExecutor, machine: Destination | None = None
     ) -> None:
-        super().__init__(handover, machine, executor)
+        super().__init__(handover_id, machine, executor)
         self.doubt = ""
         self.heard_at = asyncio.get_running_loop().time()
         self._peer = peer

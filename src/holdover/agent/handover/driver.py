@@ -41,8 +41,8 @@ class HandoverDriver(ABC, Generic[M]):
         executor: What has the guest's devices, and the records.
     """
 
-    def __init__(self, handover: str, machine: M | None, executor: HandoverExecutor) -> None:
-        self.handover_id = handover
+    def __init__(self, handover_id: str, machine: M | None, executor: HandoverExecutor) -> None:
+        self.handover_id = handover_id
         self.state_machine: M | None = machine
         self.executor = executor
         self._limits = executor.guest.limits
@@ -294,7 +294,7 @@ def _log(machine: Source | Destination, what: What) -> None:
     log.info(
         "A handover has entered a state.",
         guest=machine.guest,
-        handover_id=machine.handover,
+        handover_id=machine.handover_id,
         state=machine.state.value,
         after=_name_of(what),
         reason=what.problem if isinstance(what, Happened) else "",

@@ -43,7 +43,7 @@ class _Gone(Exception):
 def record_of(machine: Source | Destination, at: float) -> HandoverRecord:
     """The record of a handover for the journal; ``at`` is its time, in seconds since the epoch."""
     return HandoverRecord(
-        handover=machine.handover,
+        handover_id=machine.handover_id,
         guest=machine.guest,
         role="source" if isinstance(machine, Source) else "destination",
         peer=machine.peer,
@@ -194,7 +194,7 @@ class HandoverExecutor:
         by = (
             f"host {machine.peer}" if isinstance(machine, Destination) else self._history.asker(machine.guest)
         )
-        return Cause(by, machine.handover)
+        return Cause(by, machine.handover_id)
 
     async def _work(self, ordered: WorkOrder) -> Happened:
         if ordered.result is not None:
@@ -273,7 +273,7 @@ class HandoverExecutor:
                 device.tracked,
                 device.block.stale,
                 device.block.migrate_pr,
-                device.block.unheard,
+                device.block.pending_attentions,
             )
             for device in self.guest.devices
         )
@@ -291,6 +291,6 @@ class HandoverExecutor:
                 device.block.forget_attentions()
             if learns.tracked is not None:
                 device.block.adopt(learns.tracked, None if learns.left else self._as_of.get(device))
-            device.block.hush(learns.hush)
+            device.block.drop_attentions(learns.drop)
             device.block.pass_on(learns.pass_on)
         return devices

@@ -23,7 +23,7 @@ from holdover.agent.handover.source import SourceHandover
 from holdover.api.client import AgentError
 from holdover.api.documents import HandoverState, PeerMessage, PeerState, Stale
 from holdover.api.peer_hosts import Peers
-from holdover.api.version import API_VERSION, knows_recall, refusal_of_version
+from holdover.api.version import API_VERSION, refusal_of_version
 from holdover.config.agent_file import AgentConfig
 from holdover.guest.gate import Gate
 from holdover.handover.lun_handover import LunHandover, Registrations
@@ -74,47 +74,49 @@ class Handovers:
 
     # -- asked by operators -------------------------------------------------------------------------
 
-    async def prepare(self, name: str, handover: str, to: str, stale: Stale = Stale.REREAD) -> HandoverState:
+    async def prepare(
+        self, name: str, handover_id: str, to: str, stale: Stale = Stale.REREAD
+    ) -> HandoverState:
         """Begin a handover of a guest to another host; return when it is prepared.
 
         Raises:
             HandoverProblem: It is not prepared. Either nothing stays changed, or the error says what does.
         """
-        source = self._registry.source(handover)
+        source = self._registry.source(handover_id)
         if source is None:
-            task = self._beginning.get(handover)
+            task = self._beginning.get(handover_id)
             if task is None:
-                task = asyncio.ensure_future(self._begin(name, handover, to, stale))
-                self._beginning[handover] = task
-                task.add_done_callback(lambda _: self._beginning.pop(handover, None))
+                task = asyncio.ensure_future(self._begin(name, handover_id, to, stale))
+                self._beginning[handover_id] = task
+                task.add_done_callback(lambda _: self._beginning.pop(handover_id, None))
             source = await asyncio.shield(task)
         self._require_guest(source, name)
         self._require_destination(source, to)
         await source.settled()
         return reached(self._host, source, SourceState.PREPARED)
 
-    async def _begin(self, name: str, handover: str, to: str, stale: Stale) -> SourceHandover:
+    async def _begin(self, name: str, handover_id: str, to: str, stale: Stale) -> SourceHandover:
         registry = self._registry
         guest = registry.guests.get(name)
         if guest is None:
             raise registry.refusal(name, f"{self._host} has no such guest")
-        async with registry.name_lock(handover), registry.lock(name):
-            self._require_new(name, handover)
+        async with registry.name_lock(handover_id), registry.lock(name):
+            self._require_new(name, handover_id)
             registry.require_free(guest)
-            registry.require_allowance(name, handover)
+            registry.require_allowance(name, handover_id)
             self._require_running(guest)
             peer = registry.peer_of(to)
             try:
-                version = (await registry.client(peer).peer_state(handover)).version
-                self._require_version(peer, version)
+                about_peer = await registry.client(peer).peer_state(handover_id)
+                self._require_version(peer, about_peer.version)
                 await preflight(guest, stale)
             except (AgentError, PathError, StepFailed) as error:
                 raise registry.refusal(name, f"{error}; nothing was changed") from error
             self._require_running(guest)
             registry.require_no_nexus_conflict(guest)
             luns = tuple(_lun_handover_of(device, registry.environment.spare_key) for device in guest.devices)
-            arms = registry.config.early_commit and knows_recall(version)
-            machine, effects = begin(handover, name, peer, luns, guest.machine_type, arms=arms)
+            arms = registry.config.early_commit
+            machine, effects = begin(handover_id, name, peer, luns, guest.machine_type, arms=arms)
             source = self._source(machine, guest)
             source.start(effects)
             return source
@@ -133,10 +135,10 @@ class Handovers:
         if refused is not None:
             raise AgentError(refused)
 
-    def _require_new(self, name: str, handover: str) -> None:
+    def _require_new(self, name: str, handover_id: str) -> None:
         registry = self._registry
-        if handover in registry.closed or registry.destination(handover) is not None:
-            raise registry.refusal(name, f"handover id {handover} was used already; choose another --id")
+        if handover_id in registry.closed or registry.destination(handover_id) is not None:
+            raise registry.refusal(name, f"handover id {handover_id} was used already; choose another --id")
 
     def _require_running(self, guest: HostedGuest) -> None:
         for device in guest.devices:
@@ -147,15 +149,15 @@ class Handovers:
                     "from the host on which it runs",
                 )
 
-    async def ask(self, name: str, handover: str, event: Event) -> HandoverState:
+    async def ask(self, name: str, handover_id: str, event: Event) -> HandoverState:
         """Commit, roll back or finish a handover.
 
         Raises:
             HandoverProblem: The handover did not reach that state.
         """
-        source = self._registry.source(handover)
+        source = self._registry.source(handover_id)
         if source is None:
-            return await self._incoming.ask(name, handover, event)
+            return await self._incoming.ask(name, handover_id, event)
         self._require_guest(source, name)
         state = _ASKED_FOR[event]
         if source.state_machine.state is state:
@@ -182,7 +184,8 @@ class Handovers:
     def _require_guest(self, source: SourceHandover, name: str) -> None:
         if source.state_machine.guest != name:
             raise self._registry.refusal(
-                name, f"handover {source.state_machine.handover} is one of guest {source.state_machine.guest}"
+                name,
+                f"handover {source.state_machine.handover_id} is one of guest {source.state_machine.guest}",
             )
 
     def _require_destination(self, source: SourceHandover, to: str) -> None:
@@ -190,18 +193,18 @@ class Handovers:
         if machine.peer != self._registry.peer_of(to):
             raise self._registry.refusal(
                 machine.guest,
-                f"handover {machine.handover} goes to {machine.peer}, not to {to}; when it is over, use "
+                f"handover {machine.handover_id} goes to {machine.peer}, not to {to}; when it is over, use "
                 f"another --id for {to}",
                 source,
             )
 
-    async def take(self, name: str, handover: str) -> HandoverState:
+    async def take(self, name: str, handover_id: str) -> HandoverState:
         """The source is dead: move everything to this host without the source.
 
         Raises:
             HandoverProblem: The handover did not reach that state.
         """
-        return await self._incoming.happen(name, handover, Event.ASKED_TAKE, DestinationState.TAKEN)
+        return await self._incoming.happen(name, handover_id, Event.ASKED_TAKE, DestinationState.TAKEN)
 
     def state(self, name: str) -> HandoverState | None:
         """The newest handover of a guest; None if there was none."""
@@ -238,15 +241,15 @@ class Handovers:
         """Do what a source's agent says of a handover to here; ``sender`` is the name in its certificate."""
         return await self._incoming.hear(told, sender)
 
-    def peer_state(self, handover: str) -> PeerState:
+    def peer_state(self, handover_id: str) -> PeerState:
         """The state on record of a handover of which this host is, or was, the source."""
-        source = self._registry.source(handover)
-        machine = self._registry.closed.get(handover) if source is None else source.executor.written
+        source = self._registry.source(handover_id)
+        machine = self._registry.closed.get(handover_id) if source is None else source.executor.written
         now = self._registry.environment.clock()
         if isinstance(machine, Source):
             state = machine.state.value
-            return PeerState(handover=handover, known=True, state=state, version=API_VERSION, clock=now)
-        return PeerState(handover=handover, known=source is not None, version=API_VERSION, clock=now)
+            return PeerState(handover_id=handover_id, known=True, state=state, version=API_VERSION, clock=now)
+        return PeerState(handover_id=handover_id, known=source is not None, version=API_VERSION, clock=now)
 
     # -- after a restart ----------------------------------------------------------------------------
 

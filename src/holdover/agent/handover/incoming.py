@@ -70,7 +70,7 @@ class Incoming:
         """Do what the source's agent says; ``sender`` is the name in its certificate."""
         message = told.message
         try:
-            async with self._registry.name_lock(message.handover):
+            async with self._registry.name_lock(message.handover_id):
                 destination = await self._find(told, sender)
                 if destination is None:
                     return await self._hear_of_the_past(message, sender)
@@ -87,15 +87,15 @@ class Incoming:
         """
         self._require_sender(told, sender)
         message, peer = told.message, sender
-        if self._registry.is_own(message.handover):
-            raise _Refusal(f"{self._config.name} is the source of handover {message.handover}")
+        if self._registry.is_own(message.handover_id):
+            raise _Refusal(f"{self._config.name} is the source of handover {message.handover_id}")
         async with self._registry.lock(message.guest):
-            known = self._registry.destination(message.handover)
-            past = self._registry.closed.get(message.handover)
+            known = self._registry.destination(message.handover_id)
+            past = self._registry.closed.get(message.handover_id)
             machine = past if known is None else known.state_machine
             if machine is not None and (machine.guest, machine.peer) != (message.guest, peer):
                 raise _Refusal(
-                    f"handover {message.handover} is one of guest {machine.guest} and another host"
+                    f"handover {message.handover_id} is one of guest {machine.guest} and another host"
                 )
             if past is not None or (known is None and message.kind is not MessageKind.PREPARE):
                 return None
@@ -133,7 +133,7 @@ class Incoming:
 
     async def _begin(self, message: Message, peer: str) -> DestinationHandover:
         try:
-            self._registry.require_allowance(message.guest, message.handover)
+            self._registry.require_allowance(message.guest, message.handover_id)
             guest = await self._arriving(message)
             limit = guest.limits.step
             await asyncio.gather(*(device.learn_designator(limit) for device in guest.devices))
@@ -142,7 +142,7 @@ class Incoming:
             raise _Refusal(str(error)) from error
         self._require_same(guest, message)
         await self._require_own_nexuses(guest, message, peer)
-        destination = DestinationHandover(message.handover, peer, self._registry.executor(guest))
+        destination = DestinationHandover(message.handover_id, peer, self._registry.executor(guest))
         self._registry.add(guest.name, destination)
         self.watch_sources()
         return destination
@@ -168,7 +168,7 @@ class Incoming:
             self._registry.require_free(guest)
         # If no file gives the guest its devices, `_expect` gives it the devices of the message.
         devices = tuple(ExpectedDevice(lun.designator, lun.migrate_pr) for lun in message.luns)
-        guest = await self._expect(message.guest, message.machine, devices)
+        guest = await self._expect(message.guest, message.machine_type, devices)
         self._registry.require_free(guest)
         for device in guest.devices:
             if device.block.gate not in (Gate.INCOMING, Gate.DEPARTED):
@@ -198,9 +198,9 @@ class Incoming:
 
     async def _hear_of_the_past(self, message: Message, peer: str) -> Answer:
         """Answer a message of a handover that is over here, or never began; touch no gate and no LUN."""
-        closed = self._registry.closed.get(message.handover)
+        closed = self._registry.closed.get(message.handover_id)
         if isinstance(closed, Source):
-            raise _Refusal(f"{self._config.name} is the source of handover {message.handover}")
+            raise _Refusal(f"{self._config.name} is the source of handover {message.handover_id}")
         machine, effects = destination_hears(closed, message, peer)
         if effects.begins:
             if closed is None or closed.state is not DestinationState.RETURNED:
@@ -222,7 +222,7 @@ class Incoming:
 
     # -- asked by operators -------------------------------------------------------------------------
 
-    async def ask(self, name: str, handover: str, event: Event) -> HandoverState:
+    async def ask(self, name: str, handover_id: str, event: Event) -> HandoverState:
         """Finish a handover that was taken, or withdraw what was prepared for a guest whose source is dead.
 
         If everything is still being taken, ``Event.ASKED_FINISH`` means that the source never comes back.
@@ -230,28 +230,30 @@ class Incoming:
         Raises:
             HandoverProblem: The handover did not reach that state.
         """
-        destination = self._known(name, handover)
+        destination = self._known(name, handover_id)
         if event is Event.ASKED_ALONE:
-            return await self.happen(name, handover, event, DestinationState.RETURNED)
+            return await self.happen(name, handover_id, event, DestinationState.RETURNED)
         if event is not Event.ASKED_FINISH and destination.state_machine is not None:
             raise self._registry.refusal(
                 name,
-                f"{self._config.name} is the destination of handover {handover}; ask the source, "
+                f"{self._config.name} is the destination of handover {handover_id}; ask the source, "
                 f"{destination.state_machine.peer}",
                 destination,
             )
         machine = destination.state_machine
         if machine is not None and machine.state in (_D.TAKING, _D.INTERRUPTED):
-            await self.happen(name, handover, event, DestinationState.TAKEN)
-        return await self.happen(name, handover, event, DestinationState.HERE)
+            await self.happen(name, handover_id, event, DestinationState.TAKEN)
+        return await self.happen(name, handover_id, event, DestinationState.HERE)
 
-    async def happen(self, name: str, handover: str, event: Event, state: DestinationState) -> HandoverState:
+    async def happen(
+        self, name: str, handover_id: str, event: Event, state: DestinationState
+    ) -> HandoverState:
         """Bring the handover to ``state`` without the source.
 
         Raises:
             HandoverProblem: The handover did not reach ``state``.
         """
-        destination = self._known(name, handover)
+        destination = self._known(name, handover_id)
         machine = destination.state_machine
         if machine is not None and machine.state is state:
             await destination.settled()
@@ -264,8 +266,8 @@ class Incoming:
                 raise self._registry.refusal(name, problem, destination) from error
         return reached(self._config.name, destination, state)
 
-    def _known(self, name: str, handover: str) -> DestinationHandover:
-        destination = self._registry.destination(handover)
+    def _known(self, name: str, handover_id: str) -> DestinationHandover:
+        destination = self._registry.destination(handover_id)
         if (
             destination is None
             or destination.state_machine is None
@@ -273,8 +275,8 @@ class Incoming:
         ):
             raise self._registry.refusal(
                 name,
-                f"handover {handover} is not under way on {self._config.name} and is not the guest's newest; "
-                f"holdover handover status {name} shows the newest",
+                f"handover {handover_id} is not under way on {self._config.name} and is not the guest's "
+                f"newest; holdover handover status {name} shows the newest",
             )
         return destination
 
@@ -304,7 +306,7 @@ class Incoming:
             return
         try:
             async with asyncio.timeout(self._config.limits.peer):
-                said = await self._registry.client(machine.peer).peer_state(machine.handover)
+                said = await self._registry.client(machine.peer).peer_state(machine.handover_id)
         except (AgentError, TimeoutError) as error:
             destination.doubt = f"the source cannot be asked whether it is over: {error}"
             return
@@ -313,7 +315,7 @@ class Incoming:
             log.error(
                 "The source of a handover could not be asked.",
                 guest=machine.guest,
-                handover_id=machine.handover,
+                handover_id=machine.handover_id,
                 exc_info=error,
             )
             destination.doubt = (
@@ -329,7 +331,7 @@ class Incoming:
                 log.error(
                     "What was prepared for a guest could not be withdrawn.",
                     guest=machine.guest,
-                    handover_id=machine.handover,
+                    handover_id=machine.handover_id,
                     exc_info=error,
                 )
                 destination.doubt = f"the source has rolled it back; {type(error).__name__}: {error}"

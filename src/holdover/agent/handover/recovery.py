@@ -64,7 +64,7 @@ class Recovery:
                     log.error(
                         "The guest of an open handover is not there; add it to the agent's file again.",
                         guest=machine.guest,
-                        handover_id=machine.handover,
+                        handover_id=machine.handover_id,
                         state=machine.state.value,
                     )
             elif isinstance(machine, Source):
@@ -85,7 +85,7 @@ class Recovery:
 
     def _take_up_destination(self, machine: Destination, guest: HostedGuest) -> None:
         workshop = self._registry.executor(guest)
-        destination = DestinationHandover(machine.handover, machine.peer, workshop, machine)
+        destination = DestinationHandover(machine.handover_id, machine.peer, workshop, machine)
         destination.heard_at = -math.inf
         workshop.recall(machine)
         self._registry.add(guest.name, destination)
@@ -110,12 +110,14 @@ def _machine_of(record: HandoverRecord) -> Source | Destination | None:
         return msgspec.json.decode(record.body, type=kind)
     except (msgspec.DecodeError, ValueError) as error:
         if record.open:
-            what = f"the record of handover {record.handover} of guest {record.guest} cannot be read: {error}"
+            what = (
+                f"the record of handover {record.handover_id} of guest {record.guest} cannot be read: {error}"
+            )
             raise RecoveryError(f"{what}; {_WHAT_NEXT}") from error
         log.error(
             "The record of a closed handover cannot be read.",
             guest=record.guest,
-            handover_id=record.handover,
+            handover_id=record.handover_id,
             reason=str(error),
         )
         return None

@@ -90,28 +90,28 @@ class Registry:
         this host alone what became of it. A record of this host as the destination under the same id never
         replaces it.
         """
-        known = self.closed.pop(machine.handover, None)
+        known = self.closed.pop(machine.handover_id, None)
         is_hidden = isinstance(known, Source) and not isinstance(machine, Source)
-        self.closed[machine.handover] = known if known is not None and is_hidden else machine
+        self.closed[machine.handover_id] = known if known is not None and is_hidden else machine
         over = [name for name, each in self.closed.items() if not each.is_open]
         for name in over[:-_REMEMBERED]:
             del self.closed[name]
 
-    def is_own(self, handover: str) -> bool:
+    def is_own(self, handover_id: str) -> bool:
         """Whether this host is, or was, the source of a handover."""
-        return self.source(handover) is not None or isinstance(self.closed.get(handover), Source)
+        return self.source(handover_id) is not None or isinstance(self.closed.get(handover_id), Source)
 
-    def source(self, handover: str) -> SourceHandover | None:
+    def source(self, handover_id: str) -> SourceHandover | None:
         """The handover with that id, if it is a guest's newest and this host is its source."""
         for each in self.newest.values():
-            if isinstance(each, SourceHandover) and each.handover_id == handover:
+            if isinstance(each, SourceHandover) and each.handover_id == handover_id:
                 return each
         return None
 
-    def destination(self, handover: str) -> DestinationHandover | None:
+    def destination(self, handover_id: str) -> DestinationHandover | None:
         """The handover with that id, if it is a guest's newest and this host is its destination."""
         for each in self.newest.values():
-            if isinstance(each, DestinationHandover) and each.handover_id == handover:
+            if isinstance(each, DestinationHandover) and each.handover_id == handover_id:
                 return each
         return None
 
@@ -119,9 +119,9 @@ class Registry:
         """The lock to hold while deciding whether a handover of a guest begins."""
         return self._locks.setdefault(("guest", guest), asyncio.Lock())
 
-    def name_lock(self, handover: str) -> asyncio.Lock:
+    def name_lock(self, handover_id: str) -> asyncio.Lock:
         """The lock to hold while deciding what a handover's id means here; acquire it before `lock`."""
-        return self._locks.setdefault(("handover", handover), asyncio.Lock())
+        return self._locks.setdefault(("handover", handover_id), asyncio.Lock())
 
     def is_in_handover(self, guest: str) -> bool:
         """Whether a handover of a guest is under way."""
@@ -150,13 +150,13 @@ class Registry:
         """The error to raise where nothing was done; ``about`` is the guest's handover, if any."""
         return refusal(self.config.name, guest, problem, about)
 
-    def require_allowance(self, guest: str, handover: str) -> None:
+    def require_allowance(self, guest: str, handover_id: str) -> None:
         """Check that one more handover of a guest may begin and be put on record.
 
         Raises:
             HandoverProblem: Too many handovers have begun, or the name is not valid.
         """
-        if not handover.isprintable() or not 0 < len(handover) <= _NAME_LENGTH:
+        if not handover_id.isprintable() or not 0 < len(handover_id) <= _NAME_LENGTH:
             raise self.refusal(
                 guest,
                 f"a handover's name has 1 to {_NAME_LENGTH} characters that can be printed; nothing was "

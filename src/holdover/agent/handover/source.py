@@ -47,7 +47,7 @@ class SourceHandover(HandoverDriver[Source]):
     state_machine: Source
 
     def __init__(self, machine: Source, executor: HandoverExecutor, send: Send) -> None:
-        super().__init__(machine.handover, machine, executor)
+        super().__init__(machine.handover_id, machine, executor)
         self._send = send
         self._recheck: int | None = None
         """The position in the spans at which a recheck has begun."""
@@ -170,7 +170,7 @@ class SourceHandover(HandoverDriver[Source]):
                 log.error(
                     "The destination of a handover could not be told.",
                     guest=message.guest,
-                    handover_id=message.handover,
+                    handover_id=message.handover_id,
                     exc_info=error,
                 )
                 return self._unreached(f"{type(error).__name__}: {error}")

@@ -157,7 +157,7 @@ class Arbiter:
         An agent that is restarted would otherwise take the next question for the other one of the two.
         """
         moving, memory = self._facts.handover(guest), self._facts.memory(guest)
-        now = moving.handover if stopped and moving is not None else ""
+        now = moving.handover_id if stopped and moving is not None else ""
         if memory.stopped != now:
             memory.stopped = now
             await self._facts.save()
@@ -209,21 +209,21 @@ class Arbiter:
                 return await questions.ask_all()
             case Task.ASK_DESTINATION:
                 moving = self._moving(guest)
-                return await questions.ask_destination(moving.peer, moving.handover)
+                return await questions.ask_destination(moving.peer, moving.handover_id)
             case Task.PREPARE:
                 await questions.prepare()
             case Task.COMMIT:
-                await questions.commit(self._moving(guest).peer, self._moving(guest).handover)
+                await questions.commit(self._moving(guest).peer, self._moving(guest).handover_id)
             case Task.GRANT:
                 await self._grant(guest)
             case Task.OPEN:
                 await self._open_here(guest)
             case Task.ROLL_BACK:
-                await self._handovers.ask(guest, self._moving(guest).handover, Event.ASKED_ROLL_BACK)
+                await self._handovers.ask(guest, self._moving(guest).handover_id, Event.ASKED_ROLL_BACK)
             case Task.ASK_ROLL_BACK:
-                await questions.roll_back(self._moving(guest).peer, self._moving(guest).handover)
+                await questions.roll_back(self._moving(guest).peer, self._moving(guest).handover_id)
             case Task.FINISH:
-                await self._handovers.ask(guest, self._moving(guest).handover, Event.ASKED_FINISH)
+                await self._handovers.ask(guest, self._moving(guest).handover_id, Event.ASKED_FINISH)
             case _:
                 raise TypeError(f"{task} is nothing to carry out")
         return None
@@ -235,10 +235,10 @@ class Arbiter:
         return moving
 
     async def _grant(self, guest: str) -> None:
-        memory, handover = self._facts.memory(guest), self._moving(guest).handover
-        if memory.revoked == handover:
+        memory, handover_id = self._facts.memory(guest), self._moving(guest).handover_id
+        if memory.revoked == handover_id:
             raise AskFailed(f"the source takes guest {guest} back")
-        memory.granted = handover
+        memory.granted = handover_id
         try:
             await self._facts.save()
         except BaseException:

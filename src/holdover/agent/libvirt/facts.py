@@ -184,12 +184,12 @@ class Facts:
         not said since then that the guest goes on.
         """
         moving = self.handover(guest)
-        return moving is not None and self.memory(guest).stopped == moving.handover
+        return moving is not None and self.memory(guest).stopped == moving.handover_id
 
     def granted(self, guest: str) -> bool:
         """Whether a guest was let run here after the handover that is under way."""
         moving = self.handover(guest)
-        return moving is not None and self.memory(guest).granted == moving.handover
+        return moving is not None and self.memory(guest).granted == moving.handover_id
 
     # -- its QEMU -----------------------------------------------------------------------------------
 

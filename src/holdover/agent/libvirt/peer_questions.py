@@ -77,11 +77,11 @@ class PeerQuestions:
         except (AskFailed, TimeoutError) as error:
             return str(error) or f"{name} has not answered within {_BRIEFLY:g} s"
 
-    async def ask_destination(self, name: str, handover: str) -> Other:
+    async def ask_destination(self, name: str, handover_id: str) -> Other:
         """Whether the destination has let the guest run. If it has not, it will not do so later."""
         self.peer = name
         try:
-            answer = await self._ask(name, Ask.YIELD, handover)
+            answer = await self._ask(name, Ask.YIELD, handover_id)
         except AskFailed as error:
             self.why = str(error)
             return Other.UNREACHABLE
@@ -98,22 +98,22 @@ class PeerQuestions:
         """
         await self._must(self.peer, Ask.PREPARE, f"libvirt-{secrets.token_hex(8)}")
 
-    async def commit(self, name: str, handover: str) -> None:
+    async def commit(self, name: str, handover_id: str) -> None:
         """Have the source commit. Raises as `prepare`."""
-        await self._must(name, Ask.COMMIT, handover)
+        await self._must(name, Ask.COMMIT, handover_id)
 
-    async def roll_back(self, name: str, handover: str) -> None:
+    async def roll_back(self, name: str, handover_id: str) -> None:
         """Have the source roll back. Raises as `prepare`."""
-        await self._must(name, Ask.ROLL_BACK, handover)
+        await self._must(name, Ask.ROLL_BACK, handover_id)
 
-    async def _must(self, name: str, ask: Ask, handover: str) -> None:
+    async def _must(self, name: str, ask: Ask, handover_id: str) -> None:
         self.peer = name
-        answer = await self._ask(name, ask, handover)
+        answer = await self._ask(name, ask, handover_id)
         if answer.problem:
             raise AskFailed(answer.problem)
 
-    async def _ask(self, name: str, ask: Ask, handover: str) -> GuestAnswer:
-        question = GuestQuestion(ask=ask, guest=self._guest, uuid=self._uuid, handover=handover)
+    async def _ask(self, name: str, ask: Ask, handover_id: str) -> GuestAnswer:
+        question = GuestQuestion(ask=ask, guest=self._guest, uuid=self._uuid, handover_id=handover_id)
         try:
             return await self._peers.client(name).ask_about(question)
         except (AgentError, LookupError) as error:
@@ -148,7 +148,7 @@ class PeerAnswers:
                 await self._commit(question, sender, alive=alive)
             else:
                 self._require_destination(question, sender)
-                await self._handovers.ask(guest, question.handover, Event.ASKED_ROLL_BACK)
+                await self._handovers.ask(guest, question.handover_id, Event.ASKED_ROLL_BACK)
         except (HandoverProblem, AskFailed, OSError) as error:
             return GuestAnswer(host=self._host, alive=alive, problem=str(error))
         return GuestAnswer(host=self._host, alive=alive)
@@ -156,15 +156,15 @@ class PeerAnswers:
     async def _prepare(self, question: GuestQuestion, sender: str, place: Whereabouts) -> None:
         moving = self._facts.handover(question.guest)
         if place is Whereabouts.LEAVING and moving is not None and moving.peer == sender:
-            handover = moving.handover  # an operator has begun it, or this is the second time
+            handover_id = moving.handover_id  # an operator has begun it, or this is the second time
         elif place is Whereabouts.HERE:
-            handover = question.handover
+            handover_id = question.handover_id
         else:
             raise AskFailed(f"guest {question.guest} cannot leave {self._host}: {place.value}")
-        await self._handovers.prepare(question.guest, handover, sender)
+        await self._handovers.prepare(question.guest, handover_id, sender)
 
     async def _commit(self, question: GuestQuestion, sender: str, *, alive: bool) -> None:
-        guest, handover = question.guest, question.handover
+        guest, handover_id = question.guest, question.handover_id
         self._require_destination(question, sender)
         if self._facts.place(guest, question.uuid) is Whereabouts.LEAVING:
             if alive and not await self._stops(guest, question.uuid):
@@ -173,10 +173,10 @@ class PeerAnswers:
                     "see that its lock_manager is the agent (holdover libvirt check)"
                 )
             if self._facts.place(guest, question.uuid) is not Whereabouts.LEAVING:
-                raise AskFailed(f"handover {handover} of guest {guest} is not prepared any more")
-            self._facts.giving[guest] = handover
+                raise AskFailed(f"handover {handover_id} of guest {guest} is not prepared any more")
+            self._facts.giving[guest] = handover_id
         try:
-            await self._handovers.ask(guest, handover, Event.ASKED_COMMIT)
+            await self._handovers.ask(guest, handover_id, Event.ASKED_COMMIT)
         finally:
             self._facts.giving.pop(guest, None)
         if not await self._facts.lives(guest, question.uuid):
@@ -196,19 +196,21 @@ class PeerAnswers:
 
     def _require_destination(self, question: GuestQuestion, sender: str) -> None:
         moving = self._facts.handover(question.guest)
-        if moving is None or (moving.handover, moving.peer) != (question.handover, sender):
-            raise AskFailed(f"handover {question.handover} of guest {question.guest} is not one to {sender}")
+        if moving is None or (moving.handover_id, moving.peer) != (question.handover_id, sender):
+            raise AskFailed(
+                f"handover {question.handover_id} of guest {question.guest} is not one to {sender}"
+            )
         if moving.role != "source":
-            raise AskFailed(f"{self._host} is not the source of handover {question.handover}")
+            raise AskFailed(f"{self._host} is not the source of handover {question.handover_id}")
 
     async def _yield(self, question: GuestQuestion, sender: str, *, alive: bool) -> GuestAnswer:
         newest = self._handovers.state(question.guest)
-        if newest is None or (newest.handover, newest.peer) != (question.handover, sender):
-            raise AskFailed(f"{self._host} knows nothing of handover {question.handover} from {sender}")
+        if newest is None or (newest.handover_id, newest.peer) != (question.handover_id, sender):
+            raise AskFailed(f"{self._host} knows nothing of handover {question.handover_id} from {sender}")
         memory = self._facts.memory(question.guest)
         is_over = newest.state == DestinationState.HERE.value
-        if is_over or (memory.granted == question.handover and alive):
+        if is_over or (memory.granted == question.handover_id and alive):
             return GuestAnswer(host=self._host, has=True, alive=alive, granted=True)
-        memory.granted, memory.revoked = "", question.handover
+        memory.granted, memory.revoked = "", question.handover_id
         await self._facts.save()
         return GuestAnswer(host=self._host, alive=alive)

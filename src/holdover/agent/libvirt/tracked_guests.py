@@ -89,9 +89,9 @@ class ListingJournal:
         """As `Journal.load`."""
         return self._journal.load()
 
-    def steps(self, handover: str) -> tuple[HandoverRecord, ...]:
+    def steps(self, handover_id: str) -> tuple[HandoverRecord, ...]:
         """As `Journal.steps`."""
-        return self._journal.steps(handover)
+        return self._journal.steps(handover_id)
 
     @property
     def failed(self) -> JournalError | None:

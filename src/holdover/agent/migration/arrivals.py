@@ -78,7 +78,7 @@ class _Session:
     ``asked`` is the time of the last question, by the event loop.
     """
 
-    migration: str
+    migration_id: str
     monitor: Monitor
     qemu: IncomingQemu
     asked: float
@@ -152,13 +152,13 @@ class Arrivals:
         """Check that the guest's newest handover here is this one, and comes from ``sender``."""
         newest = self._newest(request.guest)
         here = self._config().name
-        if newest is None or (newest.handover, newest.role, newest.peer) != (
-            request.migration,
+        if newest is None or (newest.handover_id, newest.role, newest.peer) != (
+            request.migration_id,
             "destination",
             sender,
         ):
             raise ArrivalRefused(
-                f"handover {request.migration} of guest {request.guest} from {sender} is not the newest "
+                f"handover {request.migration_id} of guest {request.guest} from {sender} is not the newest "
                 f"one on {here}"
             )
         if request.action is QemuAction.RUN:
@@ -167,11 +167,11 @@ class Arrivals:
     def _require_reservations(self, request: QemuRequest) -> None:
         """Check that the reservations of the guest's newest handover are here now."""
         newest = self._newest(request.guest)
-        state = "over" if newest is None or newest.handover != request.migration else newest.state
+        state = "over" if newest is None or newest.handover_id != request.migration_id else newest.state
         if state not in _HAS_RESERVATIONS:
             raise ArrivalRefused(
                 f"guest {request.guest} must not run on {self._config().name}: its reservations are not "
-                f"here, handover {request.migration} is {state}"
+                f"here, handover {request.migration_id} is {state}"
             )
         if not self._passes(request.guest):
             # it goes back already, which is not on record yet
@@ -256,7 +256,7 @@ class Arrivals:
         except (MonitorLost, MonitorAbsent) as error:
             return await self._gone(request, error)
         session.ran = Ran.YES
-        log.info("A guest has arrived and runs here.", guest=request.guest, migration_id=request.migration)
+        log.info("A guest has arrived and runs here.", guest=request.guest, migration_id=request.migration_id)
         await session.monitor.close()
         when = None if resumed is None else (resumed.seconds, resumed.microseconds)
         return QemuAnswer(place=QemuPlace.RUNNING, ran=Ran.YES, resumed=when)
@@ -302,14 +302,14 @@ class Arrivals:
 
     async def _session(self, request: QemuRequest) -> _Session:
         session = self._sessions.get(request.guest)
-        if session is not None and session.migration != request.migration:
+        if session is not None and session.migration_id != request.migration_id:
             await self._leave(request.guest)
             session = None
         if session is None or session.monitor.lost:
             monitor = await self._monitors.connect(request.guest)
             ran = Ran.UNKNOWN if session is None else session.ran
             now = asyncio.get_running_loop().time()
-            session = _Session(request.migration, monitor, IncomingQemu(monitor), now, ran)
+            session = _Session(request.migration_id, monitor, IncomingQemu(monitor), now, ran)
             self._sessions[request.guest] = session
             if self._sweeper is None or self._sweeper.done():
                 self._sweeper = asyncio.ensure_future(self._sweep())
@@ -331,7 +331,7 @@ class Arrivals:
         if asyncio.get_running_loop().time() - session.asked < _IDLE_SECONDS:
             return False
         newest = self._newest(guest)
-        return newest is None or newest.handover != session.migration or not newest.open
+        return newest is None or newest.handover_id != session.migration_id or not newest.open
 
     async def _gone(self, request: QemuRequest, error: QemuError) -> QemuAnswer:
         """The answer when the connection to QEMU has ended; only if nobody listens there QEMU has ended."""

@@ -86,7 +86,7 @@ async def _qemus(migration: Migration, monitors: Monitors, peer: PeerClient) -> 
     answer = await peer.qemu(
         QemuRequest(
             guest=migration.guest,
-            migration=migration.migration,
+            migration_id=migration.migration_id,
             action=QemuAction.CHECK,
             options=migration.options,
         )

@@ -37,7 +37,7 @@ _INTERRUPTED = frozenset({Phase.COPYING})
 def record_of(migration: Migration, at: float) -> HandoverRecord:
     """The record of a migration for the journal."""
     return HandoverRecord(
-        handover=migration.migration,
+        handover_id=migration.migration_id,
         guest=migration.guest,
         role=ROLE,
         peer=migration.destination,
@@ -114,9 +114,9 @@ class Job:
 
     def _too_late(self) -> NotNow:
         if not self.migration.is_open:
-            return NotNow(f"migration {self.migration.migration} is over: {now_of(self.migration)}")
+            return NotNow(f"migration {self.migration.migration_id} is over: {now_of(self.migration)}")
         return NotNow(
-            f"it is too late to cancel migration {self.migration.migration}: it is "
+            f"it is too late to cancel migration {self.migration.migration_id}: it is "
             f"{self.migration.phase.value}; {now_of(self.migration)}"
         )
 
@@ -129,9 +129,9 @@ class Job:
         """The document that is shown of it."""
         migration = self.migration
         handover = self._handover()
-        own = handover is not None and handover.handover == migration.migration
+        own = handover is not None and handover.handover_id == migration.migration_id
         return MigrationState(
-            migration=migration.migration,
+            migration_id=migration.migration_id,
             guest=migration.guest,
             source=migration.source,
             destination=migration.destination,
@@ -309,7 +309,7 @@ class Job:
         log.info(
             "A migration has entered a phase.",
             guest=migration.guest,
-            migration_id=migration.migration,
+            migration_id=migration.migration_id,
             phase=migration.phase.value,
             reason=migration.problem or migration.reason,
         )

@@ -106,12 +106,12 @@ class Migrations:
             MigrationProblem: It has not begun, and nothing was changed.
         """
         job = self._jobs.get(guest)
-        if job is not None and job.migration.migration == request.migration:
+        if job is not None and job.migration.migration_id == request.migration_id:
             return job.state()
         if job is not None and job.migration.is_open:
             raise self._problem(
                 guest,
-                f"migration {job.migration.migration} of guest {guest} to {job.migration.destination} is "
+                f"migration {job.migration.migration_id} of guest {guest} to {job.migration.destination} is "
                 f"under way ({job.migration.phase.value}); holdover migrations attach {guest}, or holdover "
                 f"migrations cancel {guest}",
             )
@@ -126,7 +126,7 @@ class Migrations:
 
     def _new(self, guest: str, request: MigrationRequest) -> Migration:
         return Migration(
-            migration=request.migration,
+            migration_id=request.migration_id,
             guest=guest,
             source=self._config.name,
             destination=self._peer_name(request.to),
@@ -171,13 +171,13 @@ class Migrations:
             host=self._config.name, migrations=tuple(job.state() for job in self._jobs.values())
         )
 
-    async def cancel(self, guest: str, migration: str) -> MigrationState:
+    async def cancel(self, guest: str, migration_id: str) -> MigrationState:
         """Let a guest stay; returns when its migration has turned back.
 
         Raises:
             MigrationProblem: It is too late, or no such migration is under way.
         """
-        job = self._known(guest, migration)
+        job = self._known(guest, migration_id)
         try:
             await job.cancel("it was cancelled (holdover migrations cancel)")
         except NotNow as error:
@@ -197,10 +197,10 @@ class Migrations:
             raise self._problem(guest, str(error), job) from error
         return job.state()
 
-    def _known(self, guest: str, migration: str) -> Job:
+    def _known(self, guest: str, migration_id: str) -> Job:
         job = self._jobs.get(guest)
-        if job is None or migration not in ("", job.migration.migration):
-            what = f"migration {migration}" if migration else "no migration"
+        if job is None or migration_id not in ("", job.migration.migration_id):
+            what = f"migration {migration_id}" if migration_id else "no migration"
             raise self._problem(guest, f"{self._config.name} knows {what} of guest {guest}")
         return job
 
@@ -279,12 +279,12 @@ class Migrations:
                 log.error(
                     "The record of a migration cannot be read; look at the guest on both hosts.",
                     guest=record.guest,
-                    migration_id=record.handover,
+                    migration_id=record.handover_id,
                     reason=str(error),
                 )
                 if record.open:
                     self._unreadable[record.guest] = (
-                        f"guest {record.guest}: the record of its migration {record.handover} to "
+                        f"guest {record.guest}: the record of its migration {record.handover_id} to "
                         f"{record.peer} cannot be read, so nothing drives it; look whether the guest runs on "
                         f"{record.peer} or here, then holdover handover status {record.guest}"
                     )
@@ -354,7 +354,7 @@ class Migrations:
             raise AgentError(f"guest {guest.name}: {guest.refusal}")
         if self._handovers.is_in_handover(guest.name):
             state = self._handovers.state(guest.name)
-            if state is None or state.handover != migration.migration:
+            if state is None or state.handover_id != migration.migration_id:
                 raise AgentError(
                     f"a handover of guest {guest.name} is under way on {here}; holdover handover status "
                     f"{guest.name} says what comes next"
@@ -365,7 +365,7 @@ class Migrations:
                     f"guest {guest.name} does not run on {here}: the gate of {device.name} is "
                     f"{device.block.gate.value}; migrate it from the host on which it runs"
                 )
-        there = await self._client(migration.destination).peer_state(migration.migration)
+        there = await self._client(migration.destination).peer_state(migration.migration_id)
         refused = refusal_of_version(here, API_VERSION, migration.destination, there.version)
         if refused is not None:
             raise AgentError(refused)

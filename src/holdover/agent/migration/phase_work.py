@@ -55,8 +55,8 @@ _TAKEN = frozenset({SourceState.CONCEDING.value, SourceState.YIELDING.value, Sou
 class GuestHandovers(Protocol):
     """The operations of the agent on handovers that a migration uses."""
 
-    async def prepare(self, name: str, handover: str, to: str, stale: Stale = ...) -> HandoverState: ...
-    async def ask(self, name: str, handover: str, event: Event) -> HandoverState: ...
+    async def prepare(self, name: str, handover_id: str, to: str, stale: Stale = ...) -> HandoverState: ...
+    async def ask(self, name: str, handover_id: str, event: Event) -> HandoverState: ...
     def state(self, name: str) -> HandoverState | None: ...
     async def settled(self, name: str) -> None: ...
 
@@ -142,7 +142,7 @@ class PhaseWork:
         return await self._peer().qemu(
             QemuRequest(
                 guest=migration.guest,
-                migration=migration.migration,
+                migration_id=migration.migration_id,
                 action=action,
                 options=migration.options,
                 runs=migration.was_running,
@@ -167,7 +167,7 @@ class PhaseWork:
     async def _preparing(self, migration: Migration) -> Happened:
         try:
             await self._handovers.prepare(
-                migration.guest, migration.migration, migration.destination, migration.options.stale
+                migration.guest, migration.migration_id, migration.destination, migration.options.stale
             )
         except HandoverProblem as error:
             return Happened(Happening.FAILED, str(error))
@@ -210,7 +210,7 @@ class PhaseWork:
     async def _ascertaining(self, migration: Migration) -> Happened:
         """Find out, after a restart of the agent, how far the migration has come."""
         if self._committed(migration):
-            return Happened(Happening.DONE, told=True)
+            return Happened(Happening.DONE, run_requested=True)
         try:
             source = await self._source(migration)
             progress = await source.progress()
@@ -231,7 +231,7 @@ class PhaseWork:
 
     def _committed(self, migration: Migration) -> bool:
         state = self._handovers.state(migration.guest)
-        return state is not None and state.handover == migration.migration and state.state in _COMMITTED
+        return state is not None and state.handover_id == migration.migration_id and state.state in _COMMITTED
 
     # -- while the guest stands still ---------------------------------------------------------------
 
@@ -261,7 +261,7 @@ class PhaseWork:
             return None
         began = time.perf_counter()
         try:
-            await self._handovers.ask(migration.guest, migration.migration, Event.ASKED_COMMIT)
+            await self._handovers.ask(migration.guest, migration.migration_id, Event.ASKED_COMMIT)
         except HandoverProblem as error:
             return Happened(Happening.FAILED, str(error))
         self.commit_ms = (time.perf_counter() - began) * 1000
@@ -275,7 +275,7 @@ class PhaseWork:
         except (MonitorLost, MonitorAbsent):
             return await self._arrived(migration)
         except QemuError as error:
-            kind = Happening.UNREACHED if migration.told else Happening.FAILED
+            kind = Happening.UNREACHED if migration.run_requested else Happening.FAILED
             return await self._after_bad_end(migration, Happened(kind, str(error)))
         arriving = asyncio.ensure_future(self._arrived(migration))
         ending = asyncio.ensure_future(self._ends_badly(source))
@@ -307,7 +307,7 @@ class PhaseWork:
 
     async def _after_bad_end(self, migration: Migration, failed: Happened) -> Happened | None:
         """The source's QEMU has given up. If the destination may run the guest, its QEMU knows better."""
-        if not migration.told:
+        if not migration.run_requested:
             return failed
         try:
             answer = await self._ask(migration, QemuAction.WAIT)
@@ -344,7 +344,7 @@ class PhaseWork:
             try:
                 answer = await self._ask(migration, QemuAction.WAIT, wait=_WAIT)
             except AgentError as error:
-                if migration.told:
+                if migration.run_requested:
                     return Happened(Happening.UNREACHED, str(error))
                 if time.monotonic() > end:
                     return Happened(Happening.FAILED, str(error))
@@ -359,7 +359,7 @@ class PhaseWork:
                 return Happened(Happening.FAILED, "QEMU on the source has ended, and has not sent everything")
 
     def _not_arrived(self, migration: Migration, answer: QemuAnswer) -> Happened:
-        ran = migration.told and answer.ran is not Ran.NO
+        ran = migration.run_requested and answer.ran is not Ran.NO
         return Happened(Happening.LOST if ran else Happening.GONE, answer.problem)
 
     async def _starting(self, migration: Migration) -> Happened:
@@ -396,7 +396,7 @@ class PhaseWork:
 
     async def _finishing(self, migration: Migration) -> Happened:
         try:
-            state = await self._handovers.ask(migration.guest, migration.migration, Event.ASKED_FINISH)
+            state = await self._handovers.ask(migration.guest, migration.migration_id, Event.ASKED_FINISH)
         except HandoverProblem as error:
             if error.problem.state in _STAYS:
                 problem = f"{error}; somebody has rolled the handover back while the guest moved"
@@ -436,7 +436,7 @@ class PhaseWork:
         if self._has_stayed(migration):
             return Happened(Happening.DONE)
         try:
-            await self._handovers.ask(migration.guest, migration.migration, Event.ASKED_ROLL_BACK)
+            await self._handovers.ask(migration.guest, migration.migration_id, Event.ASKED_ROLL_BACK)
         except HandoverProblem as error:
             if error.problem.state in _STAYS:
                 return Happened(Happening.DONE)
@@ -448,7 +448,7 @@ class PhaseWork:
     def _has_stayed(self, migration: Migration) -> bool:
         """Whether the handover does not move the guest's reservations away from here, or not any more."""
         state = self._handovers.state(migration.guest)
-        return state is None or state.handover != migration.migration or state.state in _STAYS
+        return state is None or state.handover_id != migration.migration_id or state.state in _STAYS
 
     async def _resuming(self, migration: Migration) -> Happened:
         """Let the source's QEMU run the guest again, if it ran when the migration began."""

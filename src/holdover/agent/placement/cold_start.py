@@ -62,7 +62,7 @@ class ColdStarts:
         self._claims = claims
         self._peer = peer
 
-    async def start(self, name: str, handover: str) -> GuestStarted:
+    async def start(self, name: str, handover_id: str) -> GuestStarted:
         """Bring a guest's reservations to this host, before its QEMU is started here.
 
         ``handover`` is the id for the handover that this may need.
@@ -81,8 +81,8 @@ class ColdStarts:
         try:
             holder = await self._holder(name)
             if holder:
-                return await self._fetch(name, handover, holder)
-            text = await self.open_here(name, handover)
+                return await self._fetch(name, handover_id, holder)
+            text = await self.open_here(name, handover_id)
         except ClaimRefused as error:
             raise ColdStartRefused(str(error)) from error
         return GuestStarted(guest=name, host=here, came_from="", text=text)
@@ -97,7 +97,7 @@ class ColdStarts:
         state = self._handovers.state(name)
         if state is not None and state.open:
             raise ColdStartRefused(
-                f"handover {state.handover} of guest {name} is {state.state} on {self._config().name}; "
+                f"handover {state.handover_id} of guest {name} is {state.state} on {self._config().name}; "
                 f"holdover handover status {name} says what comes next"
             )
 
@@ -108,14 +108,14 @@ class ColdStarts:
             return
         try:
             if state.role == "source":
-                await self._handovers.ask(name, state.handover, Event.ASKED_ALONE)
+                await self._handovers.ask(name, state.handover_id, Event.ASKED_ALONE)
             else:
-                await self._handovers.take(name, state.handover)
-                await self._handovers.ask(name, state.handover, Event.ASKED_FINISH)
+                await self._handovers.take(name, state.handover_id)
+                await self._handovers.ask(name, state.handover_id, Event.ASKED_FINISH)
         except HandoverProblem as error:
             raise ColdStartRefused(
-                f"handover {state.handover} of guest {name} with {state.peer}, which is declared dead, does "
-                f"not end: {error}; holdover handover status {name} says what comes next"
+                f"handover {state.handover_id} of guest {name} with {state.peer}, which is declared dead, "
+                f"does not end: {error}; holdover handover status {name} says what comes next"
             ) from error
 
     async def _holder(self, name: str) -> str:
@@ -137,16 +137,16 @@ class ColdStarts:
             )
         return holders[0] if holders else ""
 
-    async def _fetch(self, name: str, handover: str, holder: str) -> GuestStarted:
+    async def _fetch(self, name: str, handover_id: str, holder: str) -> GuestStarted:
         here = self._config().name
         try:
-            await self._peer(holder).send_guest(SendRequest(guest=name, handover=handover))
+            await self._peer(holder).send_guest(SendRequest(guest=name, handover_id=handover_id))
         except AgentError as error:
             raise ColdStartRefused(f"guest {name} does not come from {holder}: {error}") from error
         text = f"guest {name} was handed over from {holder}; its reservations are on {here}: start its QEMU"
         return GuestStarted(guest=name, host=here, came_from=holder, text=text)
 
-    async def open_here(self, name: str, handover: str) -> str:
+    async def open_here(self, name: str, handover_id: str) -> str:
         """Let the commands of a guest that no host has pass here, and find out what it has on its LUNs.
 
         What it has by a host that is declared dead is taken, as handover ``handover``.
@@ -160,7 +160,9 @@ class ColdStarts:
         attached = self._known(name)
         here, dead = self._config().name, self._hosts.dead
         async with self._claims.claimed(name):
-            source = await self._taking.take(attached.guest, handover, dead, self._living()) if dead else ""
+            source = (
+                await self._taking.take(attached.guest, handover_id, dead, self._living()) if dead else ""
+            )
             if source:
                 return (
                     f"guest {name} was taken from {source}, which is declared dead; its reservations are on "

@@ -114,7 +114,7 @@ class Placement:
         try:
             for host in request.without:
                 await self.hosts.declare_dead(host, "holdover guest start --without", "")
-            return await self._starts.start(guest, request.handover)
+            return await self._starts.start(guest, request.handover_id)
         except (ColdStartRefused, DeclarationRefused) as error:
             raise self._problem(guest, str(error)) from error
 

@@ -37,7 +37,7 @@ class Places:
     def says(self, name: str) -> Said:
         """What this host says of a guest."""
         newest = self._handovers.state(name)
-        mark = "" if newest is None else f"{newest.handover} {newest.role}"
+        mark = "" if newest is None else f"{newest.handover_id} {newest.role}"
         if self.moves(name):
             return Said(Word.MOVES, mark)
         return Said(Word.HAS if self._has(name) else Word.FREE, mark)

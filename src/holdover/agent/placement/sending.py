@@ -55,14 +55,14 @@ class Sending:
         await self.require_not_running(guest)
         began = time.monotonic()
         try:
-            await self._handovers.prepare(name, request.handover, to)
+            await self._handovers.prepare(name, request.handover_id, to)
             await self.require_not_running(guest)
-            await self._handovers.ask(name, request.handover, Event.ASKED_COMMIT)
+            await self._handovers.ask(name, request.handover_id, Event.ASKED_COMMIT)
         except (HandoverProblem, ColdStartRefused) as error:
-            await self._roll_back(name, request.handover, to)
+            await self._roll_back(name, request.handover_id, to)
             raise ColdStartRefused(str(error)) from error
         try:
-            await self._handovers.ask(name, request.handover, Event.ASKED_FINISH)
+            await self._handovers.ask(name, request.handover_id, Event.ASKED_FINISH)
         except HandoverProblem as error:
             raise ColdStartRefused(
                 f"guest {name}'s reservations are on {to}, and {here} could not finish: {error}; then there: "
@@ -72,12 +72,12 @@ class Sending:
             "A guest that does not run was handed over.", guest=name, to=to, seconds=time.monotonic() - began
         )
 
-    async def _roll_back(self, name: str, handover: str, to: str) -> None:
+    async def _roll_back(self, name: str, handover_id: str, to: str) -> None:
         state = self._handovers.state(name)
-        if state is None or (state.handover, state.peer) != (handover, to):
+        if state is None or (state.handover_id, state.peer) != (handover_id, to):
             return
         try:
-            await self._handovers.ask(name, handover, Event.ASKED_ROLL_BACK)
+            await self._handovers.ask(name, handover_id, Event.ASKED_ROLL_BACK)
         except HandoverProblem as error:
             raise ColdStartRefused(f"{error}; holdover handover status {name} says what is true") from error
 

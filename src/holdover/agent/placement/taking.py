@@ -42,7 +42,7 @@ class Taking:
         self._spare_key = spare_key
 
     async def take(
-        self, guest: HostedGuest, handover: str, dead: Collection[str], living: Collection[str]
+        self, guest: HostedGuest, handover_id: str, dead: Collection[str], living: Collection[str]
     ) -> str:
         """Take what a guest has left by the hosts ``dead``; ``living`` are the initiator names of all others.
 
@@ -66,7 +66,7 @@ class Taking:
         source = next(
             (host for host in dead if any(p.startswith(f"{self._initiator(host)},") for p in ports)), ""
         ) or next(iter(dead))
-        await self._take(guest, handover, source, found)
+        await self._take(guest, handover_id, source, found)
         return source
 
     async def _left(
@@ -82,11 +82,11 @@ class Taking:
         return left_behind(status, device.port, living, dead, aptpl=aptpl)
 
     async def _take(
-        self, guest: HostedGuest, handover: str, source: str, found: dict[GuestDevice, LeftBehind]
+        self, guest: HostedGuest, handover_id: str, source: str, found: dict[GuestDevice, LeftBehind]
     ) -> None:
         message = Message(
             MessageKind.PREPARE,
-            handover,
+            handover_id,
             guest.name,
             1,
             tuple(self._lun(device, left) for device, left in found.items()),
@@ -100,15 +100,15 @@ class Taking:
                 f"status {guest.name} says what is true"
             )
         try:
-            await self._handovers.take(guest.name, handover)
-            await self._handovers.ask(guest.name, handover, Event.ASKED_FINISH)
+            await self._handovers.take(guest.name, handover_id)
+            await self._handovers.ask(guest.name, handover_id, Event.ASKED_FINISH)
         except HandoverProblem as error:
             raise ColdStartRefused(
                 f"what guest {guest.name} has by {source} is not taken: {error}; then: holdover handover "
                 f"take {guest.name}, or holdover handover rollback {guest.name} --alone"
             ) from error
         log.warning(
-            "A guest was taken from a dead host.", guest=guest.name, source=source, handover_id=handover
+            "A guest was taken from a dead host.", guest=guest.name, source=source, handover_id=handover_id
         )
 
     def _lun(self, device: GuestDevice, left: LeftBehind) -> LunHandover:

@@ -29,7 +29,7 @@ def secret(guest: str, api: str, asking: Asking, json: bool) -> None:
 
 def start(guest: str, api: str, without: list[str], asking: Asking, json: bool) -> None:
     """Ask the agent to bring a guest to its host, and say what comes next."""
-    request = StartRequest(handover=secrets.token_hex(8), without=tuple(without))
+    request = StartRequest(handover_id=secrets.token_hex(8), without=tuple(without))
 
     async def ask() -> GuestStarted:
         (client,) = asking.clients(api)

@@ -110,6 +110,6 @@ def _lines(guest: GuestState) -> Iterator[str]:
         yield f"    {_has(device)}{aptpl}; migrate-pr {migrate_pr}; gate {device.gate}"
         if device.report:
             yield f"    {device.report}"
-    if guest.handover is not None:
+    if guest.handover_id is not None:
         problem = f": {guest.handover_problem}" if guest.handover_problem else ""
-        yield f"  handover {guest.handover} is {guest.handover_state}{problem}"
+        yield f"  handover {guest.handover_id} is {guest.handover_state}{problem}"

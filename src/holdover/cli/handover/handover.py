@@ -31,18 +31,18 @@ Ask = Callable[[AgentClient, str], Awaitable[HandoverState]]
 
 
 def prepare(
-    guest: str, at: str, to: str, handover: str | None, stale: Stale, asking: Asking, json: bool
+    guest: str, at: str, to: str, handover_id: str | None, stale: Stale, asking: Asking, json: bool
 ) -> None:
     """Prepare a handover. Without an id it gets a random one, which is printed."""
-    identity = handover or secrets.token_hex(8)
+    identity = handover_id or secrets.token_hex(8)
 
     known: list[str] = []
 
     async def find(agent: AgentClient) -> None:
         known.append(await _known_as(agent, to, asking))
 
-    async def ask(agent: AgentClient, handover: str) -> HandoverState:
-        return await agent.prepare(guest, handover, known[0], stale)
+    async def ask(agent: AgentClient, handover_id: str) -> HandoverState:
+        return await agent.prepare(guest, handover_id, known[0], stale)
 
     _run(guest, at, identity, ask, asking, json, moves=False, find=find)
 
@@ -59,32 +59,32 @@ async def _known_as(source: AgentClient, to: str, asking: Asking) -> str:
         await destination.close()
 
 
-def commit(guest: str, at: str, handover: str | None, asking: Asking, json: bool) -> None:
+def commit(guest: str, at: str, handover_id: str | None, asking: Asking, json: bool) -> None:
     """Commit a handover."""
-    _run(guest, at, handover, lambda agent, identity: agent.commit(guest, identity), asking, json)
+    _run(guest, at, handover_id, lambda agent, identity: agent.commit(guest, identity), asking, json)
 
 
-def roll_back(guest: str, at: str, handover: str | None, alone: bool, asking: Asking, json: bool) -> None:
+def roll_back(guest: str, at: str, handover_id: str | None, alone: bool, asking: Asking, json: bool) -> None:
     """Roll a handover back."""
 
     def ask(agent: AgentClient, identity: str) -> Awaitable[HandoverState]:
         return agent.roll_back(guest, identity, alone=alone)
 
-    _run(guest, at, handover, ask, asking, json)
+    _run(guest, at, handover_id, ask, asking, json)
 
 
-def finish(guest: str, at: str, handover: str | None, asking: Asking, json: bool) -> None:
+def finish(guest: str, at: str, handover_id: str | None, asking: Asking, json: bool) -> None:
     """Finish a handover."""
 
     def ask(agent: AgentClient, identity: str) -> Awaitable[HandoverState]:
         return agent.finish(guest, identity)
 
-    _run(guest, at, handover, ask, asking, json, moves=False)
+    _run(guest, at, handover_id, ask, asking, json, moves=False)
 
 
-def take(guest: str, at: str, handover: str | None, asking: Asking, json: bool) -> None:
+def take(guest: str, at: str, handover_id: str | None, asking: Asking, json: bool) -> None:
     """Move everything to the destination, as the source is dead."""
-    _run(guest, at, handover, lambda agent, identity: agent.take(guest, identity), asking, json)
+    _run(guest, at, handover_id, lambda agent, identity: agent.take(guest, identity), asking, json)
 
 
 def status(guest: str, at: str, asking: Asking, json: bool) -> None:
@@ -127,7 +127,7 @@ def trace(guest: str, at: str, destination: str | None, file: Path, asking: Aski
 def _run(
     guest: str,
     at: str,
-    handover: str | None,
+    handover_id: str | None,
     ask: Ask,
     asking: Asking,
     json: bool,
@@ -142,7 +142,7 @@ def _run(
     async def do(agent: AgentClient) -> HandoverState:
         nonlocal asked, now
         try:
-            identity = handover or (await agent.handover(guest)).handover
+            identity = handover_id or (await agent.handover(guest)).handover_id
             await agent.guest(guest)  # does the agent answer, before anything is asked for?
             if find is not None:
                 await find(agent)

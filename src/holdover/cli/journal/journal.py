@@ -63,7 +63,7 @@ class _State(msgspec.Struct, kw_only=True):
 
 
 class _Handover(msgspec.Struct, kw_only=True):
-    handover: str
+    handover_id: str
     states: list[_State]
 
 
@@ -176,10 +176,10 @@ def _in_a_cell(body: bytes) -> str:
 
 
 def _document(seen: Inspection) -> _Show:
-    newest = (handover.handover for handover in seen.contents.handovers)
-    handovers = {handover: _Handover(handover=handover, states=[]) for handover in newest}
+    newest = (handover.handover_id for handover in seen.contents.handovers)
+    handovers = {handover: _Handover(handover_id=handover, states=[]) for handover in newest}
     for step in seen.steps:
-        handovers[step.handover].states.append(
+        handovers[step.handover_id].states.append(
             _State(
                 guest=step.guest,
                 role=step.role,
@@ -213,10 +213,10 @@ def print_tables(seen: Inspection) -> None:
     for device in seen.contents.devices:
         devices.add_row(device.guest, device.designator, device.drive, _in_a_cell(device.body))
     handovers = PlainTable("HANDOVER", "GUEST", "ROLE", "PEER", "STATE", "OPEN", "AT", "STATES")
-    states = Counter(step.handover for step in seen.steps)
+    states = Counter(step.handover_id for step in seen.steps)
     for newest in seen.contents.handovers:
-        about = (newest.handover, newest.guest, newest.role, newest.peer, newest.state)
-        count = str(states[newest.handover])
+        about = (newest.handover_id, newest.guest, newest.role, newest.peer, newest.state)
+        count = str(states[newest.handover_id])
         handovers.add_row(*about, "yes" if newest.open else "no", _time(newest.at), count)
     console = screen()
     for place, table in enumerate((guests, devices, handovers)):

@@ -85,7 +85,7 @@ class Follower:
                         ) from error
                     continue
                 heard = time.monotonic()
-                if newest.migration != state.migration:
+                if newest.migration_id != state.migration_id:
                     raise Detached(state, f"the newest migration of guest {self.guest} is another one")
                 state = newest
 
@@ -112,7 +112,7 @@ class Follower:
         if wish is _Wish.GO_ON:
             return
         try:
-            await self.client.cancel_migration(self.guest, state.migration)
+            await self.client.cancel_migration(self.guest, state.migration_id)
         except AgentRefused as error:
             self._print(f"it is not cancelled: {error}")
             if not sys.stdin.isatty():

@@ -130,7 +130,7 @@ async def _trace(
             orchestrator.guest,
             orchestrator.source,
             destination,
-            handover=orchestrator.handover,
+            handover_id=orchestrator.handover_id,
             steps=screenful.seen,
             began=orchestrator.began,
             events=orchestrator.events,

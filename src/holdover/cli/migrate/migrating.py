@@ -83,7 +83,7 @@ async def _run(order: Order, asking: Asking) -> tuple[MigrationState, str]:
     """The state in which this command leaves the migration, and why it leaves it before its end."""
     async with two_agents(asking, order.at, order.to) as agents:
         request = MigrationRequest(
-            migration=secrets.token_hex(8),
+            migration_id=secrets.token_hex(8),
             to=agents.to or await _name_of(agents.asked_destination) or order.to,
             options=order.options,
             dry_run=order.dry_run,
@@ -138,7 +138,7 @@ async def _trace(
     ]
     try:
         found = await collect(
-            order.guest, source, destination, handover=state.migration, steps=steps, began=state.began
+            order.guest, source, destination, handover_id=state.migration_id, steps=steps, began=state.began
         )
     except AgentError as error:
         print(f"holdover: no trace: {error}", file=sys.stderr)
@@ -192,7 +192,7 @@ def _show_moved(state: MigrationState) -> None:
 def _show_left(state: MigrationState, why: str) -> None:
     console = screen()
     text = (
-        f"Migration {state.migration} of guest {state.guest} is {state.phase} ({why}).\nNow: {state.now}."
+        f"Migration {state.migration_id} of guest {state.guest} is {state.phase} ({why}).\nNow: {state.now}."
         f"{_next(state)}{_problem(state)}\nholdover migrations shows it; holdover migrations attach "
         f"{state.guest} follows it."
     )
