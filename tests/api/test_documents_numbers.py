@@ -25,7 +25,7 @@ SMALL = {
     "held",
     "number",
     "count",
-    "hears",
+    "pending_attentions",
     "status",
     "paths",
 }

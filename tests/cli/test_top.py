@@ -27,7 +27,7 @@ SITE = [
     answer(
         host("host-a", guest("host-a", device(held=3)), guest("host-a", name="empty")),
         migrations=(migration(),),
-        handovers=(handover(handover="m1", in_doubt=True, problem="host-b does not answer"),),
+        handovers=(handover(handover_id="m1", in_doubt=True, problem="host-b does not answer"),),
     ),
     answer(host("host-b", guest("host-b", device("incoming", key=None, kind=None)))),
     HostAnswer("host-c:8471", "host-c", problem="cannot connect"),

@@ -48,7 +48,7 @@ def answer(state: HostState, **more: object) -> HostAnswer:
 
 def migration(phase: str = "copying", **more: object) -> MigrationState:
     values: dict[str, object] = {
-        "migration": "m1",
+        "migration_id": "m1",
         "guest": "db1",
         "source": "host-a",
         "destination": "host-b",

@@ -39,7 +39,7 @@ def test_a_migration_and_its_handover_are_one_move() -> None:
     both = answer(
         host("host-a", guest("host-a", device())),
         migrations=(migration(),),
-        handovers=(handover(handover="m1"),),
+        handovers=(handover(handover_id="m1"),),
     )
     (move,) = picture([both], 1.0).moves
     assert (move.id, move.state, move.progress) == ("m1", "copying", 0.75)
@@ -57,7 +57,7 @@ def test_both_sides_of_a_handover_are_one_move_in_the_words_of_the_source() -> N
 
 
 def test_open_moves_come_first() -> None:
-    ended = migration("done", open=False, migration="m0", began=99.0)
+    ended = migration("done", open=False, migration_id="m0", began=99.0)
     moves = picture([answer(host("host-a"), migrations=(ended, migration()))], 1.0).moves
     assert [each.id for each in moves] == ["m1", "m0"]
 

@@ -71,7 +71,7 @@ records: st.SearchStrategy[Record] = st.one_of(
     st.builds(DeviceRecord, guest=_names, designator=_names, drive=_texts, body=_bodies),
     st.builds(
         HandoverRecord,
-        handover=_names,
+        handover_id=_names,
         guest=_names,
         role=st.sampled_from(("source", "destination")),
         peer=_texts,

@@ -218,7 +218,7 @@ def test_another_schema_is_refused(site: Site, version: int, says: str) -> None:
     [
         ("DELETE FROM device WHERE guest = 'g3'", "24 rows were written and 23 are readable"),
         ("UPDATE device SET body = x'00' WHERE guest = 'g3'", "table device: row g3/naa.* wrong checksum"),
-        ("UPDATE step SET open = 0 WHERE handover = 'h1'", "table step: row 6 has a wrong checksum"),
+        ("UPDATE step SET open = 0 WHERE handover_id = 'h1'", "table step: row 6 has a wrong checksum"),
         ("UPDATE guest SET name = 'g9' WHERE name = 'g3'", "table guest: row g9 has a wrong checksum"),
         ("UPDATE seal SET sequence = 100", "its seal is missing or damaged"),
         ("DELETE FROM seal", "its seal is missing or damaged"),

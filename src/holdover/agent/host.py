@@ -506,7 +506,7 @@ class Host:
             return state
         return msgspec.structs.replace(
             state,
-            handover=handover.handover_id,
+            handover_id=handover.handover_id,
             handover_state=handover.state,
             handover_problem=handover.problem,
         )

@@ -124,7 +124,7 @@ def step(migration: Migration, happened: Happened) -> Migration:
     if following is Phase.COPYING:
         changes["sent"] = True
     if following is Phase.STARTING:
-        changes["told"] = True
+        changes["run_requested"] = True
     if following in _WAYS_BACK and not migration.reason:
         changes["reason"] = _reason(migration, happened)
     if happened.problem and (migration.phase, happening) in _ALARMS:
@@ -133,7 +133,7 @@ def step(migration: Migration, happened: Happened) -> Migration:
         changes["ended_here"] = True
     if happening is Happening.LOST:
         changes["ended_there"] = True
-    for name in ("was_running", "uri", "tls_name", "told"):
+    for name in ("was_running", "uri", "tls_name", "run_requested"):
         value = getattr(happened, name)
         if value is not None:
             changes[name] = value
