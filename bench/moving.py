@@ -26,7 +26,7 @@ from holdover.demo.machines.process import IscsiDisk, QemuProcess, VirtualMachin
 from holdover.demo.processes import free_port
 from holdover.iscsi.url import IscsiUrl
 from holdover.paths.iscsi import InitiatorIdentity, IscsiPath, IscsiSessions, isid_of
-from holdover.qemu.monitor import Monitor, QemuError, QmpEvent
+from holdover.qemu.monitor import QemuError, QemuMonitor, QmpEvent
 from holdover.scsi.opcodes import InServiceAction, ReservationType
 from holdover.scsi.reservation_in import ReadKeys, ReadReservation, Reservation
 from holdover.scsi.reservation_out import in_command
@@ -175,7 +175,7 @@ class MovingGuest:
         return Move(standstill, handover)
 
     async def _migrate(
-        self, source: Monitor, destination: Monitor, qemu: QemuProcess, uri: str, stopped: bool
+        self, source: QemuMonitor, destination: QemuMonitor, qemu: QemuProcess, uri: str, stopped: bool
     ) -> float | None:
         assert self.qemu is not None
         if not self.kind.holdover:
@@ -264,7 +264,7 @@ class MovingGuest:
         self._watches[qemu.pid] = watch
         return qemu
 
-    async def _watch(self, qemu: QemuProcess) -> Monitor:
+    async def _watch(self, qemu: QemuProcess) -> QemuMonitor:
         """The second monitor of a QEMU, once it exists."""
         path = self._watches[qemu.pid]
         async with asyncio.timeout(_MOVE):
@@ -273,7 +273,7 @@ class MovingGuest:
                     raise NotMeasured(f"{self.kind.name}: QEMU ended:\n{qemu.errors}")
                 # The socket exists a moment before QEMU listens at it.
                 with contextlib.suppress(QemuError):
-                    return await Monitor.connect(path, self.kind.name, timeout=_MOVE)
+                    return await QemuMonitor.connect(path, self.kind.name, timeout=_MOVE)
                 await asyncio.sleep(0.02)
 
 
@@ -283,7 +283,7 @@ async def _ask(path: IscsiPath, action: InServiceAction) -> bytes:
     return response.data_in
 
 
-async def _ready(source: Monitor, destination: Monitor) -> None:
+async def _ready(source: QemuMonitor, destination: QemuMonitor) -> None:
     """Check that both monitors answer, and keep the source's memory out of the figures."""
     await source.execute(
         "migrate-set-parameters", {"downtime-limit": _LAST_COPY_MS, "max-bandwidth": 1 << 34}
@@ -292,7 +292,7 @@ async def _ready(source: Monitor, destination: Monitor) -> None:
         raise NotMeasured(f"the destination does not wait for a guest, it is {state}")
 
 
-async def _migrate_plainly(source: Monitor, destination: Monitor, uri: str, stopped: bool) -> None:
+async def _migrate_plainly(source: QemuMonitor, destination: QemuMonitor, uri: str, stopped: bool) -> None:
     """Migrate as an operator's tool does without Holdover."""
     events = {"capabilities": [{"capability": "events", "state": True}]}
     for monitor in (source, destination):
@@ -310,11 +310,11 @@ async def _migrate_plainly(source: Monitor, destination: Monitor, uri: str, stop
             await destination.execute("cont")
 
 
-async def _standstill(source: Monitor, destination: Monitor) -> float:
+async def _standstill(source: QemuMonitor, destination: QemuMonitor) -> float:
     def named(name: str) -> Callable[[QmpEvent], bool]:
         return lambda event: event.name == name
 
-    async def last(monitor: Monitor, name: str) -> QmpEvent:
+    async def last(monitor: QemuMonitor, name: str) -> QmpEvent:
         await monitor.wait_event(named(name))
         return [event for event in monitor.events if event.name == name][-1]
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from holdover.admission.admission import Admission, Allowance, Entry, FrontEnd
+from holdover.admission.admission import Admission, AdmittedConnection, Allowance, FrontEnd
 
 GROUPS = ("", "uid 0", "uid 65534")
 PARTIES = ("address 10.0.0.1", "address 10.0.0.2", "uid 0", "uid 65534")
@@ -51,7 +51,7 @@ class FrontEnds(RuleBasedStateMachine):
     def open(self, capacity: int, each: list[Allowance]) -> None:
         self.admission = Admission(capacity)
         self.front_ends = [self.admission.front_end(str(number), one) for number, one in enumerate(each)]
-        self.here: list[Entry] = []
+        self.here: list[AdmittedConnection] = []
 
     @rule(number=st.integers(0, 2), party=st.sampled_from(PARTIES))
     def comes(self, number: int, party: str) -> None:
@@ -118,7 +118,7 @@ class FrontEnds(RuleBasedStateMachine):
 TestFrontEnds = FrontEnds.TestCase
 
 
-def fill(front_end: FrontEnd, party: str, count: int) -> list[Entry]:
+def fill(front_end: FrontEnd, party: str, count: int) -> list[AdmittedConnection]:
     found = []
     for _ in range(count):
         entry, _ = front_end.enter(party)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdover.guest.identity_policy import (
-    Claim,
     IdentityRule,
+    ProcessClaim,
     ProcessIdentity,
     Trust,
     cgroup_unit,
@@ -185,12 +185,12 @@ def test_once_on_record_the_same_process_is_always_accepted(
             assert isinstance(judge("db1", "db1", other, now, None), str)
 
 
-CLAIMS = [Claim(trust, shown) for trust, shown in product(Trust, (False, True))]
+CLAIMS = [ProcessClaim(trust, shown) for trust, shown in product(Trust, (False, True))]
 
 
 def test_who_takes_whose_place() -> None:
-    claimed, recorded, certain = (Claim(trust) for trust in Trust)
-    with_disk = {trust: Claim(trust, shown=True) for trust in Trust}
+    claimed, recorded, certain = (ProcessClaim(trust) for trust in Trust)
+    with_disk = {trust: ProcessClaim(trust, shown=True) for trust in Trust}
     # a process without a disk keeps nobody out that has it, or is known better
     assert may_replace(with_disk[Trust.CLAIMED], claimed)
     assert may_replace(recorded, claimed)

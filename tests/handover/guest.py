@@ -8,7 +8,7 @@ from typing import Any
 
 from holdover.guest.gate import Gate
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
-from holdover.handover.protocol import Happened
+from holdover.handover.protocol import HandoverEvent
 from holdover.handover.state_table import SOURCE
 from holdover.handover.states import Event
 from holdover.handover.work import as_the_device_knows
@@ -125,7 +125,7 @@ class GuestActs(Faults):
         if machine is None or Event.CHANGED not in SOURCE[machine.state].follows:
             return after
         news = (LunHandover(f"naa.{lun}", tracked=self.part(number)),)
-        return self.at_source(after, Happened(Event.CHANGED, news))
+        return self.at_source(after, HandoverEvent(Event.CHANGED, news))
 
     def _at_its_turn(
         self, task: tuple[Any, ...], noted: LunHandover, lun: int, number: int

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from holdover.guest.gate import Gate
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover, Registrations
-from holdover.handover.protocol import Answer, Answered, Happened, Message
+from holdover.handover.protocol import Answer, Answered, HandoverEvent, Message
 from holdover.handover.source_rules import after_restart, begin, is_allowed
 from holdover.handover.state_table import DESTINATION, SOURCE
 from holdover.handover.states import DestinationState, Event, SourceState
@@ -106,12 +106,18 @@ class Model(GuestActs):
             if world.guest == STOPPED:
                 yield "the guest is started on the destination", world._replace(guest=AT_DESTINATION)
             else:
-                yield "finish without the source", self.at_destination(world, Happened(Event.ASKED_FINISH))
+                yield (
+                    "finish without the source",
+                    self.at_destination(world, HandoverEvent(Event.ASKED_FINISH)),
+                )
         elif world.destination_task:
             if Event.ASKED_FINISH in DESTINATION[destination.state].follows and not world.source_up:
-                yield "finish without the source", self.at_destination(world, Happened(Event.ASKED_FINISH))
+                yield (
+                    "finish without the source",
+                    self.at_destination(world, HandoverEvent(Event.ASKED_FINISH)),
+                )
         elif Event.ASKED_TAKE in DESTINATION[destination.state].follows:
-            yield "take", self.at_destination(world, Happened(Event.ASKED_TAKE))
+            yield "take", self.at_destination(world, HandoverEvent(Event.ASKED_TAKE))
 
     def _second_death(self, world: World) -> Iterator[tuple[str, World]]:
         """The source is back, and the operator gives up the destination, which was to take and is down."""
@@ -122,7 +128,7 @@ class Model(GuestActs):
             late = tuple(each for each in world.late if each[0] != 1)
             guest = AT_SOURCE if world.guest == AT_SOURCE else STOPPED
             alone = world._replace(dead=False, told=False, guest=guest, late=late)
-            asked = self.at_source(alone, Happened(Event.ASKED_ALONE, problem="!"))
+            asked = self.at_source(alone, HandoverEvent(Event.ASKED_ALONE, problem="!"))
             yield "the destination is declared dead, roll back alone", asked
 
     def restart_source(self, world: World) -> World:
@@ -138,7 +144,7 @@ class Model(GuestActs):
             return up
         if not self.safe.skips:
             up = up._replace(source=self.id(replace(machine, number=machine.number - 1)))
-        return self.at_source(up, Happened(Event.RESTARTED, devices=self.views(up.device)))
+        return self.at_source(up, HandoverEvent(Event.RESTARTED, devices=self.views(up.device)))
 
     def restart_destination(self, world: World) -> World:
         up = world._replace(destination_up=True)
@@ -146,7 +152,7 @@ class Model(GuestActs):
             return up
         if not self.safe.is_unsure:
             up = up._replace(destination=self.id(replace(self.part(up.destination), armed=False)))
-        return self.at_destination(up, Happened(Event.RESTARTED))
+        return self.at_destination(up, HandoverEvent(Event.RESTARTED))
 
     def works(self, world: World) -> Iterator[tuple[str, World]]:
         if world.destination_task == ("open",):
@@ -165,12 +171,12 @@ class Model(GuestActs):
 
     def _ended(self, world: World, who: int, luns: list[LunHandover | None]) -> Iterator[tuple[str, World]]:
         good = [silent(lun) for lun in luns if lun is not None]
-        happened = Happened(Event.FAILED, problem="!")
+        happened = HandoverEvent(Event.FAILED, problem="!")
         if len(good) == len(luns):
             source = self.part(world.source)
             is_drained = not who and source.state is SourceState.LEAVING
             devices = self.views(world.device) if is_drained else None
-            happened = Happened(Event.DONE, tuple(good), devices=devices)
+            happened = HandoverEvent(Event.DONE, tuple(good), devices=devices)
         step = self.at_destination if who else self.at_source
         yield f"{WHO[who]}: {happened.event.value}", step(world, happened)
 
@@ -199,7 +205,10 @@ class Model(GuestActs):
             and self.is_destination_free(world)
             and Event.OVER in DESTINATION[destination.state].follows
         ):
-            yield "the destination hears that it is over", self.at_destination(world, Happened(Event.OVER))
+            yield (
+                "the destination hears that it is over",
+                self.at_destination(world, HandoverEvent(Event.OVER)),
+            )
 
     def _answered(self, world: World, answer: Answer) -> Iterator[tuple[str, World]]:
         event = {
@@ -212,7 +221,7 @@ class Model(GuestActs):
         luns = (
             answer.luns if self.safe.picture else tuple(replace(lun, ran_there=False) for lun in answer.luns)
         )
-        yield f"answered: {answer.kind.value}", self.at_source(world, Happened(event, luns))
+        yield f"answered: {answer.kind.value}", self.at_source(world, HandoverEvent(event, luns))
 
     def _is_on_its_way(self, world: World, number: int) -> bool:
         if any(self.part(each).number == number for each in world.net):
@@ -225,8 +234,8 @@ class Model(GuestActs):
         if world.told and world.guest == STOPPED and not world.dead:
             yield "the guest starts on the destination", world._replace(guest=AT_DESTINATION)
         if world.dead and world.source_up and machine is not None and machine.state is SourceState.PREPARED:
-            yield "check", self.at_source(world, Happened(Event.ASKED_CHECK))
-            yield "prepared for too long", self.at_source(world, Happened(Event.ASKED_ROLL_BACK))
+            yield "check", self.at_source(world, HandoverEvent(Event.ASKED_CHECK))
+            yield "prepared for too long", self.at_source(world, HandoverEvent(Event.ASKED_ROLL_BACK))
         if not world.source_up or (
             world.dead and (machine is None or machine.state is not SourceState.COMMITTED)
         ):
@@ -237,31 +246,31 @@ class Model(GuestActs):
         state = machine.state
         if state is SourceState.PREPARED and world.guest != AT_DESTINATION:
             stopped = world._replace(guest=STOPPED)
-            yield "the guest stops, commit", self.at_source(stopped, Happened(Event.ASKED_COMMIT))
-            yield "roll back", self.at_source(world, Happened(Event.ASKED_ROLL_BACK))
-            yield "check", self.at_source(world, Happened(Event.ASKED_CHECK))
+            yield "the guest stops, commit", self.at_source(stopped, HandoverEvent(Event.ASKED_COMMIT))
+            yield "roll back", self.at_source(world, HandoverEvent(Event.ASKED_ROLL_BACK))
+            yield "check", self.at_source(world, HandoverEvent(Event.ASKED_CHECK))
         elif state is SourceState.CONFIRMING and is_allowed(machine, Event.ASKED_COMMIT):
             stopped = world._replace(guest=STOPPED)
             yield (
                 "the guest stops, commit amid a check",
-                self.at_source(stopped, Happened(Event.ASKED_COMMIT)),
+                self.at_source(stopped, HandoverEvent(Event.ASKED_COMMIT)),
             )
         elif (rewound := self.before_recheck(world.source)) is not None:
             stopped = world._replace(guest=STOPPED, source=rewound, source_task=())
             yield (
                 "the guest stops, commit amid a check that was sent",
-                self.at_source(stopped, Happened(Event.ASKED_COMMIT)),
+                self.at_source(stopped, HandoverEvent(Event.ASKED_COMMIT)),
             )
         elif state is SourceState.COMMITTED and world.guest != AT_DESTINATION:
             untold = world._replace(told=False)
-            yield "roll back", self.at_source(untold, Happened(Event.ASKED_ROLL_BACK))
+            yield "roll back", self.at_source(untold, HandoverEvent(Event.ASKED_ROLL_BACK))
         elif state is SourceState.COMMITTED:
             untold = world._replace(told=False)
-            yield "finish", self.at_source(untold, Happened(Event.ASKED_FINISH))
+            yield "finish", self.at_source(untold, HandoverEvent(Event.ASKED_FINISH))
             stopped = untold._replace(guest=STOPPED)
             yield (
                 "the guest stops on the destination, roll back",
-                self.at_source(stopped, Happened(Event.ASKED_ROLL_BACK)),
+                self.at_source(stopped, HandoverEvent(Event.ASKED_ROLL_BACK)),
             )
         elif state is SourceState.STAYED and world.guest == STOPPED:
             yield "the guest goes on on the source", world._replace(guest=AT_SOURCE)

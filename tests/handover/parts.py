@@ -8,9 +8,9 @@ from typing import Any
 
 from holdover.guest.gate import Gate
 from holdover.handover.destination_rules import destination_hears, destination_step
-from holdover.handover.effects import Effects, Part, WorkOrder
+from holdover.handover.effects import EffectKind, Effects, WorkOrder
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
-from holdover.handover.protocol import Destination, DeviceView, Happened, Message, Source
+from holdover.handover.protocol import Destination, DeviceView, HandoverEvent, Message, Source
 from holdover.handover.source_rules import source_step
 from holdover.handover.state_table import DESTINATION, SOURCE, StateSpec
 from holdover.handover.states import Event, SourceState
@@ -172,7 +172,7 @@ class Parts:
             return replace(machine, problem="", luns=tuple(map(silent, machine.luns)), answer=answer)
         return machine
 
-    def source_step(self, number: int, happened: Happened) -> tuple[int, Effects]:
+    def source_step(self, number: int, happened: HandoverEvent) -> tuple[int, Effects]:
         key = (number, happened)
         found = self._steps.get(key)
         if found is None:
@@ -195,7 +195,7 @@ class Parts:
         """What was prepared before the recheck that has led to this, whose message was sent."""
         return self._rechecked.get(number) if self.part(number).state is SourceState.PREPARING else None
 
-    def destination_step(self, number: int, happened: Happened | Message) -> tuple[int, Effects]:
+    def destination_step(self, number: int, happened: HandoverEvent | Message) -> tuple[int, Effects]:
         key = (number, happened)
         found = self._steps.get(key)
         if found is None:
@@ -206,7 +206,7 @@ class Parts:
             found = self._steps[key] = self.id(self._plain(machine)), effects
         return found
 
-    def at_source(self, world: World, happened: Happened) -> World:
+    def at_source(self, world: World, happened: HandoverEvent) -> World:
         number, effects = self.source_step(world.source, happened)
         if self._finds_out(world.source, SOURCE, happened) and not self.part(number).changed:
             found = tuple(self.id(lun.tracked) for lun in self.part(number).luns)
@@ -214,7 +214,7 @@ class Parts:
         return self.source_effects(world, number, effects)
 
     def _finds_out(
-        self, number: int, table: Mapping[Any, StateSpec[Any]], happened: Happened | Message
+        self, number: int, table: Mapping[Any, StateSpec[Any]], happened: HandoverEvent | Message
     ) -> bool:
         """Whether work ends that tells the devices what the guest has; they put that on record themselves."""
         machine = self.part(number)
@@ -243,7 +243,11 @@ class Parts:
 
     def _carry_out(self, world: World, who: int, effects: Effects) -> World:
         """What an executor does: records that nothing waits for are left for later."""
-        if effects.answer is not None and Part.ANSWER not in effects.durable_first and self._waits(effects):
+        if (
+            effects.answer is not None
+            and EffectKind.ANSWER not in effects.durable_first
+            and self._waits(effects)
+        ):
             # the answer is on its way before the gate moves
             answered = self._destination_begins(world, replace(effects, gate=None))
             return answered._replace(destination_task=("open",))
@@ -258,7 +262,7 @@ class Parts:
     def _waits(self, effects: Effects) -> bool:
         first = effects.durable_first & self.safe.waits
         if effects.work is not None and effects.work.work not in self.safe.announced:
-            first -= {Part.WORK}
+            first -= {EffectKind.WORK}
         return bool(first)
 
     def synced(self, world: World, who: int) -> World:
@@ -306,7 +310,7 @@ class Parts:
         started = (self.part(number) for number in task[1:])
         return tries_again and all(isinstance(each, Progress) and not each.answers for each in started)
 
-    def at_destination(self, world: World, happened: Happened | Message) -> World:
+    def at_destination(self, world: World, happened: HandoverEvent | Message) -> World:
         number, effects = self.destination_step(world.destination, happened)
         if self._finds_out(world.destination, DESTINATION, happened):
             found = tuple(self.id(lun.tracked) for lun in self.part(number).luns)
@@ -382,7 +386,7 @@ class Parts:
 
     def unreached(self, world: World) -> Iterator[tuple[str, World]]:
         for event in (Event.UNREACHED, Event.GIVEN_UP):
-            yield f"the source has no answer: {event.value}", self.at_source(world, Happened(event))
+            yield f"the source has no answer: {event.value}", self.at_source(world, HandoverEvent(event))
 
     # -- numbers ------------------------------------------------------------------------------------
 

@@ -9,13 +9,15 @@ from hypothesis import strategies as st
 
 from holdover.handover.agenda import Activity, Agenda
 from holdover.handover.lun_handover import LunHandover
-from holdover.handover.protocol import Happened, Message
+from holdover.handover.protocol import HandoverEvent, Message
 from holdover.handover.states import Event, MessageKind
 from holdover.reservations.tracked import Tracked
 
-COMMIT, ROLL_BACK, FINISH = map(Happened, (Event.ASKED_COMMIT, Event.ASKED_ROLL_BACK, Event.ASKED_FINISH))
-DONE = Happened(Event.DONE)
-What = Happened | Message
+COMMIT, ROLL_BACK, FINISH = map(
+    HandoverEvent, (Event.ASKED_COMMIT, Event.ASKED_ROLL_BACK, Event.ASKED_FINISH)
+)
+DONE = HandoverEvent(Event.DONE)
+What = HandoverEvent | Message
 
 
 def message(number: int) -> Message:
@@ -40,7 +42,7 @@ def test_news_come_first_and_then_the_end_of_the_activity() -> None:
     made.add_news(LunHandover("naa.2", tracked=Tracked(0xA)))
     made.add_news(LunHandover("naa.1", tracked=Tracked(0xB)))
     news = made.next(allowing(COMMIT)).what
-    assert isinstance(news, Happened)
+    assert isinstance(news, HandoverEvent)
     assert news.event is Event.CHANGED
     assert {lun.designator: lun.tracked.key for lun in news.luns} == {"naa.1": 0xB, "naa.2": 0xA}
     assert made.next(allowing(COMMIT)).what == DONE

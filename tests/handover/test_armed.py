@@ -8,9 +8,17 @@ import pytest
 
 from holdover.guest.gate import Gate
 from holdover.handover.destination_rules import destination_hears, destination_step
-from holdover.handover.effects import Effects, Part
+from holdover.handover.effects import EffectKind, Effects
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
-from holdover.handover.protocol import Answer, Answered, Destination, DeviceView, Happened, Message, Source
+from holdover.handover.protocol import (
+    Answer,
+    Answered,
+    Destination,
+    DeviceView,
+    HandoverEvent,
+    Message,
+    Source,
+)
 from holdover.handover.source_rules import after_restart, begin, source_step
 from holdover.handover.states import DestinationState, Event, MessageKind, SourceState
 from holdover.reservations.tracked import Tracked
@@ -22,7 +30,9 @@ LOST = replace(LUN, lost=True)
 def prepared(*luns: LunHandover, arms: bool = True) -> tuple[Source, Effects]:
     source, effects = begin("h", "db1", "host-b", luns or (LUN,), arms=arms)
     for event in (Event.DONE, Event.TOLD, Event.DONE):
-        source, effects = source_step(source, Happened(event, source.luns if event is Event.DONE else ()))
+        source, effects = source_step(
+            source, HandoverEvent(event, source.luns if event is Event.DONE else ())
+        )
     assert source.state is SourceState.PREPARED
     return source, effects
 
@@ -38,7 +48,7 @@ def hear(
 
 def registered() -> Destination:
     destination, _ = hear(None, MessageKind.PREPARE, 1)
-    return destination_step(destination, Happened(Event.DONE, destination.luns))[0]
+    return destination_step(destination, HandoverEvent(Event.DONE, destination.luns))[0]
 
 
 def answer_of(effects: Effects) -> Answer:
@@ -48,43 +58,46 @@ def answer_of(effects: Effects) -> Answer:
 
 def restarted(source: Source, lun: LunHandover = LUN) -> Source:
     views = tuple(DeviceView(each.designator, each.tracked) for each in source.luns)
-    wondering, effects = source_step(source, Happened(Event.RESTARTED, devices=views))
+    wondering, effects = source_step(source, HandoverEvent(Event.RESTARTED, devices=views))
     assert wondering.state is SourceState.WONDERING
     assert effects.gate is Gate.LEAVING
-    return source_step(wondering, Happened(Event.DONE, (lun,)))[0]
+    return source_step(wondering, HandoverEvent(Event.DONE, (lun,)))[0]
 
 
 def test_a_commit_of_an_armed_handover_waits_for_no_record() -> None:
     source, effects = prepared()
     assert source.armed
     assert effects.tells_now
-    assert Part.ANSWER in effects.durable_first
-    source, _ = source_step(source, Happened(Event.ASKED_COMMIT))
-    source, effects = source_step(source, Happened(Event.DONE, source.luns))
-    assert Part.WORK not in effects.durable_first
-    source, effects = source_step(source, Happened(Event.DONE, source.luns))
+    assert EffectKind.ANSWER in effects.durable_first
+    source, _ = source_step(source, HandoverEvent(Event.ASKED_COMMIT))
+    source, effects = source_step(source, HandoverEvent(Event.DONE, source.luns))
+    assert EffectKind.WORK not in effects.durable_first
+    source, effects = source_step(source, HandoverEvent(Event.DONE, source.luns))
     assert effects.message is not None
-    assert Part.MESSAGE not in effects.durable_first
-    source, effects = source_step(source, Happened(Event.TOLD, source.luns))
+    assert EffectKind.MESSAGE not in effects.durable_first
+    source, effects = source_step(source, HandoverEvent(Event.TOLD, source.luns))
     assert source.state is SourceState.COMMITTED
     assert effects.tells_now
-    assert Part.ANSWER not in effects.durable_first
-    source, effects = source_step(source, Happened(Event.ASKED_FINISH))
-    assert Part.GATE in effects.durable_first
+    assert EffectKind.ANSWER not in effects.durable_first
+    source, effects = source_step(source, HandoverEvent(Event.ASKED_FINISH))
+    assert EffectKind.GATE in effects.durable_first
 
 
 def test_a_commit_that_is_sent_again_waits_for_its_record() -> None:
     source = replace(prepared()[0], state=SourceState.COMMITTING)
-    _, effects = source_step(source, Happened(Event.UNREACHED))
-    assert Part.MESSAGE in effects.durable_first
+    _, effects = source_step(source, HandoverEvent(Event.UNREACHED))
+    assert EffectKind.MESSAGE in effects.durable_first
 
 
 def test_the_gate_of_an_armed_destination_waits_for_the_record_and_its_answer_does_not() -> None:
     destination, effects = hear(registered(), MessageKind.COMMIT, 2)
-    assert Part.WORK not in effects.durable_first
-    destination, effects = destination_step(destination, Happened(Event.DONE, destination.luns))
+    assert EffectKind.WORK not in effects.durable_first
+    destination, effects = destination_step(destination, HandoverEvent(Event.DONE, destination.luns))
     assert destination.state is DestinationState.COMMITTED
-    assert (Part.GATE in effects.durable_first, Part.ANSWER in effects.durable_first) == (True, False)
+    assert (EffectKind.GATE in effects.durable_first, EffectKind.ANSWER in effects.durable_first) == (
+        True,
+        False,
+    )
 
 
 @pytest.mark.parametrize(("luns", "arms"), [((LUN,), False), ((replace(LUN, tracked=UNREGISTERED),), True)])
@@ -118,27 +131,27 @@ def test_a_restarted_source_asks_with_a_number_that_no_commit_has_had() -> None:
     ],
 )
 def test_what_follows_from_the_answer(event: Event, lun: LunHandover, state: SourceState) -> None:
-    after, _ = source_step(restarted(prepared()[0], lun), Happened(event))
+    after, _ = source_step(restarted(prepared()[0], lun), HandoverEvent(event))
     assert after.state is state
 
 
 def test_a_change_that_the_destination_was_not_told_shows_that_nothing_was_committed() -> None:
     source = prepared()[0]
     changed = DeviceView(LUN.designator, Tracked(0xB, True))
-    after, _ = source_step(source, Happened(Event.RESTARTED, devices=(changed,)))
+    after, _ = source_step(source, HandoverEvent(Event.RESTARTED, devices=(changed,)))
     assert after.state is SourceState.PREPARING
 
 
 def test_a_destination_that_is_prepared_says_so_and_refuses_a_late_commit() -> None:
     destination, effects = hear(registered(), MessageKind.RECALL, 4)
     assert answer_of(effects).kind is Answered.KEPT
-    assert Part.ANSWER in effects.durable_first
+    assert EffectKind.ANSWER in effects.durable_first
     after, effects = hear(destination, MessageKind.COMMIT, 2)
     assert (after, answer_of(effects).kind) == (destination, Answered.REFUSED)
 
 
 def unsure() -> Destination:
-    destination, _ = destination_step(registered(), Happened(Event.RESTARTED))
+    destination, _ = destination_step(registered(), HandoverEvent(Event.RESTARTED))
     assert (destination.state, destination.gate) == (DestinationState.UNSURE, Gate.INCOMING)
     return destination
 
@@ -146,9 +159,9 @@ def unsure() -> Destination:
 def test_a_restarted_destination_asks_the_lun_if_the_source_has_no_registration() -> None:
     asking, _ = hear(unsure(), MessageKind.RECALL, 4, LOST)
     assert asking.state is DestinationState.RECOLLECTING
-    committed, effects = destination_step(asking, Happened(Event.DONE, asking.luns))
+    committed, effects = destination_step(asking, HandoverEvent(Event.DONE, asking.luns))
     assert (committed.state, answer_of(effects).kind) == (DestinationState.COMMITTED, Answered.DONE)
-    again, effects = destination_step(asking, Happened(Event.FAILED, problem="no answer"))
+    again, effects = destination_step(asking, HandoverEvent(Event.FAILED, problem="no answer"))
     assert (again.state, answer_of(effects).kind) == (DestinationState.UNSURE, Answered.UNKNOWN)
 
 

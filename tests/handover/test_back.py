@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from holdover.handover.destination_rules import destination_hears, destination_step
-from holdover.handover.effects import Effects, Part
+from holdover.handover.effects import EffectKind, Effects
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
-from holdover.handover.protocol import Answer, Answered, Destination, Happened, Message, Source
+from holdover.handover.protocol import Answer, Answered, Destination, HandoverEvent, Message, Source
 from holdover.handover.source_rules import source_step
 from holdover.handover.states import DestinationState, Event, MessageKind, SourceState
 from holdover.handover.work import Work, as_the_device_knows
@@ -207,7 +207,7 @@ def closed() -> Destination:
     assert effects.work is not None
     assert effects.work.work is Work.ASCERTAIN
     found = lun_of(replace(HELD, key=NEW), ran_there=True, registered_there=True)
-    destination, effects = destination_step(destination, Happened(Event.DONE, (found,)))
+    destination, effects = destination_step(destination, HandoverEvent(Event.DONE, (found,)))
     assert effects.answer == Answer(Answered.DONE, 4, (found,))
     return destination
 
@@ -229,7 +229,7 @@ def test_a_later_close_takes_no_older_picture() -> None:
 def test_a_destination_that_cannot_ask_is_asked_again() -> None:
     destination, _ = hear(running(), message(MessageKind.CLOSE, 4, lun_of(HELD)))
     for event in (Event.FAILED, Event.RESTARTED):
-        halted, _ = destination_step(destination, Happened(event, problem="no"))
+        halted, _ = destination_step(destination, HandoverEvent(event, problem="no"))
         assert halted.state is DestinationState.HALTED
         again, effects = hear(halted, message(MessageKind.CLOSE, 5, lun_of(HELD)))
         assert again.state is DestinationState.ASCERTAINING
@@ -238,30 +238,30 @@ def test_a_destination_that_cannot_ask_is_asked_again() -> None:
 
 
 def test_the_source_goes_on_with_what_the_guest_has_there() -> None:
-    source, _ = source_step(closing(), Happened(Event.TOLD, closed().luns))
+    source, _ = source_step(closing(), HandoverEvent(Event.TOLD, closed().luns))
     assert source.state is SourceState.ASKING
     assert source.luns[0].tracked == replace(HELD, key=NEW)
 
 
 def test_a_source_that_has_begun_to_act_alone_keeps_its_picture() -> None:
     inquiring = replace(closing(), state=SourceState.INQUIRING)
-    source, _ = source_step(inquiring, Happened(Event.TOLD, closed().luns))
+    source, _ = source_step(inquiring, HandoverEvent(Event.TOLD, closed().luns))
     assert source.luns[0].tracked == HELD
 
 
 def test_a_refusal_to_act_alone_is_said_while_the_destination_is_asked() -> None:
-    source, effects = source_step(closing(), Happened(Event.ASKED_ALONE))
+    source, effects = source_step(closing(), HandoverEvent(Event.ASKED_ALONE))
     assert effects.work is not None
     assert effects.work.work is Work.WEIGH
-    source, effects = source_step(source, Happened(Event.FAILED, problem="naa.1: another key"))
+    source, effects = source_step(source, HandoverEvent(Event.FAILED, problem="naa.1: another key"))
     assert (source.state, source.problem) == (SourceState.CLOSING, "naa.1: another key")
     assert effects.message is not None
     assert effects.again, "who waits is told first"
-    assert Part.ANSWER in effects.durable_first
-    source, _ = source_step(source, Happened(Event.UNREACHED, problem="no route"))
+    assert EffectKind.ANSWER in effects.durable_first
+    source, _ = source_step(source, HandoverEvent(Event.UNREACHED, problem="no route"))
     assert (
         source.problem == "no route; the source cannot roll back without the destination: naa.1: another key"
     )
-    source, _ = source_step(source, Happened(Event.TOLD, closed().luns))
-    source, _ = source_step(source, Happened(Event.FAILED, problem="the LUN is away"))
+    source, _ = source_step(source, HandoverEvent(Event.TOLD, closed().luns))
+    source, _ = source_step(source, HandoverEvent(Event.FAILED, problem="the LUN is away"))
     assert source.problem == "the LUN is away"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from holdover.handover.effects import Part
+from holdover.handover.effects import EffectKind
 from holdover.handover.work import Work
 from tests.handover.explore import CASES, Broken, explore
 from tests.handover.model import Model
@@ -68,13 +68,13 @@ def test_two_luns_with_one_fault(names: tuple[str, str]) -> None:
     check(names, Bounds(1))
 
 
-_ALL = frozenset(Part)
+_ALL = frozenset(EffectKind)
 
 WITHOUT = {
-    "records before messages": (Safeguards(waits=_ALL - {Part.MESSAGE}), "holder", Bounds(1)),
-    "records before answers": (Safeguards(waits=_ALL - {Part.ANSWER}), "holder", Bounds(1)),
+    "records before messages": (Safeguards(waits=_ALL - {EffectKind.MESSAGE}), "holder", Bounds(1)),
+    "records before answers": (Safeguards(waits=_ALL - {EffectKind.ANSWER}), "holder", Bounds(1)),
     "records before work": (
-        Safeguards(waits=_ALL - {Part.WORK}),
+        Safeguards(waits=_ALL - {EffectKind.WORK}),
         "holder, key shared",
         Bounds(1, arms=False),
     ),
@@ -91,7 +91,7 @@ WITHOUT = {
     "the re-key": (Safeguards(rekey=False), "holder, key shared", Bounds(0)),
     "the ask after a lost answer": (Safeguards(ask=False), "holder", Bounds(1)),
     "a gate that waits for the record": (
-        Safeguards(waits=_ALL - {Part.GATE}),
+        Safeguards(waits=_ALL - {EffectKind.GATE}),
         "holder",
         Bounds(1, changes=1),
     ),

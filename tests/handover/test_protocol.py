@@ -8,7 +8,7 @@ import pytest
 
 from holdover.guest.gate import Gate
 from holdover.handover.destination_rules import destination_hears, destination_step, returned_hears
-from holdover.handover.effects import DeviceNews, Effects, Part
+from holdover.handover.effects import DeviceNews, EffectKind, Effects
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
 from holdover.handover.protocol import (
     Answer,
@@ -16,7 +16,7 @@ from holdover.handover.protocol import (
     Destination,
     DeviceView,
     EventNotAllowed,
-    Happened,
+    HandoverEvent,
     Message,
     Source,
 )
@@ -33,7 +33,7 @@ LUN = LunHandover("naa.1", tracked=Tracked(0xA, True), source_spare=1, destinati
 def happen(source: Source, *events: Event) -> Source:
     for event in events:
         luns = source.luns if event is Event.DONE else ()
-        source, _ = source_step(source, Happened(event, luns))
+        source, _ = source_step(source, HandoverEvent(event, luns))
     return source
 
 
@@ -54,19 +54,19 @@ def hear(destination: Destination | None, told: Message) -> tuple[Destination, E
 
 def registered() -> Destination:
     destination, _ = hear(None, message(MessageKind.PREPARE, 1))
-    return destination_step(destination, Happened(Event.DONE, destination.luns))[0]
+    return destination_step(destination, HandoverEvent(Event.DONE, destination.luns))[0]
 
 
 def reply(effects: Effects) -> Answer:
     assert effects.answer is not None
-    assert Part.ANSWER in effects.durable_first
+    assert EffectKind.ANSWER in effects.durable_first
     return effects.answer
 
 
 def works(effects: Effects, work: Work, *, again: bool = False) -> bool:
     """Whether ``work`` begins, now or a little later, and waits for the record that announces it."""
     assert effects.work is not None
-    assert Part.WORK in effects.durable_first
+    assert EffectKind.WORK in effects.durable_first
     return effects.work.work is work and effects.again is again
 
 
@@ -76,34 +76,34 @@ def test_what_others_see_waits_for_the_journal() -> None:
     assert effects.work is not None
     assert effects.work.work is Work.CHECK
     assert effects.durable_first == frozenset(), "a look changes nothing"
-    source, effects = source_step(source, Happened(Event.DONE, (LUN,)))
+    source, effects = source_step(source, HandoverEvent(Event.DONE, (LUN,)))
     assert effects.message == Message(MessageKind.PREPARE, "h", "db1", 1, (LUN,))
-    assert effects.durable_first == {Part.MESSAGE}
+    assert effects.durable_first == {EffectKind.MESSAGE}
 
 
 def test_a_guest_is_told_that_it_is_prepared_when_that_is_on_record() -> None:
     source = happen(begin("h", "db1", "host-b", (LUN,))[0], Event.DONE, Event.TOLD)
-    source, effects = source_step(source, Happened(Event.DONE, (LUN,)))
+    source, effects = source_step(source, HandoverEvent(Event.DONE, (LUN,)))
     assert source.state is SourceState.PREPARED
     assert not effects.begins
-    assert effects.durable_first == {Part.ANSWER}
+    assert effects.durable_first == {EffectKind.ANSWER}
 
 
 def test_commands_that_wait_need_no_record_and_commands_that_pass_do() -> None:
-    source, effects = source_step(prepared(), Happened(Event.ASKED_COMMIT))
+    source, effects = source_step(prepared(), HandoverEvent(Event.ASKED_COMMIT))
     assert (effects.gate, effects.durable_first) == (Gate.LEAVING, frozenset())
-    source, effects = source_step(source, Happened(Event.FAILED, problem="in flight"))
+    source, effects = source_step(source, HandoverEvent(Event.FAILED, problem="in flight"))
     assert (effects.gate, source.state) == (Gate.RUNNING, SourceState.PREPARED)
-    assert Part.GATE in effects.durable_first
+    assert EffectKind.GATE in effects.durable_first
 
 
 def test_work_that_has_nothing_to_say_to_any_lun_needs_no_record() -> None:
     alone = replace(LUN, tracked=replace(LUN.tracked, type=ReservationType.WRITE_EXCLUSIVE))
     for lun, waits in ((alone, False), (replace(alone, shared=True), True), (LUN, True)):
         source = replace(happen(prepared(), Event.ASKED_COMMIT), luns=(lun,))
-        source, effects = source_step(source, Happened(Event.DONE, (lun,)))
+        source, effects = source_step(source, HandoverEvent(Event.DONE, (lun,)))
         assert source.state is SourceState.GIVING
-        assert (Part.WORK in effects.durable_first) is waits
+        assert (EffectKind.WORK in effects.durable_first) is waits
         assert effects.work is not None
         assert (effects.work.result is None) is waits
 
@@ -114,7 +114,7 @@ def device(lun: LunHandover = LUN, **said: object) -> DeviceView:
 
 def drained(source: Source, *devices: DeviceView) -> Source:
     leaving = happen(source, Event.ASKED_COMMIT)
-    return source_step(leaving, Happened(Event.DONE, leaving.luns, devices=devices))[0]
+    return source_step(leaving, HandoverEvent(Event.DONE, leaving.luns, devices=devices))[0]
 
 
 def test_what_the_devices_know_after_a_drain_is_news() -> None:
@@ -135,10 +135,10 @@ def test_a_guest_with_other_luns_than_were_prepared_is_not_committed() -> None:
 
 
 def test_what_the_devices_know_after_a_restart_is_news_of_what_was_prepared() -> None:
-    changed = Happened(Event.RESTARTED, devices=(device(tracked=Tracked(0xB)),))
+    changed = HandoverEvent(Event.RESTARTED, devices=(device(tracked=Tracked(0xB)),))
     source, _ = source_step(prepared(), changed)
     assert (source.state, source.luns[0].tracked) == (SourceState.PREPARING, Tracked(0xB))
-    source, _ = source_step(prepared(), Happened(Event.RESTARTED, devices=(device(stale=True),)))
+    source, _ = source_step(prepared(), HandoverEvent(Event.RESTARTED, devices=(device(stale=True),)))
     assert (source.state, source.rechecks) == (SourceState.CONFIRMING, False), "a commit waits for this look"
     committing = happen(prepared(), Event.ASKED_COMMIT, Event.DONE, Event.DONE)
     assert source_step(committing, changed)[0].luns == committing.luns
@@ -148,7 +148,7 @@ def test_what_the_guest_was_not_told_goes_with_it_once_it_has_stopped() -> None:
     told = device(pending_attentions=(0x2A03,))
     source = prepared()
     checking = happen(source, Event.ASKED_CHECK)
-    checked = source_step(checking, Happened(Event.DONE, (LUN,), devices=(told,)))[0]
+    checked = source_step(checking, HandoverEvent(Event.DONE, (LUN,), devices=(told,)))[0]
     assert checked.luns[0].pending_attentions == ()
     assert drained(source, told).luns[0].pending_attentions == (0x2A03,)
 
@@ -157,47 +157,49 @@ def test_a_recheck_is_given_up_for_a_commit_unless_something_was_sent() -> None:
     checking = happen(prepared(), Event.ASKED_CHECK)
     assert checking.rechecks
     assert happen(checking, Event.DONE) == prepared()
-    leaving, effects = source_step(checking, Happened(Event.ASKED_COMMIT))
+    leaving, effects = source_step(checking, HandoverEvent(Event.ASKED_COMMIT))
     assert (leaving.state, leaving.rechecks, leaving.number) == (SourceState.LEAVING, False, checking.number)
     assert effects.begins
     new = replace(LUN, tracked=Tracked(0xB, True))
-    changed = source_step(checking, Happened(Event.CHANGED, (new,)))[0]
+    changed = source_step(checking, HandoverEvent(Event.CHANGED, (new,)))[0]
     sent = happen(changed, Event.DONE)
     assert sent.state is SourceState.PREPARING
     first = happen(begin("h", "db1", "host-b", (LUN,))[0], Event.DONE, Event.TOLD)
     for source in (changed, sent, first):
         with pytest.raises(EventNotAllowed, match="commit"):
-            source_step(source, Happened(Event.ASKED_COMMIT))
+            source_step(source, HandoverEvent(Event.ASKED_COMMIT))
 
 
 def test_the_devices_learn_where_the_reservations_are() -> None:
     committed = happen(prepared(), Event.ASKED_COMMIT, Event.DONE, Event.DONE, Event.TOLD)
-    _, effects = source_step(committed, Happened(Event.ASKED_FINISH))
+    _, effects = source_step(committed, HandoverEvent(Event.ASKED_FINISH))
     assert effects.devices == (DeviceNews("naa.1", UNREGISTERED, left=True),)
     stays = replace(happen(committed, Event.ASKED_ROLL_BACK), state=SourceState.RESUMING)
     lost = replace(LUN, lost=True, pending_attentions=(0x2A03,))
-    _, effects = source_step(stays, Happened(Event.DONE, (lost,)))
+    _, effects = source_step(stays, HandoverEvent(Event.DONE, (lost,)))
     dropped = (AdditionalSense.REGISTRATIONS_PREEMPTED,)
     assert effects.devices == (DeviceNews("naa.1", LUN.tracked, drop=dropped, pass_on=(0x2A03,)),)
     undoing = happen(prepared(), Event.ASKED_ROLL_BACK)
-    assert source_step(undoing, Happened(Event.TOLD))[1].devices == (), "it ran here: the devices know best"
+    assert source_step(undoing, HandoverEvent(Event.TOLD))[1].devices == (), (
+        "it ran here: the devices know best"
+    )
 
 
 def test_the_devices_of_the_destination_are_told_once() -> None:
     pending = replace(LUN, pending_attentions=(0x2A03,))
     preempting, _ = hear(registered(), message(MessageKind.COMMIT, 2, (pending,)))
-    committed, effects = destination_step(preempting, Happened(Event.DONE, preempting.luns))
+    committed, effects = destination_step(preempting, HandoverEvent(Event.DONE, preempting.luns))
     assert effects.devices == (DeviceNews("naa.1", LUN.tracked, pass_on=(0x2A03,)),)
     _, effects = hear(committed, message(MessageKind.FINISH, 3, (pending,)))
     assert effects.devices == (), "the guest may run: its devices know best"
     closing, _ = hear(committed, message(MessageKind.CLOSE, 3, (pending,)))
     told = (device(pending_attentions=(0x2A05,)),)
-    closed, _ = destination_step(closing, Happened(Event.DONE, closing.luns, devices=told))
+    closed, _ = destination_step(closing, HandoverEvent(Event.DONE, closing.luns, devices=told))
     assert closed.luns[0].pending_attentions == (0x2A05,), (
         "what this host has told the guest is not told again"
     )
     returning, _ = hear(closed, message(MessageKind.RETURN, 4, closed.luns))
-    _, effects = destination_step(returning, Happened(Event.DONE, returning.luns))
+    _, effects = destination_step(returning, HandoverEvent(Event.DONE, returning.luns))
     assert effects.devices == (DeviceNews("naa.1", UNREGISTERED, left=True),)
 
 
@@ -212,13 +214,13 @@ def test_an_operator_may_withdraw_where_the_guest_cannot_run(state: DestinationS
     )
     if may:
         assert works(
-            destination_step(destination, Happened(Event.ASKED_ALONE))[1],
+            destination_step(destination, HandoverEvent(Event.ASKED_ALONE))[1],
             Work.WITHDRAW,
             again=state is DestinationState.WITHDRAWING,
         )
     else:
         with pytest.raises(EventNotAllowed, match=f"roll back alone: the handover is {state.value}"):
-            destination_step(destination, Happened(Event.ASKED_ALONE))
+            destination_step(destination, HandoverEvent(Event.ASKED_ALONE))
 
 
 def test_every_message_has_a_greater_number() -> None:
@@ -231,18 +233,18 @@ def test_every_message_has_a_greater_number() -> None:
 
 def test_what_the_guest_changes_reaches_the_destination_before_the_commit() -> None:
     new = replace(LUN, tracked=Tracked(0xB, True))
-    source, effects = source_step(prepared(), Happened(Event.CHANGED, (new,)))
+    source, effects = source_step(prepared(), HandoverEvent(Event.CHANGED, (new,)))
     assert source.state is SourceState.PREPARING
     assert effects.message is not None
     assert effects.message.luns[0].tracked == new.tracked
 
 
 def test_a_change_while_it_is_confirmed_is_not_overwritten_by_the_confirmation() -> None:
-    source, _ = source_step(prepared(), Happened(Event.ASKED_CHECK))
+    source, _ = source_step(prepared(), HandoverEvent(Event.ASKED_CHECK))
     new = replace(LUN, tracked=Tracked(0xB, True))
-    source, effects = source_step(source, Happened(Event.CHANGED, (new,)))
+    source, effects = source_step(source, HandoverEvent(Event.CHANGED, (new,)))
     assert effects == Effects(record=True), "the confirmation under way goes on"
-    source, _ = source_step(source, Happened(Event.DONE, (LUN,)))
+    source, _ = source_step(source, HandoverEvent(Event.DONE, (LUN,)))
     assert source.state is SourceState.PREPARING
     assert source.luns[0].tracked == new.tracked
 
@@ -250,11 +252,13 @@ def test_a_change_while_it_is_confirmed_is_not_overwritten_by_the_confirmation()
 def test_whether_a_key_is_shared_is_said_of_the_key_that_the_guest_has_now() -> None:
     source, _ = begin("h", "db1", "host-b", (LUN,), "pc-q35-10.2")
     other = replace(LUN, tracked=Tracked(0xB, True))
-    source, _ = source_step(source, Happened(Event.CHANGED, (other,)))
+    source, _ = source_step(source, HandoverEvent(Event.CHANGED, (other,)))
     seen = replace(LUN, shared=True, others=(0xA, 0xC))
-    assert source_step(source, Happened(Event.DONE, (seen,)))[0].luns == (replace(other, others=(0xA, 0xC)),)
+    assert source_step(source, HandoverEvent(Event.DONE, (seen,)))[0].luns == (
+        replace(other, others=(0xA, 0xC)),
+    )
     seen = replace(LUN, others=(0xB,))
-    assert source_step(source, Happened(Event.DONE, (seen,)))[0].luns == (
+    assert source_step(source, HandoverEvent(Event.DONE, (seen,)))[0].luns == (
         replace(other, shared=True, others=(0xB,)),
     )
 
@@ -262,7 +266,7 @@ def test_whether_a_key_is_shared_is_said_of_the_key_that_the_guest_has_now() -> 
 def test_a_change_seen_only_when_the_guest_has_stopped_is_caught_up_with() -> None:
     source = happen(prepared(), Event.ASKED_COMMIT)
     new = replace(LUN, tracked=Tracked(0xB, True))
-    source, _ = source_step(source, Happened(Event.CHANGED, (new,)))
+    source, _ = source_step(source, HandoverEvent(Event.CHANGED, (new,)))
     source = happen(source, Event.DONE)
     assert source.state is SourceState.RECHECKING
     source = happen(source, Event.DONE)
@@ -272,9 +276,9 @@ def test_a_change_seen_only_when_the_guest_has_stopped_is_caught_up_with() -> No
 
 def test_the_first_reason_of_a_roll_back_stays() -> None:
     source = happen(prepared(), Event.ASKED_COMMIT, Event.DONE, Event.DONE)
-    source, _ = source_step(source, Happened(Event.REFUSED, problem="naa.1: no"))
+    source, _ = source_step(source, HandoverEvent(Event.REFUSED, problem="naa.1: no"))
     assert (source.state, source.reason, source.problem) == (SourceState.CLOSING, "naa.1: no", "")
-    source, effects = source_step(source, Happened(Event.UNREACHED, problem="no route"))
+    source, effects = source_step(source, HandoverEvent(Event.UNREACHED, problem="no route"))
     assert (source.reason, source.problem) == ("naa.1: no", "no route")
     assert effects.message is not None
     assert effects.again
@@ -300,7 +304,7 @@ def test_whether_it_can_be_done_alone_is_asked_before_anything_is_changed() -> N
     undoing = happen(prepared(), Event.ASKED_ROLL_BACK)
     closing = happen(prepared(), Event.ASKED_COMMIT, Event.RESTARTED)
     for source in (undoing, happen(undoing, Event.REFUSED), closing, returning()):
-        asked, effects = source_step(source, Happened(Event.ASKED_ALONE))
+        asked, effects = source_step(source, HandoverEvent(Event.ASKED_ALONE))
         assert works(effects, Work.WEIGH), source.state
         assert happen(asked, Event.CHANGED).state is SourceState.WEIGHING
         assert happen(asked, Event.DONE).state is SourceState.ISOLATING
@@ -311,26 +315,28 @@ def test_what_the_destination_may_have_given_back_is_not_closed_again() -> None:
     assert source.state is SourceState.RETURNING
     for event in (Event.FAILED, Event.RESTARTED):
         assert happen(source, Event.ASKED_ALONE, event).state is SourceState.RETURNING
-    refused, effects = source_step(happen(source, Event.ASKED_ALONE), Happened(Event.FAILED, problem="no"))
+    refused, effects = source_step(
+        happen(source, Event.ASKED_ALONE), HandoverEvent(Event.FAILED, problem="no")
+    )
     assert effects.message is not None
     assert effects.again
-    source, _ = source_step(refused, Happened(Event.UNREACHED, problem="no route"))
+    source, _ = source_step(refused, HandoverEvent(Event.UNREACHED, problem="no route"))
     assert source.problem == "no route; the source cannot roll back without the destination: no"
 
 
 def test_a_source_that_has_begun_to_act_alone_goes_on_alone() -> None:
     source = happen(prepared(), Event.ASKED_COMMIT, Event.RESTARTED, Event.ASKED_ALONE, Event.DONE)
-    source, effects = source_step(source, Happened(Event.FAILED, problem="no"))
+    source, effects = source_step(source, HandoverEvent(Event.FAILED, problem="no"))
     assert (source.state, source.problem) == (SourceState.ISOLATING, "no")
     assert works(effects, Work.ISOLATE, again=True)
 
 
 def test_an_event_without_meaning_is_refused() -> None:
     with pytest.raises(EventNotAllowed, match="finish: the handover is prepared"):
-        source_step(prepared(), Happened(Event.ASKED_FINISH))
+        source_step(prepared(), HandoverEvent(Event.ASKED_FINISH))
     returned = replace(registered(), state=DestinationState.RETURNED)
     with pytest.raises(EventNotAllowed, match="take: the handover is returned"):
-        destination_step(returned, Happened(Event.ASKED_TAKE))
+        destination_step(returned, HandoverEvent(Event.ASKED_TAKE))
 
 
 def test_the_destination_remembers_which_keys_it_may_have_put_on_its_nexus() -> None:
@@ -363,7 +369,7 @@ def test_a_commit_of_something_else_than_was_prepared_is_refused() -> None:
 def test_a_commit_that_found_the_guest_fenced_is_answered_again_when_the_answer_was_lost() -> None:
     destination, _ = hear(registered(), message(MessageKind.COMMIT, 2))
     fenced = replace(destination.luns[0], tracked=Tracked(), pending_attentions=(0x2A03,))
-    destination, _ = destination_step(destination, Happened(Event.DONE, (fenced,)))
+    destination, _ = destination_step(destination, HandoverEvent(Event.DONE, (fenced,)))
     asked = replace(LUN, preempted_key=LUN.tracked.key)
     destination, effects = hear(destination, message(MessageKind.COMMIT, 3, (asked,)))
     assert reply(effects) == Answer(Answered.DONE, 3, (fenced,))
@@ -395,7 +401,7 @@ def test_a_handover_that_was_over_before_it_began_hears_its_end_once_more() -> N
 
 def test_a_restart_amid_a_message_is_answered_as_a_refusal() -> None:
     destination, _ = hear(None, message(MessageKind.PREPARE, 1))
-    destination, _ = destination_step(destination, Happened(Event.RESTARTED))
+    destination, _ = destination_step(destination, HandoverEvent(Event.RESTARTED))
     assert destination.state is DestinationState.FAILED
     _, effects = hear(destination, message(MessageKind.PREPARE, 1))
     assert "restarted" in reply(effects).problem
@@ -419,24 +425,24 @@ def test_a_source_that_comes_back_hears_that_everything_was_taken(state: Destina
 
 
 def test_a_take_has_no_way_back() -> None:
-    destination, effects = destination_step(registered(), Happened(Event.ASKED_TAKE))
+    destination, effects = destination_step(registered(), HandoverEvent(Event.ASKED_TAKE))
     assert works(effects, Work.CLAIM)
-    refused, _ = destination_step(destination, Happened(Event.FAILED, problem="no"))
+    refused, _ = destination_step(destination, HandoverEvent(Event.FAILED, problem="no"))
     assert refused.state is DestinationState.FAILED
-    destination, _ = destination_step(destination, Happened(Event.DONE, destination.luns))
-    destination, effects = destination_step(destination, Happened(Event.FAILED, problem="no"))
+    destination, _ = destination_step(destination, HandoverEvent(Event.DONE, destination.luns))
+    destination, effects = destination_step(destination, HandoverEvent(Event.FAILED, problem="no"))
     assert works(effects, Work.TAKE, again=True)
 
 
 def test_a_destination_that_was_restarted_while_it_took_does_nothing_by_itself() -> None:
     destination = replace(registered(), state=DestinationState.TAKING)
-    destination, effects = destination_step(destination, Happened(Event.RESTARTED))
+    destination, effects = destination_step(destination, HandoverEvent(Event.RESTARTED))
     assert destination.state is DestinationState.INTERRUPTED
     assert not effects.begins
-    taking, effects = destination_step(destination, Happened(Event.ASKED_TAKE))
+    taking, effects = destination_step(destination, HandoverEvent(Event.ASKED_TAKE))
     assert taking.state is DestinationState.TAKING
     assert works(effects, Work.TAKE)
-    over, effects = destination_step(destination, Happened(Event.OVER))
+    over, effects = destination_step(destination, HandoverEvent(Event.OVER))
     assert over.state is DestinationState.WITHDRAWING
     assert effects.gate is Gate.INCOMING
 
@@ -453,7 +459,7 @@ def test_a_source_that_concedes_is_told_to_ask_again_until_everything_is_taken(
     destination, effects = hear(destination, message(MessageKind.FINISH, 8))
     assert not effects.begins
     assert (reply(effects).kind, reply(effects).number) == (Answered.REFUSED, 8)
-    destination, _ = destination_step(destination, Happened(Event.DONE, destination.luns))
+    destination, _ = destination_step(destination, HandoverEvent(Event.DONE, destination.luns))
     assert destination.state is DestinationState.TAKEN
     destination, effects = hear(destination, message(MessageKind.FINISH, 9))
     assert destination.state is DestinationState.VERIFYING
@@ -461,7 +467,7 @@ def test_a_source_that_concedes_is_told_to_ask_again_until_everything_is_taken(
 
 def test_an_operator_may_say_that_the_source_never_comes_back() -> None:
     destination = replace(registered(), state=DestinationState.TAKING)
-    destination, effects = destination_step(destination, Happened(Event.ASKED_FINISH))
+    destination, effects = destination_step(destination, HandoverEvent(Event.ASKED_FINISH))
     assert destination.state is DestinationState.TAKING
     assert all(lun.conceded for lun in destination.luns)
     assert works(effects, Work.TAKE, again=True)

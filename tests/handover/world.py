@@ -18,7 +18,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from holdover.guest.gate import Gate
-from holdover.handover.effects import Part
+from holdover.handover.effects import EffectKind
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
 from holdover.handover.protocol import Answer, Message
 from holdover.handover.work import Work
@@ -170,7 +170,7 @@ class Safeguards:
         skips: A restarted source uses no message number that it may have used without a record.
     """
 
-    waits: frozenset[Part] = frozenset(Part)
+    waits: frozenset[EffectKind] = frozenset(EffectKind)
     announced: frozenset[Work] = frozenset(Work)
     rekey: bool = True
     ask: bool = True

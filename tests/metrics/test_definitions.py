@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from holdover.metrics.definitions import METRICS, Kind
+from holdover.metrics.definitions import METRICS, MetricType
 from holdover.metrics.durations import COMMAND_BOUNDS, Durations
-from holdover.metrics.exposition import Reading, text_of
+from holdover.metrics.exposition import Sample, text_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text()
 
@@ -19,9 +19,9 @@ PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_te
 def every_metric() -> bytes:
     odd = 'a "name"\\\n'
     return text_of(
-        Reading(
+        Sample(
             each,
-            Durations(COMMAND_BOUNDS) if each.kind is Kind.HISTOGRAM else 1.5,
+            Durations(COMMAND_BOUNDS) if each.kind is MetricType.HISTOGRAM else 1.5,
             tuple(odd for _ in each.labels),
         )
         for each in METRICS

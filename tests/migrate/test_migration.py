@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdover.api.migration_documents import MigrationOptions
-from holdover.migrate.migration import Happened, Migration, NotNow, next_of, now_of, step
+from holdover.migrate.migration import Migration, MigrationEvent, NotNow, next_of, now_of, step
 from holdover.migrate.phases import PHASES, Happening, Phase, Where
 
 FRESH = Migration(migration_id="m1", guest="db1", source="host-a", destination="host-b", began=0.0)
@@ -22,7 +22,7 @@ happenings = st.lists(st.sampled_from(Happening), max_size=40)
 
 def go(*happened: Happening, migration: Migration = FRESH) -> Migration:
     for each in happened:
-        migration = step(migration, Happened(each, f"because of {each.value}"))
+        migration = step(migration, MigrationEvent(each, f"because of {each.value}"))
     return migration
 
 
@@ -32,7 +32,7 @@ def walk(happened: list[Happening]) -> list[tuple[Migration, Happening, Migratio
     migration = FRESH
     for each in happened:
         try:
-            after = step(migration, Happened(each, each.value))
+            after = step(migration, MigrationEvent(each, each.value))
         except NotNow:
             continue
         steps.append((migration, each, after))
@@ -136,7 +136,7 @@ def test_it_is_cancelled_only_while_the_guest_runs_on_the_source(phase: Phase) -
 def test_what_has_no_meaning_is_refused_and_changes_nothing() -> None:
     switching = go(*[Happening.DONE] * 4)
     with pytest.raises(NotNow, match="cancel: migration m1 is switching"):
-        step(switching, Happened(Happening.CANCEL))
+        step(switching, MigrationEvent(Happening.CANCEL))
 
 
 def test_a_restart_while_the_guest_is_copied_asks_what_is_true() -> None:
@@ -149,9 +149,10 @@ def test_a_restart_while_the_guest_is_copied_asks_what_is_true() -> None:
 
 
 def test_what_was_learned_is_kept() -> None:
-    checked = step(FRESH, Happened(Happening.DONE, was_running=False))
+    checked = step(FRESH, MigrationEvent(Happening.DONE, was_running=False))
     opened = step(
-        step(checked, Happened(Happening.DONE)), Happened(Happening.DONE, uri="tcp:h:1", tls_name="h")
+        step(checked, MigrationEvent(Happening.DONE)),
+        MigrationEvent(Happening.DONE, uri="tcp:h:1", tls_name="h"),
     )
     assert (opened.was_running, opened.uri, opened.tls_name) == (False, "tcp:h:1", "h")
     assert "stands paused" in now_of(opened)
@@ -179,5 +180,5 @@ def test_what_the_destination_may_have_been_told_is_on_record() -> None:
     assert (migration.phase, migration.run_requested) == (Phase.SWITCHING, False)
     assert go(done, migration=migration).run_requested
     # a restarted agent finds the commit on record: the guest may run there by now
-    again = step(go(Happening.RESTARTED, migration=migration), Happened(done, run_requested=True))
+    again = step(go(Happening.RESTARTED, migration=migration), MigrationEvent(done, run_requested=True))
     assert (again.phase, again.run_requested) == (Phase.SWITCHING, True)

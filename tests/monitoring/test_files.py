@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from holdover.metrics.definitions import METRICS, Kind
+from holdover.metrics.definitions import METRICS, MetricType
 
 MONITORING = Path(__file__).parents[2] / "monitoring"
 DASHBOARD = json.loads((MONITORING / "grafana-dashboard.json").read_text())
@@ -24,7 +24,7 @@ def series() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for each in METRICS:
         labels = {"instance", "job", *each.labels}
-        if each.kind is Kind.HISTOGRAM:
+        if each.kind is MetricType.HISTOGRAM:
             found |= {f"{each.name}_{part}": labels for part in ("count", "sum")}
             found[f"{each.name}_bucket"] = labels | {"le"}
         else:

@@ -34,7 +34,7 @@ from holdover.journal.memory import MemoryJournal
 from holdover.migrate.job import MigrationJob, Qemus
 from holdover.migrate.result import MigrateFailed
 from holdover.paths.sgio import SgIo, SgioPath
-from holdover.qemu.migration import Migration
+from holdover.qemu.migration import LiveMigration
 from holdover.scsi.cdb import Write
 from holdover.scsi.command import Command
 from holdover.scsi.opcodes import InServiceAction, OutServiceAction
@@ -166,7 +166,7 @@ class Site:
         uri = f"tcp:127.0.0.1:{self.port}"
         qemu = self.start_qemu(1 - self.here, helper, uri)
         async with await self.qemu.monitor() as source, await qemu.monitor() as destination:
-            migration = Migration(source, destination, uri)
+            migration = LiveMigration(source, destination, uri)
             await migration.start()
             await migration.wait_stopped(300)
             await migration.switch_over()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from holdover.metrics.definitions import METRICS, Kind
+from holdover.metrics.definitions import METRICS, MetricType
 from tests.rig.hosts import until
 from tests.rig.processes import Rig, free_port
 
@@ -77,7 +77,7 @@ def is_up(port: int) -> bool:
 
 def check(port: int) -> None:
     names = set(ask(port, "label/__name__/values"))
-    expected = {f"{each.name}_count" if each.kind is Kind.HISTOGRAM else each.name for each in METRICS}
+    expected = {f"{each.name}_count" if each.kind is MetricType.HISTOGRAM else each.name for each in METRICS}
     assert expected - names == NAMED | OF_PEERS
     metadata = ask(port, "metadata")
     for each in METRICS:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdover.placement.claim import Claim, Said, Verdict, Word
+from holdover.placement.claim import Claim, ClaimDecision, Said, Word
 
 HOSTS = ("a", "b", "c")
 
@@ -39,7 +39,7 @@ class HostModel:
 class Impatient(Claim):
     """A claim that is content with one round: the mutation that the property must find."""
 
-    def collect(self, said: dict[str, Said]) -> Verdict:  # type: ignore[override]
+    def collect(self, said: dict[str, Said]) -> ClaimDecision:  # type: ignore[override]
         super().collect(said)
         return super().collect(said)
 
@@ -75,13 +75,13 @@ class World:
             if me.claim is not claim:
                 return  # this host has crashed in between
             match claim.collect({**said, name: me.says()}):
-                case Verdict.WON:
+                case ClaimDecision.WON:
                     yield  # the record is written
                     if me.claim is claim:
                         me.has = True
                         me.claim = None
                     return
-                case Verdict.LOST:
+                case ClaimDecision.LOST:
                     me.claim = None
                     return
 
@@ -150,22 +150,22 @@ def test_of_two_that_claim_at_once_the_first_by_name_wins() -> None:
     first, second = Claim("a"), Claim("b")
     assert second.hear("a") is Word.FREE
     assert first.hear("b") is Word.CLAIMS
-    assert second.collect({"a": Said(Word.CLAIMS)}) is Verdict.LOST
+    assert second.collect({"a": Said(Word.CLAIMS)}) is ClaimDecision.LOST
     assert (second.lost_to, second.word) == ("a", Word.CLAIMS)
-    assert first.collect({"b": Said(Word.FREE)}) is Verdict.AGAIN
-    assert first.collect({"b": Said(Word.FREE)}) is Verdict.WON
+    assert first.collect({"b": Said(Word.FREE)}) is ClaimDecision.AGAIN
+    assert first.collect({"b": Said(Word.FREE)}) is ClaimDecision.WON
     assert first.hear("b") is Word.HAS
 
 
 def test_marks_that_change_are_asked_for_again() -> None:
     claim = Claim("a")
-    assert claim.collect({"b": Said(Word.FREE, "h1")}) is Verdict.AGAIN
-    assert claim.collect({"b": Said(Word.FREE, "h2")}) is Verdict.AGAIN
-    assert claim.collect({"b": Said(Word.FREE, "h2")}) is Verdict.WON
+    assert claim.collect({"b": Said(Word.FREE, "h1")}) is ClaimDecision.AGAIN
+    assert claim.collect({"b": Said(Word.FREE, "h2")}) is ClaimDecision.AGAIN
+    assert claim.collect({"b": Said(Word.FREE, "h2")}) is ClaimDecision.WON
 
 
 def test_whoever_has_the_guest_keeps_it() -> None:
     claim = Claim("a")
-    assert claim.collect({"b": Said(Word.FREE), "c": Said(Word.HAS)}) is Verdict.LOST
+    assert claim.collect({"b": Said(Word.FREE), "c": Said(Word.HAS)}) is ClaimDecision.LOST
     assert (claim.lost_to, claim.word) == ("c", Word.HAS)
     assert claim.hear("b") is Word.FREE

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from holdover.demo.machines.process import QemuProcess, VirtualMachine
-from holdover.qemu.migration import GuestPlace, Migration, MigrationFailed
-from holdover.qemu.monitor import Monitor, MonitorLost, QemuError, RamProgress
+from holdover.qemu.migration import GuestPlace, LiveMigration, MigrationFailed
+from holdover.qemu.monitor import MonitorLost, QemuError, QemuMonitor, RamProgress
 from tests.rig.processes import free_port
 
 pytestmark = [pytest.mark.peer("qemu-system-x86"), pytest.mark.xdist_group("qemu")]
@@ -26,9 +26,9 @@ LONG = 600.0
 class Pair:
     source_process: QemuProcess
     destination_process: QemuProcess
-    source: Monitor
-    destination: Monitor
-    migration: Migration
+    source: QemuMonitor
+    destination: QemuMonitor
+    migration: LiveMigration
     port: int
 
     async def reach_pre_switchover(self) -> None:
@@ -65,7 +65,7 @@ async def pair(
         # ms: so little is left to send in pre-switchover that it fits into a socket's buffers
         await source.execute("migrate-set-parameters", {"downtime-limit": 1})
         on_progress = progress.append if progress is not None else None
-        migration = Migration(
+        migration = LiveMigration(
             source, destination, uri, destination_waits=destination_waits, on_progress=on_progress
         )
         yield Pair(giver, taker, source, destination, migration, port)
@@ -129,7 +129,7 @@ def test_a_cancelled_migration_can_be_tried_again_with_another_destination() -> 
             await first.reach_pre_switchover()
             await first.migration.cancel()
             async with pair() as second:
-                again = Migration(first.source, second.destination, second.migration.uri)
+                again = LiveMigration(first.source, second.destination, second.migration.uri)
                 await again.start()
                 await again.wait_stopped(LONG)
                 await again.switch_over()
@@ -258,7 +258,7 @@ def test_a_guest_that_has_moved_is_not_sent_a_second_time() -> None:
             await first.migration.wait_arrived(LONG)
             await settled(first.source)
             with pytest.raises(QemuError, match="no guest to migrate: its state is postmigrate"):
-                await Migration(first.source, second.destination, second.migration.uri).start()
+                await LiveMigration(first.source, second.destination, second.migration.uri).start()
 
     asyncio.run(scenario())
 
@@ -279,7 +279,7 @@ def test_a_source_that_dies_in_pre_switchover_is_named_and_ends_the_destination_
 def test_nobody_listening_ends_the_migration_with_qemus_reason() -> None:
     async def scenario() -> None:
         async with pair() as qemus:
-            unheard = Migration(qemus.source, qemus.destination, "unix:/nowhere/migration.sock")
+            unheard = LiveMigration(qemus.source, qemus.destination, "unix:/nowhere/migration.sock")
             await unheard.start()
             with pytest.raises(MigrationFailed, match=r"failed: .*nowhere") as failure:
                 await unheard.wait_stopped(LONG)
@@ -294,7 +294,7 @@ def test_a_destination_that_waits_for_nothing_is_refused() -> None:
     async def scenario() -> None:
         async with pair() as first, pair() as second:
             with pytest.raises(QemuError, match="does not wait for a guest: its state is running"):
-                await Migration(first.source, second.source, first.migration.uri).start()
+                await LiveMigration(first.source, second.source, first.migration.uri).start()
             assert (await first.source.query_migrate()).status == "none"
 
     asyncio.run(scenario())
@@ -416,7 +416,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def settled(monitor: Monitor) -> str:
+async def settled(monitor: QemuMonitor) -> str:
     """The source's run state, which leaves finish-migrate a moment after the migration has ended."""
     async with asyncio.timeout(LONG):
         while (state := await monitor.query_status()) == "finish-migrate":  # noqa: ASYNC110 - no event for it
@@ -434,7 +434,7 @@ def bytes_in_flight(port: int) -> int:
     return count
 
 
-async def capabilities(monitor: Monitor) -> dict[str, bool]:
+async def capabilities(monitor: QemuMonitor) -> dict[str, bool]:
     listed = await monitor.execute("query-migrate-capabilities")
     assert isinstance(listed, list)
     return {entry["capability"]: entry["state"] for entry in listed}

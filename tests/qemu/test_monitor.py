@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from holdover.qemu.monitor import MigrationStatus, Monitor, MonitorLost, QemuError, QmpTime
+from holdover.qemu.monitor import MigrationStatus, MonitorLost, QemuError, QemuMonitor, QmpTime
 
 GREETING = {
     "QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}, "capabilities": []}
@@ -75,9 +75,12 @@ async def scripted(**answers: object) -> AsyncIterator[tuple[ScriptedQemu, Path]
 
 
 @contextlib.asynccontextmanager
-async def running() -> AsyncIterator[tuple[ScriptedQemu, Monitor]]:
+async def running() -> AsyncIterator[tuple[ScriptedQemu, QemuMonitor]]:
     answer = {"status": "running"}
-    async with scripted(query_status=answer) as (qemu, path), await Monitor.connect(path, "QEMU") as monitor:
+    async with (
+        scripted(query_status=answer) as (qemu, path),
+        await QemuMonitor.connect(path, "QEMU") as monitor,
+    ):
         yield qemu, monitor
 
 
@@ -93,7 +96,10 @@ def test_queries_give_what_qemu_says() -> None:
                 "ram": {"transferred": 7, "remaining": 3},
             },
         }
-        async with scripted(**answers) as (_, path), await Monitor.connect(path, "QEMU on host-a") as monitor:
+        async with (
+            scripted(**answers) as (_, path),
+            await QemuMonitor.connect(path, "QEMU on host-a") as monitor,
+        ):
             assert await monitor.query_status() == "running"
             assert await monitor.query_name() == "db1"
             assert await monitor.query_uuid() == "5a3c0f2e-0000-0000-0000-000000000001"
@@ -108,7 +114,7 @@ def test_queries_give_what_qemu_says() -> None:
 def test_before_any_migration_the_status_is_none_and_a_guest_may_lack_a_name() -> None:
     async def scenario() -> None:
         answers: dict[str, object] = {"query_migrate": {}, "query_name": {}}
-        async with scripted(**answers) as (_, path), await Monitor.connect(path, "QEMU") as monitor:
+        async with scripted(**answers) as (_, path), await QemuMonitor.connect(path, "QEMU") as monitor:
             assert await monitor.query_migrate() == MigrationStatus("none")
             assert await monitor.query_name() is None
 
@@ -156,7 +162,7 @@ def test_two_waits_both_see_one_event() -> None:
 def test_no_socket_is_an_error_that_names_it() -> None:
     async def scenario() -> None:
         with pytest.raises(QemuError, match=r"QEMU on host-a, monitor /nowhere/qmp.sock: .*No such file"):
-            await Monitor.connect("/nowhere/qmp.sock", "QEMU on host-a")
+            await QemuMonitor.connect("/nowhere/qmp.sock", "QEMU on host-a")
 
     asyncio.run(scenario())
 
@@ -171,7 +177,7 @@ def test_a_socket_held_by_another_client_is_named_as_the_likely_cause() -> None:
             path = Path(folder) / "qmp.sock"
             server = await asyncio.start_unix_server(silent, str(path))
             with pytest.raises(QemuError, match="another may hold it"):
-                await Monitor.connect(path, "QEMU", timeout=0.05)
+                await QemuMonitor.connect(path, "QEMU", timeout=0.05)
             server.close()
 
     asyncio.run(scenario())
@@ -179,7 +185,7 @@ def test_a_socket_held_by_another_client_is_named_as_the_likely_cause() -> None:
 
 def test_a_refused_command_is_an_error_with_its_reason() -> None:
     async def scenario() -> None:
-        async with scripted() as (_, path), await Monitor.connect(path, "QEMU on host-a") as monitor:
+        async with scripted() as (_, path), await QemuMonitor.connect(path, "QEMU on host-a") as monitor:
             with pytest.raises(
                 QemuError, match="QEMU on host-a refuses warp: The command warp has not been found"
             ):
@@ -190,7 +196,7 @@ def test_a_refused_command_is_an_error_with_its_reason() -> None:
 
 def test_a_command_without_an_answer_ends_in_its_time() -> None:
     async def scenario() -> None:
-        async with scripted() as (_, path), await Monitor.connect(path, "QEMU") as monitor:
+        async with scripted() as (_, path), await QemuMonitor.connect(path, "QEMU") as monitor:
             with pytest.raises(QemuError, match="no answer to say-nothing within"):
                 await monitor.execute("say-nothing", timeout=0.05)
 
@@ -199,7 +205,10 @@ def test_a_command_without_an_answer_ends_in_its_time() -> None:
 
 def test_an_answer_of_the_wrong_form_is_an_error() -> None:
     async def scenario() -> None:
-        async with scripted(query_status=[1]) as (_, path), await Monitor.connect(path, "QEMU") as monitor:
+        async with (
+            scripted(query_status=[1]) as (_, path),
+            await QemuMonitor.connect(path, "QEMU") as monitor,
+        ):
             with pytest.raises(QemuError, match="query-status"):
                 await monitor.query_status()
 
@@ -208,7 +217,7 @@ def test_an_answer_of_the_wrong_form_is_an_error() -> None:
 
 def test_a_connection_that_ends_ends_commands_and_waits() -> None:
     async def scenario() -> None:
-        async with scripted() as (_, path), await Monitor.connect(path, "QEMU") as monitor:
+        async with scripted() as (_, path), await QemuMonitor.connect(path, "QEMU") as monitor:
             waiting = asyncio.create_task(monitor.wait_event(lambda event: True))
             with pytest.raises(MonitorLost):
                 await monitor.execute("vanish")
@@ -223,7 +232,7 @@ def test_a_connection_that_ends_ends_commands_and_waits() -> None:
 
 def test_a_lost_monitor_is_no_proof_that_qemu_is_gone_but_a_closed_socket_is() -> None:
     async def scenario() -> None:
-        async with scripted() as (_, path), await Monitor.connect(path, "QEMU") as monitor:
+        async with scripted() as (_, path), await QemuMonitor.connect(path, "QEMU") as monitor:
             assert not await monitor.is_gone()
             with pytest.raises(MonitorLost):
                 await monitor.execute("vanish")

@@ -14,7 +14,7 @@ from typing import Any
 from holdover.agent.guests.chap_secrets import ChapSecrets
 from holdover.api.client import AgentClient, AgentError
 from holdover.api.migration_documents import MigrationState
-from holdover.qemu.monitor import Monitor, QemuError
+from holdover.qemu.monitor import QemuError, QemuMonitor
 from tests.rig.hosts import Program, until
 from tests.rig.separate_site import EXPORT, GUEST, GUEST_IQN, MONITOR, SOCKET, SeparateSite
 
@@ -78,7 +78,7 @@ class SeparateGuest:
         """One command to the QEMU of a host."""
 
         async def ask() -> object:
-            async with await Monitor.connect(
+            async with await QemuMonitor.connect(
                 self.site[name].inside(_TEST_MONITOR), name, timeout=_HANG
             ) as qemu:
                 return await qemu.execute(command, arguments)

@@ -11,12 +11,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from holdover.agent.attach.attached_guest import Attached, Refused
-from holdover.agent.attach.claims import Claims
+from holdover.agent.attach.claims import ProcessClaims
 from holdover.agent.guests.guest import HostedGuest
 from holdover.agent.host import Host
 from holdover.config.agent_file import AgentConfig
 from holdover.config.rules import Rules
-from holdover.guest.identity_policy import Claim, ProcessIdentity, Trust
+from holdover.guest.identity_policy import ProcessClaim, ProcessIdentity, Trust
 from tests.agent.attach.attach_site import PC
 from tests.security.local_user import NOBODY, needs_root, open_folder, program_of
 
@@ -87,11 +87,11 @@ def test_children_with_names_of_their_own_do_not_fill_the_agent() -> None:
 
 
 class _Process:
-    """What `Claims` looks at of one."""
+    """What `ProcessClaims` looks at of one."""
 
     def __init__(self, identity: ProcessIdentity, trust: Trust, shown: bool) -> None:
         self.identity = identity
-        self.claim = Claim(trust, shown)
+        self.claim = ProcessClaim(trust, shown)
 
 
 def guests(count: int, identity: ProcessIdentity, trust: Trust, *, shown: bool) -> dict[str, Attached]:
@@ -119,7 +119,7 @@ OTHER = ProcessIdentity(107, "/system.slice/vm@db3.service")
 )
 def test_guests_of_one_user_and_unit_are_bounded(count: int, shown: bool, problem: str) -> None:
     known = guests(count - 1, CHILD, Trust.CLAIMED, shown=shown)
-    claims = Claims(CONFIG, Rules([]), known)
+    claims = ProcessClaims(CONFIG, Rules([]), known)
     claims.check_room(1, CHILD, Trust.CLAIMED, shown=shown)
     known.update(guests(count, CHILD, Trust.CLAIMED, shown=shown))
     with pytest.raises(Refused, match=problem):
@@ -130,13 +130,13 @@ def test_guests_of_one_user_and_unit_are_bounded(count: int, shown: bool, proble
 
 
 def test_guests_are_bounded_in_all() -> None:
-    claims = Claims(CONFIG, Rules([]), guests(4096, OTHER, Trust.CERTAIN, shown=True))
+    claims = ProcessClaims(CONFIG, Rules([]), guests(4096, OTHER, Trust.CERTAIN, shown=True))
     with pytest.raises(Refused, match="there are 4096 guests already that no file names"):
         claims.check_room(1, CHILD, Trust.CERTAIN, shown=True)
 
 
 def test_conflicts_that_are_shown_are_bounded() -> None:
-    claims = Claims(CONFIG, Rules([]), {})
+    claims = ProcessClaims(CONFIG, Rules([]), {})
     for number in range(100):
         claims.conflict(f"guest-{number}", "x")
     assert len(claims.warnings) == 64

@@ -12,7 +12,7 @@ from holdover.api.documents import PeerMessage
 from holdover.api.version import API_VERSION
 from holdover.config.agent_file import Limits
 from holdover.handover.lun_handover import LunHandover
-from holdover.handover.protocol import Answer, Answered, Happened, Message
+from holdover.handover.protocol import Answer, Answered, HandoverEvent, Message
 from holdover.handover.source_rules import begin, source_step
 from holdover.handover.states import Event, MessageKind, SourceState
 from holdover.reservations.tracked import Tracked
@@ -81,9 +81,13 @@ def test_a_source_does_not_preempt_a_key_that_only_its_destination_names() -> No
     source, _ = begin("h", "db1", "host-b", (lun,))
     returning = replace(source, state=SourceState.RETURNING)
     for preempted_key in (0, GUESTS_KEY, 2):
-        told, _ = source_step(returning, Happened(Event.TOLD, (replace(lun, preempted_key=preempted_key),)))
+        told, _ = source_step(
+            returning, HandoverEvent(Event.TOLD, (replace(lun, preempted_key=preempted_key),))
+        )
         assert (told.luns[0].preempted_key, told.luns[0].alarm) == (preempted_key, "")
     for preempted_key in (THIRD_KEY, 1, 3):
-        told, _ = source_step(returning, Happened(Event.TOLD, (replace(lun, preempted_key=preempted_key),)))
+        told, _ = source_step(
+            returning, HandoverEvent(Event.TOLD, (replace(lun, preempted_key=preempted_key),))
+        )
         assert told.luns[0].preempted_key == 0
         assert "which is a third party's" in told.luns[0].alarm

@@ -22,7 +22,7 @@ from holdover.handover import work as work_module
 from holdover.handover.destination_rules import destination_hears
 from holdover.handover.effects import Effects, WorkOrder, adopted
 from holdover.handover.lun_handover import LunHandover
-from holdover.handover.protocol import Answer, Destination, Happened, Message, Source
+from holdover.handover.protocol import Answer, Destination, HandoverEvent, Message, Source
 from holdover.handover.work import POLICY, Work
 from holdover.journal.records import HandoverRecord, Record
 from holdover.reservations.steps import StepFailed
@@ -70,7 +70,7 @@ def _gate_opened_early(patch: pytest.MonkeyPatch) -> None:
     """The source lets the guest's commands pass before its reservation has moved back."""
     work = HandoverExecutor.work
 
-    async def mutated(self: HandoverExecutor, ordered: WorkOrder, effects: Effects) -> Happened:
+    async def mutated(self: HandoverExecutor, ordered: WorkOrder, effects: Effects) -> HandoverEvent:
         if ordered.work is Work.TAKE_BACK:
             self.guest.move_gates(Gate.RUNNING)
         return await work(self, ordered, effects)
@@ -156,7 +156,7 @@ def _late_message(patch: pytest.MonkeyPatch) -> None:
 
 def _timer_not_cancelled(patch: pytest.MonkeyPatch) -> None:
     """A pause before a retry goes on when another state is entered, and what it tries counts there."""
-    tasks: set[asyncio.Task[Happened]] = set()
+    tasks: set[asyncio.Task[HandoverEvent]] = set()
 
     async def mutated(self: HandoverDriver[Any]) -> None:
         old, self._activity = self._activity, None

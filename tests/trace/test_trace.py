@@ -6,18 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from holdover.trace.trace import Interval, Kind, Part, assemble, kind_of
+from holdover.trace.trace import HostTrace, Interval, IntervalKind, assemble, kind_of
 from tests.trace.traces import AHEAD, LUNS, destination, driver, handover, source
 
 
 def test_what_an_interval_is_shows_in_its_name() -> None:
-    assert kind_of("state prepared", "") is Kind.STATE
-    assert kind_of("work preempt", "") is Kind.WORK
-    assert kind_of("drain", "") is Kind.WORK
-    assert kind_of("message commit", "") is Kind.MESSAGE
-    assert kind_of("journal", "") is Kind.JOURNAL
-    assert kind_of("PREEMPT", "naa.1") is Kind.COMMAND
-    assert Interval("prepare", "d", "", 0, 1, step=True).kind is Kind.STEP
+    assert kind_of("state prepared", "") is IntervalKind.STATE
+    assert kind_of("work preempt", "") is IntervalKind.WORK
+    assert kind_of("drain", "") is IntervalKind.WORK
+    assert kind_of("message commit", "") is IntervalKind.MESSAGE
+    assert kind_of("journal", "") is IntervalKind.JOURNAL
+    assert kind_of("PREEMPT", "naa.1") is IntervalKind.COMMAND
+    assert Interval("prepare", "d", "", 0, 1, step=True).kind is IntervalKind.STEP
 
 
 def test_a_clock_that_is_ahead_is_found_by_the_messages() -> None:
@@ -56,7 +56,7 @@ def test_a_drivers_clock_is_found_by_its_requests() -> None:
 
 
 def test_without_a_pair_nothing_is_known_of_the_clocks() -> None:
-    alone = Part("b", destination().intervals[-1:])
+    alone = HostTrace("b", destination().intervals[-1:])
     assert assemble("db1", "h1", source(), alone).shifts[0].within is None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdover.trace.trace import Instant, Interval, Part, Trace, assemble
+from holdover.trace.trace import HostTrace, Instant, Interval, Trace, assemble
 
 LUNS = ("naa.1", "naa.2")
 AHEAD = 100.0
@@ -13,7 +13,7 @@ def _commands(host: str, lun: str, *spans: tuple[str, float, float]) -> list[Int
     return [Interval(name, host, lun, began, ended) for name, began, ended in spans]
 
 
-def source() -> Part:
+def source() -> HostTrace:
     intervals = [
         Interval("journal", "a", "", 10.0, 10.001),
         Interval("state checking", "a", "", 10.001, 10.011),
@@ -25,10 +25,10 @@ def source() -> Part:
     for lun in LUNS:
         intervals += _commands("a", lun, ("READ KEYS", 10.002, 10.004), ("READ KEYS", 10.005, 10.010))
     events = (Instant("STOP", "a", 10.999), Instant("MIGRATION", "a", 11.006, "completed"))
-    return Part("a", tuple(intervals), events)
+    return HostTrace("a", tuple(intervals), events)
 
 
-def destination(ahead: float = AHEAD) -> Part:
+def destination(ahead: float = AHEAD) -> HostTrace:
     intervals = [
         Interval("state registering", "b", "", 10.022 + ahead, 10.038 + ahead),
         Interval("work register", "b", "", 10.022 + ahead, 10.038 + ahead),
@@ -37,11 +37,11 @@ def destination(ahead: float = AHEAD) -> Part:
     ]
     for number, lun in enumerate(LUNS):
         intervals += _commands("b", lun, ("PREEMPT", 11.002 + ahead, 11.003 + ahead + number / 2000))
-    return Part("b", tuple(intervals), (Instant("RESUME", "b", 11.010 + ahead),))
+    return HostTrace("b", tuple(intervals), (Instant("RESUME", "b", 11.010 + ahead),))
 
 
-def driver() -> Part:
-    return Part(
+def driver() -> HostTrace:
+    return HostTrace(
         "holdover migrate",
         (
             Interval("prepare", "holdover migrate", "", 9.999, 10.060, step=True),

@@ -42,7 +42,7 @@ class Allowance:
 
 
 @dataclass(eq=False, slots=True)
-class Entry:
+class AdmittedConnection:
     """The place of one connection. Call `leave` once, when its descriptor is closed."""
 
     front_end: FrontEnd
@@ -80,7 +80,7 @@ class FrontEnd:
     name: str
     allowance: Allowance
     refused: int = 0
-    _strangers: dict[Entry, None] = field(default_factory=dict)  # oldest first
+    _strangers: dict[AdmittedConnection, None] = field(default_factory=dict)  # oldest first
     _strangers_of: Counter[str] = field(default_factory=Counter)
     _known_of: Counter[str] = field(default_factory=Counter)
     _known_of_group: Counter[str] = field(default_factory=Counter)
@@ -91,7 +91,7 @@ class FrontEnd:
         """The number of connections at this front end."""
         return len(self._strangers) + self._known
 
-    def enter(self, party: str) -> tuple[Entry | None, Entry | None]:
+    def enter(self, party: str) -> tuple[AdmittedConnection | None, AdmittedConnection | None]:
         """Admit a connection of ``party``. Returns its entry, or None if it must be closed; and the stranger
         that lost its place and must be closed now, or None. That stranger has left already.
         """
@@ -102,12 +102,12 @@ class FrontEnd:
         elif not self.admission.has_room(self):
             self.refused += 1
             return None, None
-        entry = Entry(self, party)
+        entry = AdmittedConnection(self, party)
         self._strangers[entry] = None
         self._strangers_of[party] += 1
         return entry, victim
 
-    def _makes_room(self, party: str) -> Entry | None:
+    def _makes_room(self, party: str) -> AdmittedConnection | None:
         allowed = self.allowance
         if self._strangers_of[party] >= allowed.strangers_each:
             return self._oldest(party)
@@ -117,11 +117,11 @@ class FrontEnd:
             return next(iter(self._strangers))
         return None
 
-    def _oldest(self, party: str) -> Entry:
+    def _oldest(self, party: str) -> AdmittedConnection:
         return next(entry for entry in self._strangers if entry.party == party)
 
-    def make_known(self, entry: Entry, party: str, group: str = "") -> bool:
-        """As `Entry.known_as`."""
+    def make_known(self, entry: AdmittedConnection, party: str, group: str = "") -> bool:
+        """As `AdmittedConnection.known_as`."""
         if not entry.is_here or entry.is_known:
             return entry.is_here
         if not self._has_share(party, group):
@@ -142,8 +142,8 @@ class FrontEnd:
         most = allowed.known_of_group
         return not group or most is None or self._known_of_group[group] < most
 
-    def take_out(self, entry: Entry) -> None:
-        """As `Entry.leave`."""
+    def take_out(self, entry: AdmittedConnection) -> None:
+        """As `AdmittedConnection.leave`."""
         entry.is_here = False
         if not entry.is_known:
             self._forget_stranger(entry)
@@ -153,7 +153,7 @@ class FrontEnd:
         if entry.group:
             _count_down(self._known_of_group, entry.group)
 
-    def _forget_stranger(self, entry: Entry) -> None:
+    def _forget_stranger(self, entry: AdmittedConnection) -> None:
         del self._strangers[entry]
         _count_down(self._strangers_of, entry.party)
 

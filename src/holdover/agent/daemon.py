@@ -16,7 +16,7 @@ import structlog
 import uvicorn
 from litestar.types import ASGIApp
 
-from holdover.admission.admission import Admission, Entry
+from holdover.admission.admission import Admission, AdmittedConnection
 from holdover.admission.seldom import SeldomByKey
 from holdover.agent.attach.open_disks import OpenDisks
 from holdover.agent.host import Host
@@ -106,7 +106,7 @@ class _Server(uvicorn.Server):
             raise RuntimeError("a TCP address without TLS")
         return ApiListener(listener, self._admission, self._protocol, self._credentials)
 
-    def _protocol(self, entry: Entry) -> HttpConnection:
+    def _protocol(self, entry: AdmittedConnection) -> HttpConnection:
         return HttpConnection(self.config, self.server_state, entry, self.lines)
 
 
@@ -203,7 +203,7 @@ def _listen_for_metrics(
     settings = _http(metrics_application(monitor, host.config.name, open_to_all=config.allow_remote))
     settings.load()
 
-    def connection(entry: Entry) -> HttpConnection:
+    def connection(entry: AdmittedConnection) -> HttpConnection:
         return HttpConnection(settings, server.server_state, entry, server.lines)
 
     return MetricsListener(listener, host.admission, connection)

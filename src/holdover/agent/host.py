@@ -18,7 +18,7 @@ from holdover.admission.admission import Admission
 from holdover.admission.shares import shares
 from holdover.agent.attach.attachment import Attachments
 from holdover.agent.attach.devices import DeviceMaker
-from holdover.agent.attach.expected_guest import Arrivals, ExpectedDevice
+from holdover.agent.attach.expected_guest import ExpectedDevice, ExpectedGuests
 from holdover.agent.attach.helper_sockets import HelperSockets
 from holdover.agent.attach.hosted_guest import LeftToQemu
 from holdover.agent.attach.open_disks import OpenDisks
@@ -152,7 +152,7 @@ class Host:
             Clients(limits.helper_clients),
             self.measurements.helper_commands,
         )
-        self._arrivals = Arrivals(self._attachments, self._maker, self.helpers.connected)
+        self._arrivals = ExpectedGuests(self._attachments, self._maker, self.helpers.connected)
         self.handovers = Handovers(
             config,
             self.guests,

@@ -46,10 +46,10 @@ from holdover.api.migration_documents import (
 )
 from holdover.api.placement_documents import (
     Declaration,
-    GuestPlace,
     HostDeclaration,
     HostList,
     PlaceAnswer,
+    PlacementResult,
     PlaceQuestion,
 )
 from holdover.config.agent_file import ConfigError, parse_api
@@ -242,13 +242,13 @@ class AgentClient:
         path = f"/hosts/{quote(host, safe='')}/declaration"
         return await self._ask("POST", path, HostList, msgspec.json.encode(declaration))
 
-    async def release_guest(self, guest: str) -> GuestPlace:
+    async def release_guest(self, guest: str) -> PlacementResult:
         """Remove a guest's registrations by the agent's host from its LUNs. Raises as `start_guest`."""
-        return await self._ask("POST", f"{_of(guest)}/release", GuestPlace, b"{}")
+        return await self._ask("POST", f"{_of(guest)}/release", PlacementResult, b"{}")
 
-    async def forget_guest(self, guest: str) -> GuestPlace:
+    async def forget_guest(self, guest: str) -> PlacementResult:
         """Remove a guest that has nothing from the agent's record. Raises as `start_guest`."""
-        return await self._ask("POST", f"{_of(guest)}/forget", GuestPlace, b"{}")
+        return await self._ask("POST", f"{_of(guest)}/forget", PlacementResult, b"{}")
 
     async def place(self, question: PlaceQuestion) -> PlaceAnswer:
         """Ask another agent whether a guest is there. Raises as `tell`."""

@@ -14,7 +14,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from holdover.admission.admission import Entry
+from holdover.admission.admission import AdmittedConnection
 from holdover.admission.seldom import SeldomByKey
 from holdover.api.documents import Problem
 from holdover.api.problems import PROBLEM_TYPE, problem_body
@@ -38,7 +38,9 @@ class HttpConnection(HttpToolsProtocol):
     ends. ``lines`` limits the lines of the log about refusals, of all connections together.
     """
 
-    def __init__(self, config: Config, server_state: ServerState, entry: Entry, lines: SeldomByKey) -> None:
+    def __init__(
+        self, config: Config, server_state: ServerState, entry: AdmittedConnection, lines: SeldomByKey
+    ) -> None:
         super().__init__(config, server_state, {})
         self.entry = entry
         self._lines = lines

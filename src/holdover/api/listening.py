@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable
 from functools import partial
 
-from holdover.admission.admission import Admission, Allowance, Entry, FrontEnd
+from holdover.admission.admission import Admission, AdmittedConnection, Allowance, FrontEnd
 from holdover.admission.turns_to_begin import Rates
 from holdover.network.connection_owner import party_of
 from holdover.network.paced_listener import Pace, PacedListener
@@ -35,7 +35,7 @@ class ApiListener:
         self,
         listener: socket.socket,
         admission: Admission,
-        protocol: Callable[[Entry], asyncio.Protocol],
+        protocol: Callable[[AdmittedConnection], asyncio.Protocol],
         credentials: Credentials | None,
     ) -> None:
         """``protocol`` makes a connection's protocol object. ``credentials`` is None for a Unix socket."""
@@ -46,7 +46,7 @@ class ApiListener:
         name = f"API at {listener.getsockname()}"
         self._front_end: FrontEnd = admission.front_end(name, UNIX if is_unix else TCP)
         self._loop = asyncio.get_running_loop()
-        self._opening: dict[Entry, TlsHandshake] = {}
+        self._opening: dict[AdmittedConnection, TlsHandshake] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         listener.listen(_BACKLOG)
         # To accept a connection, or to close it, takes a tenth of a millisecond.
@@ -82,7 +82,7 @@ class ApiListener:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _first_protocol(self, entry: Entry) -> asyncio.Protocol:
+    def _first_protocol(self, entry: AdmittedConnection) -> asyncio.Protocol:
         """The protocol of a new connection: HTTP at a Unix socket, TLS's handshake over TCP."""
         if self._credentials is None or self._handshakes is None:
             return self._protocol(entry)

@@ -16,12 +16,12 @@ from holdover.placement.claim import Word
 __all__ = [
     "DeadHost",
     "Declaration",
-    "GuestPlace",
     "HostDeclaration",
     "HostList",
     "PeerHost",
     "PlaceAnswer",
     "PlaceQuestion",
+    "PlacementResult",
 ]
 
 
@@ -79,7 +79,7 @@ class HostList(msgspec.Struct, frozen=True, kw_only=True):
     hosts: tuple[PeerHost, ...]
 
 
-class GuestPlace(msgspec.Struct, frozen=True, kw_only=True):
+class PlacementResult(msgspec.Struct, frozen=True, kw_only=True):
     """What an agent did with a guest; ``text`` says what is true now."""
 
     guest: str

@@ -17,7 +17,7 @@ from holdover.terminal import PlainTable
 from holdover.trace.chrome import chrome_trace
 from holdover.trace.page import page
 from holdover.trace.table import lines_of
-from holdover.trace.trace import Instant, Interval, Part, Trace, assemble
+from holdover.trace.trace import HostTrace, Instant, Interval, Trace, assemble
 
 _DRIVER = "holdover migrate"
 _NOISE = "MIGRATION_PASS"  # QEMU sends one each time that it begins to send the memory again
@@ -67,12 +67,12 @@ async def collect(
         raise AgentError(f"agent at {source.api}: the newest handover of guest {guest} is another one")
     there, missing = await _other_side(guest, told, destination)
     host = told.peer if there is None else there.host
-    driver = Part(_DRIVER, tuple(_interval(step, began) for step in steps if _has_ended(step)))
+    driver = HostTrace(_DRIVER, tuple(_interval(step, began) for step in steps if _has_ended(step)))
     trace = assemble(
         guest,
         told.handover_id,
-        Part(told.host, _intervals(told), _instants(told.host, events)),
-        Part(host, () if there is None else _intervals(there), _instants(host, events)),
+        HostTrace(told.host, _intervals(told), _instants(told.host, events)),
+        HostTrace(host, () if there is None else _intervals(there), _instants(host, events)),
         driver if steps else None,
     )
     return Collected(trace, missing)

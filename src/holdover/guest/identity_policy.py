@@ -107,7 +107,7 @@ class IdentityRule:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class ProcessClaim:
     """A process that claims to be a guest.
 
     Attributes:
@@ -153,7 +153,7 @@ def judge(
     return f"guest {guest} has been known as {recorded}{_demand(guest, now)}"
 
 
-def may_replace(new: Claim, old: Claim) -> bool:
+def may_replace(new: ProcessClaim, old: ProcessClaim) -> bool:
     """Whether a new process becomes a guest in place of an old one that still runs.
 
     If the old process has shown the guest's disk, it gives way only if it has nothing but its claim and the

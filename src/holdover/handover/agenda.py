@@ -16,13 +16,13 @@ from enum import Enum
 from typing import Generic, TypeVar
 
 from holdover.handover.lun_handover import LunHandover
-from holdover.handover.protocol import Happened, Message
+from holdover.handover.protocol import HandoverEvent, Message
 from holdover.handover.states import Event
 
 W = TypeVar("W")
 """A waiter for an answer; the caller chooses the type."""
 
-What = Happened | Message
+What = HandoverEvent | Message
 
 
 class Activity(Enum):
@@ -60,7 +60,7 @@ class Agenda(Generic[W]):
     def __init__(self) -> None:
         self.activity = Activity.NONE
         self._news: dict[str, LunHandover] = {}
-        self._ended: Happened | None = None
+        self._ended: HandoverEvent | None = None
         self._requests: list[tuple[What, W]] = []
         self._waiting: list[W] = []
         self._heard: W | None = None
@@ -79,7 +79,7 @@ class Agenda(Generic[W]):
         """Add a waiter who waits until the handover is at rest, or cannot go on."""
         self._waiting.append(who)
 
-    def end(self, happened: Happened) -> None:
+    def end(self, happened: HandoverEvent) -> None:
         """Note that the activity has ended, with this event."""
         self.activity, self._ended = Activity.NONE, happened
 
@@ -93,7 +93,7 @@ class Agenda(Generic[W]):
         """The next thing to handle. ``allowed`` returns whether the rules allow a request now."""
         if self._news:
             news, self._news = tuple(self._news.values()), {}
-            return Turn(Happened(Event.CHANGED, news))
+            return Turn(HandoverEvent(Event.CHANGED, news))
         if self._ended is not None:
             ended, self._ended = self._ended, None
             return Turn(ended)

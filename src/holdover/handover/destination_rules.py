@@ -9,8 +9,8 @@ from dataclasses import replace
 from holdover.guest.gate import Gate
 from holdover.handover.effects import (
     DeviceNews,
+    EffectKind,
     Effects,
-    Part,
     adopted,
     departed,
     entered,
@@ -23,7 +23,7 @@ from holdover.handover.protocol import (
     Answered,
     Destination,
     EventNotAllowed,
-    Happened,
+    HandoverEvent,
     Message,
 )
 from holdover.handover.state_table import DESTINATION, EVENT_OF, Choice
@@ -82,7 +82,7 @@ def _hears_of_concession(destination: Destination, message: Message) -> tuple[De
         return _answered(heard, answer)
     taking = replace(_conceded(heard), state=DestinationState.TAKING, answer=answer)
     after, effects = _enter(destination, taking, again=False)
-    return after, replace(effects, answer=answer, durable_first=effects.durable_first | {Part.ANSWER})
+    return after, replace(effects, answer=answer, durable_first=effects.durable_first | {EffectKind.ANSWER})
 
 
 def _conceded(destination: Destination) -> Destination:
@@ -164,14 +164,14 @@ def _refusal(message: Message, problem: str) -> Effects:
 
 def _answering(answer: Answer) -> Effects:
     """The effects of a message that changes nothing: only its answer."""
-    return Effects(answer=answer, durable_first=frozenset({Part.ANSWER}))
+    return Effects(answer=answer, durable_first=frozenset({EffectKind.ANSWER}))
 
 
 def _answered(destination: Destination, answer: Answer) -> tuple[Destination, Effects]:
     return replace(destination, answer=answer), replace(_answering(answer), record=True)
 
 
-def destination_step(destination: Destination, happened: Happened) -> tuple[Destination, Effects]:
+def destination_step(destination: Destination, happened: HandoverEvent) -> tuple[Destination, Effects]:
     """The new state and its effects when an event that is not a message happens on the destination.
 
     Raises:
@@ -201,7 +201,7 @@ def destination_step(destination: Destination, happened: Happened) -> tuple[Dest
     effects = entered(destination, after.gate, devices=devices, answer=answer)
     if destination.armed and (before, follows) == (DestinationState.PREEMPTING, DestinationState.COMMITTED):
         # The guest may be let go on. Its commands wait at the gate, which waits for the record.
-        effects = without_record(effects, Part.ANSWER)
+        effects = without_record(effects, EffectKind.ANSWER)
     return after, effects
 
 
@@ -219,7 +219,7 @@ def _follows(destination: Destination, event: Event) -> DestinationState | None:
     return follows
 
 
-def _found(state: DestinationState, happened: Happened) -> tuple[LunHandover, ...]:
+def _found(state: DestinationState, happened: HandoverEvent) -> tuple[LunHandover, ...]:
     """The LUNs as the work of ``state`` has left them."""
     work = DESTINATION[state].work
     if work is None or not POLICY[work].keeps_attentions:
@@ -244,7 +244,7 @@ def _enter(
         return destination, entered(before, spec.gate, devices=devices, answer=answer)
     effects = entered(before, spec.gate, devices=devices, work=work, again=again)
     if destination.armed and destination.state is DestinationState.PREEMPTING:
-        effects = without_record(effects, Part.WORK)
+        effects = without_record(effects, EffectKind.WORK)
     return destination, effects
 
 

@@ -19,7 +19,7 @@ from holdover.handover.work import POLICY, Work, WorkPolicy, without_commands
 from holdover.reservations.tracked import Tracked
 
 
-class Part(Enum):
+class EffectKind(Enum):
     """A part of the effects that others can see. The parts are carried out in this order; but an answer that
     waits for no record comes first.
     """
@@ -109,7 +109,7 @@ class Effects:
     again: bool = False
     answer: Answer | None = None
     tells_now: bool = False
-    durable_first: frozenset[Part] = frozenset()
+    durable_first: frozenset[EffectKind] = frozenset()
 
     @property
     def begins(self) -> bool:
@@ -138,17 +138,17 @@ def entered(
     """
     first = set()
     if gate is not (before.gate if before is not None else None) and _is_seen(before, gate):
-        first.add(Part.GATE)
+        first.add(EffectKind.GATE)
     if work is not None and work.policy.changes and work.result is None:
-        first.add(Part.WORK)
+        first.add(EffectKind.WORK)
     if message is not None:
-        first.add(Part.MESSAGE)
+        first.add(EffectKind.MESSAGE)
     if answer is not None or again or (work is None and message is None):
-        first.add(Part.ANSWER)
+        first.add(EffectKind.ANSWER)
     return Effects(True, devices, gate, work, message, again, answer, durable_first=frozenset(first))
 
 
-def without_record(effects: Effects, part: Part) -> Effects:
+def without_record(effects: Effects, part: EffectKind) -> Effects:
     """The same effects; but ``part`` does not wait for the records, because both hosts have on record that
     this may happen (`holdover.handover.state_table`).
     """

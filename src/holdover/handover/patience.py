@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from holdover.handover.protocol import Happened, Source
+from holdover.handover.protocol import HandoverEvent, Source
 from holdover.handover.states import Event, SourceState
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
@@ -50,7 +50,7 @@ class Patience:
         return self._unreached_since is not None and now - self._unreached_since < self.give_up
 
 
-def by_the_clock(source: Source, lasted: float, longest: float) -> Happened | None:
+def by_the_clock(source: Source, lasted: float, longest: float) -> HandoverEvent | None:
     """The event for a handover that has been prepared for a while and was not committed; None: nothing
     happens.
 
@@ -60,5 +60,5 @@ def by_the_clock(source: Source, lasted: float, longest: float) -> Happened | No
         return None
     if lasted > longest:
         problem = f"it was prepared for longer than {longest:g} s (limits.handover)"
-        return Happened(Event.ASKED_ROLL_BACK, problem=problem)
-    return Happened(Event.ASKED_CHECK)
+        return HandoverEvent(Event.ASKED_ROLL_BACK, problem=problem)
+    return HandoverEvent(Event.ASKED_CHECK)

@@ -174,7 +174,7 @@ class DeviceView:
 
 
 @dataclass(frozen=True, slots=True)
-class Happened:
+class HandoverEvent:
     """An event, with the data that belongs to it.
 
     Attributes:

@@ -11,8 +11,8 @@ from holdover.guest.gate import Gate
 from holdover.guest.staleness import RESERVATION_ATTENTIONS
 from holdover.handover.effects import (
     DeviceNews,
+    EffectKind,
     Effects,
-    Part,
     adopted,
     departed,
     entered,
@@ -20,7 +20,7 @@ from holdover.handover.effects import (
     without_record,
 )
 from holdover.handover.lun_handover import LunHandover
-from holdover.handover.protocol import DeviceView, EventNotAllowed, Happened, Message, Source
+from holdover.handover.protocol import DeviceView, EventNotAllowed, HandoverEvent, Message, Source
 from holdover.handover.state_table import HINDERS, SOURCE, Choice
 from holdover.handover.states import Event, MessageKind, SourceState
 from holdover.handover.work import POLICY, Work
@@ -44,7 +44,7 @@ def begin(
     return _enter(source, source, again=False)
 
 
-def source_step(source: Source, happened: Happened) -> tuple[Source, Effects]:
+def source_step(source: Source, happened: HandoverEvent) -> tuple[Source, Effects]:
     """The new state and its effects when ``happened`` happens on the source.
 
     Raises:
@@ -89,7 +89,7 @@ def after_restart(source: Source) -> Gate:
 # -- the data of an event --------------------------------------------------------------------------
 
 
-def _judged(source: Source, happened: Happened) -> Happened:
+def _judged(source: Source, happened: HandoverEvent) -> HandoverEvent:
     """The event; but FAILED in place of DONE if the guest does not have the devices any more that were
     prepared.
     """
@@ -97,7 +97,7 @@ def _judged(source: Source, happened: Happened) -> Happened:
     if not is_drained or happened.devices is None:
         return happened
     problem = _other_devices(source.luns, happened.devices)
-    return Happened(Event.FAILED, problem=problem) if problem else happened
+    return HandoverEvent(Event.FAILED, problem=problem) if problem else happened
 
 
 def _other_devices(luns: tuple[LunHandover, ...], devices: tuple[DeviceView, ...]) -> str:
@@ -109,7 +109,7 @@ def _other_devices(luns: tuple[LunHandover, ...], devices: tuple[DeviceView, ...
     return f"{'; '.join(told)}; roll back, then prepare again" if told else ""
 
 
-def _news(source: Source, happened: Happened) -> dict[str, Tracked]:
+def _news(source: Source, happened: HandoverEvent) -> dict[str, Tracked]:
     """The changes of the guest that the handover has not noted yet, by LUN; also those that it may have
     made.
     """
@@ -131,7 +131,7 @@ def _news(source: Source, happened: Happened) -> dict[str, Tracked]:
     }
 
 
-def _learn(source: Source, happened: Happened) -> Source:
+def _learn(source: Source, happened: HandoverEvent) -> Source:
     """The handover with the data of the event."""
     if happened.event is Event.RESTARTED:
         # The number of a COMMIT may have been used without a record.
@@ -150,7 +150,7 @@ def _learn(source: Source, happened: Happened) -> Source:
     return replace(source, luns=luns, changed=source.changed | frozenset(news))
 
 
-def _learn_result(source: Source, happened: Happened) -> Source:
+def _learn_result(source: Source, happened: HandoverEvent) -> Source:
     """The handover with the result of its work."""
     policy = POLICY[work] if (work := SOURCE[source.state].work) is not None else None
     found = {lun.designator: lun for lun in happened.luns}
@@ -266,7 +266,7 @@ _CONDITIONS: dict[str, Callable[[Source, Source], bool]] = {
 }
 
 
-def _explain(known: Source, before: Source, follows: SourceState, happened: Happened) -> Source:
+def _explain(known: Source, before: Source, follows: SourceState, happened: HandoverEvent) -> Source:
     """The handover with the reason for its roll back, and with what prevents it from going on."""
     problem = happened.problem if happened.event in HINDERS else ""
     if before.state is SourceState.WEIGHING:
@@ -296,8 +296,8 @@ def _enter(before: Source, source: Source, *, again: bool) -> tuple[Source, Effe
         if not _is_armed_commit(before, source):
             return source, effects
         if source.state is SourceState.COMMITTED:
-            return source, replace(without_record(effects, Part.ANSWER), tells_now=True)
-        return source, without_record(effects, Part.WORK)
+            return source, replace(without_record(effects, EffectKind.ANSWER), tells_now=True)
+        return source, without_record(effects, EffectKind.WORK)
     is_prepare = spec.message is MessageKind.PREPARE
     if is_prepare:
         source = replace(source, changed=frozenset(), armed=source.arms and is_armable(source.luns))
@@ -312,7 +312,9 @@ def _enter(before: Source, source: Source, *, again: bool) -> tuple[Source, Effe
         armed=is_prepare and source.armed,
     )
     effects = entered(before, spec.gate, devices=devices, message=message, again=again)
-    return source, without_record(effects, Part.MESSAGE) if _is_armed_commit(before, source) else effects
+    return source, without_record(effects, EffectKind.MESSAGE) if _is_armed_commit(
+        before, source
+    ) else effects
 
 
 def _is_armed_commit(before: Source, source: Source) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from holdover.admission.admission import Admission, Allowance, Entry, FrontEnd
+from holdover.admission.admission import Admission, AdmittedConnection, Allowance, FrontEnd
 from holdover.admission.token_buckets import TokenBuckets
 
 _STRANGERS: Final = 256
@@ -35,7 +35,7 @@ class ClientPlace:
     """The place of one connection."""
 
     clients: Clients
-    entry: Entry
+    entry: AdmittedConnection
     pid: int
     uid: int
 
@@ -77,7 +77,7 @@ class Clients:
         """
         self.process_most = max(1, min(process_most, capacity // 2))
         self.user_most = max(1, capacity * 3 // 4)
-        self.strangers: dict[Entry, Callable[[], None]] = {}
+        self.strangers: dict[AdmittedConnection, Callable[[], None]] = {}
         self._clock = clock
         self._lock = threading.Lock()
         self._admission = Admission(capacity)
@@ -108,7 +108,7 @@ class Clients:
         with self._lock:
             return self._admission.count
 
-    def enter(self, pid: int, uid: int) -> tuple[ClientPlace | None, Entry | None]:
+    def enter(self, pid: int, uid: int) -> tuple[ClientPlace | None, AdmittedConnection | None]:
         """Admit a client that has connected. Returns its place, or None if it must be closed; and the entry
         of another client that lost its place and must be closed now, or None.
         """

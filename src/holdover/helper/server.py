@@ -40,7 +40,7 @@ from typing import Final, TypeVar
 
 import structlog
 
-from holdover.admission.admission import Entry
+from holdover.admission.admission import AdmittedConnection
 from holdover.admission.seldom import Seldom
 from holdover.helper.clients import Clients
 from holdover.helper.connection import Connection, ConnectionEnded, Peer, close_descriptor, credentials_of
@@ -96,7 +96,7 @@ The server owns the device: it closes the device when there is an answer.
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Job:
+class _PendingCommand:
     """A command for whose answer a client waits."""
 
     connection: Connection
@@ -144,7 +144,7 @@ class HelperServer:
         self._clients = clients
         self._seldom = Seldom(_TELL_SECONDS)
         self._silence = silence
-        self._turns: Turns[_Job] = Turns(turns, share)
+        self._turns: Turns[_PendingCommand] = Turns(turns, share)
         self._threads = ThreadPoolExecutor(_THREADS, "helper", initializer=block_signals)
         self._poller = threading.Thread(target=self._poll, name="helper-poller", daemon=True)
         self._epoll = select.epoll()
@@ -153,7 +153,7 @@ class HelperServer:
         # operation of a built-in type. So whoever takes a connection out of ``_parked`` owns it.
         self._connections: set[Connection] = set()
         self._parked: dict[int, Connection] = {}
-        self._awaited: set[_Job] = set()
+        self._awaited: set[_PendingCommand] = set()
         """Commands whose answer comes by a future."""
         self._welcome = welcome
         self._durations = durations
@@ -284,7 +284,7 @@ class HelperServer:
         self._park(connection)
         return True
 
-    def _put_out(self, entry: Entry) -> None:
+    def _put_out(self, entry: AdmittedConnection) -> None:
         """Disconnect a client that has not exchanged the features: another one needs its place."""
         hang_up = self._clients.strangers.pop(entry, None)
         if hang_up is not None:
@@ -388,7 +388,7 @@ class HelperServer:
             close_descriptor(request.descriptor)
             connection.answer(_UNUSABLE)
             return connection
-        job = _Job(connection, device, request.command, time.perf_counter())
+        job = _PendingCommand(connection, device, request.command, time.perf_counter())
         if not self._turns.begin(device.number, job.client, job):
             return None
         while not self._closing:
@@ -403,7 +403,7 @@ class HelperServer:
         self._forget(job)
         return None
 
-    def _carry_out(self, job: _Job) -> bool:
+    def _carry_out(self, job: _PendingCommand) -> bool:
         """Carry out a command that has its turn. Returns whether it is answered, and not by a future."""
         response = self._response(job)
         if isinstance(response, Future):
@@ -413,7 +413,7 @@ class HelperServer:
         self._answer(job, response)
         return True
 
-    def _answer(self, job: _Job, response: Response) -> None:
+    def _answer(self, job: _PendingCommand, response: Response) -> None:
         try:
             job.connection.answer(response)
         finally:
@@ -421,7 +421,7 @@ class HelperServer:
             if self._durations is not None:
                 self._durations.observe(time.perf_counter() - job.began)
 
-    def _resume(self, job: _Job, future: Future[Response]) -> None:
+    def _resume(self, job: _PendingCommand, future: Future[Response]) -> None:
         """Give a command whose future is done to a thread. Runs in the thread that completed the future."""
         try:
             self._threads.submit(self._finish, job, future)
@@ -433,7 +433,7 @@ class HelperServer:
             # The pool takes no more work. Closing a descriptor may wait, and the caller must not wait.
             threading.Thread(target=self._finish, args=(job, future), daemon=True).start()
 
-    def _finish(self, job: _Job, future: Future[Response]) -> None:
+    def _finish(self, job: _PendingCommand, future: Future[Response]) -> None:
         try:
             self._awaited.remove(job)
         except KeyError:
@@ -446,14 +446,14 @@ class HelperServer:
             return
         self._serve(job.connection)
 
-    def _response(self, job: _Job) -> Response | Future[Response]:
+    def _response(self, job: _PendingCommand) -> Response | Future[Response]:
         peer, device, command = job.connection.peer, job.device, job.command
         if command.opcode == OperationCode.PERSISTENT_RESERVE_OUT and device.access == os.O_RDONLY:
             # a client that may only read must not lock others out
             return _READ_ONLY
         return self._result(job, lambda: self._handle(peer, device, command))
 
-    def _result(self, job: _Job, get: Callable[[], T]) -> T | Response:
+    def _result(self, job: _PendingCommand, get: Callable[[], T]) -> T | Response:
         try:
             return get()
         except CancelledError:
@@ -462,7 +462,7 @@ class HelperServer:
             log.exception("A command through the helper failed unexpectedly.", pid=job.connection.peer.pid)
             return _FAILED
 
-    def _forget(self, job: _Job | None) -> None:
+    def _forget(self, job: _PendingCommand | None) -> None:
         """Drop a command that was not begun, and all commands that wait behind it."""
         while job is not None:
             close_descriptor(job.device.descriptor)

@@ -18,7 +18,7 @@ import msgspec
 
 from holdover.journal._errors import MEND, JournalDamaged, JournalError
 from holdover.journal._mark import Mark
-from holdover.journal._reading import Reading, connect, lacking, read_all, schema_of
+from holdover.journal._reading import JournalReading, connect, lacking, read_all, schema_of
 from holdover.journal._rows import (
     DEVICE,
     GUEST,
@@ -122,7 +122,7 @@ def _is_converted(connection: sqlite3.Connection) -> bool:
     return bool(schema == VERSION)
 
 
-def _checked(file: Path, reading: Reading, mark: Mark | None) -> Seal:
+def _checked(file: Path, reading: JournalReading, mark: Mark | None) -> Seal:
     findings = list(reading.findings)
     if reading.seal is not None:
         findings += filter(None, [lacking(reading.seal, mark)])
@@ -131,7 +131,7 @@ def _checked(file: Path, reading: Reading, mark: Mark | None) -> Seal:
     return reading.seal
 
 
-def _require_no_open_handover(file: Path, schema: int, reading: Reading) -> None:
+def _require_no_open_handover(file: Path, schema: int, reading: JournalReading) -> None:
     newest = {(step.handover_id, step.role): step for _, step in reading.steps}
     for step in newest.values():
         if step.open:

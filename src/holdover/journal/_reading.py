@@ -38,7 +38,7 @@ _CHECKS = 20
 
 
 @dataclass(slots=True)
-class Reading:
+class JournalReading:
     """The records that could be read, and a sentence for each thing that is wrong."""
 
     guests: list[GuestRecord] = field(default_factory=list)
@@ -94,9 +94,9 @@ def read_all(
     connection: sqlite3.Connection,
     tables: Sequence[Table] = TABLES,
     schema: Mapping[str, str] = SCHEMA,
-) -> Reading:
+) -> JournalReading:
     """Everything in a journal, as of one moment. Raises nothing: each thing that is wrong is a finding."""
-    reading = Reading()
+    reading = JournalReading()
     try:
         connection.execute("BEGIN")
         reading.findings += _own_check(connection)
@@ -159,7 +159,7 @@ def _name(key: tuple[Value, ...]) -> str:
     return "/".join(str(part) for part in key)
 
 
-def _keep(reading: Reading, table: Table, values: tuple[Value, ...]) -> None:
+def _keep(reading: JournalReading, table: Table, values: tuple[Value, ...]) -> None:
     record = _record(reading, table, values)
     match record:
         case GuestRecord():
@@ -171,7 +171,7 @@ def _keep(reading: Reading, table: Table, values: tuple[Value, ...]) -> None:
             reading.steps.append((position if isinstance(position, int) else 0, record))
 
 
-def _record(reading: Reading, table: Table, values: tuple[Value, ...]) -> Record | None:
+def _record(reading: JournalReading, table: Table, values: tuple[Value, ...]) -> Record | None:
     try:
         return record_of(table, values)
     except (msgspec.ValidationError, ValueError) as error:
@@ -179,7 +179,7 @@ def _record(reading: Reading, table: Table, values: tuple[Value, ...]) -> Record
         return None
 
 
-def _check_seal(connection: sqlite3.Connection, reading: Reading, rows: int, total: int) -> None:
+def _check_seal(connection: sqlite3.Connection, reading: JournalReading, rows: int, total: int) -> None:
     try:
         found = connection.execute(SELECT_SEAL).fetchall()
     except _UNREADABLE as error:

@@ -17,7 +17,7 @@ from holdover.journal._conversion import CONVERTIBLE, convert
 from holdover.journal._errors import MEND, JournalDamaged, JournalError, of_disk
 from holdover.journal._mark import Mark, MarkFile, mark_path, sync_folder
 from holdover.journal._reading import (
-    Reading,
+    JournalReading,
     connect,
     foreign,
     lacking,
@@ -80,7 +80,7 @@ class Store:
         mark: MarkFile,
         reader: sqlite3.Connection,
         writer: sqlite3.Connection,
-        reading: Reading,
+        reading: JournalReading,
     ) -> None:
         self.file = file
         self._mark = mark
@@ -367,7 +367,7 @@ class Store:
             self._mark.close()
 
 
-def _contents(reading: Reading) -> JournalContents:
+def _contents(reading: JournalReading) -> JournalContents:
     return contents_of(reading.guests, reading.devices, [step for _, step in reading.steps])
 
 
@@ -431,7 +431,7 @@ def _create(file: Path, mark: Mark | None) -> None:
     sync_folder(file)
 
 
-def _examined(file: Path, mark: Mark | None) -> tuple[sqlite3.Connection, Reading]:
+def _examined(file: Path, mark: Mark | None) -> tuple[sqlite3.Connection, JournalReading]:
     """A read-only connection, and everything in the file, checked."""
     reader = connect(file, "ro")
     try:
@@ -444,14 +444,14 @@ def _examined(file: Path, mark: Mark | None) -> tuple[sqlite3.Connection, Readin
     return reader, reading
 
 
-def _refuse_damaged(file: Path, reading: Reading) -> None:
+def _refuse_damaged(file: Path, reading: JournalReading) -> None:
     if reading.findings:
         first, *more = reading.findings
         others = f" (and {len(more)} more)" if more else ""
         raise JournalDamaged(file, f"damaged: {first}{others}", MEND)
 
 
-def _refuse_older(file: Path, reading: Reading, mark: Mark | None) -> None:
+def _refuse_older(file: Path, reading: JournalReading, mark: Mark | None) -> None:
     lack = lacking(reading.seal, mark) if reading.seal is not None else None
     if lack is not None:
         remedy = (

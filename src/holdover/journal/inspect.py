@@ -10,7 +10,7 @@ from pathlib import Path
 
 from holdover.journal._errors import JournalDamaged, JournalError, of_disk
 from holdover.journal._mark import Mark, opener_of, read_mark
-from holdover.journal._reading import Reading, connect, foreign, lacking, read_all
+from holdover.journal._reading import JournalReading, connect, foreign, lacking, read_all
 from holdover.journal.records import HandoverRecord, JournalContents, contents_of
 
 
@@ -63,14 +63,14 @@ def _inspect(file: Path, *, empty: bool) -> Inspection:
         findings.append(error.what)
     opener = opener_of(file)
     if empty:
-        reading = Reading(findings=["it is empty"])
+        reading = JournalReading(findings=["it is empty"])
     else:
         reading = _read_in_use(file) if opener is not None else _read_copy(file)
     return _inspection(file, reading, opener, [*findings, *reading.findings], mark)
 
 
 def _inspection(
-    file: Path, reading: Reading, opener: int | None, findings: list[str], mark: Mark | None
+    file: Path, reading: JournalReading, opener: int | None, findings: list[str], mark: Mark | None
 ) -> Inspection:
     lack = lacking(reading.seal, mark) if reading.seal is not None else None
     if lack is not None:
@@ -86,7 +86,7 @@ def _inspection(
     )
 
 
-def _read_in_use(file: Path) -> Reading:
+def _read_in_use(file: Path) -> JournalReading:
     connection = connect(file, "ro")
     try:
         return read_all(connection)
@@ -94,7 +94,7 @@ def _read_in_use(file: Path) -> Reading:
         connection.close()
 
 
-def _read_copy(file: Path) -> Reading:
+def _read_copy(file: Path) -> JournalReading:
     """Read a copy, because SQLite creates files beside a file with a write-ahead log even to read it."""
     log = file.with_name(file.name + "-wal")
     with tempfile.TemporaryDirectory(prefix="holdover-journal-") as folder:

@@ -71,7 +71,7 @@ _UNDO_COMMANDS: tuple[str, ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class FileChange:
     """A file to write: its present content, None if there is no such file, and its new content.
 
     ``after`` is None if the file must be removed.
@@ -90,7 +90,7 @@ class SetupPlan:
     ``commands`` is what to do after the files have been changed; guests go on running.
     """
 
-    changes: tuple[Change, ...]
+    changes: tuple[FileChange, ...]
     refusals: tuple[str, ...]
     commands: tuple[str, ...] = ()
 
@@ -114,7 +114,7 @@ def plan_setup(files: Mapping[str, str | None]) -> SetupPlan:
         wanted[SELINUX_MODULE] = _SELINUX_TEXT, "SELinux lets QEMU and libvirt use the sockets"
         commands = (f"semodule -i {SELINUX_MODULE}", *commands)
     changes = tuple(
-        Change(path, files.get(path), after, why)
+        FileChange(path, files.get(path), after, why)
         for path, (after, why) in wanted.items()
         if files.get(path) != after
     )
@@ -178,7 +178,7 @@ def _with_section(agent: str) -> str:
     return f"{agent}{ending}{_SECTION}"
 
 
-def plan_undo(changed: tuple[Change, ...], files: Mapping[str, str | None]) -> SetupPlan:
+def plan_undo(changed: tuple[FileChange, ...], files: Mapping[str, str | None]) -> SetupPlan:
     """How to put back what was there before ``changed``.
 
     A file that somebody has edited since is left alone, and is a refusal.
@@ -189,7 +189,7 @@ def plan_undo(changed: tuple[Change, ...], files: Mapping[str, str | None]) -> S
         if files.get(each.path) not in (each.after, each.before)
     )
     changes = tuple(
-        Change(each.path, each.after, each.before, each.why)
+        FileChange(each.path, each.after, each.before, each.why)
         for each in changed
         if files.get(each.path) == each.after
     )

@@ -156,7 +156,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class _Request:
+class _ServiceAction:
     state: ReservationState
     nexus: ITNexus
     own_key: int
@@ -210,7 +210,7 @@ def persistent_reserve_out(
         KeyError: The service action is REGISTER AND MOVE, which has another parameter list.
     """
     own_key = state.key_of(nexus)
-    request = _Request(state, nexus, own_key, parameters, type, scope, limits)
+    request = _ServiceAction(state, nexus, own_key, parameters, type, scope, limits)
     key_is_right = parameters.key == own_key or service_action in _REGISTERING
     if not key_is_right or conflicts(state, nexus, service_action):
         return request.conflict()
@@ -219,7 +219,7 @@ def persistent_reserve_out(
     return _SERVICE_ACTIONS[service_action](request)
 
 
-def _register(request: _Request) -> Outcome:
+def _register(request: _ServiceAction) -> Outcome:
     """REGISTER (5.13.7, table 67)."""
     parameters = request.parameters
     if parameters.key != request.own_key:
@@ -243,12 +243,12 @@ def _register(request: _Request) -> Outcome:
     return _register_or_unregister(request, nexuses)
 
 
-def _register_and_ignore_existing_key(request: _Request) -> Outcome:
+def _register_and_ignore_existing_key(request: _ServiceAction) -> Outcome:
     """REGISTER AND IGNORE EXISTING KEY (5.13.7, table 68)."""
     return _register_or_unregister(request, _nexuses_of(request, request.nexus.initiator))
 
 
-def _register_or_unregister(request: _Request, nexuses: list[ITNexus]) -> Outcome:
+def _register_or_unregister(request: _ServiceAction, nexuses: list[ITNexus]) -> Outcome:
     state, parameters = request.state, request.parameters
     if not parameters.service_action_key:
         if not any(state.key_of(each) for each in nexuses):
@@ -264,7 +264,7 @@ def _register_or_unregister(request: _Request, nexuses: list[ITNexus]) -> Outcom
     )
 
 
-def _unregister(request: _Request, nexuses: list[ITNexus]) -> Outcome:
+def _unregister(request: _ServiceAction, nexuses: list[ITNexus]) -> Outcome:
     """REGISTER with a SERVICE ACTION RESERVATION KEY of zero (5.13.11.2.3)."""
     state, held = request.state, request.state.reservation
     left = tuple(each for each in state.registrations if each.nexus not in nexuses)
@@ -277,7 +277,7 @@ def _unregister(request: _Request, nexuses: list[ITNexus]) -> Outcome:
     return Outcome(after, attentions=attentions)
 
 
-def _reserve(request: _Request) -> Outcome:
+def _reserve(request: _ServiceAction) -> Outcome:
     """RESERVE (5.13.9)."""
     state = request.state
     if state.reservation is not None:
@@ -290,7 +290,7 @@ def _reserve(request: _Request) -> Outcome:
     )
 
 
-def _release(request: _Request) -> Outcome:
+def _release(request: _ServiceAction) -> Outcome:
     """RELEASE (5.13.11.2.2)."""
     state, held = request.state, request.state.reservation
     if held is None or not state.holds(request.nexus):
@@ -306,7 +306,7 @@ def _release(request: _Request) -> Outcome:
     return Outcome(after, attentions=attentions)
 
 
-def _clear(request: _Request) -> Outcome:
+def _clear(request: _ServiceAction) -> Outcome:
     """CLEAR (5.13.11.2.7)."""
     state = request.state
     return Outcome(
@@ -317,7 +317,7 @@ def _clear(request: _Request) -> Outcome:
     )
 
 
-def _preempt(request: _Request) -> Outcome:
+def _preempt(request: _ServiceAction) -> Outcome:
     """PREEMPT (5.13.11.2.4, table 72)."""
     state, held, victim = request.state, request.state.reservation, request.parameters.service_action_key
     if held is not None and held.holder is None and not victim:
@@ -333,7 +333,7 @@ def _preempt(request: _Request) -> Outcome:
 
 
 def _preempt_reservation(
-    request: _Request, held: PersistentReservation, identified: tuple[Registration, ...]
+    request: _ServiceAction, held: PersistentReservation, identified: tuple[Registration, ...]
 ) -> Outcome:
     """Replace the reservation, and remove the registrations that the key identifies (5.13.11.2.4.3).
 
@@ -351,7 +351,7 @@ def _preempt_reservation(
     return Outcome(after, attentions=attentions, aborted=tuple(each.nexus for each in identified))
 
 
-def _remove_registrations(request: _Request, removed: tuple[Registration, ...]) -> Outcome:
+def _remove_registrations(request: _ServiceAction, removed: tuple[Registration, ...]) -> Outcome:
     """Remove registrations; TYPE and SCOPE are ignored (5.13.11.2.5).
 
     If the preempting nexus has that key, its own registration is removed too.
@@ -368,7 +368,7 @@ def _remove_registrations(request: _Request, removed: tuple[Registration, ...]) 
     )
 
 
-def _only_preempt(request: _Request) -> Outcome:
+def _only_preempt(request: _ServiceAction) -> Outcome:
     """PREEMPT, which does not abort commands; PREEMPT AND ABORT (5.13.11.2.6) aborts them."""
     outcome = _preempt(request)
     return Outcome(outcome.state, outcome.conflict, outcome.problem, outcome.attentions)
@@ -410,7 +410,7 @@ def register_and_move(
     return Outcome(ReservationState(registrations, moved, _next_generation(state), parameters.aptpl))
 
 
-_SERVICE_ACTIONS: dict[OutServiceAction, Callable[[_Request], Outcome]] = {
+_SERVICE_ACTIONS: dict[OutServiceAction, Callable[[_ServiceAction], Outcome]] = {
     OutServiceAction.REGISTER: _register,
     OutServiceAction.RESERVE: _reserve,
     OutServiceAction.RELEASE: _release,
@@ -421,16 +421,16 @@ _SERVICE_ACTIONS: dict[OutServiceAction, Callable[[_Request], Outcome]] = {
 }
 
 
-def _type_and_scope_are_right(request: _Request) -> bool:
+def _type_and_scope_are_right(request: _ServiceAction) -> bool:
     return request.type in _TYPES and request.scope == ReservationScope.LU
 
 
-def _new_reservation(request: _Request) -> PersistentReservation:
+def _new_reservation(request: _ServiceAction) -> PersistentReservation:
     kind = ReservationType(request.type)
     return PersistentReservation(kind, None if kind.all_registrants else request.nexus)
 
 
-def _nexuses_of(request: _Request, initiator: TransportID) -> list[ITNexus]:
+def _nexuses_of(request: _ServiceAction, initiator: TransportID) -> list[ITNexus]:
     """The I_T nexuses that a registration of one initiator port concerns (table 69)."""
     here = ITNexus(initiator, request.nexus.target_port)
     if not request.parameters.all_tg_pt:

@@ -55,7 +55,7 @@ class _Reservation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     holder: _Nexus | None
 
 
-class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _SavedState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     registrations: tuple[_Registration, ...]
     reservation: _Reservation | None
 
@@ -159,10 +159,10 @@ def _encode(state: ReservationState) -> bytes:
         _Registration(_encode_nexus(each.nexus), f"{each.key:016x}", each.all_target_ports)
         for each in state.registrations
     )
-    return _seal(_State(registrations, _encode_reservation(state.reservation)))
+    return _seal(_SavedState(registrations, _encode_reservation(state.reservation)))
 
 
-def _seal(content: _State | _Sanitize) -> bytes:
+def _seal(content: _SavedState | _Sanitize) -> bytes:
     body = msgspec.json.encode(content)
     document = _Document(_FORMAT, hashlib.sha256(body).hexdigest(), msgspec.Raw(body))
     return msgspec.json.encode(document) + b"\n"
@@ -189,7 +189,7 @@ def _encode_nexus(nexus: ITNexus) -> _Nexus:
 
 
 def _decode(data: bytes) -> ReservationState:
-    kept = msgspec.json.decode(_unseal(data), type=_State)
+    kept = msgspec.json.decode(_unseal(data), type=_SavedState)
     registrations = tuple(
         Registration(_decode_nexus(each.nexus), int(each.key, 16), each.all_target_ports)
         for each in kept.registrations

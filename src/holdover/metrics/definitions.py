@@ -14,7 +14,7 @@ NAMED_MOST = 100
 """The most series of one metric that are about one guest each."""
 
 
-class Kind(Enum):
+class MetricType(Enum):
     """The type of a metric, by the name that Prometheus gives it."""
 
     GAUGE = "gauge"
@@ -27,21 +27,21 @@ class Metric:
     """One metric: its name, its type, what it says, and the names of its labels."""
 
     name: str
-    kind: Kind
+    kind: MetricType
     says: str
     labels: tuple[str, ...] = ()
 
 
 def _gauge(name: str, says: str, *labels: str) -> Metric:
-    return Metric(f"holdover_{name}", Kind.GAUGE, says, labels)
+    return Metric(f"holdover_{name}", MetricType.GAUGE, says, labels)
 
 
 def _counter(name: str, says: str, *labels: str) -> Metric:
-    return Metric(f"holdover_{name}_total", Kind.COUNTER, says, labels)
+    return Metric(f"holdover_{name}_total", MetricType.COUNTER, says, labels)
 
 
 def _histogram(name: str, says: str, *labels: str) -> Metric:
-    return Metric(f"holdover_{name}_seconds", Kind.HISTOGRAM, says, labels)
+    return Metric(f"holdover_{name}_seconds", MetricType.HISTOGRAM, says, labels)
 
 
 BUILD = _gauge(

@@ -15,14 +15,14 @@ from prometheus_client.core import (
 )
 from prometheus_client.core import Metric as Family
 
-from holdover.metrics.definitions import Kind, Metric
+from holdover.metrics.definitions import Metric, MetricType
 from holdover.metrics.durations import Durations
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Sample:
     """One value of a metric, with a value for each of its labels."""
 
     metric: Metric
@@ -30,7 +30,7 @@ class Reading:
     labels: tuple[str, ...] = ()
 
 
-def text_of(readings: Iterable[Reading]) -> bytes:
+def text_of(readings: Iterable[Sample]) -> bytes:
     """The page that Prometheus reads, with the usual metrics of this process at its end."""
     found = cast(CollectorRegistry, _Readings(tuple(readings)))
     return prometheus_client.generate_latest(found) + prometheus_client.generate_latest(_PROCESS)
@@ -39,7 +39,7 @@ def text_of(readings: Iterable[Reading]) -> bytes:
 class _Readings:
     """What `generate_latest` asks of a registry."""
 
-    def __init__(self, readings: Sequence[Reading]) -> None:
+    def __init__(self, readings: Sequence[Sample]) -> None:
         self._readings = readings
 
     def collect(self) -> Iterator[Family]:
@@ -54,14 +54,14 @@ class _Readings:
 
 def _family(metric: Metric) -> Family:
     made: type[GaugeMetricFamily] | type[CounterMetricFamily] | type[HistogramMetricFamily] = {
-        Kind.GAUGE: GaugeMetricFamily,
-        Kind.COUNTER: CounterMetricFamily,
-        Kind.HISTOGRAM: HistogramMetricFamily,
+        MetricType.GAUGE: GaugeMetricFamily,
+        MetricType.COUNTER: CounterMetricFamily,
+        MetricType.HISTOGRAM: HistogramMetricFamily,
     }[metric.kind]
     return made(metric.name, metric.says, labels=metric.labels)
 
 
-def _add(family: Family, reading: Reading) -> None:
+def _add(family: Family, reading: Sample) -> None:
     if isinstance(reading.value, Durations):
         buckets, total = reading.value.buckets()
         cast(HistogramMetricFamily, family).add_metric(reading.labels, buckets, total)

@@ -19,7 +19,7 @@ from holdover.handover.states import SourceState
 from holdover.migrate.result import MigrateFailed, Progress, is_in_doubt
 from holdover.migrate.state_description import in_words
 
-__all__ = ["HandoverDriver", "describe", "whole"]
+__all__ = ["RemoteHandover", "describe", "whole"]
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ _STAYS = (_STAYED, *_LEAVES_BEHIND)
 
 
 @dataclass
-class HandoverDriver:
+class RemoteHandover:
     """One handover of one guest.
 
     Attributes:

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from holdover.api.client import AgentError
 from holdover.api.documents import HandoverState
-from holdover.migrate.handover import HandoverDriver, describe, whole
+from holdover.migrate.handover import RemoteHandover, describe, whole
 from holdover.migrate.result import MigrateFailed, MigrationResult, Progress
 from holdover.qemu.command_line import started_with
-from holdover.qemu.migration import GuestPlace, Migration, MigrationFailed
-from holdover.qemu.monitor import Monitor, QemuError, QmpEvent, RamProgress
+from holdover.qemu.migration import GuestPlace, LiveMigration, MigrationFailed
+from holdover.qemu.monitor import QemuError, QemuMonitor, QmpEvent, RamProgress
 
 COPY = "copy memory until the guest has stopped"
 SWITCH_OVER = "switch over"
@@ -58,7 +58,7 @@ arrives as CancelledError.
 
 
 @dataclass
-class MigrationJob(HandoverDriver):
+class MigrationJob(RemoteHandover):
     """One migration of one guest.
 
     Attributes:
@@ -103,7 +103,7 @@ class MigrationJob(HandoverDriver):
             waits = qemus.destination_waits
             if waits is None:
                 waits = await asyncio.to_thread(started_with, qemus.destination, "-S")
-            migration = Migration(
+            migration = LiveMigration(
                 source, destination, qemus.uri, destination_waits=bool(waits), on_progress=self._memory
             )
             try:
@@ -117,15 +117,15 @@ class MigrationJob(HandoverDriver):
                 self.events += [(host, event) for event in monitor.events]
                 await monitor.close()
 
-    async def _connect(self, qemus: Qemus) -> tuple[Monitor, Monitor]:
-        source = await Monitor.connect(qemus.source, f"QEMU on {self.source_name}")
+    async def _connect(self, qemus: Qemus) -> tuple[QemuMonitor, QemuMonitor]:
+        source = await QemuMonitor.connect(qemus.source, f"QEMU on {self.source_name}")
         try:
-            return source, await Monitor.connect(qemus.destination, f"QEMU on {self.destination_name}")
+            return source, await QemuMonitor.connect(qemus.destination, f"QEMU on {self.destination_name}")
         except BaseException:
             await source.close()
             raise
 
-    async def _migrate(self, migration: Migration, timeout: float) -> MigrationResult:
+    async def _migrate(self, migration: LiveMigration, timeout: float) -> MigrationResult:
         await self._until_stopped(migration, timeout)
         began = time.perf_counter()
         try:
@@ -150,7 +150,7 @@ class MigrationJob(HandoverDriver):
             raise self._doubt(str(error)) from error
         return await self._end(state, milliseconds, migration.standstill_ms, warnings)
 
-    async def _until_stopped(self, migration: Migration, timeout: float) -> None:
+    async def _until_stopped(self, migration: LiveMigration, timeout: float) -> None:
         async def stopped() -> None:
             await migration.start()
             await migration.wait_stopped(timeout)
@@ -165,7 +165,7 @@ class MigrationJob(HandoverDriver):
                 await self.roll_back(describe(error))
             raise MigrateFailed(describe(error), self.stays()) from error
 
-    async def _beside_qemu(self, migration: Migration, timeout: float) -> tuple[HandoverState, float]:
+    async def _beside_qemu(self, migration: LiveMigration, timeout: float) -> tuple[HandoverState, float]:
         """Commit while QEMU sends the rest to a destination that waits for the command to run the guest.
 
         Raises:
@@ -194,7 +194,7 @@ class MigrationJob(HandoverDriver):
         return state, took[0]
 
     async def _after_failed_switch_over(
-        self, migration: Migration, error: MigrationFailed
+        self, migration: LiveMigration, error: MigrationFailed
     ) -> tuple[str, ...]:
         """Handle a switch-over that failed after the reservations have moved.
 
@@ -218,7 +218,7 @@ class MigrationJob(HandoverDriver):
             in_doubt=True,
         )
 
-    async def _cancel(self, migration: Migration, reason: str) -> None:
+    async def _cancel(self, migration: LiveMigration, reason: str) -> None:
         try:
             await self.timed("rollback", "cancel the migration", self.source_name, whole(migration.cancel()))
         except QemuError as error:
@@ -261,7 +261,7 @@ class MigrationJob(HandoverDriver):
         )
 
 
-async def _switch_over(migration: Migration, timeout: float) -> None:
+async def _switch_over(migration: LiveMigration, timeout: float) -> None:
     if migration.destination_waits:
         await migration.run_destination(timeout)
     else:

@@ -37,7 +37,7 @@ class NotNow(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Happened:
+class MigrationEvent:
     """An event, and why it happened; the other attributes carry its data.
 
     Attributes:
@@ -110,7 +110,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
         return self.phase is Phase.MOVED
 
 
-def step(migration: Migration, happened: Happened) -> Migration:
+def step(migration: Migration, happened: MigrationEvent) -> Migration:
     """The migration after something has happened.
 
     Raises:
@@ -140,7 +140,7 @@ def step(migration: Migration, happened: Happened) -> Migration:
     return msgspec.structs.replace(migration, **changes)
 
 
-def _reason(migration: Migration, happened: Happened) -> str:
+def _reason(migration: Migration, happened: MigrationEvent) -> str:
     if happened.happening is Happening.RESTARTED:
         return f"the agent of {migration.source} was restarted before anything was changed"
     return happened.problem

@@ -49,7 +49,7 @@ class InitiatorIdentity:
     isid: bytes
 
 
-class _Session:
+class _SharedSession:
     """One session with one target. It is opened when it is needed, and the paths through it share it."""
 
     def __init__(self, url: IscsiUrl, identity: InitiatorIdentity, timeout: float) -> None:
@@ -124,14 +124,14 @@ class IscsiSessions:
     def __init__(self, timeout: float = 10.0) -> None:
         """``timeout``: the seconds for connecting and logging in."""
         self.timeout = timeout
-        self._sessions: dict[tuple[str, int, str, InitiatorIdentity], _Session] = {}
+        self._sessions: dict[tuple[str, int, str, InitiatorIdentity], _SharedSession] = {}
 
     def path(self, url: IscsiUrl, identity: InitiatorIdentity) -> IscsiPath:
         """A path to the LUN of ``url`` with ``identity``. It connects when the first command comes."""
         key = (url.host, url.port, url.iqn, identity)
         session = self._sessions.get(key)
         if session is None:
-            session = self._sessions[key] = _Session(url, identity, self.timeout)
+            session = self._sessions[key] = _SharedSession(url, identity, self.timeout)
         session.users += 1
         return IscsiPath(url, session, lambda: self._release(key))
 
@@ -152,7 +152,9 @@ class IscsiPath:
         port: The initiator port as READ FULL STATUS names it: initiator name and ISID.
     """
 
-    def __init__(self, url: IscsiUrl, session: _Session, release: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, url: IscsiUrl, session: _SharedSession, release: Callable[[], Awaitable[None]]
+    ) -> None:
         self._url = url
         self._session = session
         self.port = session.port

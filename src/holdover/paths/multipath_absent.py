@@ -50,7 +50,7 @@ _WAIT = "wait until the path is back (multipath -ll), or PREEMPT the key"
 
 
 @dataclass(frozen=True, slots=True)
-class Registrant:
+class PathRegistrant:
     """One registration of the logical unit.
 
     Attributes:
@@ -70,9 +70,9 @@ class Registrant:
 class Registrants:
     """Registrations, sorted by whose they are: ours, another node's, or unclear."""
 
-    ours: list[Registrant] = field(default_factory=list)
-    foreign: list[Registrant] = field(default_factory=list)
-    unclear: list[Registrant] = field(default_factory=list)
+    ours: list[PathRegistrant] = field(default_factory=list)
+    foreign: list[PathRegistrant] = field(default_factory=list)
+    unclear: list[PathRegistrant] = field(default_factory=list)
 
     def with_key(self, key: int) -> Registrants:
         """The registrations that have this key."""
@@ -87,7 +87,7 @@ class Registrants:
         mine = (*self.ours, *self.unclear)
         return [index if each.name is None else each.name for index, each in enumerate(mine)]
 
-    def _all(self) -> Iterable[list[Registrant]]:
+    def _all(self) -> Iterable[list[PathRegistrant]]:
         return self.ours, self.foreign, self.unclear
 
 
@@ -104,18 +104,18 @@ def read_registrants(path: int, device: Usable) -> PathSteps[Registrants]:
     return found
 
 
-def _is_foreign(registrant: Registrant, device: Usable) -> bool:
+def _is_foreign(registrant: PathRegistrant, device: Usable) -> bool:
     if device.ports.cover(device.labels):
         return True
     ports = device.target_ports
     return ports is not None and registrant.target_port != 0 and registrant.target_port not in ports
 
 
-def _read(path: int) -> PathSteps[list[Registrant]]:
+def _read(path: int) -> PathSteps[list[PathRegistrant]]:
     status = yield from _full_status(path)
     if status is not None:
         return [
-            Registrant(
+            PathRegistrant(
                 each.key,
                 each.transport_id,
                 0 if each.all_target_ports else each.relative_target_port,
@@ -129,7 +129,7 @@ def _read(path: int) -> PathSteps[list[Registrant]]:
     except DecodeError:
         keys = ()
     held = yield from held_reservation(path)
-    return [Registrant(key, holder=held is not None and held.key == key) for key in keys]
+    return [PathRegistrant(key, holder=held is not None and held.key == key) for key in keys]
 
 
 def _full_status(path: int) -> PathSteps[FullStatus | None]:

@@ -61,7 +61,7 @@ _NAMES = {_REGISTER: "REGISTER", _IGNORE: "REGISTER AND IGNORE EXISTING KEY"}
 
 
 @dataclass(frozen=True, slots=True)
-class _Request:
+class _Registering:
     """The command, with the keys of the device before it (``parameters.key``) and after it."""
 
     command: Command
@@ -98,7 +98,7 @@ def register(command: Command, parameters: ParameterList, device: Usable) -> Pat
     action = OutServiceAction(cdb.service_action)
     if action is _IGNORE:
         parameters = replace(parameters, key=device.key)
-    request = _Request(command, action, parameters, device)
+    request = _Registering(command, action, parameters, device)
     if device.missing and request.changes and not command.leave_absent:
         absent = yield from _only_asking(absent_have(request.old, _NAMES[action], device))
         if isinstance(absent, Response):
@@ -116,7 +116,7 @@ def _only_asking(questions: PathSteps[T]) -> PathSteps[T]:
         raise PathError(error.path, error.problem) from error
 
 
-def _unregister_with_absent(request: _Request) -> PathSteps[Response]:
+def _unregister_with_absent(request: _Registering) -> PathSteps[Response]:
     last = _CONFLICT
     for path in request.device.paths:
         last = yield from unregister_all(request.command, request.old, path, request.device)
@@ -136,7 +136,7 @@ def _who_is_registered(paths: Sequence[int]) -> PathSteps[Round | Response]:
     return found
 
 
-def _register_by_all(request: _Request) -> PathSteps[Response]:
+def _register_by_all(request: _Registering) -> PathSteps[Response]:
     device, parameters = request.device, request.parameters
     paths: Sequence[int] = device.paths
     unregistered: Sequence[int] = ()
@@ -168,7 +168,7 @@ def _register_by_all(request: _Request) -> PathSteps[Response]:
     return answer
 
 
-def _finish(request: _Request, found: Round) -> PathSteps[None]:
+def _finish(request: _Registering, found: Round) -> PathSteps[None]:
     """Handle the paths that are away, and learn which initiator ports this host has."""
     failed = found.lost or found.unsent
     device, path = request.device, found.good[0]

@@ -117,7 +117,7 @@ def _is_multipath(found: os.stat_result) -> bool:
 
 
 @dataclass(slots=True)
-class _Job:
+class _QueuedCommand:
     """A command that waits for a thread; the job owns its descriptor of the device."""
 
     device: OpenDevice
@@ -137,7 +137,7 @@ class SgIo:
     def __init__(self, turns: int = _TURNS, share: int = _SHARE) -> None:
         """``turns``: the greatest number of commands at once on one device. ``share``: how many of them may
         be of one client. Threads start when they are needed."""
-        self._turns: Turns[_Job] = Turns(turns, share)
+        self._turns: Turns[_QueuedCommand] = Turns(turns, share)
         self._pool = ThreadPoolExecutor(_THREADS, "sgio", initializer=block_signals)
         self._closed = False
 
@@ -168,7 +168,7 @@ class SgIo:
             own = OpenDevice(os.dup(opened.descriptor), opened.found)
         except OSError as error:
             raise PathError(name, error.strerror or str(error)) from error
-        job = _Job(own, client, command, name, timeout)
+        job = _QueuedCommand(own, client, command, name, timeout)
         if self._turns.begin(own.number, client, job):
             try:
                 self._pool.submit(self._run, job)
@@ -182,13 +182,13 @@ class SgIo:
         self._closed = True
         self._pool.shutdown(wait=False)
 
-    def _run(self, job: _Job | None) -> None:
+    def _run(self, job: _QueuedCommand | None) -> None:
         """Carry out a job that has its turn, and then the jobs that get the turn after it."""
         while job is not None:
             self._finish(job)
             job = self._turns.end(job.device.number, job.client)
 
-    def _finish(self, job: _Job) -> None:
+    def _finish(self, job: _QueuedCommand) -> None:
         # false if the task that waited for the answer was cancelled
         wanted = job.answer.set_running_or_notify_cancel()
         try:

@@ -43,7 +43,7 @@ class Said:
     mark: str = ""
 
 
-class Verdict(Enum):
+class ClaimDecision(Enum):
     """What follows for a claim from the answers of all hosts."""
 
     AGAIN = "ask all hosts once more"
@@ -79,7 +79,7 @@ class Claim:
             return Word.FREE
         return Word.CLAIMS
 
-    def collect(self, said: Mapping[str, Said]) -> Verdict:
+    def collect(self, said: Mapping[str, Said]) -> ClaimDecision:
         """What follows from one round: the answers of all other hosts, and what this host says of itself,
         apart from its claim.
         """
@@ -87,9 +87,9 @@ class Claim:
         if other and not self.lost_to:
             self.lost_to, self.word = other, said[other].word
         if self.lost_to:
-            return Verdict.LOST
+            return ClaimDecision.LOST
         if self._before != said:
             self._before = dict(said)
-            return Verdict.AGAIN
+            return ClaimDecision.AGAIN
         self.won = True
-        return Verdict.WON
+        return ClaimDecision.WON

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from holdover.qemu.monitor import Monitor, MonitorLost, QemuError, QemuRefused, QmpEvent, QmpTime
+from holdover.qemu.monitor import MonitorLost, QemuError, QemuMonitor, QemuRefused, QmpEvent, QmpTime
 from holdover.qemu.stream import Side, StreamSettings, set_up_stream
 
 _INTERVAL = 0.005
@@ -53,7 +53,7 @@ class Arrival:
 class IncomingQemu:
     """One QEMU that takes a guest."""
 
-    def __init__(self, monitor: Monitor) -> None:
+    def __init__(self, monitor: QemuMonitor) -> None:
         self.monitor = monitor
         self._since = len(monitor.events)
 

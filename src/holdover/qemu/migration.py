@@ -51,9 +51,9 @@ from enum import StrEnum
 from typing import TypeVar
 
 from holdover.qemu.monitor import (
-    Monitor,
     MonitorLost,
     QemuError,
+    QemuMonitor,
     QemuRefused,
     QmpEvent,
     QmpTime,
@@ -95,7 +95,7 @@ class MigrationFailed(QemuError):
         self.place = place
 
 
-class Migration:
+class LiveMigration:
     """One live migration from `source` to `destination`. The caller calls the methods in their order here.
 
     The caller closes both monitors. The destination was started with `-incoming`, and listens already. Every
@@ -108,8 +108,8 @@ class Migration:
 
     def __init__(
         self,
-        source: Monitor,
-        destination: Monitor,
+        source: QemuMonitor,
+        destination: QemuMonitor,
         uri: str,
         *,
         destination_waits: bool = False,
@@ -376,7 +376,7 @@ class Migration:
             self._on_progress(ram)
 
 
-async def _set_capabilities(monitor: Monitor, *names: str) -> None:
+async def _set_capabilities(monitor: QemuMonitor, *names: str) -> None:
     capabilities = [{"capability": name, "state": True} for name in names]
     await monitor.execute("migrate-set-capabilities", {"capabilities": capabilities})
 

@@ -1,6 +1,7 @@
 """The monitor (QMP) of one QEMU: its commands, all its events, and what QEMU reports about itself.
 
-A `Monitor` keeps every event since it connected, so that a wait that begins late still sees an early event.
+A `QemuMonitor` keeps every event since it connected, so that a wait that begins late still sees an early
+event.
 QEMU serves one client of a monitor socket at a time: a second client waits for its greeting.
 """
 
@@ -106,7 +107,7 @@ class _EventMessage(msgspec.Struct, frozen=True):
     data: dict[str, object] = {}
 
 
-class Monitor:
+class QemuMonitor:
     """A connected monitor; `connect` makes one. Its methods raise only `QemuError` and its subclasses."""
 
     def __init__(self, path: Path, name: str) -> None:

@@ -14,7 +14,7 @@ from enum import StrEnum
 
 import msgspec
 
-from holdover.qemu.monitor import Monitor, QemuError, QmpEvent, QmpTime
+from holdover.qemu.monitor import QemuError, QemuMonitor, QmpEvent, QmpTime
 from holdover.qemu.stream import Side, StreamSettings, set_up_stream
 
 _INTERVAL = 0.01
@@ -77,7 +77,7 @@ class CopyProgress(msgspec.Struct, frozen=True, rename="kebab"):
 class OutgoingQemu:
     """One QEMU that gives a guest away."""
 
-    def __init__(self, monitor: Monitor) -> None:
+    def __init__(self, monitor: QemuMonitor) -> None:
         self.monitor = monitor
         self._since = len(monitor.events)
         self._before: dict[str, object] = {}

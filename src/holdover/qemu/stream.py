@@ -8,7 +8,7 @@ from enum import Enum
 
 import msgspec
 
-from holdover.qemu.monitor import Monitor, QemuError
+from holdover.qemu.monitor import QemuError, QemuMonitor
 
 _TLS_OBJECT = "holdover-migration-tls"
 
@@ -87,7 +87,7 @@ class _Capability(msgspec.Struct, frozen=True):
     state: bool
 
 
-async def set_up_stream(monitor: Monitor, settings: StreamSettings, side: Side) -> None:
+async def set_up_stream(monitor: QemuMonitor, settings: StreamSettings, side: Side) -> None:
     """Set the capabilities and parameters of one side.
 
     A capability that a QEMU does not have is an error only if these settings switch it on.
@@ -113,7 +113,7 @@ async def set_up_stream(monitor: Monitor, settings: StreamSettings, side: Side) 
         await monitor.execute("migrate-set-parameters", parameters)
 
 
-async def _renew_tls(monitor: Monitor, tls: TlsFolder | None, side: Side) -> None:
+async def _renew_tls(monitor: QemuMonitor, tls: TlsFolder | None, side: Side) -> None:
     """Give QEMU the certificates as they are now."""
     if tls is None:
         return

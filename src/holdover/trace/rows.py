@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from holdover.trace.trace import Instant, Interval, Kind, Trace
+from holdover.trace.trace import Instant, Interval, IntervalKind, Trace
 
 _TITLES = {
-    Kind.STEP: "steps",
-    Kind.STATE: "state",
-    Kind.WORK: "work on all LUNs",
-    Kind.MESSAGE: "messages",
-    Kind.JOURNAL: "journal",
+    IntervalKind.STEP: "steps",
+    IntervalKind.STATE: "state",
+    IntervalKind.WORK: "work on all LUNs",
+    IntervalKind.MESSAGE: "messages",
+    IntervalKind.JOURNAL: "journal",
 }
 
 
@@ -39,7 +39,7 @@ def rows_of(trace: Trace) -> tuple[TraceRow, ...]:
         for kind, title in _TITLES.items():
             rows += _packed(TraceRow(host, title), (each for each in mine if each.kind is kind))
         for lun in trace.luns:
-            commands = (each for each in mine if each.kind is Kind.COMMAND and each.lun == lun)
+            commands = (each for each in mine if each.kind is IntervalKind.COMMAND and each.lun == lun)
             rows += _packed(TraceRow(host, lun, lun), commands)
     return tuple(rows)
 

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass
 
-from holdover.trace.trace import Interval, Kind, Trace
+from holdover.trace.trace import Interval, IntervalKind, Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,14 @@ class Line:
     detail: str = ""
 
 
-_DEPTHS = {Kind.STEP: 0, Kind.STATE: 1, Kind.MESSAGE: 1, Kind.WORK: 2, Kind.JOURNAL: 2, Kind.COMMAND: 3}
+_DEPTHS = {
+    IntervalKind.STEP: 0,
+    IntervalKind.STATE: 1,
+    IntervalKind.MESSAGE: 1,
+    IntervalKind.WORK: 2,
+    IntervalKind.JOURNAL: 2,
+    IntervalKind.COMMAND: 3,
+}
 
 
 def lines_of(trace: Trace) -> tuple[Line, ...]:
@@ -41,7 +48,9 @@ def lines_of(trace: Trace) -> tuple[Line, ...]:
     lines = [
         Line((each.at - zero) * 1000, None, each.host, 1, each.name, each.detail) for each in trace.instants
     ]
-    lines += [_line([each], zero, each.detail) for each in trace.intervals if each.kind is not Kind.COMMAND]
+    lines += [
+        _line([each], zero, each.detail) for each in trace.intervals if each.kind is not IntervalKind.COMMAND
+    ]
     lines += [_line(group, zero, _luns(group)) for group in _sent_together(trace)]
     return tuple(sorted(lines, key=lambda line: (line.at, line.depth)))
 
@@ -54,12 +63,12 @@ def _sent_together(trace: Trace) -> list[list[Interval]]:
     """
     works: dict[str, list[float]] = {}
     for each in trace.intervals:
-        if each.kind is Kind.WORK:
+        if each.kind is IntervalKind.WORK:
             works.setdefault(each.host, []).append(each.began)
     groups: dict[tuple[str, int, str, int], list[Interval]] = {}
     times: Counter[tuple[str, int, str, str]] = Counter()
     for each in trace.intervals:
-        if each.kind is Kind.COMMAND:
+        if each.kind is IntervalKind.COMMAND:
             work = bisect_right(works.get(each.host, []), each.began)
             times[each.host, work, each.name, each.lun] += 1
             nth = times[each.host, work, each.name, each.lun]

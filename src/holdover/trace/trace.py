@@ -15,7 +15,7 @@ from enum import StrEnum
 from statistics import median
 
 
-class Kind(StrEnum):
+class IntervalKind(StrEnum):
     """The kind of an interval."""
 
     STEP = "step"
@@ -54,9 +54,9 @@ class Interval:
     step: bool = False
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> IntervalKind:
         """The kind of the interval."""
-        return Kind.STEP if self.step else kind_of(self.name, self.lun)
+        return IntervalKind.STEP if self.step else kind_of(self.name, self.lun)
 
     @property
     def milliseconds(self) -> float:
@@ -75,7 +75,7 @@ class Instant:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class HostTrace:
     """The intervals and events that one host reports, by its own clock."""
 
     host: str
@@ -151,12 +151,12 @@ class Trace:
         return tuple(sorted({each.lun for each in self.intervals if each.lun}))
 
 
-def kind_of(name: str, lun: str) -> Kind:
+def kind_of(name: str, lun: str) -> IntervalKind:
     """The kind of an agent's span, by the span's name and LUN."""
     first = name.split(" ", 1)[0]
     if first in ("state", "message", "journal"):
-        return Kind(first)
-    return Kind.COMMAND if lun else Kind.WORK
+        return IntervalKind(first)
+    return IntervalKind.COMMAND if lun else IntervalKind.WORK
 
 
 _ANSWERS_MESSAGE = {
@@ -170,7 +170,7 @@ _ANSWERS_REQUEST = {"prepare": "state checking", "commit": "state leaving", "fin
 
 
 def assemble(
-    guest: str, handover_id: str, source: Part, destination: Part, driver: Part | None = None
+    guest: str, handover_id: str, source: HostTrace, destination: HostTrace, driver: HostTrace | None = None
 ) -> Trace:
     """The trace that has the times of all parts shifted to the source's clock."""
     parts, shifts = [source], []
@@ -231,8 +231,8 @@ def _shift(host: str, low: Sequence[float], high: Sequence[float]) -> Shift:
     return Shift(host, 0.0 if least <= 0 <= most else (least + most) / 2, within)
 
 
-def _shifted(part: Part, seconds: float) -> Part:
-    return Part(
+def _shifted(part: HostTrace, seconds: float) -> HostTrace:
+    return HostTrace(
         part.host,
         tuple(
             replace(each, began=each.began + seconds, ended=each.ended + seconds) for each in part.intervals

@@ -15,7 +15,7 @@ import pytest
 from holdover.agent.attach.attached_guest import Attached, Refused
 from holdover.agent.attach.attachment import Attachments
 from holdover.agent.attach.devices import DeviceMaker
-from holdover.agent.attach.expected_guest import Arrivals
+from holdover.agent.attach.expected_guest import ExpectedGuests
 from holdover.agent.attach.hosted_guest import LeftToQemu
 from holdover.agent.attach.open_disks import OpenDisks
 from holdover.agent.attach.records import Keeper
@@ -59,7 +59,7 @@ class Site:
         )
         self.attachments = Attachments(config, self.guests, self.make, self.maker, in_handover)
         self.peers: list[tuple[Peer, str | None]] = []
-        self.arrivals = Arrivals(self.attachments, self.maker, lambda: self.peers)
+        self.arrivals = ExpectedGuests(self.attachments, self.maker, lambda: self.peers)
         for guest in config.guest:
             self.guests[guest.name] = self.make(guest.name, PC, [])
             self.attachments.take_up(self.guests[guest.name], PC, Gate.RUNNING)

@@ -15,7 +15,7 @@ from holdover.demo.machines.process import IscsiDisk, QemuProcess, VirtualMachin
 from holdover.iscsi.target.target import IscsiTarget
 from holdover.lun.embedded import EmbeddedLun
 from holdover.lun.options import LunOptions
-from holdover.qemu.monitor import Monitor, QemuError
+from holdover.qemu.monitor import QemuError, QemuMonitor
 
 IQN = "iqn.2026-11.org.example:san"
 peer = pytest.mark.peer("qemu-system-x86", "qemu-block-extra")
@@ -91,7 +91,7 @@ def test_a_monitor_that_another_holds_is_an_error_in_time(tmp_path: Path) -> Non
     async def test() -> None:
         async with (
             qemu(tmp_path, "pc") as process,
-            await Monitor.connect(process.qmp_path, "holder", timeout=60),
+            await QemuMonitor.connect(process.qmp_path, "holder", timeout=60),
         ):
             with pytest.raises(QemuError, match="QEMU serves one client per monitor"):
                 await ask_monitor(process.qmp_path, timeout=0.5)

@@ -63,11 +63,11 @@ def test_an_agent_of_another_version_is_refused_by_name(tmp_path: Path) -> None:
         async with san(tmp_path, limits=QUICK) as set_up:
             message = Message(MessageKind.PREPARE, "h1", GUEST, 1, (LunHandover("naa.1"),))
             peer = set_up.peer("host-b")
-            told = PeerMessage(version="3.0", host="host-a", message=message)
+            told = PeerMessage(version="4.0", host="host-a", message=message)
             answer = await peer.tell(told)
             await peer.close()
             assert answer.kind is Answered.REFUSED
-            assert "the agent of host-a 3.0: a handover works between equal versions" in answer.problem
+            assert "the agent of host-a 4.0: a handover works between equal versions" in answer.problem
             assert not set_up.journals["host-b"].load().handovers
 
     asyncio.run(test())

@@ -18,7 +18,7 @@ from holdover.agent.monitoring.readings import readings_of
 from holdover.api.peer_hosts import Peers
 from holdover.guest.gate import Gate
 from holdover.metrics.definitions import METRICS, NAMED_MOST
-from holdover.metrics.exposition import Reading, text_of
+from holdover.metrics.exposition import Sample, text_of
 from holdover.scsi.opcodes import ReservationType
 from tests.agent.hosts import GUEST, WRITE, San, san
 
@@ -149,7 +149,7 @@ def test_guests_with_names_are_few(tmp_path: Path) -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_any_name_comes_back(name: str) -> None:
     metric = next(each for each in METRICS if each.labels == ("guest",))
-    page = text_of([Reading(metric, 1, (name,))])
+    page = text_of([Sample(metric, 1, (name,))])
     family = next(iter(text_string_to_metric_families(page.decode())))
     assert family.samples[0].labels == {"guest": name}
 

@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 
 from holdover.agent.attach.attached_guest import Attached, Refused
-from holdover.agent.attach.claims import Claims
+from holdover.agent.attach.claims import ProcessClaims
 from holdover.agent.attach.devices import DeviceMaker
 from holdover.agent.attach.hosted_guest import MakeGuest
 from holdover.agent.attach.libvirt_names import LibvirtNames
@@ -32,7 +32,7 @@ from holdover.agent.attach.records import CONFIGURED, EXPECTED, process_of
 from holdover.agent.guests.guest import HostedGuest
 from holdover.config.agent_file import AgentConfig
 from holdover.guest.gate import Gate
-from holdover.guest.identity_policy import Claim, ProcessIdentity, Trust, cgroup_unit, may_replace
+from holdover.guest.identity_policy import ProcessClaim, ProcessIdentity, Trust, cgroup_unit, may_replace
 from holdover.guest.machine_type import MachineType
 from holdover.guest.options import DeviceOptionError
 from holdover.helper.connection import Peer
@@ -73,7 +73,7 @@ class Attachments:
         self._attached: dict[str, Attached] = {}
         self._by_process: dict[int, Attached] = {}
         self.names = LibvirtNames()
-        self.claims = Claims(config, maker.rules, self._attached)
+        self.claims = ProcessClaims(config, maker.rules, self._attached)
         self._attaching: dict[tuple[int, str | None, bool], asyncio.Task[Attached]] = {}
         self._asked: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -246,7 +246,7 @@ class Attachments:
     async def _count_as_shown(self, attached: Attached, process: Process) -> None:
         if attached.process is not process:
             return  # another process has taken its place, or it has ended
-        process.claim = Claim(process.claim.trust, shown=True)
+        process.claim = ProcessClaim(process.claim.trust, shown=True)
         self._settle(attached, process.said)
         if attached.recorded != process.identity:
             attached.recorded = process.identity
@@ -278,7 +278,7 @@ class Attachments:
             gate = Gate.INCOMING if said.incoming else Gate.RUNNING
             attached = self.add(name, said.machine_type or _DEFAULT_MACHINE, gate)
         elif (before := self._running(attached)) is not None and before.pid != pid:
-            if not may_replace(Claim(trust, shown), before.claim):
+            if not may_replace(ProcessClaim(trust, shown), before.claim):
                 raise self.claims.conflict(
                     name,
                     f"process {pid} has the name of guest {name}, but process {before.pid} already is that "
@@ -288,7 +288,7 @@ class Attachments:
         if process is None:
             self._settle(attached, said)
             return attached
-        process.identity, process.said, process.claim = now, said, Claim(trust)
+        process.identity, process.said, process.claim = now, said, ProcessClaim(trust)
         attached.process = process
         self._by_process[pid] = attached
         if trust >= Trust.RECORDED:

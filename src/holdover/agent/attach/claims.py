@@ -27,7 +27,7 @@ _GUESTS = 4096
 """The most guests that no file names."""
 
 
-class Claims:
+class ProcessClaims:
     """The judge of claims against ``guests``, all guests that are known by name.
 
     Attributes:

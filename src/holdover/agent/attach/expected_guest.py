@@ -56,7 +56,7 @@ class ExpectError(Exception):
         self.lun = lun
 
 
-class Arrivals:
+class ExpectedGuests:
     """The maker of guests that are announced."""
 
     def __init__(

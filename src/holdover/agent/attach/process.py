@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from holdover.agent.attach.process_identity import QemuIdentity
 from holdover.agent.guests.device import GuestDevice
 from holdover.agent.guests.inline_read import HasOpen
-from holdover.guest.identity_policy import Claim, ProcessIdentity, Trust
+from holdover.guest.identity_policy import ProcessClaim, ProcessIdentity, Trust
 from holdover.helper.process import start_time
 from holdover.scsi.inquiry import Designator
 
@@ -57,7 +57,7 @@ class Process:
         self.pid = pid
         self.identity: ProcessIdentity | None = None
         self.said = QemuIdentity()
-        self.claim = Claim(Trust.CLAIMED)
+        self.claim = ProcessClaim(Trust.CLAIMED)
         self.settled = False
         self.seen = 0.0
         self.ways: dict[tuple[int, int], Way] = {}

@@ -16,7 +16,7 @@ from holdover.agent.attach.attached_guest import Refused
 from holdover.agent.attach.process_identity import NotIdentified, QemuIdentity, identify_process
 from holdover.config.agent_file import AgentConfig, monitor_of
 from holdover.helper.connection import Peer
-from holdover.qemu.monitor import Monitor, QemuError
+from holdover.qemu.monitor import QemuError, QemuMonitor
 
 log = structlog.get_logger()
 
@@ -110,7 +110,7 @@ async def ask_monitor(socket: Path, *, timeout: float) -> MonitorIdentity:
     Raises:
         QemuError: The monitor cannot be asked, or another client holds it (for ``timeout`` seconds).
     """
-    async with await Monitor.connect(socket, "QEMU", timeout=timeout) as monitor:
+    async with await QemuMonitor.connect(socket, "QEMU", timeout=timeout) as monitor:
         uuid = await monitor.query_uuid()
         machine_type = str(await monitor.execute("qom-get", {"path": "/machine", "property": "type"}))
         return MonitorIdentity(
@@ -121,7 +121,7 @@ async def ask_monitor(socket: Path, *, timeout: float) -> MonitorIdentity:
         )
 
 
-async def _moves_itself(monitor: Monitor) -> bool:
+async def _moves_itself(monitor: QemuMonitor) -> bool:
     for container in _CONTAINERS:
         for child in await _list(monitor, container):
             if child.type != _SCSI_BLOCK:
@@ -134,7 +134,7 @@ async def _moves_itself(monitor: Monitor) -> bool:
     return False
 
 
-async def _list(monitor: Monitor, path: str) -> list[_Property]:
+async def _list(monitor: QemuMonitor, path: str) -> list[_Property]:
     answer = await monitor.execute("qom-list", {"path": path})
     try:
         return msgspec.convert(answer, list[_Property])

@@ -8,7 +8,7 @@ from holdover.agent.handover.driver import HandoverDriver
 from holdover.agent.handover.executor import HandoverExecutor
 from holdover.handover.destination_rules import destination_hears, destination_step
 from holdover.handover.effects import Effects
-from holdover.handover.protocol import Answer, Destination, Happened, Message
+from holdover.handover.protocol import Answer, Destination, HandoverEvent, Message
 from holdover.handover.state_table import DESTINATION
 from holdover.handover.states import Event
 
@@ -48,21 +48,21 @@ class DestinationHandover(HandoverDriver[Destination]):
             EventNotAllowed: The event has no meaning in the state that the handover is in by then.
         """
         if self.state_machine is not None:
-            await self._ask(Happened(event, problem=problem))
+            await self._ask(HandoverEvent(event, problem=problem))
 
     async def settled(self) -> None:
         """Wait until the work under way is done and on record."""
         if self._runs:
             await self._ask(None)
 
-    def _step(self, what: Happened | Message) -> tuple[Destination | None, Effects]:
+    def _step(self, what: HandoverEvent | Message) -> tuple[Destination | None, Effects]:
         if isinstance(what, Message):
             return destination_hears(self.state_machine, what, self._peer)
         if self.state_machine is None:
             raise TypeError(f"{what.event.value} without a handover")
         return destination_step(self.state_machine, what)
 
-    def _is_allowed(self, what: Happened | Message) -> bool:
+    def _is_allowed(self, what: HandoverEvent | Message) -> bool:
         if isinstance(what, Message) or self.state_machine is None:
             return True
         return what.event in DESTINATION[self.state_machine.state].follows

@@ -17,16 +17,16 @@ import structlog
 
 from holdover.agent.handover.executor import HandoverExecutor
 from holdover.handover.agenda import Activity, Agenda
-from holdover.handover.effects import Effects, Part, WorkOrder
+from holdover.handover.effects import EffectKind, Effects, WorkOrder
 from holdover.handover.patience import Patience
-from holdover.handover.protocol import Answer, Destination, EventNotAllowed, Happened, Message, Source
+from holdover.handover.protocol import Answer, Destination, EventNotAllowed, HandoverEvent, Message, Source
 from holdover.handover.states import Event
 
 log = structlog.get_logger()
 
 M = TypeVar("M", Source, Destination)
 
-What = Happened | Message
+What = HandoverEvent | Message
 _Waiter = asyncio.Future[Answer | None]
 """A waiter: for the answer to a message, or until the handover is at rest or cannot go on."""
 
@@ -51,7 +51,7 @@ class HandoverDriver(ABC, Generic[M]):
         self._mark = 0
         """The position in the spans at which the current state has begun."""
         self._wake = asyncio.Event()
-        self._activity: asyncio.Task[Happened] | None = None
+        self._activity: asyncio.Task[HandoverEvent] | None = None
         self._task: asyncio.Task[None] | None = None
         executor.on_problem = self._tell_everybody
 
@@ -73,11 +73,11 @@ class HandoverDriver(ABC, Generic[M]):
         """Whether the state that was entered need not be logged."""
         return False
 
-    async def _deliver(self, message: Message) -> Happened:
+    async def _deliver(self, message: Message) -> HandoverEvent:
         """Send the destination a message; return the event in which that ends."""
         raise NotImplementedError
 
-    def _due(self) -> tuple[float | None, Happened | None]:
+    def _due(self) -> tuple[float | None, HandoverEvent | None]:
         """The event that happens by itself if no other one does, and the seconds until then."""
         return None, None
 
@@ -85,7 +85,7 @@ class HandoverDriver(ABC, Generic[M]):
 
     def restart(self) -> None:
         """Continue after a restart of the agent."""
-        self._go(Happened(Event.RESTARTED, devices=self.executor.views()))
+        self._go(HandoverEvent(Event.RESTARTED, devices=self.executor.views()))
 
     async def _ask(self, what: What | None) -> Answer | None:
         """Ask for ``what``, and wait; if it is None, only wait."""
@@ -183,7 +183,7 @@ class HandoverDriver(ABC, Generic[M]):
         try:
             machine, effects = self._step(what)
         except EventNotAllowed:
-            if not isinstance(what, Happened) or what.event is not Event.CHANGED:
+            if not isinstance(what, HandoverEvent) or what.event is not Event.CHANGED:
                 raise
             guest = self.executor.guest.name
             log.error(
@@ -208,19 +208,19 @@ class HandoverDriver(ABC, Generic[M]):
         executor, machine = self.executor, self.state_machine
         if machine is not None:
             executor.record(machine, effects)
-            if Part.ANSWER not in effects.durable_first:
+            if EffectKind.ANSWER not in effects.durable_first:
                 self._answer(effects)  # before the gate, which may wait for the disk
             await executor.open(effects)
         if effects.work is not None:
             self._begin(self._work(effects.work, effects), effects.again)
         if effects.message is not None:
-            await executor.flush_for(Part.MESSAGE, effects)
+            await executor.flush_for(EffectKind.MESSAGE, effects)
             self._begin(self._tell(effects.message, effects.again), effects.again)
-        if Part.ANSWER in effects.durable_first and effects.answer is not None:
-            await executor.flush_for(Part.ANSWER, effects)
+        if EffectKind.ANSWER in effects.durable_first and effects.answer is not None:
+            await executor.flush_for(EffectKind.ANSWER, effects)
             self._answer(effects)
         if effects.tells_now:
-            await executor.flush_for(Part.ANSWER, effects)
+            await executor.flush_for(EffectKind.ANSWER, effects)
             self._tell_all()
 
     def _answer(self, effects: Effects) -> None:
@@ -230,7 +230,7 @@ class HandoverDriver(ABC, Generic[M]):
 
     # -- activities ----------------------------------------------------------------------------------
 
-    def _begin(self, what: Coroutine[Any, Any, Happened], again: bool) -> None:
+    def _begin(self, what: Coroutine[Any, Any, HandoverEvent], again: bool) -> None:
         self._agenda.activity = Activity.PAUSE if again else self._active()
         self._activity = asyncio.ensure_future(what)
         self._activity.add_done_callback(lambda _: self._wake.set())
@@ -243,11 +243,11 @@ class HandoverDriver(ABC, Generic[M]):
             await asyncio.sleep(self._patience.next_pause())
         self._agenda.activity = self._active()
 
-    async def _work(self, ordered: WorkOrder, effects: Effects) -> Happened:
+    async def _work(self, ordered: WorkOrder, effects: Effects) -> HandoverEvent:
         await self._pause(effects.again)
         return await self.executor.work(ordered, effects)
 
-    async def _tell(self, message: Message, again: bool) -> Happened:
+    async def _tell(self, message: Message, again: bool) -> HandoverEvent:
         await self._pause(again)
         return await self._deliver(message)
 
@@ -287,7 +287,7 @@ class HandoverDriver(ABC, Generic[M]):
 
 
 def _name_of(what: What) -> str:
-    return what.event.value if isinstance(what, Happened) else what.kind.value
+    return what.event.value if isinstance(what, HandoverEvent) else what.kind.value
 
 
 def _log(machine: Source | Destination, what: What) -> None:
@@ -297,7 +297,7 @@ def _log(machine: Source | Destination, what: What) -> None:
         handover_id=machine.handover_id,
         state=machine.state.value,
         after=_name_of(what),
-        reason=what.problem if isinstance(what, Happened) else "",
+        reason=what.problem if isinstance(what, HandoverEvent) else "",
     )
 
 

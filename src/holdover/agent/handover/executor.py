@@ -19,9 +19,9 @@ from holdover.agent.handover.kill_hook import KillHook
 from holdover.agent.handover.phases import Phases
 from holdover.agent.handover.spans import Spans
 from holdover.guest.gate import Gate
-from holdover.handover.effects import DeviceNews, Effects, Part, WorkOrder
+from holdover.handover.effects import DeviceNews, EffectKind, Effects, WorkOrder
 from holdover.handover.lun_handover import LunHandover
-from holdover.handover.protocol import Destination, DeviceView, Happened, Source
+from holdover.handover.protocol import Destination, DeviceView, HandoverEvent, Source
 from holdover.handover.states import Event
 from holdover.handover.work import POLICY, Work, as_the_device_knows, steps_of
 from holdover.history.entry import CAUSE, Cause
@@ -107,7 +107,7 @@ class HandoverExecutor:
             self._newest = machine
         self._devices.update(dict.fromkeys(devices))
 
-    async def flush_for(self, part: Part, effects: Effects) -> None:
+    async def flush_for(self, part: EffectKind, effects: Effects) -> None:
         """Put everything that was noted on record, if ``part`` of the effects must wait for that."""
         if part in effects.durable_first:
             await self.flush()
@@ -159,7 +159,7 @@ class HandoverExecutor:
         gate = effects.gate
         if gate is None:
             return
-        await self.flush_for(Part.GATE, effects)
+        await self.flush_for(EffectKind.GATE, effects)
         moving = [each for each in self.guest.devices if each.block.gate is not gate]
         self.guest.move_gates(gate)
         for device in moving:
@@ -168,23 +168,23 @@ class HandoverExecutor:
 
     # -- the LUNs -----------------------------------------------------------------------------------
 
-    async def work(self, ordered: WorkOrder, effects: Effects) -> Happened:
+    async def work(self, ordered: WorkOrder, effects: Effects) -> HandoverEvent:
         """Do work on all LUNs at once."""
         work = ordered.work
         CAUSE.set(self._cause())
         try:
             problem = await self._drain() if ordered.policy.drains else ""
             if problem:
-                return Happened(Event.FAILED, problem=problem)
+                return HandoverEvent(Event.FAILED, problem=problem)
             self._as_of = {device: device.block.staleness_epoch for device in self.guest.devices}
             with self.spans.span(f"work {work.value}"):
-                await self.flush_for(Part.WORK, effects)
+                await self.flush_for(EffectKind.WORK, effects)
                 return await self._work(ordered)
         except Exception as error:
             log.error(
                 "The work of a handover has failed unexpectedly.", guest=self.guest.name, exc_info=error
             )
-            return Happened(Event.FAILED, problem=f"{work.value}: {type(error).__name__}: {error}")
+            return HandoverEvent(Event.FAILED, problem=f"{work.value}: {type(error).__name__}: {error}")
 
     def _cause(self) -> Cause:
         """Who is behind what this handover does on the LUNs."""
@@ -196,9 +196,9 @@ class HandoverExecutor:
         )
         return Cause(by, machine.handover_id)
 
-    async def _work(self, ordered: WorkOrder) -> Happened:
+    async def _work(self, ordered: WorkOrder) -> HandoverEvent:
         if ordered.result is not None:
-            return Happened(Event.DONE, ordered.result, devices=self.views())
+            return HandoverEvent(Event.DONE, ordered.result, devices=self.views())
         luns = ordered.luns
         devices = await self._by_designator(luns)
         results = await asyncio.gather(
@@ -214,8 +214,8 @@ class HandoverExecutor:
             else:
                 known.append(result)
         if problems:
-            return Happened(Event.FAILED, problem="; ".join(problems))
-        return Happened(Event.DONE, tuple(known), devices=self.views())
+            return HandoverEvent(Event.FAILED, problem="; ".join(problems))
+        return HandoverEvent(Event.DONE, tuple(known), devices=self.views())
 
     async def _one(self, work: Work, lun: LunHandover, devices: dict[str, GuestDevice]) -> LunHandover:
         if not lun.migrate_pr:

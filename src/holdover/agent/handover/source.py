@@ -17,7 +17,7 @@ from holdover.handover.agenda import Activity
 from holdover.handover.effects import Effects
 from holdover.handover.lun_handover import LunHandover
 from holdover.handover.patience import by_the_clock
-from holdover.handover.protocol import Answer, Answered, EventNotAllowed, Happened, Message, Source
+from holdover.handover.protocol import Answer, Answered, EventNotAllowed, HandoverEvent, Message, Source
 from holdover.handover.source_rules import is_allowed, source_step
 from holdover.handover.states import Event, MessageKind, SourceState
 
@@ -87,7 +87,7 @@ class SourceHandover(HandoverDriver[Source]):
         Raises:
             EventNotAllowed: The request has no meaning in the state that the handover is in by then.
         """
-        happened = Happened(event, problem=problem)
+        happened = HandoverEvent(event, problem=problem)
         if not self.state_machine.is_open and not self._runs:
             source_step(self.state_machine, happened)
             return self.state_machine
@@ -107,7 +107,7 @@ class SourceHandover(HandoverDriver[Source]):
 
     # -- what this host does differently ---------------------------------------------------------------
 
-    async def _drive(self, first: Happened | Message | Effects | None) -> None:
+    async def _drive(self, first: HandoverEvent | Message | Effects | None) -> None:
         for device in self.executor.guest.devices:
             device.on_guest_change = self.guest_changed
         self.executor.spans.state(self.state_machine.state.value)
@@ -118,13 +118,13 @@ class SourceHandover(HandoverDriver[Source]):
                 if device.on_guest_change == self.guest_changed:
                     device.on_guest_change = None
 
-    def _step(self, what: Happened | Message) -> tuple[Source, Effects]:
+    def _step(self, what: HandoverEvent | Message) -> tuple[Source, Effects]:
         if isinstance(what, Message):
             raise TypeError("a source hears no messages")
         return source_step(self.state_machine, what)
 
-    def _is_allowed(self, what: Happened | Message) -> bool:
-        return isinstance(what, Happened) and is_allowed(self.state_machine, what.event)
+    def _is_allowed(self, what: HandoverEvent | Message) -> bool:
+        return isinstance(what, HandoverEvent) and is_allowed(self.state_machine, what.event)
 
     def _is_over(self) -> bool:
         return not self.state_machine.is_open
@@ -132,7 +132,7 @@ class SourceHandover(HandoverDriver[Source]):
     def _active(self) -> Activity:
         return Activity.RECHECK if self.state_machine.rechecks else Activity.WORK
 
-    def _due(self) -> tuple[float | None, Happened | None]:
+    def _due(self) -> tuple[float | None, HandoverEvent | None]:
         lasted = asyncio.get_running_loop().time() - self._began
         happened = by_the_clock(self.state_machine, lasted, self._limits.handover)
         return (None if happened is None else self._limits.recheck), happened
@@ -155,7 +155,7 @@ class SourceHandover(HandoverDriver[Source]):
 
     # -- messages ------------------------------------------------------------------------------------
 
-    async def _deliver(self, message: Message) -> Happened:
+    async def _deliver(self, message: Message) -> HandoverEvent:
         peer, limit = self.state_machine.peer, self._limits.peer
         is_prepare = message.kind is MessageKind.PREPARE
         if is_prepare:
@@ -178,7 +178,7 @@ class SourceHandover(HandoverDriver[Source]):
         if is_prepare and answer.kind is Answered.DONE:
             self._note_told(message, {})
         problem = answer.problem and f"{peer}: {answer.problem}"
-        return Happened(_ANSWERS[answer.kind], answer.luns, problem)
+        return HandoverEvent(_ANSWERS[answer.kind], answer.luns, problem)
 
     def _note_told(self, message: Message, before: dict[str, tuple[int, ...]]) -> None:
         """The destination may have registered the keys of this PREPARE, or those of one ``before``."""
@@ -187,6 +187,6 @@ class SourceHandover(HandoverDriver[Source]):
         }
         self.announce()
 
-    def _unreached(self, why: str) -> Happened:
+    def _unreached(self, why: str) -> HandoverEvent:
         now = asyncio.get_running_loop().time()
-        return Happened(self._patience.unreached(now), problem=why)
+        return HandoverEvent(self._patience.unreached(now), problem=why)

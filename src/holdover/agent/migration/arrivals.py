@@ -30,7 +30,7 @@ from holdover.api.migration_documents import (
 from holdover.config.agent_file import AgentConfig
 from holdover.handover.states import DestinationState
 from holdover.qemu.incoming import Arrival, IncomingQemu, PortTaken
-from holdover.qemu.monitor import Monitor, MonitorAbsent, MonitorLost, QemuError, QemuRefused
+from holdover.qemu.monitor import MonitorAbsent, MonitorLost, QemuError, QemuMonitor, QemuRefused
 from holdover.qemu.stream import StreamSettings, TlsFolder
 
 __all__ = ["ArrivalRefused", "Arrivals", "stream_settings"]
@@ -72,14 +72,14 @@ def stream_settings(options: MigrationOptions, tls: TlsFolder | None) -> StreamS
 
 
 @dataclass
-class _Session:
+class _IncomingMigration:
     """One migration to this host: its id, the connection to its QEMU, and whether the guest has run.
 
     ``asked`` is the time of the last question, by the event loop.
     """
 
     migration_id: str
-    monitor: Monitor
+    monitor: QemuMonitor
     qemu: IncomingQemu
     asked: float
     ran: Ran = Ran.UNKNOWN
@@ -106,7 +106,7 @@ class Arrivals:
         self._tls = tls
         self._passes = passes
         self._settled = settled
-        self._sessions: dict[str, _Session] = {}
+        self._sessions: dict[str, _IncomingMigration] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -292,7 +292,7 @@ class Arrivals:
                 await qemu.run()
                 log.info("A guest was taken from its dead source and runs here.", guest=guest)
 
-    async def _take_over(self, guest: str) -> Monitor:
+    async def _take_over(self, guest: str) -> QemuMonitor:
         """The connection to a guest's QEMU, of which no session is left."""
         async with self._lock(guest):
             await self._leave(guest)
@@ -300,7 +300,7 @@ class Arrivals:
 
     # -- sessions -----------------------------------------------------------------------------------
 
-    async def _session(self, request: QemuRequest) -> _Session:
+    async def _session(self, request: QemuRequest) -> _IncomingMigration:
         session = self._sessions.get(request.guest)
         if session is not None and session.migration_id != request.migration_id:
             await self._leave(request.guest)
@@ -309,7 +309,7 @@ class Arrivals:
             monitor = await self._monitors.connect(request.guest)
             ran = Ran.UNKNOWN if session is None else session.ran
             now = asyncio.get_running_loop().time()
-            session = _Session(request.migration_id, monitor, IncomingQemu(monitor), now, ran)
+            session = _IncomingMigration(request.migration_id, monitor, IncomingQemu(monitor), now, ran)
             self._sessions[request.guest] = session
             if self._sweeper is None or self._sweeper.done():
                 self._sweeper = asyncio.ensure_future(self._sweep())
@@ -327,7 +327,7 @@ class Arrivals:
                     if self._sessions.get(guest) is session and self._is_over(guest, session):
                         await self._leave(guest)
 
-    def _is_over(self, guest: str, session: _Session) -> bool:
+    def _is_over(self, guest: str, session: _IncomingMigration) -> bool:
         if asyncio.get_running_loop().time() - session.asked < _IDLE_SECONDS:
             return False
         newest = self._newest(guest)

@@ -21,7 +21,7 @@ from holdover.api.migration_documents import MigrationState, PhaseTime
 from holdover.journal.journal import JournalError, JournalLike
 from holdover.journal.records import HandoverRecord
 from holdover.metrics.durations import Durations
-from holdover.migrate.migration import Happened, Migration, NotNow, in_doubt, next_of, now_of, step
+from holdover.migrate.migration import Migration, MigrationEvent, NotNow, in_doubt, next_of, now_of, step
 from holdover.migrate.phases import Happening, Phase
 
 log = structlog.get_logger()
@@ -93,7 +93,7 @@ class Job:
     def restart(self) -> None:
         """Continue after a restart of the agent."""
         if self.migration.is_open:
-            self.migration = step(self.migration, Happened(Happening.RESTARTED))
+            self.migration = step(self.migration, MigrationEvent(Happening.RESTARTED))
         self.start()
 
     async def cancel(self, why: str) -> None:
@@ -239,7 +239,7 @@ class Job:
         await self._journal.put(record)
         self._kill.after(states)
 
-    async def _work_of_phase(self) -> Happened:
+    async def _work_of_phase(self) -> MigrationEvent:
         """Do the work of the phase; a cancellation comes first where the phase has one."""
         work = asyncio.ensure_future(self._guarded())
         asked = asyncio.ensure_future(self._asked.wait())
@@ -252,7 +252,7 @@ class Job:
                 if asked.done() and interrupts and not work.done():
                     work.cancel()
                     await asyncio.wait({work})
-                    return Happened(Happening.CANCEL, self._cancel)
+                    return MigrationEvent(Happening.CANCEL, self._cancel)
             if self._asked.is_set() and self.migration.spec.cancellable and not work.cancelled():
                 happened = work.result()
                 if self.migration.phase in _INTERRUPTED:
@@ -263,13 +263,13 @@ class Job:
             asked.cancel()
             work.cancel()
 
-    def _cancelled(self, happened: Happened) -> Happened:
+    def _cancelled(self, happened: MigrationEvent) -> MigrationEvent:
         """A cancellation came while the work went on, which has ended with ``happened``."""
         if happened.happening is Happening.DONE:
-            return Happened(Happening.CANCEL, self._cancel, happened.was_running)
+            return MigrationEvent(Happening.CANCEL, self._cancel, happened.was_running)
         return happened
 
-    async def _guarded(self) -> Happened:
+    async def _guarded(self) -> MigrationEvent:
         """Do the work of the phase; every result, and every error, becomes an event.
 
         An unexpected error must not leave a guest standing still for ever.
@@ -279,13 +279,13 @@ class Job:
             happened = await self.work.of(self.migration)
         except Exception as error:
             log.error("A migration met an unexpected error.", guest=self.migration.guest, exc_info=error)
-            happened = Happened(Happening.UNREACHED, f"{type(error).__name__}: {error}")
+            happened = MigrationEvent(Happening.UNREACHED, f"{type(error).__name__}: {error}")
         if happened.happening in follows:
             return happened
         kind = Happening.UNREACHED if Happening.UNREACHED in follows else Happening.FAILED
-        return Happened(kind, happened.problem)
+        return MigrationEvent(kind, happened.problem)
 
-    def _step(self, happened: Happened) -> None:
+    def _step(self, happened: MigrationEvent) -> None:
         before = self.migration
         self.migration = step(before, happened)
         if self.migration.phase is not before.phase:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from holdover.agent.attach.attached_guest import Attached
 from holdover.config.agent_file import AgentConfig, monitor_of
-from holdover.qemu.monitor import Monitor, MonitorAbsent, QemuError
+from holdover.qemu.monitor import MonitorAbsent, QemuError, QemuMonitor
 
 _CONNECT_SECONDS = 10.0
 
@@ -49,7 +49,7 @@ class Monitors:
             "not run, or was started without that -qmp"
         )
 
-    async def connect(self, guest: str) -> Monitor:
+    async def connect(self, guest: str) -> QemuMonitor:
         """Connect to the monitor of a guest's QEMU, which must be that guest's.
 
         Raises:
@@ -57,7 +57,7 @@ class Monitors:
             QemuError: The monitor cannot be asked, or is another guest's.
         """
         host = self._config().name
-        monitor = await Monitor.connect(self.socket(guest), f"QEMU on {host}", timeout=_CONNECT_SECONDS)
+        monitor = await QemuMonitor.connect(self.socket(guest), f"QEMU on {host}", timeout=_CONNECT_SECONDS)
         try:
             name = await monitor.query_name()
             uuid = (await monitor.query_uuid()).lower()

@@ -25,7 +25,7 @@ from holdover.api.migration_documents import (
 )
 from holdover.api.peer_hosts import PeerClient
 from holdover.handover.states import Event, SourceState
-from holdover.migrate.migration import Happened, Migration
+from holdover.migrate.migration import Migration, MigrationEvent
 from holdover.migrate.phases import Happening, Phase
 from holdover.qemu.monitor import MonitorAbsent, MonitorLost, QemuError, QmpTime
 from holdover.qemu.outgoing import OutgoingQemu, Stage, stage_of
@@ -96,9 +96,9 @@ class PhaseWork:
         self.standstill_ms: float | None = None
         self.commit_ms: float | None = None
 
-    async def of(self, migration: Migration) -> Happened:
+    async def of(self, migration: Migration) -> MigrationEvent:
         """Do the work of the migration's phase."""
-        works: Mapping[Phase, Callable[[Migration], Awaitable[Happened]]] = {
+        works: Mapping[Phase, Callable[[Migration], Awaitable[MigrationEvent]]] = {
             Phase.CHECKING: self._checking,
             Phase.PREPARING: self._preparing,
             Phase.OPENING: self._opening,
@@ -152,35 +152,37 @@ class PhaseWork:
 
     # -- on the way there ---------------------------------------------------------------------------
 
-    async def _checking(self, migration: Migration) -> Happened:
+    async def _checking(self, migration: Migration) -> MigrationEvent:
         try:
             await self._check(migration)
             source = await self._source(migration)
             was_running = await source.check()
             await self._ask(migration, QemuAction.CHECK)
         except NoMonitor as error:
-            return Happened(Happening.FAILED, f"{error}; or move the reservations alone: --reservations-only")
+            return MigrationEvent(
+                Happening.FAILED, f"{error}; or move the reservations alone: --reservations-only"
+            )
         except (HandoverProblem, AgentError, QemuError) as error:
-            return Happened(Happening.FAILED, str(error))
-        return Happened(Happening.DONE, was_running=was_running)
+            return MigrationEvent(Happening.FAILED, str(error))
+        return MigrationEvent(Happening.DONE, was_running=was_running)
 
-    async def _preparing(self, migration: Migration) -> Happened:
+    async def _preparing(self, migration: Migration) -> MigrationEvent:
         try:
             await self._handovers.prepare(
                 migration.guest, migration.migration_id, migration.destination, migration.options.stale
             )
         except HandoverProblem as error:
-            return Happened(Happening.FAILED, str(error))
-        return Happened(Happening.DONE)
+            return MigrationEvent(Happening.FAILED, str(error))
+        return MigrationEvent(Happening.DONE)
 
-    async def _opening(self, migration: Migration) -> Happened:
+    async def _opening(self, migration: Migration) -> MigrationEvent:
         try:
             answer = await self._insist(lambda: self._ask(migration, QemuAction.OPEN))
         except AgentError as error:
-            return Happened(Happening.FAILED, str(error))
-        return Happened(Happening.DONE, uri=answer.uri, tls_name=answer.tls_name)
+            return MigrationEvent(Happening.FAILED, str(error))
+        return MigrationEvent(Happening.DONE, uri=answer.uri, tls_name=answer.tls_name)
 
-    async def _copying(self, migration: Migration) -> Happened:
+    async def _copying(self, migration: Migration) -> MigrationEvent:
         try:
             source = await self._source(migration)
             stage = stage_of((await source.progress()).status)
@@ -191,26 +193,26 @@ class PhaseWork:
         except (MonitorLost, MonitorAbsent) as error:
             return await self._source_gone(error)
         except QemuError as error:
-            return Happened(Happening.FAILED, str(error))
+            return MigrationEvent(Happening.FAILED, str(error))
         self._stopped = source.stopped_at
-        return Happened(Happening.FAILED, problem) if problem else Happened(Happening.DONE)
+        return MigrationEvent(Happening.FAILED, problem) if problem else MigrationEvent(Happening.DONE)
 
     def _note_memory(self, memory: Memory) -> None:
         self.memory = memory
 
-    async def _source_gone(self, error: QemuError) -> Happened:
+    async def _source_gone(self, error: QemuError) -> MigrationEvent:
         """What a lost monitor of the source's QEMU means."""
         gone = isinstance(error, MonitorAbsent)
         if self._qemu is not None and self._qemu.monitor.lost:
             gone = gone or await self._qemu.monitor.is_gone()
         if gone:
-            return Happened(Happening.GONE, f"{error}: QEMU has ended")
-        return Happened(Happening.FAILED, str(error))
+            return MigrationEvent(Happening.GONE, f"{error}: QEMU has ended")
+        return MigrationEvent(Happening.FAILED, str(error))
 
-    async def _ascertaining(self, migration: Migration) -> Happened:
+    async def _ascertaining(self, migration: Migration) -> MigrationEvent:
         """Find out, after a restart of the agent, how far the migration has come."""
         if self._committed(migration):
-            return Happened(Happening.DONE, run_requested=True)
+            return MigrationEvent(Happening.DONE, run_requested=True)
         try:
             source = await self._source(migration)
             progress = await source.progress()
@@ -219,15 +221,15 @@ class PhaseWork:
             happened = await self._source_gone(error)
             if happened.happening is Happening.GONE:
                 return happened
-            return Happened(Happening.UNREACHED, happened.problem)
+            return MigrationEvent(Happening.UNREACHED, happened.problem)
         except QemuError as error:
-            return Happened(Happening.UNREACHED, str(error))
+            return MigrationEvent(Happening.UNREACHED, str(error))
         if stage in (Stage.NONE, Stage.COPYING):
-            return Happened(Happening.BEFORE)
+            return MigrationEvent(Happening.BEFORE)
         if stage is Stage.ENDED:
             reason = f": {progress.error_desc}" if progress.error_desc else ""
-            return Happened(Happening.FAILED, f"QEMU ended the migration as {progress.status}{reason}")
-        return Happened(Happening.DONE)
+            return MigrationEvent(Happening.FAILED, f"QEMU ended the migration as {progress.status}{reason}")
+        return MigrationEvent(Happening.DONE)
 
     def _committed(self, migration: Migration) -> bool:
         state = self._handovers.state(migration.guest)
@@ -235,11 +237,11 @@ class PhaseWork:
 
     # -- while the guest stands still ---------------------------------------------------------------
 
-    async def _switching(self, migration: Migration) -> Happened:
+    async def _switching(self, migration: Migration) -> MigrationEvent:
         if migration.ended_here:
             # nothing more comes from the source
             arrived = await self._arrived(migration)
-            return arrived or await self._commit(migration) or Happened(Happening.DONE)
+            return arrived or await self._commit(migration) or MigrationEvent(Happening.DONE)
         if migration.options.postcopy:
             return await self._commit(migration) or await self._send_postcopy(migration)
         commit = asyncio.ensure_future(self._commit(migration))
@@ -253,9 +255,9 @@ class PhaseWork:
             for task in (commit, sending):
                 task.cancel()
         sent = None if sending.cancelled() else sending.result()
-        return commit.result() or sent or Happened(Happening.DONE)
+        return commit.result() or sent or MigrationEvent(Happening.DONE)
 
-    async def _commit(self, migration: Migration) -> Happened | None:
+    async def _commit(self, migration: Migration) -> MigrationEvent | None:
         """Move the reservations; what has happened if they did not move."""
         if self._committed(migration):
             return None
@@ -263,11 +265,11 @@ class PhaseWork:
         try:
             await self._handovers.ask(migration.guest, migration.migration_id, Event.ASKED_COMMIT)
         except HandoverProblem as error:
-            return Happened(Happening.FAILED, str(error))
+            return MigrationEvent(Happening.FAILED, str(error))
         self.commit_ms = (time.perf_counter() - began) * 1000
         return None
 
-    async def _send(self, migration: Migration) -> Happened | None:
+    async def _send(self, migration: Migration) -> MigrationEvent | None:
         """Let the source send the rest; what has happened if the guest has not arrived."""
         try:
             source = await self._source(migration)
@@ -276,7 +278,7 @@ class PhaseWork:
             return await self._arrived(migration)
         except QemuError as error:
             kind = Happening.UNREACHED if migration.run_requested else Happening.FAILED
-            return await self._after_bad_end(migration, Happened(kind, str(error)))
+            return await self._after_bad_end(migration, MigrationEvent(kind, str(error)))
         arriving = asyncio.ensure_future(self._arrived(migration))
         ending = asyncio.ensure_future(self._ends_badly(source))
         try:
@@ -288,31 +290,31 @@ class PhaseWork:
             arriving.cancel()
             ending.cancel()
 
-    async def _send_postcopy(self, migration: Migration) -> Happened:
+    async def _send_postcopy(self, migration: Migration) -> MigrationEvent:
         """As `_send`, but there is no way back."""
         happened = await self._send(migration)
         if happened is None:
-            return Happened(Happening.DONE)
+            return MigrationEvent(Happening.DONE)
         if happened.happening is Happening.LOST:
             return happened
         try:
             source = await self._source(migration)
             stopped = stage_of((await source.progress()).status) in (Stage.STOPPED, Stage.ENDED)
         except QemuError as error:
-            return Happened(Happening.UNREACHED, f"{happened.problem}; {error}")
+            return MigrationEvent(Happening.UNREACHED, f"{happened.problem}; {error}")
         if stopped or happened.happening is Happening.GONE:
             # QEMU on the source has all of the guest's memory as long as the destination has not run it
-            return Happened(Happening.FAILED, happened.problem)
-        return Happened(Happening.UNREACHED, happened.problem)
+            return MigrationEvent(Happening.FAILED, happened.problem)
+        return MigrationEvent(Happening.UNREACHED, happened.problem)
 
-    async def _after_bad_end(self, migration: Migration, failed: Happened) -> Happened | None:
+    async def _after_bad_end(self, migration: Migration, failed: MigrationEvent) -> MigrationEvent | None:
         """The source's QEMU has given up. If the destination may run the guest, its QEMU knows better."""
         if not migration.run_requested:
             return failed
         try:
             answer = await self._ask(migration, QemuAction.WAIT)
         except AgentError as error:
-            return Happened(Happening.UNREACHED, str(error))
+            return MigrationEvent(Happening.UNREACHED, str(error))
         if answer.place in (QemuPlace.ARRIVED, QemuPlace.RUNNING):
             return None
         return (
@@ -321,7 +323,7 @@ class PhaseWork:
             else failed
         )
 
-    async def _ends_badly(self, source: OutgoingQemu) -> Happened:
+    async def _ends_badly(self, source: OutgoingQemu) -> MigrationEvent:
         """Wait until the source's QEMU gives up; what has happened then.
 
         If it has sent everything, or has ended itself, the destination says whether it has the guest, and
@@ -335,9 +337,9 @@ class PhaseWork:
         if not ended:
             await asyncio.get_running_loop().create_future()
         reason = f": {progress.error_desc}" if progress.error_desc else ""
-        return Happened(Happening.FAILED, f"QEMU ended the migration as {progress.status}{reason}")
+        return MigrationEvent(Happening.FAILED, f"QEMU ended the migration as {progress.status}{reason}")
 
-    async def _arrived(self, migration: Migration) -> Happened | None:
+    async def _arrived(self, migration: Migration) -> MigrationEvent | None:
         """Wait until the destination has the guest; what has happened if it does not get it."""
         end = time.monotonic() + self._patience()
         while True:
@@ -345,9 +347,9 @@ class PhaseWork:
                 answer = await self._ask(migration, QemuAction.WAIT, wait=_WAIT)
             except AgentError as error:
                 if migration.run_requested:
-                    return Happened(Happening.UNREACHED, str(error))
+                    return MigrationEvent(Happening.UNREACHED, str(error))
                 if time.monotonic() > end:
-                    return Happened(Happening.FAILED, str(error))
+                    return MigrationEvent(Happening.FAILED, str(error))
                 await asyncio.sleep(_PAUSE)
                 continue
             end = time.monotonic() + self._patience()
@@ -356,37 +358,39 @@ class PhaseWork:
             if answer.place in (QemuPlace.GONE, QemuPlace.FAILED):
                 return self._not_arrived(migration, answer)
             if migration.ended_here:
-                return Happened(Happening.FAILED, "QEMU on the source has ended, and has not sent everything")
+                return MigrationEvent(
+                    Happening.FAILED, "QEMU on the source has ended, and has not sent everything"
+                )
 
-    def _not_arrived(self, migration: Migration, answer: QemuAnswer) -> Happened:
+    def _not_arrived(self, migration: Migration, answer: QemuAnswer) -> MigrationEvent:
         ran = migration.run_requested and answer.ran is not Ran.NO
-        return Happened(Happening.LOST if ran else Happening.GONE, answer.problem)
+        return MigrationEvent(Happening.LOST if ran else Happening.GONE, answer.problem)
 
-    async def _starting(self, migration: Migration) -> Happened:
+    async def _starting(self, migration: Migration) -> MigrationEvent:
         # A commit may be known before it is on record. The guest runs only when it is.
         await self._handovers.settled(migration.guest)
         state = self._handovers.state(migration.guest)
         if state is not None and state.problem:
-            return Happened(Happening.UNREACHED, state.problem)
+            return MigrationEvent(Happening.UNREACHED, state.problem)
         try:
             answer = await self._ask(migration, QemuAction.RUN)
         except AgentError as error:
             if isinstance(error, AgentRefused) and self._has_stayed(migration):
                 problem = f"{error}; somebody has rolled the handover back before the guest ran there"
-                return Happened(Happening.FAILED, problem)
-            return Happened(Happening.UNREACHED, str(error))
+                return MigrationEvent(Happening.FAILED, problem)
+            return MigrationEvent(Happening.UNREACHED, str(error))
         if answer.place is QemuPlace.RUNNING or (
             answer.place is QemuPlace.ARRIVED and not migration.was_running
         ):
             self._note_standstill(answer)
-            return Happened(Happening.DONE)
+            return MigrationEvent(Happening.DONE)
         if answer.place in (QemuPlace.GONE, QemuPlace.FAILED):
             if answer.ran is Ran.NO and not migration.options.postcopy:
-                return Happened(Happening.GONE, answer.problem)
-            return Happened(Happening.LOST, answer.problem)
+                return MigrationEvent(Happening.GONE, answer.problem)
+            return MigrationEvent(Happening.LOST, answer.problem)
         if answer.place is QemuPlace.REFUSES and not migration.options.postcopy:
-            return Happened(Happening.FAILED, answer.problem)
-        return Happened(Happening.UNREACHED, answer.problem or f"QEMU there is {answer.place.value}")
+            return MigrationEvent(Happening.FAILED, answer.problem)
+        return MigrationEvent(Happening.UNREACHED, answer.problem or f"QEMU there is {answer.place.value}")
 
     def _note_standstill(self, answer: QemuAnswer) -> None:
         if self._stopped is not None and answer.resumed is not None:
@@ -394,36 +398,36 @@ class PhaseWork:
 
     # -- on the other side --------------------------------------------------------------------------
 
-    async def _finishing(self, migration: Migration) -> Happened:
+    async def _finishing(self, migration: Migration) -> MigrationEvent:
         try:
             state = await self._handovers.ask(migration.guest, migration.migration_id, Event.ASKED_FINISH)
         except HandoverProblem as error:
             if error.problem.state in _STAYS:
                 problem = f"{error}; somebody has rolled the handover back while the guest moved"
-                return Happened(Happening.FAILED, problem)
-            return Happened(Happening.UNREACHED, str(error))
+                return MigrationEvent(Happening.FAILED, problem)
+            return MigrationEvent(Happening.UNREACHED, str(error))
         alarms = "; ".join(f"{lun.designator}: {lun.alarm}" for lun in state.luns if lun.alarm)
-        return Happened(Happening.FAILED, alarms) if alarms else Happened(Happening.DONE)
+        return MigrationEvent(Happening.FAILED, alarms) if alarms else MigrationEvent(Happening.DONE)
 
-    async def _fetching(self, migration: Migration) -> Happened:
+    async def _fetching(self, migration: Migration) -> MigrationEvent:
         if not migration.options.postcopy or migration.ended_there:
-            return Happened(Happening.DONE)
+            return MigrationEvent(Happening.DONE)
         try:
             source = await self._source(migration)
             self.memory = memory_of(await source.progress()) or self.memory
             progress = await source.wait_fetched()
         except (MonitorLost, MonitorAbsent) as error:
             happened = await self._source_gone(error)
-            return Happened(
+            return MigrationEvent(
                 Happening.GONE if happened.happening is Happening.GONE else Happening.UNREACHED,
                 f"{happened.problem}; what it had not sent of the guest's memory is lost, if there was any",
             )
         except QemuError as error:
-            return Happened(Happening.UNREACHED, str(error))
+            return MigrationEvent(Happening.UNREACHED, str(error))
         self.memory = memory_of(progress) or self.memory
         if stage_of(progress.status) is Stage.SENT:
-            return Happened(Happening.DONE)
-        return Happened(
+            return MigrationEvent(Happening.DONE)
+        return MigrationEvent(
             Happening.UNREACHED,
             f"QEMU's stream is {progress.status} {progress.error_desc}".strip()
             + "; the guest waits for its memory; repair the network, then by QMP: migrate-recover on the "
@@ -432,25 +436,25 @@ class PhaseWork:
 
     # -- the way back -------------------------------------------------------------------------------
 
-    async def _rolling_back(self, migration: Migration) -> Happened:
+    async def _rolling_back(self, migration: Migration) -> MigrationEvent:
         if self._has_stayed(migration):
-            return Happened(Happening.DONE)
+            return MigrationEvent(Happening.DONE)
         try:
             await self._handovers.ask(migration.guest, migration.migration_id, Event.ASKED_ROLL_BACK)
         except HandoverProblem as error:
             if error.problem.state in _STAYS:
-                return Happened(Happening.DONE)
+                return MigrationEvent(Happening.DONE)
             if migration.phase is Phase.RETURNING and error.problem.state in _TAKEN:
-                return Happened(Happening.TAKEN, str(error))
-            return Happened(Happening.UNREACHED, str(error))
-        return Happened(Happening.DONE)
+                return MigrationEvent(Happening.TAKEN, str(error))
+            return MigrationEvent(Happening.UNREACHED, str(error))
+        return MigrationEvent(Happening.DONE)
 
     def _has_stayed(self, migration: Migration) -> bool:
         """Whether the handover does not move the guest's reservations away from here, or not any more."""
         state = self._handovers.state(migration.guest)
         return state is None or state.handover_id != migration.migration_id or state.state in _STAYS
 
-    async def _resuming(self, migration: Migration) -> Happened:
+    async def _resuming(self, migration: Migration) -> MigrationEvent:
         """Let the source's QEMU run the guest again, if it ran when the migration began."""
         try:
             source = await self._source(migration)
@@ -459,37 +463,39 @@ class PhaseWork:
             happened = await self._source_gone(error)
             if happened.happening is Happening.GONE:
                 return happened
-            return Happened(Happening.UNREACHED, happened.problem)
+            return MigrationEvent(Happening.UNREACHED, happened.problem)
         except QemuError as error:
-            return Happened(Happening.UNREACHED, str(error))
-        return Happened(Happening.DONE)
+            return MigrationEvent(Happening.UNREACHED, str(error))
+        return MigrationEvent(Happening.DONE)
 
-    async def _ending(self, migration: Migration) -> Happened:
+    async def _ending(self, migration: Migration) -> MigrationEvent:
         try:
             answer = await self._ask(migration, QemuAction.END)
         except AgentError as error:
-            return Happened(Happening.UNREACHED, str(error))
+            return MigrationEvent(Happening.UNREACHED, str(error))
         if answer.place is QemuPlace.GONE and answer.ran is Ran.NO:
-            return Happened(Happening.DONE)
+            return MigrationEvent(Happening.DONE)
         if answer.place is QemuPlace.GONE:
-            return Happened(Happening.LOST, answer.problem)
-        return Happened(Happening.UNREACHED, answer.problem or f"QEMU there is {answer.place.value}")
+            return MigrationEvent(Happening.LOST, answer.problem)
+        return MigrationEvent(Happening.UNREACHED, answer.problem or f"QEMU there is {answer.place.value}")
 
-    async def _clearing(self, migration: Migration) -> Happened:
+    async def _clearing(self, migration: Migration) -> MigrationEvent:
         """End the QEMU that waited for the guest, which nobody can use any more."""
         if not migration.sent:
-            return Happened(Happening.DONE)
+            return MigrationEvent(Happening.DONE)
         try:
             answer = await self._insist(lambda: self._ask(migration, QemuAction.END))
         except AgentError as error:
-            return Happened(
+            return MigrationEvent(
                 Happening.FAILED,
                 f"QEMU on {migration.destination} may still wait for the guest, which it does not run; end "
                 f"it: {error}",
             )
         if answer.place is QemuPlace.GONE:
-            return Happened(Happening.DONE)
-        return Happened(Happening.FAILED, f"QEMU on {migration.destination} is {answer.place.value}; end it")
+            return MigrationEvent(Happening.DONE)
+        return MigrationEvent(
+            Happening.FAILED, f"QEMU on {migration.destination} is {answer.place.value}; end it"
+        )
 
     async def _insist(self, ask: Callable[[], Awaitable[QemuAnswer]]) -> QemuAnswer:
         """Ask, and ask again for a while if no answer comes. A refusal is an answer."""

@@ -15,7 +15,7 @@ import msgspec
 from litestar.enums import ScopeType
 from litestar.types import Receive, Scope, Send
 
-from holdover.admission.admission import Admission, Allowance, Entry, FrontEnd
+from holdover.admission.admission import Admission, AdmittedConnection, Allowance, FrontEnd
 from holdover.admission.token_buckets import TokenBuckets
 from holdover.agent.monitoring.monitor import Monitor
 from holdover.api.screening import Screen, without_port
@@ -92,7 +92,7 @@ class MetricsListener:
         self,
         listener: socket.socket,
         admission: Admission,
-        protocol: Callable[[Entry], asyncio.Protocol],
+        protocol: Callable[[AdmittedConnection], asyncio.Protocol],
     ) -> None:
         """``protocol`` makes a connection's protocol object."""
         self._protocol = protocol
@@ -122,7 +122,7 @@ class MetricsListener:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _open(self, entry: Entry, connection: socket.socket) -> None:
+    async def _open(self, entry: AdmittedConnection, connection: socket.socket) -> None:
         try:
             await self._loop.connect_accepted_socket(lambda: self._protocol(entry), connection)
         except OSError:

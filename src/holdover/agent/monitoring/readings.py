@@ -23,13 +23,13 @@ from holdover.journal.journal import Journal
 from holdover.metrics import definitions as metrics
 from holdover.metrics.definitions import NAMED_MOST, Metric
 from holdover.metrics.durations import COMMAND_BOUNDS, Durations
-from holdover.metrics.exposition import Reading
+from holdover.metrics.exposition import Sample
 
 _GUESTS_AT_ONCE = 16
 _STATES = (*(gate.value for gate in Gate), "none")
 
 
-async def readings_of(host: Host, peers: Mapping[str, PeerReport], ready: ReadinessState) -> list[Reading]:
+async def readings_of(host: Host, peers: Mapping[str, PeerReport], ready: ReadinessState) -> list[Sample]:
     """All readings of ``host``."""
     totals = _Totals()
     now = time.monotonic()
@@ -38,8 +38,8 @@ async def readings_of(host: Host, peers: Mapping[str, PeerReport], ready: Readin
         if number % _GUESTS_AT_ONCE == 0:
             await asyncio.sleep(0)
     return [
-        Reading(metrics.BUILD, 1, (host.config.name, __version__, API_VERSION)),
-        *(Reading(metrics.READY, part.ready, (part.name,)) for part in ready.parts),
+        Sample(metrics.BUILD, 1, (host.config.name, __version__, API_VERSION)),
+        *(Sample(metrics.READY, part.ready, (part.name,)) for part in ready.parts),
         *totals.readings(),
         *_handovers(host),
         *_journal(host),
@@ -82,12 +82,12 @@ class _Totals:
         if guest.target is not None:
             self.sums[metrics.SESSIONS] += len(guest.target.sessions())
 
-    def readings(self) -> Iterator[Reading]:
+    def readings(self) -> Iterator[Sample]:
         """The readings that the sums make."""
         for state in _STATES:
-            yield Reading(metrics.GUESTS, self.guests[state], (state,))
+            yield Sample(metrics.GUESTS, self.guests[state], (state,))
         for state in _STATES[:-1]:
-            yield Reading(metrics.LUNS, self.luns[state], (state,))
+            yield Sample(metrics.LUNS, self.luns[state], (state,))
         for metric in (
             metrics.LUNS_UNKNOWN,
             metrics.REGISTRATIONS,
@@ -97,70 +97,70 @@ class _Totals:
             metrics.HELD,
             metrics.SESSIONS,
         ):
-            yield Reading(metric, self.sums[metric])
-        yield Reading(metrics.GATES_HELD, len(self.held))
+            yield Sample(metric, self.sums[metric])
+        yield Sample(metrics.GATES_HELD, len(self.held))
         for name, lun in self.stale[:NAMED_MOST]:
-            yield Reading(metrics.STALE, 1, (name, lun))
+            yield Sample(metrics.STALE, 1, (name, lun))
         longest = sorted(self.held, key=lambda each: -each[1])
         for name, seconds in longest[:NAMED_MOST]:
-            yield Reading(metrics.GATE_HELD, seconds, (name,))
+            yield Sample(metrics.GATE_HELD, seconds, (name,))
 
 
-def _handovers(host: Host) -> Iterator[Reading]:
+def _handovers(host: Host) -> Iterator[Sample]:
     under_way = host.handovers.under_way()
     roles = Counter(each.role for each in under_way)
     doubts = [each for each in under_way if each.in_doubt]
     for role in ("source", "destination"):
-        yield Reading(metrics.HANDOVERS, roles[role], (role,))
-    yield Reading(metrics.DOUBTS, len(doubts))
-    yield Reading(metrics.STUCK, sum(bool(each.problem) for each in under_way))
+        yield Sample(metrics.HANDOVERS, roles[role], (role,))
+    yield Sample(metrics.DOUBTS, len(doubts))
+    yield Sample(metrics.STUCK, sum(bool(each.problem) for each in under_way))
     for each in doubts[:NAMED_MOST]:
-        yield Reading(metrics.IN_DOUBT, 1, (each.guest, each.handover_id, each.role))
+        yield Sample(metrics.IN_DOUBT, 1, (each.guest, each.handover_id, each.role))
     measured = host.measurements
     for (role, end), count in measured.ends.items():
-        yield Reading(metrics.ENDS, count, (role, end))
+        yield Sample(metrics.ENDS, count, (role, end))
     for (role, phase), durations in measured.phases.items():
-        yield Reading(metrics.PHASES, durations, (role, phase))
-    yield Reading(metrics.STANDSTILLS, measured.standstills)
-    yield Reading(metrics.MIGRATIONS, host.migrations.under_way)
+        yield Sample(metrics.PHASES, durations, (role, phase))
+    yield Sample(metrics.STANDSTILLS, measured.standstills)
+    yield Sample(metrics.MIGRATIONS, host.migrations.under_way)
     for what, count in measured.refused.items():
-        yield Reading(metrics.REFUSED, count, (what,))
-    yield Reading(metrics.REFUSED, host.helpers.refused, ("helper command",))
-    yield Reading(metrics.COMMANDS, measured.own_commands, ("agent",))
-    yield Reading(metrics.COMMANDS, measured.guest_reservations, ("guest",))
+        yield Sample(metrics.REFUSED, count, (what,))
+    yield Sample(metrics.REFUSED, host.helpers.refused, ("helper command",))
+    yield Sample(metrics.COMMANDS, measured.own_commands, ("agent",))
+    yield Sample(metrics.COMMANDS, measured.guest_reservations, ("guest",))
 
 
-def _journal(host: Host) -> Iterator[Reading]:
+def _journal(host: Host) -> Iterator[Sample]:
     journal = host.journal if isinstance(host.journal, Journal) else None
-    yield Reading(metrics.SYNCS, Durations(COMMAND_BOUNDS) if journal is None else journal.commits)
-    yield Reading(metrics.RECORDS, 0 if journal is None else journal.records)
-    yield Reading(metrics.JOURNAL_FAILURES, 0 if journal is None else journal.failures)
-    yield Reading(metrics.JOURNAL_FAILING, host.journal.failed is not None)
+    yield Sample(metrics.SYNCS, Durations(COMMAND_BOUNDS) if journal is None else journal.commits)
+    yield Sample(metrics.RECORDS, 0 if journal is None else journal.records)
+    yield Sample(metrics.JOURNAL_FAILURES, 0 if journal is None else journal.failures)
+    yield Sample(metrics.JOURNAL_FAILING, host.journal.failed is not None)
 
 
-def _sockets(host: Host) -> Iterator[Reading]:
-    yield Reading(metrics.CLIENTS, host.helpers.clients.count)
-    yield Reading(metrics.CLIENTS_LIMIT, host.helpers.clients.capacity)
-    yield Reading(metrics.HELPER, host.measurements.helper_commands)
-    yield Reading(metrics.MEMORY, host.export_memory.used)
-    yield Reading(metrics.MEMORY_LIMIT, host.export_memory.limit)
-    yield Reading(metrics.CONNECTIONS, host.admission.count)
-    yield Reading(metrics.CONNECTIONS_LIMIT, host.admission.capacity)
+def _sockets(host: Host) -> Iterator[Sample]:
+    yield Sample(metrics.CLIENTS, host.helpers.clients.count)
+    yield Sample(metrics.CLIENTS_LIMIT, host.helpers.clients.capacity)
+    yield Sample(metrics.HELPER, host.measurements.helper_commands)
+    yield Sample(metrics.MEMORY, host.export_memory.used)
+    yield Sample(metrics.MEMORY_LIMIT, host.export_memory.limit)
+    yield Sample(metrics.CONNECTIONS, host.admission.count)
+    yield Sample(metrics.CONNECTIONS_LIMIT, host.admission.capacity)
     refused: Counter[str] = Counter()
     for each in host.admission.front_ends:
         # there may be thousands of exports
         refused["exports" if each.name.startswith("target ") else each.name] += each.refused
     for name, count in refused.items():
-        yield Reading(metrics.TURNED_AWAY, count, (name,))
+        yield Sample(metrics.TURNED_AWAY, count, (name,))
 
 
-def _certificates(host: Host) -> Iterable[Reading]:
+def _certificates(host: Host) -> Iterable[Sample]:
     ends = () if host.credentials is None else host.credentials.ends()
-    return [Reading(metrics.CERTIFICATE, end.timestamp(), (name, str(file))) for name, file, end in ends]
+    return [Sample(metrics.CERTIFICATE, end.timestamp(), (name, str(file))) for name, file, end in ends]
 
 
-def _peers(peers: Mapping[str, PeerReport]) -> Iterator[Reading]:
+def _peers(peers: Mapping[str, PeerReport]) -> Iterator[Sample]:
     for name, each in peers.items():
-        yield Reading(metrics.PEER, each.reachable, (name,))
+        yield Sample(metrics.PEER, each.reachable, (name,))
         if each.skew is not None:
-            yield Reading(metrics.PEER_SKEW, each.skew, (name,))
+            yield Sample(metrics.PEER_SKEW, each.skew, (name,))

@@ -12,7 +12,7 @@ from holdover.api.client import AgentError
 from holdover.api.peer_hosts import PeerClient
 from holdover.api.placement_documents import PlaceAnswer, PlaceQuestion
 from holdover.config.agent_file import AgentConfig
-from holdover.placement.claim import Claim, Said, Verdict, Word
+from holdover.placement.claim import Claim, ClaimDecision, Said, Word
 
 _ASK_SECONDS = 5.0
 """The seconds that a peer has to say what it knows of a guest."""
@@ -112,9 +112,9 @@ class Claims:
         for _ in range(_ROUNDS):
             said = await self.ask(guest, claims=True)
             verdict = claim.collect({**said, claim.host: self._places.says(guest)})
-            if verdict is Verdict.WON:
+            if verdict is ClaimDecision.WON:
                 return
-            if verdict is Verdict.LOST:
+            if verdict is ClaimDecision.LOST:
                 raise ClaimRefused(lost(guest, claim.host, claim.lost_to, claim.word))
         raise ClaimRefused(
             f"guest {guest} moves from host to host at this moment; nothing was changed; try again"

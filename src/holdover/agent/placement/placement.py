@@ -29,11 +29,11 @@ from holdover.api.migration_documents import GuestStarted, SendRequest, StartReq
 from holdover.api.peer_hosts import PeerClient, Peers, UnknownPeer
 from holdover.api.placement_documents import (
     Declaration,
-    GuestPlace,
     HostDeclaration,
     HostList,
     PeerHost,
     PlaceAnswer,
+    PlacementResult,
     PlaceQuestion,
 )
 from holdover.config.agent_file import AgentConfig, ConfigError
@@ -126,7 +126,7 @@ class Placement:
         """
         await self._starts.open_here(guest, secrets.token_hex(8))
 
-    async def release(self, guest: str) -> GuestPlace:
+    async def release(self, guest: str) -> PlacementResult:
         """Remove a guest's registrations by this host from its LUNs.
 
         Raises:
@@ -134,7 +134,7 @@ class Placement:
         """
         return await self._do(guest, self._releasing.release)
 
-    async def forget(self, guest: str) -> GuestPlace:
+    async def forget(self, guest: str) -> PlacementResult:
         """Remove a guest that has nothing from the record.
 
         Raises:
@@ -142,9 +142,9 @@ class Placement:
         """
         return await self._do(guest, self._releasing.forget)
 
-    async def _do(self, guest: str, what: Callable[[str], Awaitable[str]]) -> GuestPlace:
+    async def _do(self, guest: str, what: Callable[[str], Awaitable[str]]) -> PlacementResult:
         try:
-            return GuestPlace(guest=guest, host=self._config.name, text=await what(guest))
+            return PlacementResult(guest=guest, host=self._config.name, text=await what(guest))
         except ColdStartRefused as error:
             raise self._problem(guest, str(error)) from error
 

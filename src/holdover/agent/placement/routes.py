@@ -14,10 +14,10 @@ from holdover.agent.placement.placement import Placement
 from holdover.api.migration_documents import GuestStarted, SendRequest, StartRequest
 from holdover.api.placement_documents import (
     Declaration,
-    GuestPlace,
     HostDeclaration,
     HostList,
     PlaceAnswer,
+    PlacementResult,
     PlaceQuestion,
 )
 from holdover.pki.tls import certified_name
@@ -55,7 +55,7 @@ def placement_routes(placement: Placement) -> Sequence[BaseRouteHandler]:
         responses=NOT_DONE,
         operation_id="release_guest",
     )
-    async def release(name: FromPath[str]) -> GuestPlace:
+    async def release(name: FromPath[str]) -> PlacementResult:
         """Remove the registrations by this host of a guest that does not run from its LUNs."""
         return await placement.release(name)
 
@@ -66,7 +66,7 @@ def placement_routes(placement: Placement) -> Sequence[BaseRouteHandler]:
         responses=NOT_DONE,
         operation_id="forget_guest",
     )
-    async def forget(name: FromPath[str]) -> GuestPlace:
+    async def forget(name: FromPath[str]) -> PlacementResult:
         """Remove a guest that has nothing from this agent's record."""
         return await placement.forget(name)
 

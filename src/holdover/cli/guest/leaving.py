@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from holdover.api.client import AgentClient, AgentError
-from holdover.api.placement_documents import GuestPlace
+from holdover.api.placement_documents import PlacementResult
 from holdover.cli.asking import Asking
 from holdover.cli.errors import refuse
 from holdover.config.agent_file import ConfigError
@@ -36,8 +36,10 @@ def forget(guest: str, api: str, asking: Asking, json: bool) -> None:
     _do(api, asking, json, lambda client: client.forget_guest(guest))
 
 
-def _do(api: str, asking: Asking, json: bool, what: Callable[[AgentClient], Awaitable[GuestPlace]]) -> None:
-    async def ask() -> GuestPlace:
+def _do(
+    api: str, asking: Asking, json: bool, what: Callable[[AgentClient], Awaitable[PlacementResult]]
+) -> None:
+    async def ask() -> PlacementResult:
         (client,) = asking.clients(api)
         try:
             return await what(client)

@@ -52,7 +52,7 @@ class _Device(msgspec.Struct, kw_only=True):
     body: object
 
 
-class _State(msgspec.Struct, kw_only=True):
+class _StateRow(msgspec.Struct, kw_only=True):
     guest: str
     role: str
     peer: str
@@ -64,7 +64,7 @@ class _State(msgspec.Struct, kw_only=True):
 
 class _Handover(msgspec.Struct, kw_only=True):
     handover_id: str
-    states: list[_State]
+    states: list[_StateRow]
 
 
 class _Show(msgspec.Struct, kw_only=True):
@@ -180,7 +180,7 @@ def _document(seen: Inspection) -> _Show:
     handovers = {handover: _Handover(handover_id=handover, states=[]) for handover in newest}
     for step in seen.steps:
         handovers[step.handover_id].states.append(
-            _State(
+            _StateRow(
                 guest=step.guest,
                 role=step.role,
                 peer=step.peer,

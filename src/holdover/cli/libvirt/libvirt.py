@@ -10,7 +10,7 @@ import msgspec
 
 from holdover.cli.errors import refuse
 from holdover.cli.libvirt.checks import domain_checks, host_checks
-from holdover.libvirt.setup_plan import FILES, Change, SetupPlan, plan_setup, plan_undo
+from holdover.libvirt.setup_plan import FILES, FileChange, SetupPlan, plan_setup, plan_undo
 
 _STATE = "/var/lib/holdover/libvirt-setup.json"
 """What `setup` has changed, for `undo`."""
@@ -27,8 +27,8 @@ def setup(root: Path, dry_run: bool, json: bool) -> None:
         # what was there before the first set-up is what `undo` puts back
         for path, first in before.items():
             late = kept.get(path)
-            kept[path] = first if late is None else Change(path, first.before, late.after, late.why)
-        _write(root, Change(_STATE, None, msgspec.json.encode(tuple(kept.values())).decode(), ""))
+            kept[path] = first if late is None else FileChange(path, first.before, late.after, late.why)
+        _write(root, FileChange(_STATE, None, msgspec.json.encode(tuple(kept.values())).decode(), ""))
         _make(root, plan.changes)
     _show(plan, "would change" if dry_run else "changed", json)
 
@@ -43,7 +43,7 @@ def undo(root: Path, dry_run: bool, json: bool) -> None:
         refuse("\nholdover: ".join((*plan.refusals, "nothing was changed")), 1)
     if not dry_run:
         _make(root, plan.changes)
-        _write(root, Change(_STATE, "", None, ""))
+        _write(root, FileChange(_STATE, "", None, ""))
     _show(plan, "would put back" if dry_run else "put back", json)
 
 
@@ -74,22 +74,22 @@ def _text(path: Path) -> str | None:
         refuse(f"{path}: {error}", 1)
 
 
-def _changed(root: Path) -> tuple[Change, ...]:
+def _changed(root: Path) -> tuple[FileChange, ...]:
     text = _text(root / _STATE.lstrip("/"))
     if text is None:
         return ()
     try:
-        return msgspec.json.decode(text, type=tuple[Change, ...])
+        return msgspec.json.decode(text, type=tuple[FileChange, ...])
     except msgspec.DecodeError as error:
         refuse(f"{root / _STATE.lstrip('/')}: {error}", 1)
 
 
-def _make(root: Path, changes: Sequence[Change]) -> None:
+def _make(root: Path, changes: Sequence[FileChange]) -> None:
     for change in changes:
         _write(root, change)
 
 
-def _write(root: Path, change: Change) -> None:
+def _write(root: Path, change: FileChange) -> None:
     path = root / change.path.lstrip("/")
     try:
         if change.after is None:
@@ -120,7 +120,7 @@ def _show(plan: SetupPlan, did: str, json: bool) -> None:
         print(f"  {command}")
 
 
-def _difference(change: Change) -> Iterator[str]:
+def _difference(change: FileChange) -> Iterator[str]:
     before = (change.before or "").splitlines(keepends=True)
     after = (change.after or "").splitlines(keepends=True)
     for line in difflib.unified_diff(before, after, n=1):

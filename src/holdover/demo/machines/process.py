@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from holdover.demo.machines.console import Console
-from holdover.qemu.monitor import Monitor, QemuError
+from holdover.qemu.monitor import QemuError, QemuMonitor
 
 _PROGRAM = "qemu-system-x86_64"
 QEMU_PACKAGES = ("qemu-system-x86", "qemu-block-extra")
@@ -221,10 +221,10 @@ class QemuProcess:
         """The text that QEMU has written to its standard output and standard error so far."""
         return (self._folder / "stderr").read_text(errors="replace")
 
-    async def monitor(self) -> Monitor:
+    async def monitor(self) -> QemuMonitor:
         """Connect to the monitor. When QEMU has ended, raises QemuError with QEMU's output."""
         try:
-            return await Monitor.connect(self.qmp_path, f"QEMU of {self.virtual_machine.name}")
+            return await QemuMonitor.connect(self.qmp_path, f"QEMU of {self.virtual_machine.name}")
         except QemuError as error:
             raise QemuError(f"{error}\n{self.errors}".rstrip()) from error
 

@@ -72,7 +72,7 @@ _MAX_ATTEMPTS = 4
 """The most times that a command is sent when its immediate data arrive damaged."""
 
 
-class _State(Enum):
+class _InitiatorState(Enum):
     LOGIN = auto()
     FULL_FEATURE = auto()
     CLOSED = auto()
@@ -94,7 +94,7 @@ class InitiatorSession:
         self._config = config
         self._login = InitiatorLogin(config, entropy)
         self._reader = PduReader(_LOGIN_DATA_LENGTH)
-        self._state = _State.LOGIN
+        self._state = _InitiatorState.LOGIN
         self._events: list[InitiatorEvent] = []
         self._out: list[Buffer] = []
         self._cmd_sn = 1
@@ -113,7 +113,7 @@ class InitiatorSession:
     @property
     def closed(self) -> bool:
         """Whether the session is over."""
-        return self._state is _State.CLOSED
+        return self._state is _InitiatorState.CLOSED
 
     # Called by the connection
 
@@ -123,7 +123,7 @@ class InitiatorSession:
         """
         self._reader.feed(data)
         try:
-            while self._state is not _State.CLOSED and (pdu := self._reader.next()) is not None:
+            while self._state is not _InitiatorState.CLOSED and (pdu := self._reader.next()) is not None:
                 self._receive(pdu)
         except LoginError as error:
             self._events.append(LoginFailed(error))
@@ -215,7 +215,7 @@ class InitiatorSession:
     def _receive(self, pdu: Pdu | DamagedPdu) -> None:
         if isinstance(pdu, DamagedPdu):
             raise ProtocolError("data that are not what their digest says")
-        if self._state is _State.LOGIN:
+        if self._state is _InitiatorState.LOGIN:
             if not isinstance(pdu, LoginResponse):
                 raise LoginError(f"the target answers the login with PDU {_opcode(pdu):02X}h")
             return self._login_response(pdu)
@@ -273,7 +273,7 @@ class InitiatorSession:
         if step is not None:
             self._send_login(step)
             return
-        self._state = _State.FULL_FEATURE
+        self._state = _InitiatorState.FULL_FEATURE
         self._max_cmd_sn = pdu.max_cmd_sn
         self.parameters = self._login.negotiator.parameters()
         self._reader.max_data_length = self.parameters.max_recv_data_segment_length
@@ -463,13 +463,13 @@ class InitiatorSession:
             self._send(pdu)
 
     def _fail(self, reason: str) -> None:
-        if self._state is _State.LOGIN:
+        if self._state is _InitiatorState.LOGIN:
             self._events.append(LoginFailed(LoginError(reason)))
         self._close(reason)
 
     def _close(self, reason: str) -> None:
-        if self._state is not _State.CLOSED:
-            self._state = _State.CLOSED
+        if self._state is not _InitiatorState.CLOSED:
+            self._state = _InitiatorState.CLOSED
             self._events.append(SessionClosed(reason))
 
 

@@ -73,7 +73,7 @@ _Numbered = ScsiCommand | TaskManagementRequest | TextRequest | LogoutRequest | 
 _OTHER_NUMBERED = (TaskManagementRequest, TextRequest, LogoutRequest, NopOut)
 
 
-class _State(Enum):
+class _TargetState(Enum):
     LOGIN = auto()
     ADMITTING = auto()
     FULL_FEATURE = auto()
@@ -104,7 +104,7 @@ class TargetSession:
         self.refused = ""
         self._config = config
         self._reader = PduReader(_LOGIN_DATA_LENGTH)
-        self._state = _State.LOGIN
+        self._state = _TargetState.LOGIN
         self._login = TargetLogin(config, entropy)
         self._text = TargetText(config, addresses, self._login)
         self._events: list[TargetEvent] = []
@@ -120,7 +120,7 @@ class TargetSession:
     @property
     def closed(self) -> bool:
         """Whether the session is over."""
-        return self._state is _State.CLOSED
+        return self._state is _TargetState.CLOSED
 
     @property
     def open_commands(self) -> int:
@@ -142,7 +142,7 @@ class TargetSession:
         reader = self._reader
         reader.feed(data)
         try:
-            while self._state is not _State.CLOSED and (pdu := reader.next()) is not None:
+            while self._state is not _TargetState.CLOSED and (pdu := reader.next()) is not None:
                 self._receive(pdu)
         except PduError as error:
             self._close(f"the initiator sent what is no PDU: {error}")
@@ -162,7 +162,7 @@ class TargetSession:
 
     def admit(self, tsih: int) -> None:
         """Admit the initiator. ``tsih`` is the number of the session, 1 to 65535."""
-        self._state = _State.FULL_FEATURE
+        self._state = _TargetState.FULL_FEATURE
         self._send_login(tsih=tsih)
         # The login's last response has no digests yet.
         self.parameters = self._login.negotiator.parameters()
@@ -181,7 +181,7 @@ class TargetSession:
     def respond(self, tag: int, response: Response) -> None:
         """Answer a command. This has no effect if the command was aborted in the meantime."""
         task = self._tasks.get(tag)
-        if task is None or self._state is _State.CLOSED:
+        if task is None or self._state is _TargetState.CLOSED:
             return
         self._forget(task)
         for pdu in response_pdus(task, response, self.parameters, self._numbers):
@@ -191,7 +191,7 @@ class TargetSession:
 
     def answer_task_management(self, tag: int, response: TaskManagementResponse) -> None:
         """Answer a task management function."""
-        if tag not in self._functions or self._state is _State.CLOSED:
+        if tag not in self._functions or self._state is _TargetState.CLOSED:
             return
         self._functions.discard(tag)
         stat_sn = self._numbers.next_stat_sn()
@@ -209,7 +209,7 @@ class TargetSession:
 
     def request_logout(self, seconds: int) -> None:
         """Ask the initiator to log out within that time (RFC 7143 11.9.1)."""
-        if self._state is _State.FULL_FEATURE:
+        if self._state is _TargetState.FULL_FEATURE:
             event = AsyncEvent.LOGOUT_REQUESTED
             self._send(AsyncMessage(event, *self._numbers.next_status(), parameter3=seconds))
 
@@ -229,11 +229,11 @@ class TargetSession:
     # Requests
 
     def _receive(self, pdu: Pdu | DamagedPdu) -> None:
-        if self._state is _State.FULL_FEATURE:
+        if self._state is _TargetState.FULL_FEATURE:
             self._receive_full_feature(pdu)
         elif isinstance(pdu, DamagedPdu):
             raise PduError("digests before they were agreed upon")
-        elif isinstance(pdu, LoginRequest) and self._state is _State.LOGIN:
+        elif isinstance(pdu, LoginRequest) and self._state is _TargetState.LOGIN:
             self._receive_login(pdu)
         elif isinstance(pdu, LoginRequest):
             self._close("the initiator sent more before its login was answered")
@@ -289,7 +289,7 @@ class TargetSession:
                 self._release_held()
 
     def _release_held(self) -> None:
-        while self._numbers.exp_cmd_sn in self._held and self._state is _State.FULL_FEATURE:
+        while self._numbers.exp_cmd_sn in self._held and self._state is _TargetState.FULL_FEATURE:
             item = self._held.pop(self._numbers.exp_cmd_sn)
             self._numbers.advance()
             self._perform(item)
@@ -407,7 +407,7 @@ class TargetSession:
         answer = self._login.receive(pdu)
         self._last_login = (pdu, answer)
         if answer.complete:
-            self._state = _State.ADMITTING
+            self._state = _TargetState.ADMITTING
             login = self._login
             self._events.append(
                 LoginCompleted(
@@ -489,8 +489,8 @@ class TargetSession:
         self._send(Reject(reason, _header(pdu), *self._numbers.next_status()))
 
     def _close(self, reason: str) -> None:
-        if self._state is not _State.CLOSED:
-            self._state = _State.CLOSED
+        if self._state is not _TargetState.CLOSED:
+            self._state = _TargetState.CLOSED
             self._tasks.clear()
             self._held.clear()
             self.transfers.waiting.clear()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from holdover.admission.admission import Admission, Allowance, Entry
+from holdover.admission.admission import Admission, AdmittedConnection, Allowance
 from holdover.iscsi.chap import ChapCredentials
 from holdover.iscsi.names import MAX_LUN, check_iscsi_name
 from holdover.iscsi.negotiation import NegotiationLimits, Parameters
@@ -161,8 +161,8 @@ class IscsiTarget:
         # QEMU logs in once for each of its disks; a login that succeeds does not count
         self._pace = Pace(burst=512, seconds=0.01, burst_each=256, seconds_each=0.02)
         self._connections: set[TargetConnection] = set()
-        self._entries: dict[TargetConnection, Entry] = {}
-        self._strangers: dict[Entry, TargetConnection] = {}
+        self._entries: dict[TargetConnection, AdmittedConnection] = {}
+        self._strangers: dict[AdmittedConnection, TargetConnection] = {}
         self._sessions: dict[int, TargetConnection] = {}
         self._ports: dict[tuple[str, bytes], TargetConnection] = {}
         self._last_tsih = 0
