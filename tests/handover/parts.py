@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from holdover.guest.gate import Gate
-from holdover.handover.destination_rules import destination_hears, destination_step
+from holdover.handover.destination_rules import destination_step, receive_message
 from holdover.handover.effects import EffectKind, Effects, WorkOrder
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
 from holdover.handover.protocol import Destination, DeviceView, HandoverEvent, Message, Source
@@ -200,7 +200,7 @@ class Parts:
         found = self._steps.get(key)
         if found is None:
             if isinstance(happened, Message):
-                machine, effects = destination_hears(self.part(number), happened, "source")
+                machine, effects = receive_message(self.part(number), happened, "source")
             else:
                 machine, effects = destination_step(self.part(number), happened)
             found = self._steps[key] = self.id(self._plain(machine)), effects

@@ -61,7 +61,7 @@ def test_a_request_waits_for_work_and_not_for_a_pause_or_a_recheck() -> None:
         made.ask(COMMIT, "operator")
         turn = made.next(allowing(COMMIT))
         assert (turn.what, turn.refused) == (COMMIT, ()), "who comes too early waits on"
-        assert made.told() == ("operator",)
+        assert made.accepted() == ("operator",)
 
 
 def test_a_request_without_meaning_is_refused_when_nothing_is_under_way() -> None:
@@ -80,8 +80,8 @@ def test_those_whose_requests_were_taken_are_told_once() -> None:
     made.wait("only waits")
     made.ask(COMMIT, "operator")
     made.next(allowing(COMMIT))
-    assert made.told() == ("only waits", "operator")
-    assert made.told() == ()
+    assert made.accepted() == ("only waits", "operator")
+    assert made.accepted() == ()
 
 
 def test_a_message_has_its_own_answer() -> None:
@@ -89,7 +89,7 @@ def test_a_message_has_its_own_answer() -> None:
     made.ask(message(1), "source")
     made.ask(message(2), "source, again")
     assert made.next(allowing()).what == message(1)
-    assert made.told() == ()
+    assert made.accepted() == ()
     made.activity = Activity.WORK
     assert made.next(allowing()).what is None
     assert made.answered() == "source"
@@ -135,7 +135,7 @@ def test_everybody_gets_exactly_one_answer(steps: list[str]) -> None:
             case "end":
                 made.end(DONE)
             case "told":
-                answered += made.told()
+                answered += made.accepted()
             case _:
                 turn = made.next(allowing(COMMIT))
                 answered += [each for _, each in turn.refused]

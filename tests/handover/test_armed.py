@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from holdover.guest.gate import Gate
-from holdover.handover.destination_rules import destination_hears, destination_step
+from holdover.handover.destination_rules import destination_step, receive_message
 from holdover.handover.effects import EffectKind, Effects
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
 from holdover.handover.protocol import (
@@ -41,7 +41,7 @@ def hear(
     destination: Destination | None, kind: MessageKind, number: int, lun: LunHandover = LUN
 ) -> tuple[Destination, Effects]:
     message = Message(kind, "h", "db1", number, (lun,), armed=kind is MessageKind.PREPARE)
-    after, effects = destination_hears(destination, message, "host-a")
+    after, effects = receive_message(destination, message, "host-a")
     assert after is not None
     return after, effects
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from holdover.handover.destination_rules import destination_hears, destination_step
+from holdover.handover.destination_rules import destination_step, receive_message
 from holdover.handover.effects import EffectKind, Effects
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
 from holdover.handover.protocol import Answer, Answered, Destination, HandoverEvent, Message, Source
@@ -192,7 +192,7 @@ def message(kind: MessageKind, number: int, lun: LunHandover) -> Message:
 
 
 def hear(destination: Destination, told: Message) -> tuple[Destination, Effects]:
-    after, effects = destination_hears(destination, told, "host-a")
+    after, effects = receive_message(destination, told, "host-a")
     assert after is not None
     return after, effects
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from holdover.guest.gate import Gate
-from holdover.handover.destination_rules import destination_hears, destination_step, returned_hears
+from holdover.handover.destination_rules import destination_step, receive_after_return, receive_message
 from holdover.handover.effects import DeviceNews, EffectKind, Effects
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
 from holdover.handover.protocol import (
@@ -47,7 +47,7 @@ def message(kind: MessageKind, number: int, luns: tuple[LunHandover, ...] = (LUN
 
 
 def hear(destination: Destination | None, told: Message) -> tuple[Destination, Effects]:
-    after, effects = destination_hears(destination, told, "host-a")
+    after, effects = receive_message(destination, told, "host-a")
     assert after is not None
     return after, effects
 
@@ -385,14 +385,14 @@ def test_a_handover_that_is_not_known_is_over_before_its_prepare_arrives() -> No
     assert reply(effects).kind is Answered.DONE
     _, effects = hear(destination, message(MessageKind.PREPARE, 1))
     assert reply(effects).kind is Answered.REFUSED
-    after, effects = destination_hears(None, message(MessageKind.COMMIT, 1), "host-a")
+    after, effects = receive_message(None, message(MessageKind.COMMIT, 1), "host-a")
     assert after is None
     assert reply(effects).kind is Answered.REFUSED
 
 
 def test_a_handover_that_was_over_before_it_began_hears_its_end_once_more() -> None:
     destination, _ = hear(None, message(MessageKind.RETURN, 2))
-    again, effects = returned_hears(destination, message(MessageKind.RETURN, 3))
+    again, effects = receive_after_return(destination, message(MessageKind.RETURN, 3))
     assert reply(effects).kind is Answered.DONE
     assert reply(effects).number == again.number == 3
     assert again.state is DestinationState.RETURNED

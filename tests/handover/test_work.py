@@ -402,7 +402,7 @@ def test_to_hear_leaves_the_handovers_own_preempt_alone() -> None:
     case = holder_case()
     rig = case.set_up()
     lun = forward(rig, case)
-    assert rig.work(SOURCE, Work.HEAR, lun) == lun
+    assert rig.work(SOURCE, Work.COLLECT, lun) == lun
     assert is_unit_attention(rig.unit.execute(SOURCE, Command(UnitReady().encode())))
 
 

@@ -76,7 +76,7 @@ def test_a_guest_that_was_fenced_before_the_commit_arrives_so(
     given = stages == 4 and not holds
     assert arrived.pending_attentions == ((int(AdditionalSense.REGISTRATIONS_PREEMPTED),) if given else ())
     assert KEY not in rig.registrations().values()
-    assert rig.work(SOURCE, Work.HEAR, arrived) == arrived
+    assert rig.work(SOURCE, Work.COLLECT, arrived) == arrived
     assert rig.unit.execute(SOURCE, Command(UnitReady().encode())).good, "it was met"
 
 

@@ -19,7 +19,7 @@ class Peer:
     def ask(self) -> None:
         self.asked += 1
         if self.asked <= self.answers:
-            self.watch.heard()
+            self.watch.received()
 
 
 def test_a_peer_is_given_up_after_the_first_question_that_it_does_not_answer() -> None:

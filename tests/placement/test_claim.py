@@ -33,7 +33,7 @@ class HostModel:
         said = self.says()
         if said.word is not Word.FREE or self.claim is None:
             return said
-        return Said(self.claim.hear(claimant), said.mark)
+        return Said(self.claim.receive(claimant), said.mark)
 
 
 class Impatient(Claim):
@@ -148,13 +148,13 @@ def test_both_rules_are_needed(kind: type[Claim]) -> None:
 
 def test_of_two_that_claim_at_once_the_first_by_name_wins() -> None:
     first, second = Claim("a"), Claim("b")
-    assert second.hear("a") is Word.FREE
-    assert first.hear("b") is Word.CLAIMS
+    assert second.receive("a") is Word.FREE
+    assert first.receive("b") is Word.CLAIMS
     assert second.collect({"a": Said(Word.CLAIMS)}) is ClaimDecision.LOST
     assert (second.lost_to, second.word) == ("a", Word.CLAIMS)
     assert first.collect({"b": Said(Word.FREE)}) is ClaimDecision.AGAIN
     assert first.collect({"b": Said(Word.FREE)}) is ClaimDecision.WON
-    assert first.hear("b") is Word.HAS
+    assert first.receive("b") is Word.HAS
 
 
 def test_marks_that_change_are_asked_for_again() -> None:
@@ -168,4 +168,4 @@ def test_whoever_has_the_guest_keeps_it() -> None:
     claim = Claim("a")
     assert claim.collect({"b": Said(Word.FREE), "c": Said(Word.HAS)}) is ClaimDecision.LOST
     assert (claim.lost_to, claim.word) == ("c", Word.HAS)
-    assert claim.hear("b") is Word.FREE
+    assert claim.receive("b") is Word.FREE

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdover.reservations.driver import StepRun, noticing, run_async, run_sync
+from holdover.reservations.driver import StepRun, observing, run_async, run_sync
 from holdover.scsi.path import AnswerLost, PathError
 
 OUTCOMES = st.lists(st.one_of(st.integers(0, 9), st.sampled_from((AnswerLost, PathError))), max_size=8)
@@ -74,7 +74,7 @@ def test_who_notices_answers_hears_each_before_the_steps(
     outcomes: list[int | type[PathError]],
 ) -> None:
     noticed: list[int] = []
-    steps = noticing(remember(len(outcomes)), noticed.append)
+    steps = observing(remember(len(outcomes)), noticed.append)
     first_error = next((at for at, each in enumerate(outcomes) if not isinstance(each, int)), len(outcomes))
     if first_error == len(outcomes):
         assert run_sync(steps, scripted(outcomes)) == noticed == outcomes

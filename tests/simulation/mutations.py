@@ -19,7 +19,7 @@ from holdover.agent.handover.registry import Registry
 from holdover.agent.handover.source import Send, SourceHandover
 from holdover.guest.gate import Gate
 from holdover.handover import work as work_module
-from holdover.handover.destination_rules import destination_hears
+from holdover.handover.destination_rules import receive_message
 from holdover.handover.effects import Effects, WorkOrder, adopted
 from holdover.handover.lun_handover import LunHandover
 from holdover.handover.protocol import Answer, Destination, HandoverEvent, Message, Source
@@ -129,11 +129,11 @@ def _closed_handover_reopened(patch: pytest.MonkeyPatch) -> None:
         destination: Destination | None, message: Message, peer: str
     ) -> tuple[Destination | None, Effects]:
         is_over = destination is not None and not destination.is_open
-        return destination_hears(None if is_over else destination, message, peer)
+        return receive_message(None if is_over else destination, message, peer)
 
     patch.setattr(Registry, "remember", lambda self, machine: None)
     for module in (destination_module, incoming_module):
-        patch.setattr(module, "destination_hears", hears)
+        patch.setattr(module, "receive_message", hears)
 
 
 def _late_message(patch: pytest.MonkeyPatch) -> None:

@@ -169,7 +169,7 @@ class Peer:
 
         async def serve(host: Host) -> bytes:
             heard = msgspec.json.decode(sent, type=PeerMessage)
-            return msgspec.json.encode(await host.handovers.hear(heard, self._by))
+            return msgspec.json.encode(await host.handovers.receive(heard, self._by))
 
         what = f"{message.message.kind.name} {message.message.number} of {message.message.handover_id}"
         answer = await self._network.call(self._caller, self._by, self._to, what, serve)
@@ -204,7 +204,7 @@ class Peer:
         """What the other host says of a guest; see `AgentClient.place`."""
 
         async def serve(host: Host) -> PlaceAnswer:
-            return host.placement.hear(question, self._by)
+            return host.placement.receive(question, self._by)
 
         return await self._network.call(self._caller, self._by, self._to, "where a guest is", serve)
 

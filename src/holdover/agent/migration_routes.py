@@ -82,10 +82,10 @@ def migration_routes(host: Host) -> Sequence[BaseRouteHandler]:
         return await host.migrations.change(name, data)
 
     @post("/peer/migration", status_code=200, tags=[PEERS], responses=BAD, operation_id="ask_qemu")
-    async def hear(request: Request[object, object, State], data: JSONBody[QemuRequest]) -> QemuAnswer:
+    async def receive(request: Request[object, object, State], data: JSONBody[QemuRequest]) -> QemuAnswer:
         """A question about the QEMU that takes a guest, from the source's agent."""
         server = request.scope.get("server")
         own = server[0] if server else ""
-        return await host.migrations.hear(data, certified_name(request.scope) or "", own)
+        return await host.migrations.receive(data, certified_name(request.scope) or "", own)
 
-    return (migrations, newest, begin, cancel, change, hear)
+    return (migrations, newest, begin, cancel, change, receive)

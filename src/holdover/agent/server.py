@@ -209,12 +209,12 @@ def application(host: Host, credentials: Credentials | None, monitor: Monitor) -
     @post(
         "/peer/handover", status_code=200, tags=[PEERS], responses=BAD, operation_id="send_handover_message"
     )
-    async def hear(request: Request[object, object, State], data: JSONBody[PeerMessage]) -> Answer:
+    async def receive(request: Request[object, object, State], data: JSONBody[PeerMessage]) -> Answer:
         """A message of a handover from one agent to another."""
         sender = certified_name(request.scope)
         if sender is None:
             raise Forbidden("this is for peers, which are known by their certificates")
-        return await host.handovers.hear(data, sender)
+        return await host.handovers.receive(data, sender)
 
     @get(
         "/peer/handover/{handover_id:str}",
@@ -239,7 +239,7 @@ def application(host: Host, credentials: Credentials | None, monitor: Monitor) -
             roll_back,
             finish,
             take,
-            hear,
+            receive,
             peer_state,
             *migration_routes(host),
             *libvirt_routes(host.libvirt.arbiter),

@@ -42,7 +42,7 @@ from holdover.guest.staleness import (
     casts_doubt,
     is_unexplained_conflict,
 )
-from holdover.reservations.driver import noticing
+from holdover.reservations.driver import observing
 from holdover.reservations.questions import read_picture
 from holdover.reservations.tracked import Tracked
 from holdover.scsi.allocation import ask_whole
@@ -317,11 +317,11 @@ class ScsiBlock:
         whole = yield from ask_whole(in_command(InServiceAction(action)), _once)
         if not whole.good and not is_unit_attention(whole):
             return self.observe_reservation_in(command, (yield command), sent)
-        heard = self.observe_reservation_in(command, whole, sent)
+        observed = self.observe_reservation_in(command, whole, sent)
         if not whole.good:
-            return heard
-        data = without_added(action, heard.data_in, added, self._tracked.key)
-        return replace(heard, data_in=data[: PersistentReserveIn.decode(command.cdb).allocation_length])
+            return observed
+        data = without_added(action, observed.data_in, added, self._tracked.key)
+        return replace(observed, data_in=data[: PersistentReserveIn.decode(command.cdb).allocation_length])
 
     # -- a PERSISTENT RESERVE IN that another thread carries out ----------------------------------
 
@@ -460,7 +460,7 @@ class ScsiBlock:
             if is_unit_attention(response):
                 epoch += self._keep(response)  # it came before the answer, so the answer covers it
 
-        picture = yield from noticing(read_picture(), keep)
+        picture = yield from observing(read_picture(), keep)
         self._settle(as_pictured(self._tracked, picture, kept=kept))
         self._generation.know(picture.generation)
         self._stale = epoch != self._staleness_epoch

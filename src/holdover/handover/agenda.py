@@ -63,7 +63,7 @@ class Agenda(Generic[W]):
         self._ended: HandoverEvent | None = None
         self._requests: list[tuple[What, W]] = []
         self._waiting: list[W] = []
-        self._heard: W | None = None
+        self._message: W | None = None
 
     # -- what comes in ------------------------------------------------------------------------------
 
@@ -71,13 +71,13 @@ class Agenda(Generic[W]):
         """Note that the guest has changed something on a LUN. Only the latest change of each LUN is kept."""
         self._news[lun.designator] = lun
 
-    def ask(self, what: What, who: W) -> None:
+    def ask(self, what: What, waiter: W) -> None:
         """Add a request for ``what``, with its waiter."""
-        self._requests.append((what, who))
+        self._requests.append((what, waiter))
 
-    def wait(self, who: W) -> None:
-        """Add a waiter who waits until the handover is at rest, or cannot go on."""
-        self._waiting.append(who)
+    def wait(self, waiter: W) -> None:
+        """Add a waiter that waits until the handover is at rest, or cannot go on."""
+        self._waiting.append(waiter)
 
     def end(self, happened: HandoverEvent) -> None:
         """Note that the activity has ended, with this event."""
@@ -107,21 +107,21 @@ class Agenda(Generic[W]):
             place = place and 0
         if place is None:
             return Turn(None, refused)
-        what, who = self._requests.pop(place)
+        what, waiter = self._requests.pop(place)
         if isinstance(what, Message):
-            self._heard = who
+            self._message = waiter
         else:
-            self._waiting.append(who)
+            self._waiting.append(waiter)
         return Turn(what, refused)
 
     def answered(self) -> W | None:
         """The waiter for the answer to the last message; None if there is none. The agenda forgets this
         waiter.
         """
-        who, self._heard = self._heard, None
-        return who
+        waiter, self._message = self._message, None
+        return waiter
 
-    def told(self) -> tuple[W, ...]:
+    def accepted(self) -> tuple[W, ...]:
         """The waiters whose requests were accepted, to be answered now. The agenda forgets them."""
         waiting, self._waiting = tuple(self._waiting), []
         return waiting
@@ -130,13 +130,13 @@ class Agenda(Generic[W]):
         """The requests that are still pending, without messages, when the handover cannot go on. The agenda
         forgets them.
         """
-        left = tuple((what, who) for what, who in self._requests if not isinstance(what, Message))
-        self._requests = [(what, who) for what, who in self._requests if isinstance(what, Message)]
+        left = tuple((what, waiter) for what, waiter in self._requests if not isinstance(what, Message))
+        self._requests = [(what, waiter) for what, waiter in self._requests if isinstance(what, Message)]
         return left
 
     def everybody(self) -> tuple[W, ...]:
         """All waiters, when the handover stops or nothing can be put on record. The agenda forgets them."""
-        heard = () if self._heard is None else (self._heard,)
-        everybody = (*self._waiting, *heard, *(who for _, who in self._requests))
-        self._waiting, self._requests, self._heard = [], [], None
+        message = () if self._message is None else (self._message,)
+        everybody = (*self._waiting, *message, *(waiter for _, waiter in self._requests))
+        self._waiting, self._requests, self._message = [], [], None
         return everybody

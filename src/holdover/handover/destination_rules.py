@@ -31,7 +31,7 @@ from holdover.handover.states import DestinationState, Event, MessageKind
 from holdover.handover.work import POLICY
 
 
-def destination_hears(
+def receive_message(
     destination: Destination | None, message: Message, peer: str
 ) -> tuple[Destination | None, Effects]:
     """The new state and its effects when the source's message arrives. ``destination`` is None for an unknown
@@ -64,10 +64,10 @@ def destination_hears(
         problem = f"{message.kind.value}: {what} on this host"
         answer = Answer(Answered.REFUSED, message.number, problem=problem)
         return _answered(replace(destination, number=message.number), answer)
-    heard = replace(destination, state=follows, luns=luns, number=message.number, answer=None, problem="")
+    received = replace(destination, state=follows, luns=luns, number=message.number, answer=None, problem="")
     if message.kind is MessageKind.PREPARE:
-        heard = replace(heard, armed=message.armed)
-    return _enter(destination, heard, again=False)
+        received = replace(received, armed=message.armed)
+    return _enter(destination, received, again=False)
 
 
 def _hears_of_concession(destination: Destination, message: Message) -> tuple[Destination, Effects]:
@@ -76,11 +76,11 @@ def _hears_of_concession(destination: Destination, message: Message) -> tuple[De
     """
     problem = f"{message.kind.value}: this host still takes the guest's reservations; ask again"
     answer = Answer(Answered.REFUSED, message.number, problem=problem)
-    heard = replace(destination, number=message.number)
+    received = replace(destination, number=message.number)
     is_known = all(lun.conceded for lun in destination.luns)
     if destination.state is DestinationState.TAKING and is_known:
-        return _answered(heard, answer)
-    taking = replace(_conceded(heard), state=DestinationState.TAKING, answer=answer)
+        return _answered(received, answer)
+    taking = replace(_conceded(received), state=DestinationState.TAKING, answer=answer)
     after, effects = _enter(destination, taking, again=False)
     return after, replace(effects, answer=answer, durable_first=effects.durable_first | {EffectKind.ANSWER})
 
@@ -89,12 +89,12 @@ def _conceded(destination: Destination) -> Destination:
     return replace(destination, luns=tuple(replace(lun, conceded=True) for lun in destination.luns))
 
 
-def returned_hears(destination: Destination, message: Message) -> tuple[Destination, Effects]:
+def receive_after_return(destination: Destination, message: Message) -> tuple[Destination, Effects]:
     """The answer if the source asks again to end a handover that is over here and is not the guest's newest
     any more. Nothing of that handover is left on any LUN, so the answer is "done".
     """
-    heard = replace(destination, luns=_merged(destination, message), number=message.number)
-    return _answered(heard, Answer(Answered.DONE, message.number, heard.luns))
+    received = replace(destination, luns=_merged(destination, message), number=message.number)
+    return _answered(received, Answer(Answered.DONE, message.number, received.luns))
 
 
 def _hears_of(message: Message, peer: str) -> tuple[Destination | None, Effects]:

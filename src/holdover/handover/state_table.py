@@ -290,7 +290,7 @@ SOURCE: Mapping[SourceState, StateSpec[SourceState | Choice[SourceState]]] = {
     ),
     _S.HEARING: StateSpec(
         gate=Gate.LEAVING,
-        work=Work.HEAR,
+        work=Work.COLLECT,
         place=Place.DESTINATION,
         now="guest {guest} was fenced by another node; it goes to {peer}, and its commands wait on {host}",
         advice=_WAIT,

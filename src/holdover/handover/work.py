@@ -36,9 +36,9 @@ from holdover.handover.work_return import give_back
 from holdover.handover.work_source import (
     ask_whether_lost,
     clear_attentions,
+    collect,
     confirm,
     give,
-    hear,
     reclaim,
     take_back,
     wonder,
@@ -65,7 +65,7 @@ class Work(Enum):
     """Source: change the key, or unregister, if the destination's PREEMPT alone would affect a third nexus,
     or would do nothing.
     """
-    HEAR = "hear"
+    COLLECT = "collect"
     """Source, when the destination has found the guest fenced: collect the unit attentions that the source's
     nexus got for that.
     """
@@ -151,7 +151,7 @@ POLICY: Mapping[Work, WorkPolicy] = {
     Work.CONFIRM: replace(_FINDS_OUT, keeps_attentions=True),
     Work.DRAIN: WorkPolicy(changes=False, drains=True, keeps_attentions=True),
     Work.GIVE: WorkPolicy(keeps_attentions=True),
-    Work.HEAR: WorkPolicy(keeps_attentions=True),
+    Work.COLLECT: WorkPolicy(keeps_attentions=True),
     Work.SETTLE: WorkPolicy(),
     Work.YIELD: WorkPolicy(),
     Work.WONDER: WorkPolicy(changes=False),
@@ -255,7 +255,7 @@ def _nothing(lun: LunHandover) -> Steps[LunHandover]:
 
 _STEPS: dict[Work, Callable[[LunHandover], Steps[LunHandover]]] = {
     Work.GIVE: give,
-    Work.HEAR: hear,
+    Work.COLLECT: collect,
     Work.SETTLE: clear_attentions,
     Work.YIELD: yield_up,
     Work.WONDER: wonder,

@@ -126,9 +126,9 @@ def _is_more_than(lun: LunHandover, reached: Own) -> bool:
     return not lun.shared and lun.source.count > count_of(lun, reached)
 
 
-def hear(lun: LunHandover) -> Steps[LunHandover]:
-    """`Work.HEAR`: if the guest is not registered any more, collect the unit attentions of the source's nexus
-    about that, which the guest must get. On other LUNs, these may come from the handover's own PREEMPT.
+def collect(lun: LunHandover) -> Steps[LunHandover]:
+    """`Work.COLLECT`: if the guest is not registered any more, collect the unit attentions of the source's
+    nexus about that, which the guest must get. On other LUNs, these may come from the handover's own PREEMPT.
     """
     if lun.tracked.key == 0:
         yield from settle()

@@ -31,7 +31,7 @@ class KeepAlive:
         self._heard = False
         self._timer = asyncio.get_running_loop().call_later(self._interval, self._interval_over)
 
-    def heard(self) -> None:
+    def received(self) -> None:
         """Note that the peer has sent something."""
         self._heard = True
 

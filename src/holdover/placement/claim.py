@@ -68,7 +68,7 @@ class Claim:
         self.won = False
         self._before: Mapping[str, Said] | None = None
 
-    def hear(self, claimant: str) -> Word:
+    def receive(self, claimant: str) -> Word:
         """The answer to another host that claims the guest too."""
         if self.won:
             return Word.HAS

@@ -45,14 +45,14 @@ class StepRun(Generic[Q, A, T]):
             self.request, self.result = None, done.value
 
 
-def noticing(steps: Generator[Q, A, T], notice: Callable[[A], None]) -> Generator[Q, A, T]:
-    """The same steps; ``notice`` is called with every response before the steps get it. An error ends the
+def observing(steps: Generator[Q, A, T], observe: Callable[[A], None]) -> Generator[Q, A, T]:
+    """The same steps; ``observe`` is called with every response before the steps get it. An error ends the
     steps.
     """
     run = StepRun(steps)
     while run.request is not None:
         answer = yield run.request
-        notice(answer)
+        observe(answer)
         run.answer(answer)
     return run.result
 

@@ -103,7 +103,7 @@ def test_a_guest_that_goes_back_already_does_not_run_though_no_record_says_so(tm
             assert newest.state == "committed"
             run = QemuRequest(guest=GUEST, migration_id=ID, action=QemuAction.RUN, runs=True)
             with pytest.raises(MigrationProblem, match="must not run on host-b: its commands do not pass"):
-                await there.migrations.hear(run, "host-a", "127.0.0.1")
+                await there.migrations.receive(run, "host-a", "127.0.0.1")
             go_on.set()
             assert (await goes_back).state == "stayed"
 

@@ -20,12 +20,12 @@ class ExportNexuses:
     """
 
     def __init__(
-        self, path: Path, open_path: Callable[[str], Path], notice: Callable[[Command, Response], None]
+        self, path: Path, open_path: Callable[[str], Path], observe: Callable[[Command, Response], None]
     ) -> None:
         """``path`` is the guest's own nexus, and ``open_path`` makes the path for an initiator name.
-        ``notice`` is called with the responses to the agent's own commands on ``path``."""
+        ``observe`` is called with the responses to the agent's own commands on ``path``."""
         self.losing = 0
-        self._guest = LunNexus(path, notice)
+        self._guest = LunNexus(path, observe)
         self._open_path = open_path
         self._named: dict[str, LunNexus] = {}
         self._all_lost = asyncio.Event()

@@ -42,14 +42,14 @@ class LunNexus:
         sessions: The sessions by their I_T nexuses at the export; only some owners maintain it.
     """
 
-    def __init__(self, path: Path, notice: Callable[[Command, Response], None] | None = None) -> None:
-        """``notice`` is called with every response to the agent's own commands. Without it, a unit attention
+    def __init__(self, path: Path, observe: Callable[[Command, Response], None] | None = None) -> None:
+        """``observe`` is called with every response to the agent's own commands. Without it, a unit attention
         in such a response is kept for the sessions."""
         self.path = path
         self.reserve = SharedReserve()
         self.attentions: deque[Response] = deque()
         self.sessions: set[ITNexus] = set()
-        self._own = OneByOne(path, notice or self._notice)
+        self._own = OneByOne(path, observe or self._observe)
         self._freeing: asyncio.Task[None] | None = None
 
     @property
@@ -129,7 +129,7 @@ class LunNexus:
             with contextlib.suppress(PathError, StepFailed):
                 await self._free()
 
-    def _notice(self, _: Command, response: Response) -> None:
+    def _observe(self, _: Command, response: Response) -> None:
         if is_unit_attention(response):
             self.owe(response)
 

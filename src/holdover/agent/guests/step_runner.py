@@ -90,15 +90,15 @@ class OneByOne:
     def __init__(
         self,
         path: Path,
-        notice: Callable[[Command, Response], None],
+        observe: Callable[[Command, Response], None],
         sending: Callable[[Command], None] = lambda _: None,
         durations: Durations | None = None,
     ) -> None:
-        """``notice`` is called with every response, even if nobody waits for it any more. ``sending`` is
+        """``observe`` is called with every response, even if nobody waits for it any more. ``sending`` is
         called with every command before it is sent. ``durations`` counts the round trips."""
         self._path = path
         self._sending = sending
-        self._notice = notice
+        self._observe = observe
         self._durations = durations
         self._last: asyncio.Task[Response] | None = None
 
@@ -142,7 +142,7 @@ class OneByOne:
         response = await self._path.execute(command)
         if self._durations is not None:
             self._durations.observe(time.perf_counter() - began)
-        self._notice(command, response)
+        self._observe(command, response)
         return response
 
     async def ended(self) -> None:

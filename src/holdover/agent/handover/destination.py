@@ -6,7 +6,7 @@ import asyncio
 
 from holdover.agent.handover.driver import HandoverDriver
 from holdover.agent.handover.executor import HandoverExecutor
-from holdover.handover.destination_rules import destination_hears, destination_step
+from holdover.handover.destination_rules import destination_step, receive_message
 from holdover.handover.effects import Effects
 from holdover.handover.protocol import Answer, Destination, HandoverEvent, Message
 from holdover.handover.state_table import DESTINATION
@@ -29,7 +29,7 @@ class DestinationHandover(HandoverDriver[Destination]):
         self.heard_at = asyncio.get_running_loop().time()
         self._peer = peer
 
-    async def hear(self, message: Message) -> Answer:
+    async def receive(self, message: Message) -> Answer:
         """Carry out the source's message, and return the answer.
 
         The work is done to its end even if the caller no longer waits for the answer.
@@ -57,7 +57,7 @@ class DestinationHandover(HandoverDriver[Destination]):
 
     def _step(self, what: HandoverEvent | Message) -> tuple[Destination | None, Effects]:
         if isinstance(what, Message):
-            return destination_hears(self.state_machine, what, self._peer)
+            return receive_message(self.state_machine, what, self._peer)
         if self.state_machine is None:
             raise TypeError(f"{what.event.value} without a handover")
         return destination_step(self.state_machine, what)

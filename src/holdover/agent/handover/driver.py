@@ -271,7 +271,7 @@ class HandoverDriver(ABC, Generic[M]):
             self._tell_all()
 
     def _tell_all(self) -> None:
-        for waiter in self._agenda.told():
+        for waiter in self._agenda.accepted():
             _give(waiter, None)
 
     def _tell_everybody(self) -> None:

@@ -123,8 +123,8 @@ class Handovers:
 
     def _source(self, machine: Source, guest: HostedGuest) -> SourceHandover:
         async def send(message: Message) -> Answer:
-            told = PeerMessage(version=API_VERSION, host=self._host, message=message)
-            return await self._registry.client(machine.peer).tell(told)
+            peer_message = PeerMessage(version=API_VERSION, host=self._host, message=message)
+            return await self._registry.client(machine.peer).tell(peer_message)
 
         source = SourceHandover(machine, self._registry.executor(guest), send)
         self._registry.add(guest.name, source)
@@ -237,9 +237,9 @@ class Handovers:
 
     # -- asked by peers -----------------------------------------------------------------------------
 
-    async def hear(self, told: PeerMessage, sender: str) -> Answer:
+    async def receive(self, peer_message: PeerMessage, sender: str) -> Answer:
         """Do what a source's agent says of a handover to here; ``sender`` is the name in its certificate."""
-        return await self._incoming.hear(told, sender)
+        return await self._incoming.receive(peer_message, sender)
 
     def peer_state(self, handover_id: str) -> PeerState:
         """The state on record of a handover of which this host is, or was, the source."""

@@ -21,7 +21,7 @@ from holdover.api.version import API_VERSION, refusal_of_version
 from holdover.config.agent_file import AgentConfig
 from holdover.guest.gate import Gate
 from holdover.handover.common_nexus import require_new_spares, require_own_nexus
-from holdover.handover.destination_rules import destination_hears, returned_hears
+from holdover.handover.destination_rules import receive_after_return, receive_message
 from holdover.handover.lun_handover import LunHandover
 from holdover.handover.protocol import (
     Answer,
@@ -66,27 +66,27 @@ class Incoming:
 
     # -- messages -----------------------------------------------------------------------------------
 
-    async def hear(self, told: PeerMessage, sender: str) -> Answer:
+    async def receive(self, peer_message: PeerMessage, sender: str) -> Answer:
         """Do what the source's agent says; ``sender`` is the name in its certificate."""
-        message = told.message
+        message = peer_message.message
         try:
             async with self._registry.name_lock(message.handover_id):
-                destination = await self._find(told, sender)
+                destination = await self._find(peer_message, sender)
                 if destination is None:
                     return await self._hear_of_the_past(message, sender)
         except _Refusal as refused:
             return Answer(Answered.REFUSED, message.number, problem=str(refused))
-        return await destination.hear(message)
+        return await destination.receive(message)
 
-    async def _find(self, told: PeerMessage, sender: str) -> DestinationHandover | None:
+    async def _find(self, peer_message: PeerMessage, sender: str) -> DestinationHandover | None:
         """The handover that the message is about, made now if the message begins it; None if the handover is
         over, or must not begin.
 
         Raises:
             _Refusal: The handover may not come from ``sender``, or the guest cannot come here.
         """
-        self._require_sender(told, sender)
-        message, peer = told.message, sender
+        self._require_sender(peer_message, sender)
+        message, peer = peer_message.message, sender
         if self._registry.is_own(message.handover_id):
             raise _Refusal(f"{self._config.name} is the source of handover {message.handover_id}")
         async with self._registry.lock(message.guest):
@@ -120,14 +120,14 @@ class Incoming:
         except HandoverProblem as problem:
             raise _Refusal(str(problem)) from problem
 
-    def _require_sender(self, told: PeerMessage, sender: str) -> None:
+    def _require_sender(self, peer_message: PeerMessage, sender: str) -> None:
         if sender not in self._registry.peer_names:
             raise _Refusal(f"{sender} is no [[peer]] of {self._config.name}")
-        if sender != told.host:
+        if sender != peer_message.host:
             raise _Refusal(
-                f"the sender's certificate has the name {sender}, but its message says {told.host}"
+                f"the sender's certificate has the name {sender}, but its message says {peer_message.host}"
             )
-        refused = refusal_of_version(self._config.name, API_VERSION, sender, told.version)
+        refused = refusal_of_version(self._config.name, API_VERSION, sender, peer_message.version)
         if refused is not None:
             raise _Refusal(refused)
 
@@ -201,11 +201,11 @@ class Incoming:
         closed = self._registry.closed.get(message.handover_id)
         if isinstance(closed, Source):
             raise _Refusal(f"{self._config.name} is the source of handover {message.handover_id}")
-        machine, effects = destination_hears(closed, message, peer)
+        machine, effects = receive_message(closed, message, peer)
         if effects.begins:
             if closed is None or closed.state is not DestinationState.RETURNED:
                 raise _Refusal(f"this handover is over on {self._config.name} ({_state(closed)})")
-            machine, effects = returned_hears(closed, message)
+            machine, effects = receive_after_return(closed, message)
         # Keep nothing about a guest that is not here: a peer could name such guests without end. A late
         # PREPARE for such a guest may leave something here; this host withdraws that when it asks the source
         # whether the handover is over.

@@ -128,7 +128,7 @@ class Arbiter:
             if refused:
                 return refused
         if self._facts.place(owner.name, str(owner.uuid)) is Whereabouts.LEAVING:
-            # Every second question is about a guest that goes on. If libvirt calls `hears`, that is more
+            # Every second question is about a guest that goes on. If libvirt calls `observe`, that is more
             # precise.
             await self._note_stopped(owner.name, not self._facts.has_stopped(owner.name))
         return await self._answer(Question.MAY_RUN, owner, asks)
@@ -141,7 +141,7 @@ class Arbiter:
             return ""  # it has ended
         return await self._answer(Question.BEGINS, owner, asks)
 
-    async def hears(self, owner: Register, *, runs: bool) -> None:
+    async def observe(self, owner: Register, *, runs: bool) -> None:
         """Note that libvirt has said that the guest runs from now on, or that it has stopped.
 
         Raises:

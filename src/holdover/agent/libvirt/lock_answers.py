@@ -33,7 +33,7 @@ class LockAnswers:
                     ask = self._arbiter.begins if begins else self._arbiter.may_run
                     return await ask(owner, waits)
                 case AcquireResource() | ReleaseResource():
-                    await self._arbiter.hears(owner, runs=isinstance(call.request, AcquireResource))
+                    await self._arbiter.observe(owner, runs=isinstance(call.request, AcquireResource))
         except Exception as error:
             log.error("A question of libvirt could not be answered.", guest=owner.name, exc_info=error)
             return f"guest {owner.name}: the Holdover agent has failed: {error} (its log says more)"

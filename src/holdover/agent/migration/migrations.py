@@ -215,7 +215,7 @@ class Migrations:
 
     # -- asked by peers -----------------------------------------------------------------------------
 
-    async def hear(self, request: QemuRequest, sender: str, own_address: str) -> QemuAnswer:
+    async def receive(self, request: QemuRequest, sender: str, own_address: str) -> QemuAnswer:
         """Do what the agent of a migration's source asks of the QEMU here.
 
         Raises:

@@ -42,13 +42,13 @@ class Claims:
         self._peer = peer
         self._claims: dict[str, Claim] = {}
 
-    def hear(self, question: PlaceQuestion, sender: str) -> PlaceAnswer:
+    def receive(self, question: PlaceQuestion, sender: str) -> PlaceAnswer:
         """The answer to another host; ``sender`` is the name in its certificate."""
         config, said = self._config(), self._places.says(question.guest)
         claim = self._claims.get(question.guest)
         dead, word = self._hosts.declaration(sender), said.word
         if word is Word.FREE and claim is not None and question.claims and dead is None:
-            word = claim.hear(sender)
+            word = claim.receive(sender)
         elif word is Word.FREE and claim is not None and claim.won:
             word = Word.HAS
         return PlaceAnswer(host=config.name, word=word, mark=said.mark, initiator=config.initiator, dead=dead)

@@ -204,7 +204,7 @@ class DeadHosts:
 
     # -- heard from peers ---------------------------------------------------------------------------
 
-    async def hear(self, sender: str, dead: DeadHost | None) -> None:
+    async def receive(self, sender: str, dead: DeadHost | None) -> None:
         """A peer says that it has declared this host dead, or that it has not.
 
         Raises:
@@ -227,7 +227,7 @@ class DeadHosts:
         if answer.initiator and self._record.initiators.get(peer) != answer.initiator:
             self._record.initiators[peer] = answer.initiator
             await self._save()
-        await self.hear(peer, answer.dead)
+        await self.receive(peer, answer.dead)
 
     # -- at the start -------------------------------------------------------------------------------
 

@@ -195,9 +195,9 @@ class Placement:
         except ColdStartRefused as error:
             raise self._problem(request.guest, str(error)) from error
 
-    def hear(self, question: PlaceQuestion, sender: str) -> PlaceAnswer:
+    def receive(self, question: PlaceQuestion, sender: str) -> PlaceAnswer:
         """What this host says of a guest to another host."""
-        return self._claims.hear(question, sender)
+        return self._claims.receive(question, sender)
 
     async def hear_declaration(self, declaration: Declaration, sender: str) -> None:
         """Another host has declared this one dead, or does not any more.
@@ -206,7 +206,7 @@ class Placement:
             PlacementProblem: This cannot be put on record.
         """
         try:
-            await self.hosts.hear(sender, declaration.dead)
+            await self.hosts.receive(sender, declaration.dead)
         except OSError as error:
             raise self._problem("", f"the declaration cannot be put on record: {error}") from error
 

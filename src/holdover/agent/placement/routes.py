@@ -46,7 +46,7 @@ def placement_routes(placement: Placement) -> Sequence[BaseRouteHandler]:
     @post("/peer/place", status_code=200, tags=[PEERS], responses=BAD, operation_id="ask_place")
     async def place(request: Request[object, object, State], data: JSONBody[PlaceQuestion]) -> PlaceAnswer:
         """Say whether a guest is here, to an agent on whose host it may start."""
-        return placement.hear(data, certified_name(request.scope) or "")
+        return placement.receive(data, certified_name(request.scope) or "")
 
     @post(
         "/guests/{name:str}/release",

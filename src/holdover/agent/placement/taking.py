@@ -92,8 +92,8 @@ class Taking:
             tuple(self._lun(device, left) for device, left in found.items()),
             guest.machine_type,
         )
-        told = PeerMessage(version=API_VERSION, host=source, message=message)
-        answer = await self._handovers.hear(told, source)
+        peer_message = PeerMessage(version=API_VERSION, host=source, message=message)
+        answer = await self._handovers.receive(peer_message, source)
         if answer.kind is not Answered.DONE:
             raise ColdStartRefused(
                 f"what guest {guest.name} has by {source} is not taken: {answer.problem}; holdover handover "

@@ -65,7 +65,7 @@ class Follower:
             Detached: The user has gone away from it, or the agent does not answer.
         """
         async with self._signals():
-            heard = time.monotonic()
+            answered = time.monotonic()
             while True:
                 self._show(state)
                 if not state.open:
@@ -79,12 +79,12 @@ class Follower:
                 try:
                     newest = await self.client.migration(self.guest)
                 except AgentError as error:
-                    if time.monotonic() - heard > _SILENCE:
+                    if time.monotonic() - answered > _SILENCE:
                         raise Detached(
                             state, f"{error}; the migration goes on without this command"
                         ) from error
                     continue
-                heard = time.monotonic()
+                answered = time.monotonic()
                 if newest.migration_id != state.migration_id:
                     raise Detached(state, f"the newest migration of guest {self.guest} is another one")
                 state = newest

@@ -236,7 +236,7 @@ class IscsiInitiator:
 
     def _received(self, data: Buffer) -> None:
         if self._keep_alive is not None:
-            self._keep_alive.heard()
+            self._keep_alive.received()
         self._session.receive_data(data)
         for event in self._session.events_received():
             self._handle(event)

@@ -157,7 +157,7 @@ class TargetConnection(asyncio.BufferedProtocol):
         if self._closing:
             return
         if self._keep_alive is not None:
-            self._keep_alive.heard()
+            self._keep_alive.received()
         self.session.receive_data(self._buffer[:nbytes])
         for event in self.session.events_received():
             self._handle(event)
@@ -176,7 +176,7 @@ class TargetConnection(asyncio.BufferedProtocol):
         self._paused = False
         if self._keep_alive is not None:
             # An initiator that takes the sent bytes is alive, even if it sent nothing meanwhile.
-            self._keep_alive.heard()
+            self._keep_alive.received()
         self._start_waiting()
         self._flush()
         if not self._paused and not self._transport.is_closing():
