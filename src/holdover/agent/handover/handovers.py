@@ -28,9 +28,10 @@ from holdover.config.agent_file import AgentConfig
 from holdover.guest.gate import Gate
 from holdover.handover.lun_handover import LunHandover, Registrations
 from holdover.handover.protocol import Answer, EventNotAllowed, Message, Source
+from holdover.handover.requests import WANTED_OF_SOURCE, next_of_source
 from holdover.handover.source_rules import begin
 from holdover.handover.state_table import what_instead
-from holdover.handover.states import DestinationState, Event, SourceState
+from holdover.handover.states import Event, SourceState
 from holdover.history.history import History
 from holdover.journal.journal import JournalLike
 from holdover.journal.records import HandoverRecord
@@ -39,13 +40,6 @@ from holdover.reservations.steps import StepFailed
 from holdover.scsi.path import PathError
 
 __all__ = ["HandoverProblem", "Handovers"]
-
-_ASKED_FOR = {
-    Event.ASKED_COMMIT: SourceState.COMMITTED,
-    Event.ASKED_ROLL_BACK: SourceState.STAYED,
-    Event.ASKED_ALONE: SourceState.STAYED,
-    Event.ASKED_FINISH: SourceState.GONE,
-}
 
 
 class Handovers:
@@ -159,27 +153,25 @@ class Handovers:
         if source is None:
             return await self._incoming.ask(name, handover_id, event)
         self._require_guest(source, name)
-        state = _ASKED_FOR[event]
-        if source.state_machine.state is state:
+        wanted = WANTED_OF_SOURCE[event]
+        if source.state_machine.state is wanted:
             await source.settled()
-            return reached(self._host, source, state)
+            return reached(self._host, source, wanted)
         if event is Event.ASKED_COMMIT and source.state_machine.gate is Gate.RUNNING:
             # Another guest may have registered since this handover was prepared.
             self._registry.require_no_nexus_conflict(source.executor.guest, source)
         asked = "it was asked for" if event in (Event.ASKED_ROLL_BACK, Event.ASKED_ALONE) else ""
         try:
-            if event is Event.ASKED_ALONE and not source.state_machine.rolls_back:
-                # If the destination answers after all, it gives everything back itself.
-                await source.ask(Event.ASKED_ROLL_BACK, asked)
-                if source.state_machine.state is state:
-                    return reached(self._host, source, state)
-            await source.ask(event, asked)
+            step = next_of_source(source.state_machine, event)
+            machine = await source.ask(step.event, asked)
+            if step.event is not event and machine.state is not wanted:
+                await source.ask(event, asked)
         except EventNotAllowed as error:
             machine = source.state_machine
             why = f" ({machine.reason})" if machine.reason else ""
             problem = f"{error}{why}{what_instead(machine.state)}"
             raise self._registry.refusal(name, problem, source) from error
-        return reached(self._host, source, state)
+        return reached(self._host, source, wanted)
 
     def _require_guest(self, source: SourceHandover, name: str) -> None:
         if source.state_machine.guest != name:
@@ -204,7 +196,7 @@ class Handovers:
         Raises:
             HandoverProblem: The handover did not reach that state.
         """
-        return await self._incoming.happen(name, handover_id, Event.ASKED_TAKE, DestinationState.TAKEN)
+        return await self._incoming.ask(name, handover_id, Event.ASKED_TAKE)
 
     def state(self, name: str) -> HandoverState | None:
         """The newest handover of a guest; None if there was none."""

@@ -31,6 +31,7 @@ from holdover.handover.protocol import (
     Message,
     Source,
 )
+from holdover.handover.requests import WANTED_OF_DESTINATION, Request, steps_of_destination
 from holdover.handover.state_table import DESTINATION, what_instead
 from holdover.handover.states import DestinationState, Event, MessageKind, SourceState
 from holdover.journal.journal import JournalError
@@ -44,8 +45,6 @@ Expect = Callable[[str, str, tuple[ExpectedDevice, ...]], Awaitable[HostedGuest]
 
 
 log = structlog.get_logger()
-
-_D = DestinationState
 
 
 class _Refusal(Exception):
@@ -223,48 +222,38 @@ class Incoming:
     # -- asked by operators -------------------------------------------------------------------------
 
     async def ask(self, name: str, handover_id: str, event: Event) -> HandoverState:
-        """Finish a handover that was taken, or withdraw what was prepared for a guest whose source is dead.
-
-        If everything is still being taken, ``Event.ASKED_FINISH`` means that the source never comes back.
+        """Take everything from a dead source, finish what was taken, or withdraw what was prepared.
 
         Raises:
             HandoverProblem: The handover did not reach that state.
         """
         destination = self._known(name, handover_id)
-        if event is Event.ASKED_ALONE:
-            return await self.happen(name, handover_id, event, DestinationState.RETURNED)
-        if event is not Event.ASKED_FINISH and destination.state_machine is not None:
+        machine = destination.state_machine
+        if event not in WANTED_OF_DESTINATION:
+            source = "" if machine is None else f", {machine.peer}"
             raise self._registry.refusal(
                 name,
-                f"{self._config.name} is the destination of handover {handover_id}; ask the source, "
-                f"{destination.state_machine.peer}",
+                f"{self._config.name} is the destination of handover {handover_id}; ask the source{source}",
                 destination,
             )
-        machine = destination.state_machine
-        if machine is not None and machine.state in (_D.TAKING, _D.INTERRUPTED):
-            await self.happen(name, handover_id, event, DestinationState.TAKEN)
-        return await self.happen(name, handover_id, event, DestinationState.HERE)
+        if machine is None:
+            return reached(self._config.name, destination, WANTED_OF_DESTINATION[event])
+        for step in steps_of_destination(machine, event):
+            state = await self._take_step(name, destination, step)
+        return state
 
-    async def happen(
-        self, name: str, handover_id: str, event: Event, state: DestinationState
-    ) -> HandoverState:
-        """Bring the handover to ``state`` without the source.
-
-        Raises:
-            HandoverProblem: The handover did not reach ``state``.
-        """
-        destination = self._known(name, handover_id)
+    async def _take_step(self, name: str, destination: DestinationHandover, step: Request) -> HandoverState:
         machine = destination.state_machine
-        if machine is not None and machine.state is state:
+        if machine is not None and machine.state is step.wanted:
             await destination.settled()
         elif machine is not None:
             try:
-                await destination.happen(event)
+                await destination.happen(step.event)
             except EventNotAllowed as error:
                 now = destination.state_machine or machine
                 problem = f"{error}{what_instead(now.state)}"
                 raise self._registry.refusal(name, problem, destination) from error
-        return reached(self._config.name, destination, state)
+        return reached(self._config.name, destination, step.wanted)
 
     def _known(self, name: str, handover_id: str) -> DestinationHandover:
         destination = self._registry.destination(handover_id)
