@@ -357,6 +357,6 @@ def _stays(lun: LunHandover, *, alone: bool) -> DeviceNews:
     has not got. Without the destination (``alone``), this host does not know what the destination has done.
     """
     caused = (AdditionalSense.REGISTRATIONS_PREEMPTED,) if alone or lun.lost else ()
-    heard = tuple(sorted(RESERVATION_ATTENTIONS)) if lun.ran_there else ()
+    passed = tuple(sorted(RESERVATION_ATTENTIONS)) if lun.ran_there else ()
     tracked, pass_on = (lun.tracked, lun.pending_attentions) if lun.migrate_pr else (None, ())
-    return DeviceNews(lun.designator, tracked, drop=(*caused, *heard), pass_on=pass_on)
+    return DeviceNews(lun.designator, tracked, drop=(*caused, *passed), pass_on=pass_on)

@@ -23,17 +23,17 @@ class KeepAlive:
         self._timeout = timeout
         self._ask = ask
         self._give_up = give_up
-        self._heard = False
+        self._received_at = False
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Begin an interval."""
-        self._heard = False
+        self._received_at = False
         self._timer = asyncio.get_running_loop().call_later(self._interval, self._interval_over)
 
     def received(self) -> None:
         """Note that the peer has sent something."""
-        self._heard = True
+        self._received_at = True
 
     def stop(self) -> None:
         """Stop watching."""
@@ -42,14 +42,14 @@ class KeepAlive:
             self._timer = None
 
     def _interval_over(self) -> None:
-        if self._heard:
+        if self._received_at:
             self.start()
             return
         self._timer = asyncio.get_running_loop().call_later(self._timeout, self._timeout_over)
         self._ask()
 
     def _timeout_over(self) -> None:
-        if self._heard:
+        if self._received_at:
             self.start()
         else:
             self._give_up()
