@@ -31,7 +31,7 @@ from holdover.handover.states import MessageKind
 from holdover.network import event_loop
 from holdover.pki.tls import ClientTls, Credentials, TlsFiles
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.opcodes import ReservationType
+from holdover.scsi.cdbs.opcodes import ReservationType
 
 _WARM_UP = 200
 _SEED = 0x600140500000000000000000DB100000

@@ -34,9 +34,9 @@ from holdover.config.agent_file import Limits
 from holdover.handover.protocol import Answer
 from holdover.journal.journal import Journal
 from holdover.journal.records import Record
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.command import Command
-from holdover.scsi.opcodes import OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.reservation.reservation_out import out_command
 
 LUNS = 4
 _PATIENCE = 900.0

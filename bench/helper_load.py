@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdover.scsi.cdb import PersistentReserveIn
-from holdover.scsi.opcodes import InServiceAction
+from holdover.scsi.cdbs.cdb import PersistentReserveIn
+from holdover.scsi.cdbs.opcodes import InServiceAction
 
 _ALLOCATION = 8192
 _READ_KEYS = PersistentReserveIn(InServiceAction.READ_KEYS, _ALLOCATION).encode().ljust(16, b"\0")

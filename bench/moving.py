@@ -27,9 +27,9 @@ from holdover.demo.processes import free_port
 from holdover.iscsi.url import IscsiUrl
 from holdover.paths.iscsi import InitiatorIdentity, IscsiPath, IscsiSessions, isid_of
 from holdover.qemu.monitor import QemuError, QemuMonitor, QmpEvent
-from holdover.scsi.opcodes import InServiceAction, ReservationType
-from holdover.scsi.reservation_in import ReadKeys, ReadReservation, Reservation
-from holdover.scsi.reservation_out import in_command
+from holdover.scsi.cdbs.opcodes import InServiceAction, ReservationType
+from holdover.scsi.reservation.reservation_in import ReadKeys, ReadReservation, Reservation
+from holdover.scsi.reservation.reservation_out import in_command
 from holdover.scsi.sense import is_unit_attention
 
 KEY = 0x484F4C44

@@ -51,12 +51,12 @@ from holdover.paths.locator import LunLocator
 from holdover.paths.sgio import SgIo
 from holdover.reservations.questions import identify
 from holdover.reservations.tracked import Tracked
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.path import Path as LunPath
-from holdover.scsi.reservation_out import out_command
-from holdover.scsi.transport_id import IscsiTransportID
+from holdover.scsi.reservation.reservation_out import out_command
+from holdover.scsi.reservation.transport_id import IscsiTransportID
 
 LUNS = 16
 _AGENT, _OTHER = "host-a", "host-b"

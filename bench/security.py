@@ -30,7 +30,7 @@ from bench.security_attacks import ATTACKS, Place
 from bench.servers import SERVERS, serve
 from holdover.demo.hosts import certified_hosts
 from holdover.iscsi.initiator.initiator import IscsiInitiator
-from holdover.scsi.cdb import Read
+from holdover.scsi.cdbs.cdb import Read
 from holdover.scsi.command import Command
 from holdover.scsi.sense import is_unit_attention
 

@@ -14,12 +14,12 @@ from holdover.guest.scsi_block import BlockState, ScsiBlock
 from holdover.lun.commands.inquiry import UnitIdentity
 from holdover.lun.logical_unit import LogicalUnit
 from holdover.reservations.tracked import Tracked
+from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OperationCode
 from holdover.scsi.path import AnswerLost, PathError
+from holdover.scsi.reservation.transport_id import IscsiTransportID
 from holdover.scsi.sense import is_unit_attention
-from holdover.scsi.transport_id import IscsiTransportID
 from tests.lun.support import MemoryMedium
 
 

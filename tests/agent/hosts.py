@@ -28,12 +28,12 @@ from holdover.migrate.job import MigrationJob
 from holdover.migrate.result import Progress
 from holdover.paths.iscsi import InitiatorIdentity, IscsiPath, IscsiSessions, isid_of
 from holdover.pki.tls import ClientTls, Credentials, TlsFiles
-from holdover.scsi.cdb import PersistentReserveIn, Read, Write
+from holdover.scsi.cdbs.cdb import PersistentReserveIn, Read, Write
+from holdover.scsi.cdbs.opcodes import InServiceAction, OperationCode, OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import InServiceAction, OperationCode, OutServiceAction, ReservationType
-from holdover.scsi.reservation_in import FullStatus
-from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.reservation.reservation_in import FullStatus
+from holdover.scsi.reservation.reservation_out import in_command, out_command
 from holdover.scsi.sense import (
     AdditionalSense,
     SenseKey,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from holdover.cli.pr.pr import ask
-from holdover.scsi.opcodes import ReservationType
+from holdover.scsi.cdbs.opcodes import ReservationType
 from tests.agent.hosts import GUEST, KEY, WRITE, san
 
 WERO = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY

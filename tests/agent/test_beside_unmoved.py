@@ -22,13 +22,13 @@ from holdover.api.client import AgentRefused
 from holdover.lun.embedded import EmbeddedLun
 from holdover.lun.options import LunOptions
 from holdover.lun.reservations import ReservationState
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.reservation.reservation_out import out_command
+from holdover.scsi.reservation.transport_id import IscsiTransportID
 from holdover.scsi.sense import is_unit_attention
 from holdover.scsi.status import Status
-from holdover.scsi.transport_id import IscsiTransportID
 from tests.agent.handover.test_trouble import QUICK
 from tests.agent.hosts import GUEST, WRITE, Initiator, San, san
 

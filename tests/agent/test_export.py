@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from holdover.config.agent_file import ExportsConfig
+from holdover.scsi.cdbs.opcodes import InServiceAction, OperationCode, OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
-from holdover.scsi.key import key_text
-from holdover.scsi.opcodes import InServiceAction, OperationCode, OutServiceAction, ReservationType
 from holdover.scsi.path import PathError
-from holdover.scsi.reservation_in import Capabilities
-from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.reservation.key import key_text
+from holdover.scsi.reservation.reservation_in import Capabilities
+from holdover.scsi.reservation.reservation_out import in_command, out_command
 from holdover.scsi.sense import AdditionalSense, SenseKey, decode_sense
 from holdover.scsi.status import Status
 from tests.agent.hosts import GUEST, KEY, READ, WRITE, Initiator, san

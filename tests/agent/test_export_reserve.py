@@ -13,11 +13,11 @@ from holdover.iscsi.errors import TaskManagementError
 from holdover.iscsi.initiator.initiator import IscsiInitiator
 from holdover.iscsi.numbers import TaskManagementFunction
 from holdover.iscsi.url import parse_iscsi_url
-from holdover.scsi.cdb import Reserve
-from holdover.scsi.cdb import TestUnitReady as UnitReady
+from holdover.scsi.cdbs.cdb import Reserve
+from holdover.scsi.cdbs.cdb import TestUnitReady as UnitReady
+from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OperationCode
 from holdover.scsi.sense import AdditionalSense, decode_sense, is_unit_attention
 from holdover.scsi.status import Status
 from tests.agent.hosts import READ, WRITE, Fate, San, san

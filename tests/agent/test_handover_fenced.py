@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from holdover.api.client import AgentRefused
-from holdover.scsi.cdb import TestUnitReady as UnitReady
+from holdover.scsi.cdbs.cdb import TestUnitReady as UnitReady
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.command import Command
-from holdover.scsi.opcodes import OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.reservation.reservation_out import out_command
 from holdover.scsi.sense import AdditionalSense, decode_sense, is_unit_attention
 from holdover.scsi.status import Status
 from tests.agent.hosts import GUEST, KEY, Fate, Initiator, San, san

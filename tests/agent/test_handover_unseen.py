@@ -10,10 +10,10 @@ import pytest
 
 from holdover.agent.guests.device import GuestDevice
 from holdover.agent.handover.preflight import preflight_after_start
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.command import Command
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
-from holdover.scsi.reservation_in import FullStatus, ReadKeys
-from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.reservation.reservation_in import FullStatus, ReadKeys
+from holdover.scsi.reservation.reservation_out import in_command, out_command
 from tests.agent.hosts import GUEST, KEY, Fate, Initiator, San, san
 
 WERO = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY

@@ -20,8 +20,8 @@ from holdover.agent.daemon import serve
 from holdover.agent.host import Host
 from holdover.api.client import AgentRefused
 from holdover.config.agent_file import JournalConfig, Limits
-from holdover.scsi.opcodes import OutServiceAction
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.cdbs.opcodes import OutServiceAction
+from holdover.scsi.reservation.reservation_out import out_command
 from tests.agent.hosts import GUEST, San, san
 
 LIMITS = Limits(connect=5, step=5, drain=5, peer=5, give_up=2, recheck=0.5)

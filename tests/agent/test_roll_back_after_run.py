@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from holdover.api.client import AgentRefused
+from holdover.scsi.cdbs.opcodes import OperationCode, OutServiceAction, ReservationType
 from holdover.scsi.command import Command
-from holdover.scsi.opcodes import OperationCode, OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.reservation.reservation_out import out_command
 from holdover.scsi.status import Status
 from tests.agent.handover.test_trouble import QUICK, until
 from tests.agent.hosts import GUEST, KEY, WRITE, Fate, Initiator, San, san

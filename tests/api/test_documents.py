@@ -11,7 +11,7 @@ from holdover.handover.lun_handover import LunHandover, Registrations
 from holdover.handover.protocol import Answer, Answered, Destination, Message, Source
 from holdover.handover.states import DestinationState, MessageKind, SourceState
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.opcodes import ReservationType
+from holdover.scsi.cdbs.opcodes import ReservationType
 
 LUN = LunHandover(
     "naa.5000",

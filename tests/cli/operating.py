@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from holdover.iscsi.initiator.initiator import IscsiInitiator
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.command import Command
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
-from holdover.scsi.reservation_in import ReadKeys
-from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.reservation.reservation_in import ReadKeys
+from holdover.scsi.reservation.reservation_out import in_command, out_command
 from holdover.scsi.sense import AdditionalSense, decode_sense, is_unit_attention
 from tests.rig.processes import Rig, Target, free_port
 

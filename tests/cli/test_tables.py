@@ -16,9 +16,9 @@ from holdover.cli.pr import pr
 from holdover.journal.inspect import Inspection
 from holdover.journal.records import DeviceRecord, GuestRecord, HandoverRecord, contents_of
 from holdover.pki.authority import init, issue
-from holdover.scsi.opcodes import InServiceAction, ReservationType
-from holdover.scsi.reservation_in import FullStatus, FullStatusDescriptor
-from holdover.scsi.transport_id import IscsiTransportID
+from holdover.scsi.cdbs.opcodes import InServiceAction, ReservationType
+from holdover.scsi.reservation.reservation_in import FullStatus, FullStatusDescriptor
+from holdover.scsi.reservation.transport_id import IscsiTransportID
 from holdover.target.events import Held, Registered
 from holdover.target.state import FaultState, SessionReport, TargetLun, TargetState, tables
 from holdover.terminal import screen

@@ -7,7 +7,7 @@ from typing import TypeVar
 from hypothesis import strategies as st
 
 from holdover.faults.fault import Effect, Fault, When
-from holdover.scsi.opcodes import OperationCode
+from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.status import Status
 
 _Value = TypeVar("_Value")

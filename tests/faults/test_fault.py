@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdover.faults.fault import Effect, Fault, FaultError, When, parse_fault
+from holdover.scsi.cdbs.opcodes import OperationCode, OutServiceAction
 from holdover.scsi.command import Command
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OperationCode, OutServiceAction
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.reservation.reservation_out import out_command
+from holdover.scsi.reservation.transport_id import FcTransportID, IscsiTransportID
 from holdover.scsi.status import Status
-from holdover.scsi.transport_id import FcTransportID, IscsiTransportID
 from tests.faults.strategies import faults
 
 NEXUS = ITNexus(IscsiTransportID("iqn.2026-11.org.example:db1", bytes(6)))

@@ -13,13 +13,13 @@ from holdover.lun.logical_unit import LogicalUnit
 from holdover.lun.reservations import TargetLimits
 from holdover.reservations.driver import run_sync
 from holdover.reservations.tracked import Tracked
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
-from holdover.scsi.reservation_in import Capabilities, FullStatus
-from holdover.scsi.reservation_out import in_command
+from holdover.scsi.reservation.reservation_in import Capabilities, FullStatus
+from holdover.scsi.reservation.reservation_out import in_command
+from holdover.scsi.reservation.transport_id import IscsiTransportID
 from holdover.scsi.status import Status
-from holdover.scsi.transport_id import IscsiTransportID
 from tests.lun.support import MemoryMedium
 
 GUEST = ITNexus(IscsiTransportID("iqn.2026-01.org.example:host-a", bytes.fromhex("80a000000001")))

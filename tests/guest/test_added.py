@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from holdover.guest.added import Added, without_added
 from holdover.reservations.tracked import Tracked
+from holdover.scsi.cdbs.opcodes import InServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import InServiceAction, ReservationType
-from holdover.scsi.reservation_in import FullStatus, FullStatusDescriptor, ReadKeys
-from holdover.scsi.reservation_out import in_command
+from holdover.scsi.reservation.reservation_in import FullStatus, FullStatusDescriptor, ReadKeys
+from holdover.scsi.reservation.reservation_out import in_command
+from holdover.scsi.reservation.transport_id import IscsiTransportID
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 from holdover.scsi.status import Status
-from holdover.scsi.transport_id import IscsiTransportID
 from tests.guest.rig import drive, scsi_block, unreachable
 
 KEYS, FULL = InServiceAction.READ_KEYS, InServiceAction.READ_FULL_STATUS

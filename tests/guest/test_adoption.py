@@ -7,7 +7,7 @@ import pytest
 from holdover.guest.adoption import Adoption, decide
 from holdover.reservations.own_registration import Found
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.opcodes import ReservationType
+from holdover.scsi.cdbs.opcodes import ReservationType
 
 WE = ReservationType.WRITE_EXCLUSIVE
 OURS, FOREIGN = Found(Tracked(5, type=WE), certain=True), Found(Tracked(7), certain=True)

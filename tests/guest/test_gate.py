@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from holdover.guest.gate import REFUSAL, is_harmless, is_opening_read
+from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command
-from holdover.scsi.opcodes import OperationCode
 from holdover.scsi.sense import describe_response
 
 HARMLESS = [

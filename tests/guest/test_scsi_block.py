@@ -9,20 +9,20 @@ from holdover.guest.machine_type import MachineType
 from holdover.guest.options import DeviceOptions
 from holdover.guest.scsi_block import BlockState, NotSent, ScsiBlock
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.cdb import Inquiry, PersistentReserveOut, Read, ReportLuns, RequestSense
-from holdover.scsi.cdb import TestUnitReady as UnitReady
+from holdover.scsi.cdbs.cdb import Inquiry, PersistentReserveOut, Read, ReportLuns, RequestSense
+from holdover.scsi.cdbs.cdb import TestUnitReady as UnitReady
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
-from holdover.scsi.reservation_in import ReadKeys, ReadReservation, Reservation
-from holdover.scsi.reservation_out import (
+from holdover.scsi.reservation.reservation_in import ReadKeys, ReadReservation, Reservation
+from holdover.scsi.reservation.reservation_out import (
     ParameterList,
     in_command,
     out_command,
 )
+from holdover.scsi.reservation.transport_id import IscsiTransportID
 from holdover.scsi.sense import AdditionalSense, Sense, SenseKey, check_condition
 from holdover.scsi.status import Status
-from holdover.scsi.transport_id import IscsiTransportID
 from tests.guest.rig import (
     CLEAR,
     GOOD,

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from holdover.guest.scsi_block import ScsiBlock
 from holdover.lun.logical_unit import LogicalUnit
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.cdb import PersistentReserveIn, PersistentReserveOut
-from holdover.scsi.cdb import TestUnitReady as UnitReady
+from holdover.scsi.cdbs.cdb import PersistentReserveIn, PersistentReserveOut
+from holdover.scsi.cdbs.cdb import TestUnitReady as UnitReady
+from holdover.scsi.cdbs.opcodes import OperationCode, OutServiceAction
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OperationCode, OutServiceAction
 from holdover.scsi.status import Status
 from tests.guest.rig import GUEST, THIRD, drive, logical_unit, scsi_block, truth
 from tests.rig.amounts import amount

@@ -7,12 +7,12 @@ import pytest
 from holdover.guest.gate import Gate
 from holdover.guest.scsi_block import BlockState
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.cdb import PersistentReserveOut
-from holdover.scsi.cdb import TestUnitReady as UnitReady
+from holdover.scsi.cdbs.cdb import PersistentReserveOut
+from holdover.scsi.cdbs.cdb import TestUnitReady as UnitReady
+from holdover.scsi.cdbs.opcodes import InServiceAction
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import InServiceAction
-from holdover.scsi.reservation_in import ReadKeys, ReadReservation, Reservation
-from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.reservation.reservation_in import ReadKeys, ReadReservation, Reservation
+from holdover.scsi.reservation.reservation_out import in_command, out_command
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 from holdover.scsi.status import Status
 from tests.guest.rig import (

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.cdb import PersistentReserveOut
+from holdover.scsi.cdbs.cdb import PersistentReserveOut
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction
-from holdover.scsi.reservation_in import Capabilities
-from holdover.scsi.reservation_out import (
+from holdover.scsi.reservation.reservation_in import Capabilities
+from holdover.scsi.reservation.reservation_out import (
     ParameterList,
     RegisterAndMoveParameterList,
     in_command,

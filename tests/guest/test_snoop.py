@@ -7,8 +7,8 @@ import pytest
 from holdover.guest.snoop import HolderUnknown, as_pictured
 from holdover.reservations.questions import Picture
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.opcodes import ReservationType
-from holdover.scsi.reservation_in import Reservation
+from holdover.scsi.cdbs.opcodes import ReservationType
+from holdover.scsi.reservation.reservation_in import Reservation
 
 WE, WEAR = ReservationType.WRITE_EXCLUSIVE, ReservationType.WRITE_EXCLUSIVE_ALL_REGISTRANTS
 

@@ -12,11 +12,11 @@ from holdover.guest.staleness import (
     is_unexplained_conflict,
 )
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.cdb import PersistentReserveOut
+from holdover.scsi.cdbs.cdb import PersistentReserveOut
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
-from holdover.scsi.reservation_in import ReadKeys
-from holdover.scsi.reservation_out import ParameterList, in_command, out_command
+from holdover.scsi.reservation.reservation_in import ReadKeys
+from holdover.scsi.reservation.reservation_out import ParameterList, in_command, out_command
 from holdover.scsi.sense import AdditionalSense, Sense, SenseKey, check_condition
 from holdover.scsi.status import Status
 

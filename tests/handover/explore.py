@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from holdover.scsi.opcodes import ReservationType
+from holdover.scsi.cdbs.opcodes import ReservationType
 from tests.handover.model import Model
 from tests.handover.two_guests import TwoGuests
 from tests.handover.world import KEY, NEW_KEY, THIRD_KEY, Bounds, Case, Violation

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from itertools import product
 
 from holdover.handover.protocol import Answer, Message
+from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OperationCode
 from tests.handover.multipath import Paths, fail, restore
 from tests.handover.parts import Parts
 from tests.handover.world import (

@@ -8,15 +8,15 @@ from typing import Any
 
 from holdover.guest.gate import Gate
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
+from holdover.handover.lun_work.work import as_the_device_knows
 from holdover.handover.protocol import HandoverEvent
 from holdover.handover.state_table import SOURCE
 from holdover.handover.states import Event
-from holdover.handover.work import as_the_device_knows
 from holdover.lun.reservations import ReservationState, persistent_reserve_out
 from holdover.reservations.tracked import Tracked
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import ParameterList
+from holdover.scsi.reservation.reservation_out import ParameterList
 from tests.handover.faults import Faults
 from tests.handover.world import (
     AT_DESTINATION,

@@ -13,9 +13,9 @@ from holdover.handover.state_table import DESTINATION, SOURCE
 from holdover.handover.states import DestinationState, Event, SourceState
 from holdover.lun.reservations import ReservationState, persistent_reserve_out
 from holdover.reservations.tracked import Tracked
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import ParameterList
+from holdover.scsi.reservation.reservation_out import ParameterList
 from tests.handover.guest import GuestActs
 from tests.handover.world import (
     AT_DESTINATION,

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 
 from holdover.paths.multipath_command import DeviceRegistration, carry, registration_of
 from holdover.paths.multipath_steps import Usable
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction
-from holdover.scsi.reservation_in import ReadKeys
-from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.reservation.reservation_in import ReadKeys
+from holdover.scsi.reservation.reservation_out import in_command, out_command
+from holdover.scsi.reservation.transport_id import IscsiTransportID
 from holdover.scsi.sense import is_unit_attention
-from holdover.scsi.transport_id import IscsiTransportID
 
 Execute = Callable[[ITNexus, Command], Response]
 """What a LUN does with a command that comes by one I_T nexus."""

@@ -10,11 +10,11 @@ from holdover.guest.gate import Gate
 from holdover.handover.destination_rules import destination_step, receive_message
 from holdover.handover.effects import EffectKind, Effects, WorkOrder
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
+from holdover.handover.lun_work.work import POLICY, Work, as_the_device_knows, steps_of
 from holdover.handover.protocol import Destination, DeviceView, HandoverEvent, Message, Source
 from holdover.handover.source_rules import source_step
 from holdover.handover.state_table import DESTINATION, SOURCE, StateSpec
 from holdover.handover.states import Event, SourceState
-from holdover.handover.work import POLICY, Work, as_the_device_knows, steps_of
 from holdover.reservations.steps import StepFailed
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus

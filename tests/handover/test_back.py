@@ -9,14 +9,14 @@ import pytest
 from holdover.handover.destination_rules import destination_step, receive_message
 from holdover.handover.effects import EffectKind, Effects
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
+from holdover.handover.lun_work.work import Work, as_the_device_knows
 from holdover.handover.protocol import Answer, Answered, Destination, HandoverEvent, Message, Source
 from holdover.handover.source_rules import source_step
 from holdover.handover.states import DestinationState, Event, MessageKind, SourceState
-from holdover.handover.work import Work, as_the_device_knows
 from holdover.reservations.steps import StepFailed
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.opcodes import OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
+from holdover.scsi.reservation.reservation_out import out_command
 from tests.handover.work_rig import DESTINATION, FRESH, KEY, OTHER, SOURCE, SPARE, SPARE_BACK, THIRD, Rig
 
 WERO = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY

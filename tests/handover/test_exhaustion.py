@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from holdover.handover.effects import EffectKind
-from holdover.handover.work import Work
+from holdover.handover.lun_work.work import Work
 from tests.handover.explore import CASES, Broken, explore
 from tests.handover.model import Model
 from tests.handover.world import Bounds, Safeguards

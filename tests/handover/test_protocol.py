@@ -10,6 +10,7 @@ from holdover.guest.gate import Gate
 from holdover.handover.destination_rules import destination_step, receive_after_return, receive_message
 from holdover.handover.effects import DeviceNews, EffectKind, Effects
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
+from holdover.handover.lun_work.work import Work
 from holdover.handover.protocol import (
     Answer,
     Answered,
@@ -22,9 +23,8 @@ from holdover.handover.protocol import (
 )
 from holdover.handover.source_rules import begin, source_step
 from holdover.handover.states import DestinationState, Event, MessageKind, SourceState
-from holdover.handover.work import Work
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.opcodes import ReservationType
+from holdover.scsi.cdbs.opcodes import ReservationType
 from holdover.scsi.sense import AdditionalSense
 
 LUN = LunHandover("naa.1", tracked=Tracked(0xA, True), source_spare=1, destination_spare=2, fresh_spare=3)

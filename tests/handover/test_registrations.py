@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 import pytest
 
 from holdover.handover.lun_handover import LunHandover
-from holdover.handover.work import Work, steps_of
+from holdover.handover.lun_work.work import Work, steps_of
 from holdover.lun.commands.inquiry import UnitIdentity
 from holdover.lun.logical_unit import LogicalUnit
 from holdover.reservations.driver import run_sync
 from holdover.reservations.steps import StepFailed
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.cdb import PersistentReserveIn, Write, decode_cdb
-from holdover.scsi.cdb import TestUnitReady as UnitReady
+from holdover.scsi.cdbs.cdb import PersistentReserveIn, Write, decode_cdb
+from holdover.scsi.cdbs.cdb import TestUnitReady as UnitReady
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.reservation.reservation_out import out_command
 from holdover.scsi.sense import (
     AdditionalSense,
     SenseKey,

@@ -6,22 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from holdover.handover.lun_handover import LunHandover
-from holdover.handover.work import Work, steps_of
+from holdover.handover.lun_work.work import Work, steps_of
 from holdover.lun.commands.inquiry import UnitIdentity
 from holdover.lun.logical_unit import LogicalUnit
 from holdover.reservations.driver import run_sync
 from holdover.reservations.steps import Steps, T
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.cdb import TestUnitReady as UnitReady
-from holdover.scsi.cdb import Write
+from holdover.scsi.cdbs.cdb import TestUnitReady as UnitReady
+from holdover.scsi.cdbs.cdb import Write
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.path import AnswerLost
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.reservation.reservation_out import out_command
+from holdover.scsi.reservation.transport_id import IscsiTransportID
 from holdover.scsi.sense import describe_response, is_unit_attention
 from holdover.scsi.status import Status
-from holdover.scsi.transport_id import IscsiTransportID
 from tests.lun.support import MemoryMedium
 
 

@@ -1,7 +1,7 @@
 """A world in which a handover can go wrong in every way: for `explore`, which goes through all of it.
 
-Two agents run the machines of `holdover.handover.protocol` and the steps of `holdover.handover.work` on
-logical units that follow the project's own rules (`holdover.lun.reservations`). Around them are the guest,
+Two agents run the machines of `holdover.handover.protocol` and the steps of `holdover.handover.lun_work.work`
+on logical units that follow the project's own rules (`holdover.lun.reservations`). Around them are the guest,
 who drives the migration, a third nexus that interferes, and a network. One action is: one command on one LUN,
 one message delivered, one event. Faults are counted: a crash of an agent (its command under way may still be
 carried out later; what it was about to send may not have been sent), a message lost, doubled or overtaken by
@@ -20,15 +20,15 @@ from typing import Any, NamedTuple
 from holdover.guest.gate import Gate
 from holdover.handover.effects import EffectKind
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
+from holdover.handover.lun_work.work import Work
 from holdover.handover.protocol import Answer, Message
-from holdover.handover.work import Work
 from holdover.lun.reservations import ReservationState, persistent_reserve_out
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.cdb import PersistentReserveIn, PersistentReserveOut
+from holdover.scsi.cdbs.cdb import PersistentReserveIn, PersistentReserveOut
+from holdover.scsi.cdbs.opcodes import InServiceAction, OperationCode, OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import InServiceAction, OperationCode, OutServiceAction, ReservationType
-from holdover.scsi.reservation_in import (
+from holdover.scsi.reservation.reservation_in import (
     Capabilities,
     FullStatus,
     FullStatusDescriptor,
@@ -36,9 +36,9 @@ from holdover.scsi.reservation_in import (
     ReadReservation,
     Reservation,
 )
-from holdover.scsi.reservation_out import ParameterList, out_command
+from holdover.scsi.reservation.reservation_out import ParameterList, out_command
+from holdover.scsi.reservation.transport_id import IscsiTransportID
 from holdover.scsi.status import Status
-from holdover.scsi.transport_id import IscsiTransportID
 from tests.handover.multipath import Paths, carry_out, paths_of
 from tests.lun.support import LACKING, is_read_full_status
 

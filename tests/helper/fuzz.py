@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 
 from holdover.helper.server import HelperServer
-from holdover.scsi.cdb import PersistentReserveIn, PersistentReserveOut
+from holdover.scsi.cdbs.cdb import PersistentReserveIn, PersistentReserveOut
 from tests.helper.client import HelperClient, Reply
 
 SILENT = 40

@@ -9,9 +9,9 @@ import pytest
 from holdover.helper.connection import Peer
 from holdover.helper.on_loop import OnLoop
 from holdover.paths.sgio import OpenDevice
+from holdover.scsi.cdbs.opcodes import InServiceAction
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import InServiceAction
-from holdover.scsi.reservation_out import in_command
+from holdover.scsi.reservation.reservation_out import in_command
 from holdover.scsi.sense import AdditionalSense, decode_sense
 from holdover.scsi.status import Status
 from tests.helper.client import HelperClient

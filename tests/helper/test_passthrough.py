@@ -9,10 +9,10 @@ from holdover.helper import passthrough
 from holdover.helper.connection import Peer
 from holdover.helper.passthrough import Passthrough
 from holdover.paths.sgio import OpenDevice
+from holdover.scsi.cdbs.opcodes import InServiceAction
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import InServiceAction
 from holdover.scsi.path import AnswerLost, PathError
-from holdover.scsi.reservation_out import in_command
+from holdover.scsi.reservation.reservation_out import in_command
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition, decode_sense
 from holdover.scsi.status import Status
 

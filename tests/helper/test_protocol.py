@@ -13,9 +13,9 @@ from holdover.helper.protocol import (
     ServerProtocol,
     State,
 )
-from holdover.scsi.cdb import PersistentReserveIn, PersistentReserveOut
+from holdover.scsi.cdbs.cdb import PersistentReserveIn, PersistentReserveOut
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction
 from holdover.scsi.status import Status
 
 FEATURES = bytes(4)

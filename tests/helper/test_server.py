@@ -17,9 +17,9 @@ from holdover.helper.connection import Peer
 from holdover.helper.listener import Listener, listen
 from holdover.helper.server import HelperServer
 from holdover.paths.sgio import OpenDevice
-from holdover.scsi.cdb import PersistentReserveIn, PersistentReserveOut
+from holdover.scsi.cdbs.cdb import PersistentReserveIn, PersistentReserveOut
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction
 from holdover.scsi.sense import AdditionalSense, decode_sense
 from holdover.scsi.status import Status
 from tests.helper.client import HelperClient, Reply

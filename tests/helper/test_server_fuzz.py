@@ -14,7 +14,7 @@ import pytest
 from holdover.helper.connection import Peer
 from holdover.helper.passthrough import Passthrough
 from holdover.paths.sgio import OpenDevice
-from holdover.scsi.cdb import PersistentReserveIn
+from holdover.scsi.cdbs.cdb import PersistentReserveIn
 from holdover.scsi.command import Command, Response
 from holdover.scsi.status import Status
 from tests.helper.client import HelperClient, Reply

@@ -14,10 +14,10 @@ from holdover.agent.guests.recorded_path import RecordedPath
 from holdover.cli.history import begin_of
 from holdover.history.entry import CAUSE, Cause, Entry
 from holdover.history.history import History, read
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.path import AnswerLost
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.reservation.reservation_out import out_command
 from holdover.scsi.status import Status
 from tests.agent.hosts import GUEST, KEY, san
 

@@ -11,9 +11,9 @@ import pytest
 
 from holdover.lun.embedded import EmbeddedLun
 from holdover.lun.options import LunOptions
-from holdover.scsi.cdb import CompareAndWrite, Sanitize, Write
+from holdover.scsi.cdbs.cdb import CompareAndWrite, Sanitize, Write
+from holdover.scsi.cdbs.opcodes import SanitizeServiceAction
 from holdover.scsi.command import Command
-from holdover.scsi.opcodes import SanitizeServiceAction
 from holdover.scsi.sense import is_unit_attention
 from tests.lun.support import (
     TEST_UNIT_READY,

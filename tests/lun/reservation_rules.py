@@ -10,12 +10,12 @@ from holdover.lun.reservations import (
     TargetLimits,
     persistent_reserve_out,
 )
+from holdover.scsi.cdbs.opcodes import OutServiceAction as Out
+from holdover.scsi.cdbs.opcodes import ReservationType as Type
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OutServiceAction as Out
-from holdover.scsi.opcodes import ReservationType as Type
-from holdover.scsi.reservation_out import ParameterList
+from holdover.scsi.reservation.reservation_out import ParameterList
+from holdover.scsi.reservation.transport_id import TransportID
 from holdover.scsi.sense import AdditionalSense
-from holdover.scsi.transport_id import TransportID
 from tests.lun.support import TWO_PORTS, A
 
 ALL_TYPES = list(Type)

@@ -7,14 +7,14 @@ import errno
 from holdover.lun.commands.inquiry import UnitIdentity
 from holdover.lun.logical_unit import LogicalUnit
 from holdover.lun.reservations import ReservationState, TargetLimits
-from holdover.scsi.cdb import ModeSelect, PersistentReserveIn
+from holdover.scsi.cdbs.cdb import ModeSelect, PersistentReserveIn
+from holdover.scsi.cdbs.opcodes import InServiceAction, OperationCode, OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import InServiceAction, OperationCode, OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.reservation.reservation_out import out_command
+from holdover.scsi.reservation.transport_id import IscsiTransportID
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition, decode_sense
 from holdover.scsi.status import Status
-from holdover.scsi.transport_id import IscsiTransportID
 
 ISID = bytes.fromhex("80c0ffee0001")
 

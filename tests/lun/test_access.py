@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 
 from holdover.lun.access import Standing, allowed, allowed_beside_reserve, out_allowed
-from holdover.scsi.opcodes import OperationCode as Op
-from holdover.scsi.opcodes import OutServiceAction, ReservationType
+from holdover.scsi.cdbs.opcodes import OperationCode as Op
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
 
 # Commands that neither read nor write the medium nor the device's settings: allowed in every column.
 ALWAYS: dict[str, bytes] = {

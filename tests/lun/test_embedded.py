@@ -15,14 +15,14 @@ from holdover.lun.medium import FileMedium
 from holdover.lun.options import LunOptions
 from holdover.lun.reservations import ReservationState
 from holdover.lun.store import ReservationStore
-from holdover.scsi.cdb import Read, Sanitize, StartStopUnit, SynchronizeCache, Write
+from holdover.scsi.cdbs.cdb import Read, Sanitize, StartStopUnit, SynchronizeCache, Write
+from holdover.scsi.cdbs.opcodes import OutServiceAction as Out
+from holdover.scsi.cdbs.opcodes import ReservationType as Type
+from holdover.scsi.cdbs.opcodes import SanitizeServiceAction
 from holdover.scsi.command import Command, DeviceServer, Response
 from holdover.scsi.inquiry import DesignatorType
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OutServiceAction as Out
-from holdover.scsi.opcodes import ReservationType as Type
-from holdover.scsi.opcodes import SanitizeServiceAction
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.reservation.reservation_out import out_command
 from holdover.scsi.sense import AdditionalSense, SenseKey, is_unit_attention
 from holdover.scsi.status import Status
 from tests.lun.embedded import BLOCK_ERASE, COMPARE_AND_WRITE, LARGE_WRITE, SIZE, Gate, options, run

@@ -13,9 +13,9 @@ from holdover.lun.logical_unit import LogicalUnit
 from holdover.lun.medium import FileMedium
 from holdover.lun.store import SanitizeStore
 from holdover.scsi.block import OverwriteParameters
-from holdover.scsi.cdb import CompareAndWrite, Sanitize, Write
+from holdover.scsi.cdbs.cdb import CompareAndWrite, Sanitize, Write
+from holdover.scsi.cdbs.opcodes import SanitizeServiceAction
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import SanitizeServiceAction
 from holdover.scsi.sense import AdditionalSense, SenseKey, is_unit_attention
 from tests.lun.embedded import BLOCK_ERASE, COMPARE_AND_WRITE, LARGE_WRITE, SIZE, Gate, options, run
 from tests.lun.support import (

@@ -6,8 +6,8 @@ import pytest
 
 from holdover.lun.legacy import LegacyOutcome, release, reserve
 from holdover.lun.reservations import PersistentReservation, Registration, ReservationState
+from holdover.scsi.cdbs.opcodes import ReservationType as Type
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import ReservationType as Type
 from tests.lun.support import A, B, C
 
 NOTHING = ReservationState()

@@ -12,7 +12,7 @@ from holdover.lun.reservations import (
     ReservationState,
 )
 from holdover.scsi.block import Capacity, LunList
-from holdover.scsi.cdb import (
+from holdover.scsi.cdbs.cdb import (
     ExtendedCopy,
     Inquiry,
     ModeSense6,
@@ -31,14 +31,14 @@ from holdover.scsi.cdb import (
     Verify,
     Write,
 )
+from holdover.scsi.cdbs.extended_copy import CopyList, CscdDescriptor, SegmentDescriptor
+from holdover.scsi.cdbs.opcodes import CopyInServiceAction, InServiceAction
+from holdover.scsi.cdbs.opcodes import OutServiceAction as Out
+from holdover.scsi.cdbs.opcodes import ReservationType as Type
 from holdover.scsi.command import Command
-from holdover.scsi.extended_copy import CopyList, CscdDescriptor, SegmentDescriptor
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import CopyInServiceAction, InServiceAction
-from holdover.scsi.opcodes import OutServiceAction as Out
-from holdover.scsi.opcodes import ReservationType as Type
-from holdover.scsi.reservation_in import ReadKeys
-from holdover.scsi.reservation_out import ParameterList, in_command, out_command
+from holdover.scsi.reservation.reservation_in import ReadKeys
+from holdover.scsi.reservation.reservation_out import ParameterList, in_command, out_command
 from holdover.scsi.sense import AdditionalSense, Sense, SenseKey, decode_sense
 from holdover.scsi.status import Status
 from tests.lun.support import (

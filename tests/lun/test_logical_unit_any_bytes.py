@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 
 from holdover.lun.logical_unit import LogicalUnit
 from holdover.lun.reservations import PersistentReservation, Registration, ReservationState
+from holdover.scsi.cdbs.opcodes import InServiceAction, OperationCode, OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import InServiceAction, OperationCode, OutServiceAction, ReservationType
+from holdover.scsi.reservation.transport_id import IscsiTransportID
 from holdover.scsi.sense import SenseKey, decode_sense
 from holdover.scsi.status import Status
-from holdover.scsi.transport_id import IscsiTransportID
 from tests.lun.support import ISID, TWO_PORTS, A, B, C, D, MemoryMedium, make_unit
 from tests.rig.amounts import amount
 

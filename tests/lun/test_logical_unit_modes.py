@@ -6,7 +6,7 @@ import pytest
 
 from holdover.lun.commands.sanitize import SanitizeWork
 from holdover.scsi.block import UnmapList
-from holdover.scsi.cdb import (
+from holdover.scsi.cdbs.cdb import (
     CompareAndWrite,
     ModeSense6,
     OrWrite,
@@ -21,10 +21,10 @@ from holdover.scsi.cdb import (
     WriteAndVerify,
     WriteSame,
 )
+from holdover.scsi.cdbs.opcodes import OutServiceAction as Out
+from holdover.scsi.cdbs.opcodes import ReservationType as Type
+from holdover.scsi.cdbs.opcodes import SanitizeServiceAction
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import OutServiceAction as Out
-from holdover.scsi.opcodes import ReservationType as Type
-from holdover.scsi.opcodes import SanitizeServiceAction
 from holdover.scsi.sense import AdditionalSense, Sense, SenseKey, decode_sense
 from holdover.scsi.status import Status
 from tests.lun.support import (

@@ -13,11 +13,16 @@ from holdover.lun.reservations import (
     ReservationState,
     TargetLimits,
 )
+from holdover.scsi.cdbs.opcodes import OutServiceAction as Out
+from holdover.scsi.cdbs.opcodes import ReservationType as Type
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OutServiceAction as Out
-from holdover.scsi.opcodes import ReservationType as Type
+from holdover.scsi.reservation.transport_id import (
+    FcTransportID,
+    IscsiTransportID,
+    OtherTransportID,
+    TransportID,
+)
 from holdover.scsi.sense import AdditionalSense
-from holdover.scsi.transport_id import FcTransportID, IscsiTransportID, OtherTransportID, TransportID
 from tests.lun.reservation_rules import (
     ALL_REGISTRANTS,
     ALL_TYPES,

@@ -14,11 +14,11 @@ from holdover.lun.reservations import (
     persistent_reserve_out,
     register_and_move,
 )
+from holdover.scsi.cdbs.opcodes import OutServiceAction as Out
+from holdover.scsi.cdbs.opcodes import ReservationType
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OutServiceAction as Out
-from holdover.scsi.opcodes import ReservationType
-from holdover.scsi.reservation_out import ParameterList, RegisterAndMoveParameterList
-from holdover.scsi.transport_id import IscsiTransportID
+from holdover.scsi.reservation.reservation_out import ParameterList, RegisterAndMoveParameterList
+from holdover.scsi.reservation.transport_id import IscsiTransportID
 from tests.lun.support import A2, TWO_PORTS, A, B, C
 from tests.rig.amounts import amount
 

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from holdover.lun.logical_unit import LogicalUnit
 from holdover.lun.shared_reserve import RESERVE_AND_RELEASE, SharedReserve
-from holdover.scsi.cdb import Inquiry, Release, Reserve
+from holdover.scsi.cdbs.cdb import Inquiry, Release, Reserve
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.reservation.reservation_out import in_command, out_command
+from holdover.scsi.reservation.transport_id import IscsiTransportID
 from holdover.scsi.status import Status
-from holdover.scsi.transport_id import IscsiTransportID
 from tests.lun.support import READ_10, WRITE_10, A, B, C, make_unit
 
 SHARED = ITNexus(IscsiTransportID("iqn.2026-11.org.example:host", bytes(6)), 1)

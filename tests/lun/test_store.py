@@ -11,9 +11,9 @@ from holdover.lun.commands.sanitize import SanitizeWork
 from holdover.lun.errors import StoreError
 from holdover.lun.reservations import PersistentReservation, Registration, ReservationState
 from holdover.lun.store import SERIAL, ReservationStore, SanitizeStore, kept_serial
+from holdover.scsi.cdbs.opcodes import ReservationType
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import ReservationType
-from holdover.scsi.transport_id import FcTransportID, IscsiTransportID, SasTransportID
+from holdover.scsi.reservation.transport_id import FcTransportID, IscsiTransportID, SasTransportID
 from tests.lun.support import A2, A, B
 
 KEPT = ReservationState(

@@ -19,17 +19,17 @@ from holdover.iscsi.url import parse_iscsi_url
 from holdover.lun.commands.persistent import carry_out
 from holdover.lun.reservations import ReservationState, TargetLimits
 from holdover.paths.iscsi import InitiatorIdentity, IscsiPath, IscsiSessions, isid_of
-from holdover.scsi.cdb import PersistentReserveOut
+from holdover.scsi.cdbs.cdb import PersistentReserveOut
+from holdover.scsi.cdbs.opcodes import InServiceAction, ReservationType
+from holdover.scsi.cdbs.opcodes import OutServiceAction as Out
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import InServiceAction, ReservationType
-from holdover.scsi.opcodes import OutServiceAction as Out
 from holdover.scsi.path import PathError
-from holdover.scsi.reservation_in import FullStatus, ReadReservation
-from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.reservation.reservation_in import FullStatus, ReadReservation
+from holdover.scsi.reservation.reservation_out import in_command, out_command
+from holdover.scsi.reservation.transport_id import IscsiTransportID
 from holdover.scsi.sense import is_unit_attention
 from holdover.scsi.status import Status
-from holdover.scsi.transport_id import IscsiTransportID
 from tests.rig.amounts import amount
 from tests.rig.processes import Rig, Target
 

@@ -8,14 +8,14 @@ from holdover.lun.reservations import (
     Registration,
     ReservationState,
 )
-from holdover.scsi.cdb import (
+from holdover.scsi.cdbs.cdb import (
     Inquiry,
     ReportLuns,
     RequestSense,
 )
+from holdover.scsi.cdbs.opcodes import ReservationType as Type
 from holdover.scsi.command import Command
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import ReservationType as Type
 from holdover.scsi.status import Status
 from tests.lun.support import (
     A,

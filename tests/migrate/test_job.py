@@ -10,9 +10,9 @@ import pytest
 from holdover.api.client import AgentClient, AgentError, AgentRefused
 from holdover.api.documents import Stale
 from holdover.migrate.result import MigrateFailed, Progress
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
-from holdover.scsi.reservation_in import Capabilities
-from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, ReservationType
+from holdover.scsi.reservation.reservation_in import Capabilities
+from holdover.scsi.reservation.reservation_out import in_command, out_command
 from holdover.scsi.status import Status
 from tests.agent.handover.moves import each_type, reserved
 from tests.agent.hosts import GUEST, KEY, WRITE, san

@@ -11,12 +11,12 @@ from holdover.lun.logical_unit import LogicalUnit
 from holdover.paths.multipath_command import DeviceRegistration, carry, catch_up, registration_of, rejoin
 from holdover.paths.multipath_steps import InitiatorPorts, Send, Usable
 from holdover.reservations.driver import run_sync
+from holdover.scsi.cdbs.opcodes import InServiceAction, OperationCode, OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import InServiceAction, OperationCode, OutServiceAction, ReservationType
 from holdover.scsi.path import AnswerLost, PathError
-from holdover.scsi.reservation_in import ReadReservation
-from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.reservation.reservation_in import ReadReservation
+from holdover.scsi.reservation.reservation_out import in_command, out_command
 from holdover.scsi.sense import is_unit_attention
 from holdover.scsi.status import Status
 from tests.lun.support import TEST_UNIT_READY, TWO_PORTS, initiator, make_unit

@@ -10,7 +10,7 @@ import pytest
 from holdover.iscsi.target.target import IscsiTarget
 from holdover.iscsi.url import parse_iscsi_url
 from holdover.paths.iscsi import InitiatorIdentity, IscsiPath, IscsiSessions, isid_of
-from holdover.scsi.cdb import TestUnitReady as UnitReady
+from holdover.scsi.cdbs.cdb import TestUnitReady as UnitReady
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.path import AnswerLost, PathError

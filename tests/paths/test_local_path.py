@@ -7,13 +7,13 @@ from pathlib import Path
 
 from holdover.lun.embedded import EmbeddedLun
 from holdover.lun.options import LunOptions
-from holdover.scsi.cdb import Inquiry
+from holdover.scsi.cdbs.cdb import Inquiry
+from holdover.scsi.cdbs.opcodes import OutServiceAction
 from holdover.scsi.command import Command
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OutServiceAction
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.reservation.reservation_out import out_command
+from holdover.scsi.reservation.transport_id import IscsiTransportID
 from holdover.scsi.sense import is_unit_attention
-from holdover.scsi.transport_id import IscsiTransportID
 from tests.paths.local_path import LocalPath
 
 

@@ -11,13 +11,13 @@ from holdover.paths.multipath import carry_out_multipath, nexuses_of
 from holdover.paths.multipath_command import DeviceRegistration
 from holdover.paths.multipath_map import MultipathMap, MultipathPath
 from holdover.paths.multipath_steps import InitiatorPorts
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.path import AnswerLost, PathError
-from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.reservation.reservation_out import in_command, out_command
+from holdover.scsi.reservation.transport_id import FcTransportID, IscsiTransportID
 from holdover.scsi.status import Status
-from holdover.scsi.transport_id import FcTransportID, IscsiTransportID
 from tests.helper.serving import open_descriptors
 from tests.lun.support import make_unit
 

@@ -14,16 +14,21 @@ import pytest
 from holdover.paths.multipath_absent import read_registrants
 from holdover.paths.multipath_steps import InitiatorPorts, Send, Usable
 from holdover.reservations.driver import run_sync
-from holdover.scsi.cdb import PersistentReserveIn
+from holdover.scsi.cdbs.cdb import PersistentReserveIn
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.path import PathError
-from holdover.scsi.reservation_in import ReadKeys, ReadReservation
-from holdover.scsi.reservation_out import ParameterList, in_command, out_command
+from holdover.scsi.reservation.reservation_in import ReadKeys, ReadReservation
+from holdover.scsi.reservation.reservation_out import ParameterList, in_command, out_command
+from holdover.scsi.reservation.transport_id import (
+    FcTransportID,
+    IscsiTransportID,
+    SasTransportID,
+    TransportID,
+)
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 from holdover.scsi.status import Status
-from holdover.scsi.transport_id import FcTransportID, IscsiTransportID, SasTransportID, TransportID
 from tests.lun.support import initiator, sense_of
 from tests.paths.multipath_device import (
     CLEAR,

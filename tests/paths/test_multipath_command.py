@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from holdover.paths.multipath_command import DeviceRegistration, registration_of
 from holdover.paths.multipath_steps import Send
-from holdover.scsi.cdb import Inquiry, PersistentReserveOut
+from holdover.scsi.cdbs.cdb import Inquiry, PersistentReserveOut
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.path import AnswerLost, PathError
-from holdover.scsi.reservation_out import ParameterList, in_command, out_command
+from holdover.scsi.reservation.reservation_out import ParameterList, in_command, out_command
 from holdover.scsi.sense import AdditionalSense, SenseKey, is_unit_attention
 from holdover.scsi.status import Status
 from tests.lun.support import TEST_UNIT_READY, TWO_PORTS, initiator, make_unit, sense_of

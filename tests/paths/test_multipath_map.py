@@ -16,7 +16,7 @@ from holdover.paths.multipath_map import (
 )
 from holdover.scsi.inquiry import Association, CodeSet, Designator, DesignatorType, DeviceIdentification
 from holdover.scsi.path import PathError
-from holdover.scsi.transport_id import FcTransportID
+from holdover.scsi.reservation.transport_id import FcTransportID
 
 DEVICE = os.makedev(253, 0)
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdover.paths.multipath_steps import Send
+from holdover.scsi.cdbs.opcodes import ReservationType
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import ReservationType
 from holdover.scsi.path import AnswerLost, PathError
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.reservation.reservation_out import out_command
 from holdover.scsi.sense import decode_sense, is_unit_attention
 from tests.lun.support import TEST_UNIT_READY, make_unit
 from tests.paths.multipath_device import (

@@ -16,11 +16,11 @@ from holdover.paths import sgio
 from holdover.paths.multipath import SendToPath
 from holdover.paths.sgio import OpenDevice, SgIo, SgioPath, carry_out, check_scsi_device
 from holdover.paths.sgio_header import SG_IO, SgHeader
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction
 from holdover.scsi.path import AnswerLost, PathError
-from holdover.scsi.reservation_in import ReadKeys
-from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.reservation.reservation_in import ReadKeys
+from holdover.scsi.reservation.reservation_out import in_command, out_command
 from holdover.scsi.status import Status
 from tests.helper.serving import open_descriptors, settled_descriptors
 

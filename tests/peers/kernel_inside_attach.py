@@ -25,9 +25,9 @@ from holdover.agent.host import Host
 from holdover.config.agent_file import AgentConfig
 from holdover.guest.gate import Gate
 from holdover.journal.memory import MemoryJournal
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
-from holdover.scsi.reservation_in import Capabilities
-from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, ReservationType
+from holdover.scsi.reservation.reservation_in import Capabilities
+from holdover.scsi.reservation.reservation_out import in_command, out_command
 from tests.peers.pretended_qemu import Qemu, pretending
 
 LUN = "naa.600140500000001f00d0000000000000"

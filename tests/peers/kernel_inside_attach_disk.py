@@ -16,7 +16,7 @@ from typing import Any
 from holdover.agent.attach.disk import Disk, DiskPath
 from holdover.paths.host_disks import HostDisks
 from holdover.paths.sgio import OpenDevice, SgIo
-from holdover.scsi.cdb import TestUnitReady
+from holdover.scsi.cdbs.cdb import TestUnitReady
 from holdover.scsi.command import Command
 from holdover.scsi.path import PathError
 from holdover.scsi.sense import describe_response, is_unit_attention

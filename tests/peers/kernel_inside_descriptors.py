@@ -23,11 +23,11 @@ from structlog.testing import capture_logs
 from holdover.agent.host import Host
 from holdover.config.agent_file import AgentConfig
 from holdover.paths.sgio import OpenDevice, carry_out
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction
 from holdover.scsi.path import PathError
-from holdover.scsi.reservation_in import ReadKeys
-from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.reservation.reservation_in import ReadKeys
+from holdover.scsi.reservation.reservation_out import in_command, out_command
 from holdover.scsi.sense import describe_response, is_unit_attention
 from tests.peers.pretended_qemu import Qemu, pretending
 from tests.rig.kernel_init import load_module

@@ -26,11 +26,11 @@ from holdover.demo.hosts import certified_hosts
 from holdover.iscsi.url import parse_iscsi_url
 from holdover.journal.memory import MemoryJournal
 from holdover.paths.iscsi import InitiatorIdentity, IscsiSessions, isid_of
-from holdover.scsi.cdb import Write
+from holdover.scsi.cdbs.cdb import Write
+from holdover.scsi.cdbs.opcodes import InServiceAction
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import InServiceAction
-from holdover.scsi.reservation_in import FullStatus
-from holdover.scsi.reservation_out import in_command
+from holdover.scsi.reservation.reservation_in import FullStatus
+from holdover.scsi.reservation.reservation_out import in_command
 from holdover.scsi.sense import describe_response, is_unit_attention
 from tests.peers.kernel_inside_iscsi import MODULES, Disk, disks
 from tests.peers.kernel_inside_lun_iscsi import set_up

@@ -35,11 +35,11 @@ from holdover.migrate.job import MigrationJob, Qemus
 from holdover.migrate.result import MigrateFailed
 from holdover.paths.sgio import SgIo, SgioPath
 from holdover.qemu.migration import LiveMigration
-from holdover.scsi.cdb import Write
+from holdover.scsi.cdbs.cdb import Write
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction
 from holdover.scsi.command import Command
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction
-from holdover.scsi.reservation_in import Capabilities, FullStatus
-from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.reservation.reservation_in import Capabilities, FullStatus
+from holdover.scsi.reservation.reservation_out import in_command, out_command
 from holdover.scsi.sense import describe_response, is_unit_attention
 from tests.rig.kernel_programs import start_program
 

@@ -18,11 +18,11 @@ from typing import Any
 
 from holdover.iscsi.url import parse_iscsi_url
 from holdover.paths.iscsi import InitiatorIdentity, IscsiSessions, isid_of
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.path import PathError
-from holdover.scsi.reservation_in import FullStatus
-from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.reservation.reservation_in import FullStatus
+from holdover.scsi.reservation.reservation_out import in_command, out_command
 from holdover.scsi.sense import is_unit_attention
 from tests.rig.kernel_init import load_module
 from tests.rig.kernel_programs import Shell, start_program

@@ -29,14 +29,14 @@ from holdover.lun.embedded import EmbeddedLun
 from holdover.lun.options import LunOptions
 from holdover.lun.reservations import ReservationState
 from holdover.paths.sgio_header import SG_IO, SgRequest, judge
-from holdover.scsi.cdb import PersistentReserveOut
+from holdover.scsi.cdbs.cdb import PersistentReserveOut
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction
-from holdover.scsi.reservation_in import Capabilities
-from holdover.scsi.reservation_out import ParameterList, in_command, out_command
+from holdover.scsi.reservation.reservation_in import Capabilities
+from holdover.scsi.reservation.reservation_out import ParameterList, in_command, out_command
+from holdover.scsi.reservation.transport_id import SasTransportID
 from holdover.scsi.sense import describe_response, is_unit_attention
-from holdover.scsi.transport_id import SasTransportID
 from tests.peers.lun_differences import EXAMPLES, FORGOTTEN, MOVED_BACK, Met, explain
 from tests.peers.reservation_sequences import (
     NEXUSES,

@@ -13,7 +13,7 @@ from holdover.iscsi.url import parse_iscsi_url
 from holdover.paths.iscsi import InitiatorIdentity, IscsiSessions
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.transport_id import IscsiTransportID
+from holdover.scsi.reservation.transport_id import IscsiTransportID
 from tests.peers.kernel_inside_lun import main
 from tests.rig.kernel_init import load_module
 

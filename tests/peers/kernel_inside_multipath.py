@@ -17,14 +17,14 @@ from typing import Any
 
 from holdover.paths.host_disks import HostDisks
 from holdover.paths.sgio import OpenDevice, SgIo, SgioPath, carry_out
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
 from holdover.scsi.inquiry import Designator
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.path import PathError
-from holdover.scsi.reservation_in import FullStatus
-from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.reservation.reservation_in import FullStatus
+from holdover.scsi.reservation.reservation_out import in_command, out_command
+from holdover.scsi.reservation.transport_id import SasTransportID
 from holdover.scsi.sense import describe_response, is_unit_attention
-from holdover.scsi.transport_id import SasTransportID
 from tests.helper.client import HelperClient
 from tests.rig.kernel_multipath import DEVICE, Multipathd, await_true
 from tests.rig.kernel_programs import Shell, start_program

@@ -20,8 +20,8 @@ import msgspec
 from holdover.agent.host import Host
 from holdover.config.agent_file import AgentConfig
 from holdover.journal.memory import MemoryJournal
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction
-from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction
+from holdover.scsi.reservation.reservation_out import in_command, out_command
 from tests.peers.pretended_qemu import Qemu, pretending
 
 KEY = 0x600D

@@ -19,10 +19,10 @@ from holdover.reservations.driver import run_sync
 from holdover.reservations.own_registration import find_own_registration
 from holdover.reservations.questions import read_full_status, read_keys, read_reservation
 from holdover.reservations.steps import Steps, T
-from holdover.scsi.cdb import PersistentReserveIn, PersistentReserveOut
+from holdover.scsi.cdbs.cdb import PersistentReserveIn, PersistentReserveOut
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.reservation.reservation_out import out_command
 from holdover.scsi.status import Status
 from tests.helper.client import HelperClient, Reply
 from tests.rig.kernel_programs import start_program

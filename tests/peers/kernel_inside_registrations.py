@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from holdover.demo.hosts import certified_hosts
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, ReservationType
+from holdover.scsi.reservation.reservation_out import in_command, out_command
 from holdover.scsi.status import Status
 from tests.helper.client import HelperClient
 from tests.peers.kernel_inside_multipath import past_attentions, registrants, write

@@ -15,11 +15,11 @@ from typing import Any
 
 from holdover.paths.host_disks import HostDisks
 from holdover.paths.sgio import OpenDevice, SgIo, SgioPath
-from holdover.scsi.cdb import PersistentReserveIn, TestUnitReady
+from holdover.scsi.cdbs.cdb import PersistentReserveIn, TestUnitReady
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.path import AnswerLost, PathError
-from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.reservation.reservation_out import in_command, out_command
 from holdover.scsi.sense import describe_response
 from tests.rig.kernel_programs import Shell
 
@@ -147,7 +147,7 @@ def without_the_capability(shell: Shell, folder: Path) -> str:
         "import asyncio, os\n"
         "from holdover.paths.sgio import SgIo\n"
         "from holdover.scsi.path import PathError\n"
-        "from holdover.scsi.reservation_out import in_command\n"
+        "from holdover.scsi.reservation.reservation_out import in_command\n"
         "disk = os.open('/dev/sda', os.O_RDWR)\n"
         "os.setgroups([])\nos.setresgid(65534, 65534, 65534)\nos.setresuid(65534, 65534, 65534)\n"
         "try:\n    asyncio.run(SgIo(1).execute(disk, in_command(0), 'disk'))\n"

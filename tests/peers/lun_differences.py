@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from holdover.lun.reservations import ReservationState
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.command import Response
-from holdover.scsi.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.sense import AdditionalSense, SenseKey, decode_sense, is_unit_attention
 from holdover.scsi.status import Status
 from tests.peers.reservation_sequences import Access, Key, Look, Out, Step

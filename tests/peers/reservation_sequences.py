@@ -14,11 +14,11 @@ from enum import Enum
 from hypothesis import strategies as st
 
 from holdover.lun.reservations import ReservationState
-from holdover.scsi.cdb import PersistentReserveOut, Read, Write
+from holdover.scsi.cdbs.cdb import PersistentReserveOut, Read, Write
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.command import Command
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import ParameterList, RegisterAndMoveParameterList
+from holdover.scsi.reservation.reservation_out import ParameterList, RegisterAndMoveParameterList
 
 NEXUSES = 3
 BLOCK = 512

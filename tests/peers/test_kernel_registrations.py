@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from holdover.scsi.opcodes import ReservationType
+from holdover.scsi.cdbs.opcodes import ReservationType
 from tests.rig.amounts import is_whole
 from tests.rig.kernel import observe
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from holdover.scsi.inquiry import Designator
-from holdover.scsi.reservation_in import FullStatus
-from holdover.scsi.transport_id import SasTransportID
+from holdover.scsi.reservation.reservation_in import FullStatus
+from holdover.scsi.reservation.transport_id import SasTransportID
 from tests.peers.kernel_inside_sgio import LENGTHS
 from tests.rig.kernel import observe
 

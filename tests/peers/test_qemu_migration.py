@@ -9,7 +9,7 @@ import pytest
 
 from holdover.migrate.job import COPY
 from holdover.migrate.result import MigrateFailed
-from holdover.scsi.opcodes import ReservationType
+from holdover.scsi.cdbs.opcodes import ReservationType
 from tests.rig.amounts import some
 from tests.rig.processes import Rig
 from tests.rig.site import KEY, RESERVATION_TYPES, Intruder, SharedSite, Site, clean

@@ -7,9 +7,9 @@ import pytest
 from holdover.paths.iscsi import isid_of
 from holdover.placement.left_behind import LeftBehind, NotKnown, left_behind
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.opcodes import ReservationType
-from holdover.scsi.reservation_in import FullStatus, FullStatusDescriptor
-from holdover.scsi.transport_id import FcTransportID, IscsiTransportID
+from holdover.scsi.cdbs.opcodes import ReservationType
+from holdover.scsi.reservation.reservation_in import FullStatus, FullStatusDescriptor
+from holdover.scsi.reservation.transport_id import FcTransportID, IscsiTransportID
 
 ISID = isid_of("db1\0")
 A, B, C = (f"iqn.2026-11.org.example:host-{each}" for each in "abc")

@@ -17,12 +17,13 @@ from holdover.reservations.driver import run_sync
 from holdover.reservations.own_registration import Difference, Found, compare, find_own_registration
 from holdover.reservations.steps import StepFailed, Steps, T
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.cdb import PersistentReserveIn
+from holdover.scsi.cdbs.cdb import PersistentReserveIn
+from holdover.scsi.cdbs.opcodes import InServiceAction, OperationCode, OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import InServiceAction, OperationCode, OutServiceAction, ReservationType
 from holdover.scsi.path import AnswerLost
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.reservation.reservation_out import out_command
+from holdover.scsi.reservation.transport_id import IscsiTransportID
 from holdover.scsi.sense import (
     AdditionalSense,
     SenseKey,
@@ -31,7 +32,6 @@ from holdover.scsi.sense import (
     is_unit_attention,
 )
 from holdover.scsi.status import Status
-from holdover.scsi.transport_id import IscsiTransportID
 from tests.lun.support import MemoryMedium
 from tests.rig.amounts import amount
 

@@ -7,10 +7,10 @@ import pytest
 from holdover.reservations.driver import run_sync
 from holdover.reservations.questions import Picture, read_picture
 from holdover.reservations.steps import ATTENTIONS, StepFailed
-from holdover.scsi.cdb import PersistentReserveIn, decode_cdb
+from holdover.scsi.cdbs.cdb import PersistentReserveIn, decode_cdb
+from holdover.scsi.cdbs.opcodes import InServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import InServiceAction, ReservationType
-from holdover.scsi.reservation_in import ReadKeys, ReadReservation, Reservation
+from holdover.scsi.reservation.reservation_in import ReadKeys, ReadReservation, Reservation
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 from holdover.scsi.status import Status
 

@@ -20,11 +20,11 @@ from holdover.reservations.questions import (
 )
 from holdover.reservations.steps import ATTEMPTS, ATTENTIONS, StepFailed, Steps, past_attentions, settle
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.cdb import TestUnitReady as UnitReady
+from holdover.scsi.cdbs.cdb import TestUnitReady as UnitReady
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.path import AnswerLost
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.reservation.reservation_out import out_command
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition, is_unit_attention
 from holdover.scsi.status import Status
 from tests.handover.work_rig import KEY, SOURCE, Rig

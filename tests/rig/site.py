@@ -19,7 +19,7 @@ from holdover.demo.machines.process import IscsiDisk, QemuProcess, VirtualMachin
 from holdover.iscsi.initiator.initiator import IscsiInitiator
 from holdover.migrate.job import MigrationJob, Qemus
 from holdover.migrate.result import Progress
-from holdover.scsi.cdb import Write
+from holdover.scsi.cdbs.cdb import Write
 from holdover.scsi.command import Command
 from holdover.scsi.sense import is_unit_attention
 from holdover.scsi.status import Status

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from hypothesis import strategies as st
 
+from holdover.scsi.cdbs.opcodes import ReservationType
 from holdover.scsi.errors import DecodeError
-from holdover.scsi.opcodes import ReservationType
-from holdover.scsi.transport_id import (
+from holdover.scsi.reservation.transport_id import (
     FcTransportID,
     IscsiTransportID,
     OtherTransportID,

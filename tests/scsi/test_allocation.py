@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from holdover.reservations.driver import run_sync
 from holdover.scsi.allocation import ask_whole, page_command, with_more_room
-from holdover.scsi.cdb import Inquiry, PersistentReserveIn, Read, decode_cdb
+from holdover.scsi.cdbs.cdb import Inquiry, PersistentReserveIn, Read, decode_cdb
+from holdover.scsi.cdbs.opcodes import InServiceAction
 from holdover.scsi.command import Command, Response
 from holdover.scsi.inquiry import VpdPage
-from holdover.scsi.opcodes import InServiceAction
-from holdover.scsi.reservation_in import ReadKeys
-from holdover.scsi.reservation_out import in_command
+from holdover.scsi.reservation.reservation_in import ReadKeys
+from holdover.scsi.reservation.reservation_out import in_command
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 from holdover.scsi.status import Status
 

@@ -15,9 +15,9 @@ from holdover.helper.listener import listen
 from holdover.helper.on_loop import OnLoop
 from holdover.helper.server import HelperServer
 from holdover.paths.sgio import OpenDevice
+from holdover.scsi.cdbs.opcodes import InServiceAction
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import InServiceAction
-from holdover.scsi.reservation_out import in_command
+from holdover.scsi.reservation.reservation_out import in_command
 from tests.agent.device_rig import Rig
 from tests.helper.client import HelperClient
 from tests.helper.serving import plenty

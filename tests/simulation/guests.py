@@ -9,10 +9,10 @@ from random import Random
 
 from holdover.guest.gate import Gate
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.cdb import Read, TestUnitReady, Write
+from holdover.scsi.cdbs.cdb import Read, TestUnitReady, Write
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.command import Command
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.reservation.reservation_out import in_command, out_command
 from tests.simulation.clockwork import Process
 from tests.simulation.machines import Machine, Placement
 from tests.simulation.promises import Ledger

@@ -17,7 +17,7 @@ from holdover.paths.locator import LunLocator
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.path import Path, PathError
-from holdover.scsi.transport_id import IscsiTransportID
+from holdover.scsi.reservation.transport_id import IscsiTransportID
 from tests.simulation.clockwork import Clockwork, Process, until
 from tests.simulation.disk import Disk
 from tests.simulation.network import Network, Peer

@@ -18,12 +18,12 @@ from holdover.agent.handover.executor import HandoverExecutor
 from holdover.agent.handover.registry import Registry
 from holdover.agent.handover.source import Send, SourceHandover
 from holdover.guest.gate import Gate
-from holdover.handover import work as work_module
 from holdover.handover.destination_rules import receive_message
 from holdover.handover.effects import Effects, WorkOrder, adopted
 from holdover.handover.lun_handover import LunHandover
+from holdover.handover.lun_work import work as work_module
+from holdover.handover.lun_work.work import POLICY, Work
 from holdover.handover.protocol import Answer, Destination, HandoverEvent, Message, Source
-from holdover.handover.work import POLICY, Work
 from holdover.journal.records import HandoverRecord, Record
 from holdover.reservations.steps import StepFailed
 from holdover.scsi.path import PathError

@@ -17,9 +17,9 @@ from typing import Protocol
 from holdover.lun.commands.inquiry import UnitIdentity
 from holdover.lun.logical_unit import LogicalUnit
 from holdover.lun.reservations import ReservationState
+from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OperationCode
 from holdover.scsi.path import AnswerLost, PathError
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition, describe_response
 from holdover.scsi.status import Status

@@ -14,10 +14,10 @@ from random import Random
 from holdover.agent.host import Host
 from holdover.guest.gate import Gate
 from holdover.lun.reservations import ReservationState
-from holdover.scsi.cdb import PersistentReserveOut
+from holdover.scsi.cdbs.cdb import PersistentReserveOut
+from holdover.scsi.cdbs.opcodes import OutServiceAction
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OutServiceAction
 from tests.simulation.clockwork import Broken, Clockwork, Process, Unforeseen, until
 from tests.simulation.faults import Faults, now_and_then
 from tests.simulation.features import features

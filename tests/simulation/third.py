@@ -5,12 +5,12 @@ from __future__ import annotations
 from random import Random
 
 from holdover.reservations.tracked import Tracked
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.reservation.reservation_out import out_command
+from holdover.scsi.reservation.transport_id import IscsiTransportID
 from holdover.scsi.sense import is_unit_attention
-from holdover.scsi.transport_id import IscsiTransportID
 from tests.simulation.promises import Ledger
 from tests.simulation.san import Lun, Sender
 from tests.simulation.transcript import Transcript

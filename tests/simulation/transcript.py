@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from holdover.lun.reservations import ReservationState
-from holdover.scsi.cdb import PersistentReserveIn, PersistentReserveOut
+from holdover.scsi.cdbs.cdb import PersistentReserveIn, PersistentReserveOut
+from holdover.scsi.cdbs.opcodes import InServiceAction, OperationCode, OutServiceAction
 from holdover.scsi.command import Command
 from holdover.scsi.errors import DecodeError
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import InServiceAction, OperationCode, OutServiceAction
-from holdover.scsi.reservation_out import ParameterList
+from holdover.scsi.reservation.reservation_out import ParameterList
 
 __all__ = ["Transcript", "describe"]
 

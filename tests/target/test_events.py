@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from holdover.faults.armed import ArmedFaults
 from holdover.faults.fault import parse_fault
 from holdover.lun.reservations import PersistentReservation, Registration, ReservationState
+from holdover.scsi.cdbs.opcodes import ReservationType
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import ReservationType
 from holdover.scsi.status import Status
 from holdover.target.events import Event, Held, changes, fault_struck, reserve_out
 from tests.lun.support import A2, TEST_UNIT_READY, A, B, C

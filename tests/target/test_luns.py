@@ -10,9 +10,9 @@ import pytest
 
 from holdover.lun.errors import LunError
 from holdover.lun.options import LunOptions
+from holdover.scsi.cdbs.opcodes import OutServiceAction
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import OutServiceAction
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.reservation.reservation_out import out_command
 from holdover.scsi.sense import is_unit_attention
 from holdover.scsi.status import Status
 from holdover.target.events import Event, PowerLost, ReserveOut

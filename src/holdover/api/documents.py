@@ -11,8 +11,8 @@ Agents ask each other: ``POST /peer/handover`` takes a `PeerMessage` and answers
 (this client may not ask for it) or 400 (the document is not one of these).
 
 A reservation key has 64 bits, and many JSON readers round numbers above 2**53. So in every document for
-people and programs a key is a string, "0x…" (`holdover.scsi.key`), or null if no key is registered. Agents
-send each other `Message` and `Answer` as their own code reads them, with keys as numbers.
+people and programs a key is a string, "0x…" (`holdover.scsi.reservation.key`), or null if no key is
+registered. Agents send each other `Message` and `Answer` as their own code reads them, with keys as numbers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import msgspec
 from holdover.handover.lun_handover import LunHandover
 from holdover.handover.protocol import Message
 from holdover.history.entry import Entry
-from holdover.scsi.key import key_text, registered_key_text
+from holdover.scsi.reservation.key import key_text, registered_key_text
 
 
 class DeviceState(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ from holdover.api.documents import DeviceState, GuestState, HostState
 from holdover.cli.asking import Asking
 from holdover.cli.errors import refuse
 from holdover.config.agent_file import ConfigError
-from holdover.scsi.opcodes import ReservationType
+from holdover.scsi.cdbs.opcodes import ReservationType
 from holdover.terminal import PlainTable, screen
 
 _GATE_STYLES = {

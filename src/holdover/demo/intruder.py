@@ -14,7 +14,7 @@ from holdover.demo.workload import BLOCKS
 from holdover.demo.writer import Counter, orders, say
 from holdover.iscsi.url import parse_iscsi_url
 from holdover.paths.iscsi import InitiatorIdentity, IscsiSessions, isid_of
-from holdover.scsi.cdb import Write
+from holdover.scsi.cdbs.cdb import Write
 from holdover.scsi.command import Command
 from holdover.scsi.sense import is_unit_attention
 

@@ -17,10 +17,10 @@ from holdover.iscsi.url import parse_iscsi_url
 from holdover.paths.iscsi import InitiatorIdentity, IscsiPath, IscsiSessions, isid_of
 from holdover.reservations.driver import run_async
 from holdover.reservations.steps import past_attentions
-from holdover.scsi.cdb import Read, TestUnitReady, Write
+from holdover.scsi.cdbs.cdb import Read, TestUnitReady, Write
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.reservation.reservation_out import out_command
 from holdover.scsi.sense import describe_response
 
 KEY = 0x484F4C44

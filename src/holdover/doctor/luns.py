@@ -16,10 +16,10 @@ from holdover.paths.sgio import SgIo
 from holdover.reservations.driver import run_async
 from holdover.reservations.questions import identify
 from holdover.reservations.steps import StepFailed
-from holdover.scsi.opcodes import InServiceAction
+from holdover.scsi.cdbs.opcodes import InServiceAction
 from holdover.scsi.path import Path, PathError
-from holdover.scsi.reservation_in import Capabilities
-from holdover.scsi.reservation_out import in_command
+from holdover.scsi.reservation.reservation_in import Capabilities
+from holdover.scsi.reservation.reservation_out import in_command
 from holdover.scsi.sense import describe_response, is_unit_attention
 
 _LIMIT_SECONDS = 10.0

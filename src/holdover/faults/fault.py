@@ -17,11 +17,11 @@ from enum import IntEnum, StrEnum
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
+from holdover.scsi.cdbs.opcodes import OperationCode, OutServiceAction
 from holdover.scsi.command import Command
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OperationCode, OutServiceAction
+from holdover.scsi.reservation.transport_id import IscsiTransportID
 from holdover.scsi.status import Status
-from holdover.scsi.transport_id import IscsiTransportID
 
 _UNITS = {"us": 1, "ms": 1000, "s": 1_000_000}
 _LATENCY = re.compile(r"([0-9]{1,10}(?:\.[0-9]{1,6})?)(us|ms|s)")

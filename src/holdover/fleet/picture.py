@@ -18,7 +18,7 @@ from holdover.fleet.documents import (
     Move,
     Severity,
 )
-from holdover.scsi.opcodes import ReservationType
+from holdover.scsi.cdbs.opcodes import ReservationType
 
 _PLACES = {"running": "here", "incoming": "arriving", "leaving": "leaving", "departed": "elsewhere"}
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from holdover.scsi.cdbs.opcodes import InServiceAction
 from holdover.scsi.errors import DecodeError
-from holdover.scsi.opcodes import InServiceAction
-from holdover.scsi.reservation_in import FullStatus, FullStatusDescriptor, ReadKeys
+from holdover.scsi.reservation.reservation_in import FullStatus, FullStatusDescriptor, ReadKeys
 
 FILTERED = frozenset({InServiceAction.READ_KEYS, InServiceAction.READ_FULL_STATUS})
 """The service actions of PERSISTENT RESERVE IN whose data name registrations."""

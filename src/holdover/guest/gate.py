@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from enum import Enum, StrEnum, auto
 
-from holdover.scsi.cdb import Read, decode_cdb
+from holdover.scsi.cdbs.cdb import Read, decode_cdb
+from holdover.scsi.cdbs.opcodes import MaintenanceInServiceAction as MaintenanceIn
+from holdover.scsi.cdbs.opcodes import OperationCode, ServiceActionIn16
 from holdover.scsi.command import Command, Response
 from holdover.scsi.errors import DecodeError
-from holdover.scsi.opcodes import MaintenanceInServiceAction as MaintenanceIn
-from holdover.scsi.opcodes import OperationCode, ServiceActionIn16
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from holdover.guest.snoop import AFTER, REGISTERS
-from holdover.scsi.cdb import PersistentReserveOut
+from holdover.scsi.cdbs.cdb import PersistentReserveOut
+from holdover.scsi.cdbs.opcodes import OutServiceAction
 from holdover.scsi.command import Response
 from holdover.scsi.errors import DecodeError
-from holdover.scsi.opcodes import OutServiceAction
-from holdover.scsi.reservation_out import BASIC_LENGTH, ParameterList
+from holdover.scsi.reservation.reservation_out import BASIC_LENGTH, ParameterList
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition, decode_sense
 from holdover.scsi.status import Status
 

@@ -46,12 +46,12 @@ from holdover.reservations.driver import observing
 from holdover.reservations.questions import read_picture
 from holdover.reservations.tracked import Tracked
 from holdover.scsi.allocation import ask_whole
-from holdover.scsi.cdb import PersistentReserveIn, PersistentReserveOut
+from holdover.scsi.cdbs.cdb import PersistentReserveIn, PersistentReserveOut
+from holdover.scsi.cdbs.opcodes import InServiceAction, OperationCode, OutServiceAction
 from holdover.scsi.command import Command, Response
 from holdover.scsi.errors import DecodeError
-from holdover.scsi.opcodes import InServiceAction, OperationCode, OutServiceAction
-from holdover.scsi.reservation_in import without_port_capabilities
-from holdover.scsi.reservation_out import ParameterList, in_command
+from holdover.scsi.reservation.reservation_in import without_port_capabilities
+from holdover.scsi.reservation.reservation_out import ParameterList, in_command
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition, is_unit_attention
 from holdover.scsi.status import Status
 

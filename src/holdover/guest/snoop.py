@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from holdover.reservations.questions import Picture
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.cdb import PersistentReserveOut
-from holdover.scsi.opcodes import OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import ParameterList
+from holdover.scsi.cdbs.cdb import PersistentReserveOut
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
+from holdover.scsi.reservation.reservation_out import ParameterList
 
 REGISTERS = frozenset({OutServiceAction.REGISTER, OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY})
 PREEMPTS = frozenset({OutServiceAction.PREEMPT, OutServiceAction.PREEMPT_AND_ABORT})

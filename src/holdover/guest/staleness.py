@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from holdover.guest.snoop import PREEMPTS, REGISTERS
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.cdb import PersistentReserveOut
+from holdover.scsi.cdbs.cdb import PersistentReserveOut
+from holdover.scsi.cdbs.opcodes import InServiceAction, OperationCode, OutServiceAction
 from holdover.scsi.command import Command, Response
 from holdover.scsi.errors import DecodeError
-from holdover.scsi.opcodes import InServiceAction, OperationCode, OutServiceAction
-from holdover.scsi.reservation_out import ParameterList
+from holdover.scsi.reservation.reservation_out import ParameterList
 from holdover.scsi.sense import AdditionalSense, SenseKey, decode_sense
 from holdover.scsi.status import Status
 

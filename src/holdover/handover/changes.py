@@ -10,8 +10,8 @@ from holdover.reservations.own_key import Own, register_command
 from holdover.reservations.questions import read_keys
 from holdover.reservations.steps import ATTEMPTS, StepFailed, Steps, tell
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.opcodes import OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
+from holdover.scsi.reservation.reservation_out import out_command
 from holdover.scsi.sense import describe_response
 from holdover.scsi.status import Status
 

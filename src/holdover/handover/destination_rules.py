@@ -18,6 +18,7 @@ from holdover.handover.effects import (
     without_record,
 )
 from holdover.handover.lun_handover import LunHandover
+from holdover.handover.lun_work.work import POLICY
 from holdover.handover.protocol import (
     Answer,
     Answered,
@@ -28,7 +29,6 @@ from holdover.handover.protocol import (
 )
 from holdover.handover.state_table import DESTINATION, EVENT_OF, Choice
 from holdover.handover.states import DestinationState, Event, MessageKind
-from holdover.handover.work import POLICY
 
 
 def receive_message(

@@ -14,8 +14,8 @@ from enum import Enum
 
 from holdover.guest.gate import Gate
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
+from holdover.handover.lun_work.work import POLICY, Work, WorkPolicy, without_commands
 from holdover.handover.protocol import Answer, Destination, Message, Source
-from holdover.handover.work import POLICY, Work, WorkPolicy, without_commands
 from holdover.reservations.tracked import Tracked
 
 

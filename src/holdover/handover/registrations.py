@@ -29,7 +29,7 @@ from holdover.reservations.own_key import Own, which_key
 from holdover.reservations.questions import read_full_status, read_keys
 from holdover.reservations.steps import StepFailed, Steps
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.reservation_in import FullStatus
+from holdover.scsi.reservation.reservation_in import FullStatus
 
 _ROUNDS = 4
 _STEP = "READ KEYS"

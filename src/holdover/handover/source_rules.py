@@ -20,10 +20,10 @@ from holdover.handover.effects import (
     without_record,
 )
 from holdover.handover.lun_handover import LunHandover
+from holdover.handover.lun_work.work import POLICY, Work
 from holdover.handover.protocol import DeviceView, EventNotAllowed, HandoverEvent, Message, Source
 from holdover.handover.state_table import HINDERS, SOURCE, Choice
 from holdover.handover.states import Event, MessageKind, SourceState
-from holdover.handover.work import POLICY, Work
 from holdover.reservations.tracked import Tracked
 from holdover.scsi.sense import AdditionalSense
 

@@ -7,8 +7,8 @@ asks for a roll back instead. The source sends messages to the destination. The 
 only whether a handover is over. So one place decides about a handover: the state of `Source`.
 
 A state may have one activity, which begins when the handover enters the state: work on all LUNs of the guest
-at once (`holdover.handover.work`), or a message to the destination. The end of the activity is an event, and
-the tables below say which state follows.
+at once (`holdover.handover.lun_work.work`), or a message to the destination. The end of the activity is an
+event, and the tables below say which state follows.
 
 Rules for whoever edits this file:
 
@@ -35,8 +35,8 @@ from enum import Enum
 from typing import Any, Generic, TypeVar
 
 from holdover.guest.gate import Gate
+from holdover.handover.lun_work.work import Work
 from holdover.handover.states import DestinationState, Event, MessageKind, SourceState
-from holdover.handover.work import Work
 
 
 class Place(Enum):

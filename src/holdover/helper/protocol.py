@@ -30,9 +30,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from holdover.scsi.cdb import PersistentReserveIn, PersistentReserveOut
+from holdover.scsi.cdbs.cdb import PersistentReserveIn, PersistentReserveOut
+from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import OperationCode
 
 CDB_LENGTH = 16
 """Bytes of CDB in a request."""

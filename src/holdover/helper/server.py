@@ -49,8 +49,8 @@ from holdover.helper.protocol import HelperProtocolError, Request
 from holdover.metrics.durations import Durations
 from holdover.paths.device_queue import Turns
 from holdover.paths.sgio import OpenDevice, block_signals
+from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import OperationCode
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 
 log = structlog.get_logger()

@@ -23,11 +23,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import IntEnum
 
-from holdover.scsi.opcodes import CopyOutServiceAction as _Copy
-from holdover.scsi.opcodes import MaintenanceInServiceAction as _In
-from holdover.scsi.opcodes import MaintenanceOutServiceAction as _Out
-from holdover.scsi.opcodes import OperationCode as Op
-from holdover.scsi.opcodes import OutServiceAction, ReservationType, ServiceActionIn16
+from holdover.scsi.cdbs.opcodes import CopyOutServiceAction as _Copy
+from holdover.scsi.cdbs.opcodes import MaintenanceInServiceAction as _In
+from holdover.scsi.cdbs.opcodes import MaintenanceOutServiceAction as _Out
+from holdover.scsi.cdbs.opcodes import OperationCode as Op
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType, ServiceActionIn16
 
 
 class Standing(IntEnum):

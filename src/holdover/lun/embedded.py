@@ -33,10 +33,10 @@ from holdover.lun.medium import FileMedium
 from holdover.lun.options import LunOptions
 from holdover.lun.reservations import ReservationState, TargetLimits
 from holdover.lun.store import ReservationStore, SanitizeStore, kept_serial
+from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command, Response
 from holdover.scsi.inquiry import Designator
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OperationCode
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 from holdover.scsi.status import Status
 

@@ -39,7 +39,7 @@ from holdover.lun.medium import Medium
 from holdover.lun.reservations import ReservationState, TargetLimits
 from holdover.lun.unit_attention import RESET_CONDITIONS, UnitAttentions
 from holdover.scsi.block import Capacity, LunList
-from holdover.scsi.cdb import (
+from holdover.scsi.cdbs.cdb import (
     Cdb,
     CompareAndWrite,
     ExtendedCopy,
@@ -76,10 +76,10 @@ from holdover.scsi.cdb import (
     WriteSame,
     decode_cdb,
 )
+from holdover.scsi.cdbs.opcodes import OperationCode as Op
 from holdover.scsi.command import Command, Response
 from holdover.scsi.errors import DecodeError
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OperationCode as Op
 from holdover.scsi.sense import AdditionalSense, Sense, SenseKey, check_condition, decode_sense
 from holdover.scsi.status import Status
 

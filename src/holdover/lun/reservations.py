@@ -24,11 +24,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from holdover.lun.access import Standing, out_allowed
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationScope, ReservationType
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OutServiceAction, ReservationScope, ReservationType
-from holdover.scsi.reservation_out import ParameterList, RegisterAndMoveParameterList
+from holdover.scsi.reservation.reservation_out import ParameterList, RegisterAndMoveParameterList
+from holdover.scsi.reservation.transport_id import IscsiTransportID, OtherTransportID, TransportID
 from holdover.scsi.sense import AdditionalSense
-from holdover.scsi.transport_id import IscsiTransportID, OtherTransportID, TransportID
 
 _GENERATION_MASK = 0xFFFFFFFF
 _TYPES = frozenset(int(each) for each in ReservationType)

@@ -8,9 +8,9 @@ records which session has reserved. The end of that session, or a reset, frees t
 from __future__ import annotations
 
 from holdover.lun.access import allowed_beside_reserve
+from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OperationCode
 from holdover.scsi.status import Status
 
 _RESERVE = frozenset({OperationCode.RESERVE_6, OperationCode.RESERVE_10})

@@ -28,10 +28,10 @@ from holdover.lun.commands.sanitize import SanitizeWork
 from holdover.lun.durable import remove_file, replace_file
 from holdover.lun.errors import StoreError
 from holdover.lun.reservations import PersistentReservation, Registration, ReservationState
+from holdover.scsi.cdbs.opcodes import ReservationType
 from holdover.scsi.errors import DecodeError
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import ReservationType
-from holdover.scsi.transport_id import decode_transport_id
+from holdover.scsi.reservation.transport_id import decode_transport_id
 
 SERIAL = re.compile(r"[!-~]{1,64}")
 """The form of a serial number: printable ASCII without spaces."""

@@ -19,7 +19,7 @@ from holdover.iscsi.numbers import LoginStatus
 from holdover.iscsi.url import IscsiUrl
 from holdover.scsi.command import Command, Response
 from holdover.scsi.path import AnswerLost, PathError
-from holdover.scsi.transport_id import IscsiTransportID
+from holdover.scsi.reservation.transport_id import IscsiTransportID
 
 _ISID_RANDOM = 0x80
 """The ISID type 10b, random format (RFC 7143 11.12.5)."""

@@ -22,8 +22,8 @@ from holdover.paths.multipath_daemon import MultipathDaemon
 from holdover.paths.multipath_map import MultipathMap, MultipathPath, is_multipath, read_map
 from holdover.paths.multipath_steps import InitiatorPorts, PathSteps, Send, T, Usable
 from holdover.reservations.driver import run_sync
+from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import OperationCode
 from holdover.scsi.path import AnswerLost, PathError
 
 SendToPath = Callable[[int, Command, str], Response]

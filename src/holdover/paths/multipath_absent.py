@@ -34,15 +34,15 @@ from holdover.paths.multipath_steps import (
     send_to_all,
 )
 from holdover.scsi.allocation import ask_whole
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
 from holdover.scsi.errors import DecodeError
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.path import AnswerLost, PathError
-from holdover.scsi.reservation_in import Capabilities, FullStatus, ReadKeys
-from holdover.scsi.reservation_out import ParameterList, in_command, out_command
+from holdover.scsi.reservation.reservation_in import Capabilities, FullStatus, ReadKeys
+from holdover.scsi.reservation.reservation_out import ParameterList, in_command, out_command
+from holdover.scsi.reservation.transport_id import TransportID
 from holdover.scsi.sense import is_unit_attention
 from holdover.scsi.status import Status
-from holdover.scsi.transport_id import TransportID
 
 _GOOD = Response(Status.GOOD)
 

@@ -57,13 +57,13 @@ from holdover.paths.multipath_steps import (
     reservation_in,
     send_to_all,
 )
-from holdover.scsi.cdb import PersistentReserveOut
+from holdover.scsi.cdbs.cdb import PersistentReserveOut
+from holdover.scsi.cdbs.opcodes import InServiceAction, OperationCode, OutServiceAction
 from holdover.scsi.command import Command, Response
 from holdover.scsi.errors import DecodeError
-from holdover.scsi.opcodes import InServiceAction, OperationCode, OutServiceAction
 from holdover.scsi.path import AnswerLost, PathError
-from holdover.scsi.reservation_in import Reservation
-from holdover.scsi.reservation_out import ParameterList, in_command
+from holdover.scsi.reservation.reservation_in import Reservation
+from holdover.scsi.reservation.reservation_out import ParameterList, in_command
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition, is_unit_attention
 from holdover.scsi.status import Status
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from holdover.scsi.errors import DecodeError
 from holdover.scsi.inquiry import Association, DesignatorType, DeviceIdentification
 from holdover.scsi.path import PathError
-from holdover.scsi.transport_id import FcTransportID
+from holdover.scsi.reservation.transport_id import FcTransportID
 
 _UUID_PREFIX = "mpath-"
 _RUNNING = "running"

@@ -43,11 +43,11 @@ from holdover.paths.multipath_steps import (
     must,
     send_to_all,
 )
-from holdover.scsi.cdb import PersistentReserveOut
+from holdover.scsi.cdbs.cdb import PersistentReserveOut
+from holdover.scsi.cdbs.opcodes import OutServiceAction
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import OutServiceAction
 from holdover.scsi.path import AnswerLost, PathError
-from holdover.scsi.reservation_out import BASIC_LENGTH, ParameterList, out_command
+from holdover.scsi.reservation.reservation_out import BASIC_LENGTH, ParameterList, out_command
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 from holdover.scsi.status import Status
 

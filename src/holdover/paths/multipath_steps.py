@@ -13,15 +13,20 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from holdover.reservations.steps import ATTENTIONS
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction
 from holdover.scsi.command import Command, Response
 from holdover.scsi.errors import DecodeError
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction
 from holdover.scsi.path import AnswerLost, PathError
-from holdover.scsi.reservation_in import ReadReservation, Reservation
-from holdover.scsi.reservation_out import ParameterList, in_command, out_command
+from holdover.scsi.reservation.reservation_in import ReadReservation, Reservation
+from holdover.scsi.reservation.reservation_out import ParameterList, in_command, out_command
+from holdover.scsi.reservation.transport_id import (
+    FcTransportID,
+    IscsiTransportID,
+    SasTransportID,
+    TransportID,
+)
 from holdover.scsi.sense import is_unit_attention
 from holdover.scsi.status import Status
-from holdover.scsi.transport_id import FcTransportID, IscsiTransportID, SasTransportID, TransportID
 
 T = TypeVar("T")
 

@@ -30,8 +30,8 @@ from holdover.paths.device_queue import Turns
 from holdover.paths.multipath import carry_out_multipath, nexuses_of
 from holdover.paths.multipath_map import is_multipath
 from holdover.paths.sgio_header import SG_IO, SgRequest, judge, judge_errno
+from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import OperationCode
 from holdover.scsi.path import PathError
 
 log = structlog.get_logger()

@@ -11,8 +11,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.reservation_in import FullStatus, FullStatusDescriptor
-from holdover.scsi.transport_id import IscsiTransportID
+from holdover.scsi.reservation.reservation_in import FullStatus, FullStatusDescriptor
+from holdover.scsi.reservation.transport_id import IscsiTransportID
 
 
 class NotKnown(Exception):

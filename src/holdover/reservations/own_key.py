@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 
 from holdover.reservations.steps import StepFailed, Steps, insist
 from holdover.reservations.tracked import Tracked
+from holdover.scsi.cdbs.opcodes import OutServiceAction
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import OutServiceAction
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.reservation.reservation_out import out_command
 from holdover.scsi.sense import describe_response
 from holdover.scsi.status import Status
 

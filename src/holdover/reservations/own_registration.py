@@ -22,7 +22,7 @@ from holdover.reservations.questions import Picture, active_aptpl, read_full_sta
 from holdover.reservations.steps import Steps
 from holdover.reservations.tracked import Tracked
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.reservation_in import FullStatus, FullStatusDescriptor, Reservation
+from holdover.scsi.reservation.reservation_in import FullStatus, FullStatusDescriptor, Reservation
 
 _ROUNDS = 4
 _UNSTEADY = "the registrations change during every reading; try again when other nodes are quiet"

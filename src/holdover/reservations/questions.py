@@ -10,12 +10,18 @@ from dataclasses import dataclass
 
 from holdover.reservations.steps import StepFailed, Steps, T, ask, insist, is_lacking
 from holdover.scsi.allocation import ask_whole, page_command
+from holdover.scsi.cdbs.opcodes import InServiceAction
 from holdover.scsi.command import Response
 from holdover.scsi.errors import DecodeError
 from holdover.scsi.inquiry import Designator, DeviceIdentification, VpdPage, best_designator
-from holdover.scsi.opcodes import InServiceAction
-from holdover.scsi.reservation_in import Capabilities, FullStatus, ReadKeys, ReadReservation, Reservation
-from holdover.scsi.reservation_out import in_command
+from holdover.scsi.reservation.reservation_in import (
+    Capabilities,
+    FullStatus,
+    ReadKeys,
+    ReadReservation,
+    Reservation,
+)
+from holdover.scsi.reservation.reservation_out import in_command
 from holdover.scsi.sense import describe_response
 
 _ROUNDS = 4

@@ -11,7 +11,7 @@ from collections.abc import Generator
 from typing import TypeVar
 
 from holdover.scsi.allocation import ask_whole
-from holdover.scsi.cdb import TestUnitReady
+from holdover.scsi.cdbs.cdb import TestUnitReady
 from holdover.scsi.command import Command, Response
 from holdover.scsi.errors import DecodeError
 from holdover.scsi.path import AnswerLost

@@ -13,10 +13,10 @@ from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import TypeVar
 
-from holdover.scsi.cdb import Inquiry, PersistentReserveIn, decode_cdb
+from holdover.scsi.cdbs.cdb import Inquiry, PersistentReserveIn, decode_cdb
+from holdover.scsi.cdbs.opcodes import InServiceAction
 from holdover.scsi.command import Command, Response
 from holdover.scsi.errors import DecodeError
-from holdover.scsi.opcodes import InServiceAction
 
 Q = TypeVar("Q")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from holdover.scsi.transport_id import TransportID
+from holdover.scsi.reservation.transport_id import TransportID
 
 
 @dataclass(frozen=True, slots=True)

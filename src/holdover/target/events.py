@@ -12,11 +12,11 @@ import msgspec
 from holdover.faults.armed import Strike
 from holdover.iscsi.target.target import SessionChange
 from holdover.lun.reservations import ReservationState
+from holdover.scsi.cdbs.opcodes import OperationCode, OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
 from holdover.scsi.errors import DecodeError
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OperationCode, OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import ParameterList
+from holdover.scsi.reservation.reservation_out import ParameterList
 from holdover.scsi.sense import describe_response
 
 

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 from holdover.lun.embedded import EmbeddedLun
 from holdover.lun.options import LunOptions
 from holdover.lun.reservations import ReservationState
+from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OperationCode
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 from holdover.target.events import Event, power_lost, reserve_out
 

@@ -23,8 +23,8 @@ from holdover.helper.listener import ListenerError
 from holdover.journal.memory import MemoryJournal
 from holdover.paths.host_disks import HostDisks
 from holdover.paths.sgio import OpenDevice, SgIo
-from holdover.scsi.opcodes import InServiceAction
-from holdover.scsi.reservation_out import in_command
+from holdover.scsi.cdbs.opcodes import InServiceAction
+from holdover.scsi.reservation.reservation_out import in_command
 from holdover.scsi.sense import AdditionalSense, decode_sense
 
 NO_DISK = OpenDevice(0, os.stat("/dev/null"))

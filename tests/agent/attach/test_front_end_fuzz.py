@@ -24,14 +24,14 @@ from holdover.lun.embedded import EmbeddedLun
 from holdover.lun.options import LunOptions
 from holdover.paths.host_disks import HostDisks
 from holdover.paths.sgio import OpenDevice
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction
 from holdover.scsi.command import Command, Response
 from holdover.scsi.inquiry import Designator
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction
-from holdover.scsi.reservation_in import ReadKeys
-from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.reservation.reservation_in import ReadKeys
+from holdover.scsi.reservation.reservation_out import in_command, out_command
+from holdover.scsi.reservation.transport_id import IscsiTransportID
 from holdover.scsi.status import Status
-from holdover.scsi.transport_id import IscsiTransportID
 from tests.helper.client import HelperClient
 from tests.helper.fuzz import Good, besiege, quiet, settle
 from tests.helper.serving import open_descriptors, plenty, settled_descriptors

@@ -6,10 +6,10 @@ from holdover.guest.gate import Gate
 from holdover.guest.scsi_block import BlockState
 from holdover.reservations.steps import Steps
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.cdb import Read
-from holdover.scsi.cdb import TestUnitReady as UnitReady
+from holdover.scsi.cdbs.cdb import Read
+from holdover.scsi.cdbs.cdb import TestUnitReady as UnitReady
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import OutServiceAction, ReservationType
 
 REGISTER, RESERVE = OutServiceAction.REGISTER, OutServiceAction.RESERVE
 WERO = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY

@@ -13,10 +13,10 @@ from holdover.guest.gate import REFUSAL, Gate
 from holdover.guest.scsi_block import BlockState
 from holdover.reservations.own_registration import find_own_registration
 from holdover.reservations.tracked import Tracked
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.path import AnswerLost, PathError
-from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.reservation.reservation_out import in_command, out_command
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition, decode_sense, is_unit_attention
 from holdover.scsi.status import Status
 from tests.agent.device_rig import Rig

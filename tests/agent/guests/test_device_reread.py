@@ -8,10 +8,10 @@ import pytest
 
 from holdover.guest.gate import Gate
 from holdover.reservations.tracked import Tracked
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction
 from holdover.scsi.command import Command
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction
 from holdover.scsi.path import AnswerLost
-from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.reservation.reservation_out import in_command, out_command
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition, decode_sense, is_unit_attention
 from tests.agent.device_rig import GUEST, Rig
 from tests.agent.guests.device_states import READ, READY, REGISTER, RESERVE, WERO, _one, settled, unsettled

@@ -23,12 +23,12 @@ from holdover.helper.connection import Peer
 from holdover.helper.on_loop import OnLoop
 from holdover.paths.sgio import OpenDevice
 from holdover.reservations.tracked import Tracked
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction
 from holdover.scsi.command import Command, Response
 from holdover.scsi.inquiry import Designator
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction
 from holdover.scsi.path import AnswerLost, PathError
-from holdover.scsi.reservation_in import ReadKeys
-from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.reservation.reservation_in import ReadKeys
+from holdover.scsi.reservation.reservation_out import in_command, out_command
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition, decode_sense, is_unit_attention
 from holdover.scsi.status import Status
 from tests.agent.device_rig import GUEST, Rig, ScriptedPath

@@ -11,9 +11,9 @@ from holdover.guest.gate import Gate
 from holdover.journal.memory import MemoryJournal
 from holdover.journal.records import DeviceRecord
 from holdover.reservations.tracked import Tracked
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.inquiry import Designator
-from holdover.scsi.opcodes import OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.reservation.reservation_out import out_command
 from tests.agent.device_rig import Rig
 
 HERE, OTHER = Designator.parse("naa.5000000000000001"), Designator.parse("naa.5000000000000002")

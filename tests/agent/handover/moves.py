@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from holdover.scsi.opcodes import ReservationType
+from holdover.scsi.cdbs.opcodes import ReservationType
 from tests.agent.hosts import GUEST, WRITE, San
 
 each_type = pytest.mark.parametrize("kind", ReservationType, ids=lambda kind: kind.short_name)

@@ -11,9 +11,9 @@ from msgspec.json import decode
 from holdover.api.client import AgentRefused
 from holdover.config.agent_file import Limits
 from holdover.handover.protocol import Source
+from holdover.scsi.cdbs.opcodes import OperationCode, OutServiceAction
 from holdover.scsi.command import Command
-from holdover.scsi.opcodes import OperationCode, OutServiceAction
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.reservation.reservation_out import out_command
 from tests.agent.handover.moves import move, reserved
 from tests.agent.handover.test_trouble import NEW, QUICK, WERO, prepared, still_here, until
 from tests.agent.hosts import GUEST, KEY, WRITE, Fate, San, san

@@ -10,9 +10,9 @@ import pytest
 
 from holdover.api.client import AgentRefused
 from holdover.config.agent_file import Limits
-from holdover.scsi.key import key_text
-from holdover.scsi.opcodes import OutServiceAction
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.cdbs.opcodes import OutServiceAction
+from holdover.scsi.reservation.key import key_text
+from holdover.scsi.reservation.reservation_out import out_command
 from tests.agent.handover.moves import reserved
 from tests.agent.handover.test_trouble import until
 from tests.agent.hosts import GUEST, KEY, DyingJournal, Initiator, San, san

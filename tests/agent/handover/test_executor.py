@@ -14,8 +14,8 @@ from holdover.config.agent_file import Limits
 from holdover.guest.gate import Gate
 from holdover.guest.scsi_block import BlockState
 from holdover.journal.records import DeviceRecord, Record
+from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command
-from holdover.scsi.opcodes import OperationCode
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 from tests.agent.handover.moves import WERO, reserved
 from tests.agent.hosts import GUEST, KEY, READ, WRITE, Fate, San, san

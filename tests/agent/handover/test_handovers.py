@@ -9,7 +9,7 @@ import pytest
 
 from holdover.api.client import AgentClient, AgentRefused
 from holdover.api.documents import PeerState
-from holdover.scsi.opcodes import ReservationType
+from holdover.scsi.cdbs.opcodes import ReservationType
 from holdover.scsi.status import Status
 from tests.agent.handover.moves import WERO, each_type, move, reserved
 from tests.agent.hosts import GUEST, KEY, WRITE, san

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from holdover.scsi.opcodes import ReservationType
+from holdover.scsi.cdbs.opcodes import ReservationType
 from holdover.scsi.status import Status
 from tests.agent.handover.moves import each_type, move, move_by_job, reserved
 from tests.agent.hosts import KEY, READ, WRITE, san

@@ -16,12 +16,12 @@ from holdover.api.client import AgentError, AgentRefused
 from holdover.api.documents import HandoverState
 from holdover.iscsi.url import parse_iscsi_url
 from holdover.paths.iscsi import InitiatorIdentity, IscsiSessions, isid_of
-from holdover.scsi.cdb import Write
+from holdover.scsi.cdbs.cdb import Write
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
-from holdover.scsi.key import key_text
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
-from holdover.scsi.reservation_in import FullStatus
-from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.reservation.key import key_text
+from holdover.scsi.reservation.reservation_in import FullStatus
+from holdover.scsi.reservation.reservation_out import in_command, out_command
 from holdover.scsi.sense import describe_response, is_unit_attention
 from holdover.scsi.status import Status
 from tests.rig.agents import HOSTS, RealAgent, real_agents

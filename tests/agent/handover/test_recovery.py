@@ -15,9 +15,9 @@ import pytest
 from holdover.api.client import AgentClient, AgentError, AgentRefused
 from holdover.api.documents import HandoverState
 from holdover.config.agent_file import Limits
+from holdover.scsi.cdbs.opcodes import ReservationType
 from holdover.scsi.command import Command
-from holdover.scsi.key import key_text
-from holdover.scsi.opcodes import ReservationType
+from holdover.scsi.reservation.key import key_text
 from holdover.scsi.status import Status
 from tests.agent.handover.moves import reserved
 from tests.agent.hosts import GUEST, KEY, WRITE, Fate, San, san

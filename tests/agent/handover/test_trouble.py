@@ -14,9 +14,9 @@ from holdover.api.documents import HandoverState
 from holdover.config.agent_file import Limits
 from holdover.guest.machine_type import MachineType
 from holdover.reservations.tracked import Tracked
+from holdover.scsi.cdbs.opcodes import OperationCode, OutServiceAction, ReservationType
 from holdover.scsi.command import Command
-from holdover.scsi.opcodes import OperationCode, OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.reservation.reservation_out import out_command
 from holdover.scsi.status import Status
 from tests.agent.device_rig import Rig
 from tests.agent.handover.moves import move, reserved

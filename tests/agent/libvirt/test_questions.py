@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from holdover.scsi.cdbs.opcodes import OperationCode, ReservationType
 from holdover.scsi.command import Command
-from holdover.scsi.opcodes import OperationCode, ReservationType
 from tests.agent.certified import within
 from tests.agent.hosts import KEY, WRITE, DyingJournal, Fate
 from tests.agent.libvirt.lock_site import LockSite, Qemu, lock_site

@@ -14,8 +14,8 @@ from holdover.agent.migration.monitors import Monitors
 from holdover.agent.migration.tls_folder import TlsFolders
 from holdover.api.migration_documents import MigrationOptions, QemuAction, QemuAnswer, QemuRequest
 from holdover.config.agent_file import AgentConfig
+from holdover.scsi.cdbs.opcodes import ReservationType
 from holdover.scsi.command import Command
-from holdover.scsi.opcodes import ReservationType
 from tests.agent.hosts import GUEST, Fate, san
 from tests.agent.migration.model import ID, FakeMonitor, FakeMonitors, Fault, World
 

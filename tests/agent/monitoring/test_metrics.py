@@ -19,7 +19,7 @@ from holdover.api.peer_hosts import Peers
 from holdover.guest.gate import Gate
 from holdover.metrics.definitions import METRICS, NAMED_MOST
 from holdover.metrics.exposition import Sample, text_of
-from holdover.scsi.opcodes import ReservationType
+from holdover.scsi.cdbs.opcodes import ReservationType
 from tests.agent.hosts import GUEST, WRITE, San, san
 
 

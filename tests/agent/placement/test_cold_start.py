@@ -12,8 +12,8 @@ from holdover.api.client import AgentRefused
 from holdover.api.migration_documents import GuestStarted, SendRequest, StartRequest
 from holdover.guest.gate import Gate
 from holdover.journal.journal import JournalError
+from holdover.scsi.cdbs.opcodes import OperationCode, ReservationType
 from holdover.scsi.command import Command
-from holdover.scsi.opcodes import OperationCode, ReservationType
 from tests.agent.hosts import GUEST, KEY, WRITE, Fate, Hook, Initiator, San, san
 
 WERO = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY

@@ -9,7 +9,7 @@ import pytest
 
 from holdover.api.client import AgentRefused
 from holdover.api.placement_documents import HostDeclaration
-from holdover.scsi.opcodes import ReservationType
+from holdover.scsi.cdbs.opcodes import ReservationType
 from holdover.scsi.status import Status
 from tests.agent.hosts import GUEST, KEY, WRITE, San, san
 from tests.agent.placement.test_cold_start import shut_down, start

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from holdover.scsi.cdb import PersistentReserveIn
+from holdover.scsi.cdbs.cdb import PersistentReserveIn
 from holdover.scsi.status import Status
 from tests.helper.client import HelperClient
 

@@ -16,9 +16,9 @@ import pytest
 
 from holdover.iscsi.errors import ConnectionLost, LoginError
 from holdover.iscsi.initiator.initiator import IscsiInitiator
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.reservation.reservation_out import out_command
 from holdover.scsi.sense import AdditionalSense, is_unit_attention
 from holdover.scsi.status import Status
 from tests.cli.operating import (

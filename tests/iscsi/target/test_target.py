@@ -16,8 +16,8 @@ from holdover.iscsi.numbers import LoginStatus
 from holdover.iscsi.target.target import IscsiTarget, SessionChange
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
+from holdover.scsi.reservation.transport_id import IscsiTransportID
 from holdover.scsi.sense import describe_response
-from holdover.scsi.transport_id import IscsiTransportID
 from tests.iscsi.loopback import OTHER_ISID, login, run, setting
 from tests.iscsi.pair import INITIATOR, ISID, TARGET
 from tests.iscsi.ram import BLOCK, HOLD, TEST_UNIT_READY, RamDisk, read, write

@@ -7,7 +7,7 @@ import pytest
 from holdover.lun.commands import block
 from holdover.lun.commands.block import Flush, Geometry, Prefetch, ReadBlocks, VerifyBlocks, WriteBlocks
 from holdover.lun.commands.work import MediumWork
-from holdover.scsi.cdb import PreFetch, Read, SynchronizeCache, Verify, Write
+from holdover.scsi.cdbs.cdb import PreFetch, Read, SynchronizeCache, Verify, Write
 from holdover.scsi.command import Response
 from holdover.scsi.sense import AdditionalSense, SenseKey, decode_sense
 from holdover.scsi.status import Status

@@ -10,7 +10,7 @@ from holdover.lun.commands import combined
 from holdover.lun.commands.block import Geometry
 from holdover.lun.commands.combined import CompareAndWriteBlocks, OrBlocks, WriteAndVerifyBlocks
 from holdover.lun.commands.work import MediumWork
-from holdover.scsi.cdb import CompareAndWrite, OrWrite, WriteAndVerify
+from holdover.scsi.cdbs.cdb import CompareAndWrite, OrWrite, WriteAndVerify
 from holdover.scsi.command import Response
 from holdover.scsi.sense import AdditionalSense, SenseKey, decode_sense
 from tests.lun.support import MemoryMedium, disk_full, illegal, sense_of

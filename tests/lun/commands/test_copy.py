@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from holdover.lun.commands.block import Geometry
 from holdover.lun.commands.copy import CopyResults, CopyWork, extended_copy
 from holdover.lun.commands.inquiry import UnitIdentity
-from holdover.scsi.cdb import ExtendedCopy, ReceiveCopyResults
-from holdover.scsi.command import Response
-from holdover.scsi.extended_copy import (
+from holdover.scsi.cdbs.cdb import ExtendedCopy, ReceiveCopyResults
+from holdover.scsi.cdbs.extended_copy import (
     CopyList,
     CopyStatus,
     CscdDescriptor,
@@ -20,7 +19,8 @@ from holdover.scsi.extended_copy import (
     OtherDescriptor,
     SegmentDescriptor,
 )
-from holdover.scsi.opcodes import CopyInServiceAction
+from holdover.scsi.cdbs.opcodes import CopyInServiceAction
+from holdover.scsi.command import Response
 from holdover.scsi.sense import AdditionalSense, SenseKey
 from tests.lun.support import A, B, MemoryMedium, illegal, sense_of
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from holdover.lun.commands.diagnosis import send_diagnostic
-from holdover.scsi.cdb import ReportSupportedOperationCodes, SendDiagnostic, StartStopUnit
+from holdover.scsi.cdbs.cdb import ReportSupportedOperationCodes, SendDiagnostic, StartStopUnit
+from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command
-from holdover.scsi.opcodes import OperationCode
 from holdover.scsi.sense import AdditionalSense, SenseKey, decode_sense
 from holdover.scsi.status import Status
 from tests.lun.support import A, make_unit

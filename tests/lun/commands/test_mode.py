@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from holdover.lun.commands import mode
 from holdover.lun.commands.block import Geometry
 from holdover.lun.commands.mode import ModeParameters, mode_select
-from holdover.scsi.cdb import ModeSelect, ModeSense6, ModeSense10
+from holdover.scsi.cdbs.cdb import ModeSelect, ModeSense6, ModeSense10
 from holdover.scsi.sense import AdditionalSense
 
 GEOMETRY = Geometry(blocks=0x12345)

@@ -5,10 +5,10 @@ import pytest
 from holdover.lun.access import Standing as Nexus
 from holdover.lun.access import allowed
 from holdover.lun.commands.operations import OPERATIONS, READY, WRITING, report_supported
-from holdover.scsi.cdb import OtherCdb, ReportSupportedOperationCodes, decode_cdb
+from holdover.scsi.cdbs.cdb import OtherCdb, ReportSupportedOperationCodes, decode_cdb
+from holdover.scsi.cdbs.opcodes import InServiceAction, ReservationType
+from holdover.scsi.cdbs.opcodes import OperationCode as Op
 from holdover.scsi.command import Command
-from holdover.scsi.opcodes import InServiceAction, ReservationType
-from holdover.scsi.opcodes import OperationCode as Op
 from holdover.scsi.sense import AdditionalSense
 from holdover.scsi.status import Status
 from tests.lun.support import A, make_unit

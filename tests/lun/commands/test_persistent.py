@@ -10,19 +10,19 @@ from holdover.lun.reservations import (
     ReservationState,
     TargetLimits,
 )
-from holdover.scsi.cdb import PersistentReserveIn, PersistentReserveOut
+from holdover.scsi.cdbs.cdb import PersistentReserveIn, PersistentReserveOut
+from holdover.scsi.cdbs.opcodes import InServiceAction as In
+from holdover.scsi.cdbs.opcodes import OutServiceAction as Out
+from holdover.scsi.cdbs.opcodes import ReservationType as Type
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import InServiceAction as In
-from holdover.scsi.opcodes import OutServiceAction as Out
-from holdover.scsi.opcodes import ReservationType as Type
-from holdover.scsi.reservation_in import (
+from holdover.scsi.reservation.reservation_in import (
     Capabilities,
     FullStatus,
     ReadKeys,
     ReadReservation,
     Reservation,
 )
-from holdover.scsi.reservation_out import ParameterList, RegisterAndMoveParameterList
+from holdover.scsi.reservation.reservation_out import ParameterList, RegisterAndMoveParameterList
 from holdover.scsi.sense import AdditionalSense
 from tests.lun.support import A2, TWO_PORTS, A, B, C, initiator
 

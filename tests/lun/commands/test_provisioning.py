@@ -11,7 +11,7 @@ from holdover.lun.commands.block import Geometry
 from holdover.lun.commands.provisioning import FindLbaStatus, UnmapRanges, WriteSameBlocks
 from holdover.lun.commands.work import MediumWork
 from holdover.scsi.block import LbaStatus, LbaStatusDescriptor, Provisioning, UnmapList
-from holdover.scsi.cdb import GetLbaStatus, Unmap, WriteSame
+from holdover.scsi.cdbs.cdb import GetLbaStatus, Unmap, WriteSame
 from holdover.scsi.command import Response
 from holdover.scsi.sense import AdditionalSense, SenseKey
 from tests.lun.support import MemoryMedium, illegal, sense_of

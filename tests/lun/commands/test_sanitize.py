@@ -5,9 +5,9 @@ import pytest
 from holdover.lun.commands.block import Geometry
 from holdover.lun.commands.sanitize import SanitizeState, SanitizeWork, sanitize
 from holdover.scsi.block import OverwriteParameters
-from holdover.scsi.cdb import Sanitize
+from holdover.scsi.cdbs.cdb import Sanitize
+from holdover.scsi.cdbs.opcodes import SanitizeServiceAction as Action
 from holdover.scsi.command import Response
-from holdover.scsi.opcodes import SanitizeServiceAction as Action
 from holdover.scsi.sense import AdditionalSense, SenseKey
 from tests.lun.support import MemoryMedium, disk_full, illegal, sense_of
 

@@ -23,8 +23,8 @@ from holdover.guest.gate import Gate
 from holdover.helper.connection import Peer
 from holdover.scsi.errors import DecodeError
 from holdover.scsi.inquiry import Designator
-from holdover.scsi.key import key_text
 from holdover.scsi.path import PathError
+from holdover.scsi.reservation.key import key_text
 
 log = structlog.get_logger()
 

@@ -25,14 +25,14 @@ from holdover.helper.connection import Peer
 from holdover.helper.on_loop import OnLoop
 from holdover.paths.host_disks import HostDisks
 from holdover.paths.sgio import OpenDevice, carry_out
+from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command, Response
 from holdover.scsi.inquiry import Designator
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OperationCode
 from holdover.scsi.path import AnswerLost, PathError
+from holdover.scsi.reservation.transport_id import OtherTransportID
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 from holdover.scsi.status import Status
-from holdover.scsi.transport_id import OtherTransportID
 
 log = structlog.get_logger()
 

@@ -33,10 +33,10 @@ from holdover.reservations.own_registration import Found, find_own_registration,
 from holdover.reservations.questions import identify
 from holdover.reservations.steps import StepFailed, Steps, T
 from holdover.reservations.tracked import Tracked
+from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command, Response
 from holdover.scsi.inquiry import Designator
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OperationCode
 from holdover.scsi.path import AnswerLost, HasPort, Path, PathError
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition, is_unit_attention
 from holdover.scsi.status import Status

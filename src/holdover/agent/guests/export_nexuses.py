@@ -9,7 +9,7 @@ from holdover.agent.guests.lun_nexus import LunNexus
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.path import Path
-from holdover.scsi.transport_id import IscsiTransportID
+from holdover.scsi.reservation.transport_id import IscsiTransportID
 
 
 class ExportNexuses:

@@ -11,7 +11,7 @@ from holdover.guest.gate import Gate
 from holdover.guest.machine_type import MachineType
 from holdover.iscsi.chap import ChapCredentials
 from holdover.iscsi.target.target import IscsiTarget
-from holdover.scsi.key import registered_key_text
+from holdover.scsi.reservation.key import registered_key_text
 
 
 class HostedGuest:

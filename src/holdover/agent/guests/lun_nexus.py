@@ -12,10 +12,10 @@ import structlog
 from holdover.agent.guests.step_runner import OneByOne, run_steps
 from holdover.lun.shared_reserve import RESERVE_AND_RELEASE, SharedReserve
 from holdover.reservations.steps import StepFailed, Steps, insist
-from holdover.scsi.cdb import Release
+from holdover.scsi.cdbs.cdb import Release
+from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OperationCode
 from holdover.scsi.path import AnswerLost, Path, PathError
 from holdover.scsi.sense import describe_response, is_unit_attention
 from holdover.scsi.status import Status

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from holdover.history.entry import CAUSE, Cause, Entry
 from holdover.history.history import History
-from holdover.scsi.cdb import PersistentReserveOut
+from holdover.scsi.cdbs.cdb import PersistentReserveOut
+from holdover.scsi.cdbs.opcodes import OperationCode, OutServiceAction
 from holdover.scsi.command import Command, Response
 from holdover.scsi.errors import DecodeError
-from holdover.scsi.key import key_text
-from holdover.scsi.opcodes import OperationCode, OutServiceAction
 from holdover.scsi.path import Path, PathError
-from holdover.scsi.reservation_out import ParameterList
+from holdover.scsi.reservation.key import key_text
+from holdover.scsi.reservation.reservation_out import ParameterList
 from holdover.scsi.sense import describe_response
 
 _WITH_TYPE = frozenset(

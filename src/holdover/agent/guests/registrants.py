@@ -9,9 +9,9 @@ from holdover.agent.guests.guest import HostedGuest
 from holdover.api.documents import GuestRegistrants, LunRegistrants, Registrant
 from holdover.reservations.questions import Picture, read_full_status, read_picture
 from holdover.reservations.steps import StepFailed, Steps
-from holdover.scsi.key import key_text
 from holdover.scsi.path import PathError
-from holdover.scsi.reservation_in import FullStatus
+from holdover.scsi.reservation.key import key_text
+from holdover.scsi.reservation.reservation_in import FullStatus
 
 
 async def registrants_of(guest: HostedGuest, host: str, limit: float) -> GuestRegistrants:

@@ -21,9 +21,9 @@ from holdover.agent.handover.spans import Spans
 from holdover.guest.gate import Gate
 from holdover.handover.effects import DeviceNews, EffectKind, Effects, WorkOrder
 from holdover.handover.lun_handover import LunHandover
+from holdover.handover.lun_work.work import POLICY, Work, as_the_device_knows, steps_of
 from holdover.handover.protocol import Destination, DeviceView, HandoverEvent, Source
 from holdover.handover.states import Event
-from holdover.handover.work import POLICY, Work, as_the_device_knows, steps_of
 from holdover.history.entry import CAUSE, Cause
 from holdover.history.history import NO_HISTORY, History
 from holdover.journal.journal import JournalError, JournalLike

@@ -20,9 +20,9 @@ from holdover.api.documents import HandoverState, PeerMessage
 from holdover.api.version import API_VERSION, refusal_of_version
 from holdover.config.agent_file import AgentConfig
 from holdover.guest.gate import Gate
-from holdover.handover.common_nexus import require_new_spares, require_own_nexus
 from holdover.handover.destination_rules import receive_after_return, receive_message
 from holdover.handover.lun_handover import LunHandover
+from holdover.handover.lun_work.common_nexus import require_new_spares, require_own_nexus
 from holdover.handover.protocol import (
     Answer,
     Answered,

@@ -9,7 +9,7 @@ from holdover.agent.guests.device import GuestDevice
 from holdover.agent.guests.guest import HostedGuest
 from holdover.api.documents import Stale
 from holdover.handover.lun_handover import LunHandover
-from holdover.handover.work import Work, steps_of
+from holdover.handover.lun_work.work import Work, steps_of
 from holdover.reservations.own_registration import compare
 from holdover.reservations.steps import StepFailed, Steps
 

@@ -9,10 +9,10 @@ from functools import lru_cache
 from holdover.api.documents import Span
 from holdover.reservations.driver import StepRun
 from holdover.reservations.steps import Steps, T
-from holdover.scsi.cdb import PersistentReserveIn, PersistentReserveOut
+from holdover.scsi.cdbs.cdb import PersistentReserveIn, PersistentReserveOut
+from holdover.scsi.cdbs.opcodes import InServiceAction, OperationCode, OutServiceAction
 from holdover.scsi.command import Command
 from holdover.scsi.errors import DecodeError
-from holdover.scsi.opcodes import InServiceAction, OperationCode, OutServiceAction
 from holdover.scsi.path import AnswerLost
 
 _MOST = 100_000

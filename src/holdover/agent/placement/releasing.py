@@ -15,14 +15,14 @@ from holdover.agent.placement.places import Places
 from holdover.agent.placement.refusal import ColdStartRefused
 from holdover.agent.placement.sending import Sending
 from holdover.guest.gate import Gate
-from holdover.handover.work_parts import unregister
+from holdover.handover.lun_work.parts import unregister
 from holdover.journal.journal import JournalError, JournalLike
 from holdover.placement.claim import Word
 from holdover.reservations.questions import active_aptpl
 from holdover.reservations.steps import StepFailed, Steps
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.key import key_text
 from holdover.scsi.path import PathError
+from holdover.scsi.reservation.key import key_text
 
 log = structlog.get_logger()
 

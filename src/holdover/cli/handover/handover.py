@@ -23,7 +23,7 @@ from holdover.cli.two_agents import called
 from holdover.config.agent_file import ConfigError
 from holdover.migrate.result import ExitStatus, exit_status, is_in_doubt
 from holdover.migrate.state_description import in_words
-from holdover.scsi.opcodes import ReservationType
+from holdover.scsi.cdbs.opcodes import ReservationType
 from holdover.terminal import PlainTable, screen
 
 Ask = Callable[[AgentClient, str], Awaitable[HandoverState]]

@@ -13,7 +13,7 @@ from holdover.cli.errors import refuse
 from holdover.journal.inspect import Inspection, inspect
 from holdover.journal.journal import JournalError
 from holdover.journal.records import DeviceRecord, GuestRecord
-from holdover.scsi.key import key_text
+from holdover.scsi.reservation.key import key_text
 from holdover.terminal import PlainTable, screen
 
 KEY_FIELDS = frozenset(

@@ -20,12 +20,18 @@ from holdover.paths.sgio import SgIo
 from holdover.reservations.driver import run_async
 from holdover.reservations.steps import StepFailed, past_attentions
 from holdover.scsi.allocation import ask_whole
+from holdover.scsi.cdbs.opcodes import InServiceAction, OperationCode, OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
 from holdover.scsi.errors import DecodeError
-from holdover.scsi.opcodes import InServiceAction, OperationCode, OutServiceAction, ReservationType
 from holdover.scsi.path import Path, PathError
-from holdover.scsi.reservation_in import Capabilities, FullStatus, ReadKeys, ReadReservation, Reservation
-from holdover.scsi.reservation_out import in_command, out_command
+from holdover.scsi.reservation.reservation_in import (
+    Capabilities,
+    FullStatus,
+    ReadKeys,
+    ReadReservation,
+    Reservation,
+)
+from holdover.scsi.reservation.reservation_out import in_command, out_command
 from holdover.scsi.sense import AdditionalSense, decode_sense, describe_response
 from holdover.scsi.status import Status
 from holdover.terminal import PlainTable, screen

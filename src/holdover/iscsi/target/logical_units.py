@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from holdover.iscsi.names import encode_lun
+from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import OperationCode
 from holdover.scsi.sense import AdditionalSense, Sense, SenseKey, check_condition
 from holdover.scsi.status import Status
 

@@ -30,7 +30,7 @@ from holdover.network.paced_listener import Pace, PacedListener
 from holdover.network.receive_buffer import receive_buffer
 from holdover.scsi.command import DeviceServer
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.transport_id import IscsiTransportID
+from holdover.scsi.reservation.transport_id import IscsiTransportID
 
 _ALONE = 1 << 20
 """The most connections of a target that is alone in its process; the target's own limits are lower."""

@@ -11,7 +11,7 @@ from typing import ClassVar
 from holdover.lun.commands.answers import GOOD, illegal, miscompare, read_failure, write_failure, written
 from holdover.lun.commands.work import INLINE_LIMIT, MediumWork, Span
 from holdover.lun.medium import Medium
-from holdover.scsi.cdb import PreFetch, Read, SynchronizeCache, Verify, Write
+from holdover.scsi.cdbs.cdb import PreFetch, Read, SynchronizeCache, Verify, Write
 from holdover.scsi.command import Response
 from holdover.scsi.sense import AdditionalSense
 from holdover.scsi.status import Status

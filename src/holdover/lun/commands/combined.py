@@ -12,7 +12,7 @@ from holdover.lun.commands.answers import GOOD, illegal, miscompare, read_failur
 from holdover.lun.commands.block import Geometry, deliver, refuse_range, refuse_transfer
 from holdover.lun.commands.work import INLINE_LIMIT, MediumWork, Span
 from holdover.lun.medium import Medium
-from holdover.scsi.cdb import CompareAndWrite, OrWrite, WriteAndVerify
+from holdover.scsi.cdbs.cdb import CompareAndWrite, OrWrite, WriteAndVerify
 from holdover.scsi.command import Response
 from holdover.scsi.sense import AdditionalSense
 

@@ -14,10 +14,8 @@ from holdover.lun.commands.answers import GOOD, illegal, read_failure, write_fai
 from holdover.lun.commands.block import Geometry
 from holdover.lun.commands.work import Span
 from holdover.lun.medium import Medium
-from holdover.scsi.cdb import ExtendedCopy, ReceiveCopyResults
-from holdover.scsi.command import Response
-from holdover.scsi.errors import DecodeError
-from holdover.scsi.extended_copy import (
+from holdover.scsi.cdbs.cdb import ExtendedCopy, ReceiveCopyResults
+from holdover.scsi.cdbs.extended_copy import (
     CopyList,
     CopyStatus,
     CscdDescriptor,
@@ -27,9 +25,11 @@ from holdover.scsi.extended_copy import (
     OtherDescriptor,
     SegmentDescriptor,
 )
+from holdover.scsi.cdbs.opcodes import CopyInServiceAction, CopyOutServiceAction, OperationCode
+from holdover.scsi.command import Response
+from holdover.scsi.errors import DecodeError
 from holdover.scsi.inquiry import Designator, ThirdPartyCopy
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import CopyInServiceAction, CopyOutServiceAction, OperationCode
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 
 _MOST_CSCDS = _MOST_SEGMENTS = 16

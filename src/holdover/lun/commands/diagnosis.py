@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from holdover.lun.commands.answers import GOOD, data_in, illegal
 from holdover.scsi.block import DefectList
-from holdover.scsi.cdb import ReadDefectData, SendDiagnostic
+from holdover.scsi.cdbs.cdb import ReadDefectData, SendDiagnostic
 from holdover.scsi.command import Response
 from holdover.scsi.sense import AdditionalSense
 

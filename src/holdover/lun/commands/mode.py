@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from holdover.lun.commands.block import Geometry
-from holdover.scsi.cdb import ModeSelect, ModeSense6, ModeSense10
+from holdover.scsi.cdbs.cdb import ModeSelect, ModeSense6, ModeSense10
 from holdover.scsi.sense import AdditionalSense
 
 

@@ -11,8 +11,8 @@ effects:
 
 from __future__ import annotations
 
-from holdover.scsi.cdb import ReportSupportedOperationCodes
-from holdover.scsi.opcodes import (
+from holdover.scsi.cdbs.cdb import ReportSupportedOperationCodes
+from holdover.scsi.cdbs.opcodes import (
     CopyInServiceAction,
     CopyOutServiceAction,
     InServiceAction,
@@ -21,14 +21,14 @@ from holdover.scsi.opcodes import (
     SanitizeServiceAction,
     ServiceActionIn16,
 )
-from holdover.scsi.opcodes import OperationCode as Op
-from holdover.scsi.sense import AdditionalSense
-from holdover.scsi.supported import (
+from holdover.scsi.cdbs.opcodes import OperationCode as Op
+from holdover.scsi.cdbs.supported import (
     SupportedCommand,
     TaskManagementFunctions,
     encode_all_commands,
     encode_one_command,
 )
+from holdover.scsi.sense import AdditionalSense
 
 _ALL, _ONE, _ONE_ACTION, _ONE_OF_EITHER = range(4)
 _RECOMMENDED_SECONDS, _LONG_SECONDS = 30, 86400

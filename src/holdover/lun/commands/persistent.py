@@ -11,11 +11,11 @@ from holdover.lun.reservations import (
     persistent_reserve_out,
     register_and_move,
 )
-from holdover.scsi.cdb import PersistentReserveIn, PersistentReserveOut
+from holdover.scsi.cdbs.cdb import PersistentReserveIn, PersistentReserveOut
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.errors import DecodeError
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
-from holdover.scsi.reservation_in import (
+from holdover.scsi.reservation.reservation_in import (
     Capabilities,
     FullStatus,
     FullStatusDescriptor,
@@ -23,9 +23,13 @@ from holdover.scsi.reservation_in import (
     ReadReservation,
     Reservation,
 )
-from holdover.scsi.reservation_out import BASIC_LENGTH, ParameterList, RegisterAndMoveParameterList
+from holdover.scsi.reservation.reservation_out import (
+    BASIC_LENGTH,
+    ParameterList,
+    RegisterAndMoveParameterList,
+)
+from holdover.scsi.reservation.transport_id import TransportID
 from holdover.scsi.sense import AdditionalSense
-from holdover.scsi.transport_id import TransportID
 
 _ALLOWS_READS = 0b100
 """ALLOW COMMANDS (SPC-4 6.15.4 table 208): `access` allows MODE SENSE and similar commands beside Write

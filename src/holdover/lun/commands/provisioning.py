@@ -15,7 +15,7 @@ from holdover.lun.commands.block import Geometry, refuse_range
 from holdover.lun.commands.work import MediumWork, Span
 from holdover.lun.medium import Medium
 from holdover.scsi.block import LbaStatus, LbaStatusDescriptor, Provisioning, UnmapList
-from holdover.scsi.cdb import GetLbaStatus, Unmap, WriteSame
+from holdover.scsi.cdbs.cdb import GetLbaStatus, Unmap, WriteSame
 from holdover.scsi.command import Response
 from holdover.scsi.errors import DecodeError
 from holdover.scsi.sense import AdditionalSense

@@ -14,10 +14,10 @@ from holdover.lun.commands.block import Geometry
 from holdover.lun.commands.work import Span
 from holdover.lun.medium import Medium
 from holdover.scsi.block import OverwriteParameters
-from holdover.scsi.cdb import Sanitize
+from holdover.scsi.cdbs.cdb import Sanitize
+from holdover.scsi.cdbs.opcodes import SanitizeServiceAction
 from holdover.scsi.command import Response
 from holdover.scsi.errors import DecodeError
-from holdover.scsi.opcodes import SanitizeServiceAction
 from holdover.scsi.sense import AdditionalSense
 
 _CHUNK = 1 << 20

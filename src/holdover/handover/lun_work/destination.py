@@ -1,4 +1,4 @@
-"""The work of the destination on a LUN; `holdover.handover.work` says when."""
+"""The work of the destination on a LUN; `holdover.handover.lun_work.work` says when."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from holdover.handover.changes import change_back, change_key, preempt
 from holdover.handover.lun_handover import LunHandover
-from holdover.handover.registrations import count_of, register_proven
-from holdover.handover.work_parts import (
+from holdover.handover.lun_work.parts import (
     REMOVED,
     as_it_is_now,
     destination_key,
@@ -20,6 +19,7 @@ from holdover.handover.work_parts import (
     sweep,
     unregister,
 )
+from holdover.handover.registrations import count_of, register_proven
 from holdover.reservations.own_key import own_key, which_key
 from holdover.reservations.questions import read_keys
 from holdover.reservations.steps import StepFailed, Steps, settle

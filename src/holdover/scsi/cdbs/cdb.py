@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from holdover.scsi import _block_cdb, _device_cdb
-from holdover.scsi._block_cdb import (
+from holdover.scsi.cdbs import _block_cdb, _device_cdb
+from holdover.scsi.cdbs._block_cdb import (
     BlockCdb,
     CompareAndWrite,
     OrWrite,
@@ -26,7 +26,7 @@ from holdover.scsi._block_cdb import (
     WriteAndVerify,
     WriteSame,
 )
-from holdover.scsi._device_cdb import (
+from holdover.scsi.cdbs._device_cdb import (
     DeviceCdb,
     ExtendedCopy,
     GetLbaStatus,
@@ -42,8 +42,8 @@ from holdover.scsi._device_cdb import (
     Unmap,
     decode_get_lba_status,
 )
+from holdover.scsi.cdbs.opcodes import OperationCode, ServiceActionIn16
 from holdover.scsi.errors import DecodeError
-from holdover.scsi.opcodes import OperationCode, ServiceActionIn16
 
 __all__ = [
     "Cdb",

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from holdover.scsi.errors import DecodeError
-from holdover.scsi.opcodes import (
+from holdover.scsi.cdbs.opcodes import (
     CopyOutServiceAction,
     MaintenanceInServiceAction,
     OperationCode,
     ServiceActionIn16,
 )
+from holdover.scsi.errors import DecodeError
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,14 @@ from itertools import product
 import pytest
 
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
-from holdover.handover.work import Work, steps_of
+from holdover.handover.lun_work.work import Work, steps_of
 from holdover.reservations.steps import StepFailed
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.cdb import TestUnitReady as UnitReady
+from holdover.scsi.cdbs.cdb import TestUnitReady as UnitReady
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.command import Command
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.opcodes import OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.reservation.reservation_out import out_command
 from holdover.scsi.sense import is_unit_attention
 from holdover.scsi.status import Status
 from tests.handover.work_rig import (

@@ -7,7 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdover.scsi.key import key_text, registered_key_text
+from holdover.scsi.reservation.key import key_text, registered_key_text
 
 KEYS = st.integers(0, 2**64 - 1)
 

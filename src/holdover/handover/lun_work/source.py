@@ -1,4 +1,4 @@
-"""The work of the source on a LUN; `holdover.handover.work` says when."""
+"""The work of the source on a LUN; `holdover.handover.lun_work.work` says when."""
 
 from __future__ import annotations
 
@@ -7,14 +7,7 @@ from dataclasses import replace
 
 from holdover.handover.changes import change_back, change_key, preempt, register_key
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
-from holdover.handover.registrations import (
-    count_of,
-    count_unexplained,
-    keys_beside,
-    register_proven,
-    with_source,
-)
-from holdover.handover.work_parts import (
+from holdover.handover.lun_work.parts import (
     as_it_is_now,
     as_released,
     difference,
@@ -26,11 +19,18 @@ from holdover.handover.work_parts import (
     sweep,
     unregister,
 )
+from holdover.handover.registrations import (
+    count_of,
+    count_unexplained,
+    keys_beside,
+    register_proven,
+    with_source,
+)
 from holdover.reservations.own_key import Own, made_one, own_key, which_key
 from holdover.reservations.questions import active_aptpl, read_keys, read_reservation
 from holdover.reservations.steps import StepFailed, Steps, settle
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.reservation_in import Reservation
+from holdover.scsi.reservation.reservation_in import Reservation
 
 
 def confirm(lun: LunHandover, stale: bool, *, registered_there: bool) -> Steps[LunHandover]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from holdover.scsi.cdbs.opcodes import ReservationType
 from holdover.scsi.errors import DecodeError
-from holdover.scsi.opcodes import ReservationType
-from holdover.scsi.transport_id import TransportID, decode_transport_id
+from holdover.scsi.reservation.transport_id import TransportID, decode_transport_id
 
 _HEADER = 8
 _RESERVATION_LENGTH = 16

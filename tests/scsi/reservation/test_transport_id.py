@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdover.scsi.errors import DecodeError
-from holdover.scsi.transport_id import (
+from holdover.scsi.reservation.transport_id import (
     FcTransportID,
     IscsiTransportID,
     OtherTransportID,

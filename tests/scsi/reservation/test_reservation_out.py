@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdover.scsi.cdb import PersistentReserveIn, PersistentReserveOut, decode_cdb
+from holdover.scsi.cdbs.cdb import PersistentReserveIn, PersistentReserveOut, decode_cdb
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.errors import DecodeError
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import (
+from holdover.scsi.reservation.reservation_out import (
     ParameterList,
     RegisterAndMoveParameterList,
     in_command,
     out_command,
 )
-from holdover.scsi.transport_id import FcTransportID, SasTransportID
+from holdover.scsi.reservation.transport_id import FcTransportID, SasTransportID
 from tests.scsi.strategies import bits, decodes_or_says_why, keys, transport_ids
 
 _flags = st.booleans()

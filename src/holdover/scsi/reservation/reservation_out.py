@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from holdover.scsi.cdb import PersistentReserveIn, PersistentReserveOut
+from holdover.scsi.cdbs.cdb import PersistentReserveIn, PersistentReserveOut
+from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.command import Command
 from holdover.scsi.errors import DecodeError
-from holdover.scsi.opcodes import InServiceAction, OutServiceAction, ReservationType
-from holdover.scsi.transport_id import TransportID, decode_transport_id
+from holdover.scsi.reservation.transport_id import TransportID, decode_transport_id
 
 BASIC_LENGTH = 24
 """The bytes of a parameter list without TransportIDs: its only allowed length (SPC-4 6.16.1)."""

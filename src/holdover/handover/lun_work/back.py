@@ -12,15 +12,15 @@ from dataclasses import replace
 
 from holdover.handover.changes import change_back, change_key
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
+from holdover.handover.lun_work.parts import hex_of
+from holdover.handover.lun_work.source import whose, without
+from holdover.handover.lun_work.unilateral import require_alone
 from holdover.handover.registrations import count_of, count_unexplained, keys_beside
-from holdover.handover.unilateral import require_alone
-from holdover.handover.work_parts import hex_of
-from holdover.handover.work_source import whose, without
 from holdover.reservations.own_key import Own, own_key
 from holdover.reservations.questions import active_aptpl, read_keys, read_reservation
 from holdover.reservations.steps import StepFailed, Steps
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.reservation_in import Reservation
+from holdover.scsi.reservation.reservation_in import Reservation
 
 
 def ascertain(lun: LunHandover, stale: bool) -> Steps[LunHandover]:

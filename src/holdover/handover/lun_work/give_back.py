@@ -1,4 +1,4 @@
-"""How the destination gives back its registration; `holdover.handover.work` says when.
+"""How the destination gives back its registration; `holdover.handover.lun_work.work` says when.
 
 If both hosts have one I_T nexus, the source's registration shows where the reservation is: a PREEMPT that
 moved the reservation here has removed it. If a host has several nexuses, this is not certain, because some of
@@ -13,14 +13,14 @@ from dataclasses import replace
 
 from holdover.handover.changes import change_key
 from holdover.handover.lun_handover import LunHandover
-from holdover.handover.registrations import count_of, count_unexplained, keys_beside
-from holdover.handover.work_parts import (
+from holdover.handover.lun_work.parts import (
     destination_key,
     is_held_elsewhere,
     is_no_holder,
     require_not_freed,
     unregister,
 )
+from holdover.handover.registrations import count_of, count_unexplained, keys_beside
 from holdover.reservations.own_key import Own
 from holdover.reservations.questions import read_full_status, read_keys, read_reservation
 from holdover.reservations.steps import StepFailed, Steps

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from holdover.scsi.opcodes import OperationCode, ServiceActionIn16
+from holdover.scsi.cdbs.opcodes import OperationCode, ServiceActionIn16
 
 TransferSize = Literal[6, 10, 12, 16]
 """The lengths of the CDBs of READ and WRITE."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdover.scsi.cdb import (
+from holdover.scsi.cdbs.cdb import (
     Cdb,
     CompareAndWrite,
     ExtendedCopy,
@@ -43,7 +43,7 @@ from holdover.scsi.cdb import (
     WriteSame,
     decode_cdb,
 )
-from holdover.scsi.cdb import (
+from holdover.scsi.cdbs.cdb import (
     TestUnitReady as UnitReady,
 )
 from holdover.scsi.errors import DecodeError

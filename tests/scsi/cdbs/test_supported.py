@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdover.scsi.supported import (
+from holdover.scsi.cdbs.supported import (
     SupportedCommand,
     TaskManagementFunctions,
     encode_all_commands,

@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 
 from holdover.handover.lun_handover import UNREGISTERED, Registrations
-from holdover.handover.work import Work, steps_of
+from holdover.handover.lun_work.work import Work, steps_of
 from holdover.reservations.driver import run_sync
 from holdover.reservations.steps import StepFailed
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.cdb import TestUnitReady as UnitReady
+from holdover.scsi.cdbs.cdb import TestUnitReady as UnitReady
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
-from holdover.scsi.opcodes import OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.reservation.reservation_out import out_command
 from holdover.scsi.sense import AdditionalSense
 from tests.handover.work_rig import (
     DESTINATION,

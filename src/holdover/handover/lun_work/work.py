@@ -21,9 +21,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from holdover.handover.lun_handover import LunHandover
-from holdover.handover.unilateral import claim, evict, isolate, take
-from holdover.handover.work_back import ascertain, weigh
-from holdover.handover.work_destination import (
+from holdover.handover.lun_work.back import ascertain, weigh
+from holdover.handover.lun_work.destination import (
     assure,
     preempt_from_source,
     probe,
@@ -32,8 +31,8 @@ from holdover.handover.work_destination import (
     verify,
     withdraw,
 )
-from holdover.handover.work_return import give_back
-from holdover.handover.work_source import (
+from holdover.handover.lun_work.give_back import give_back
+from holdover.handover.lun_work.source import (
     ask_whether_lost,
     clear_attentions,
     collect,
@@ -44,6 +43,7 @@ from holdover.handover.work_source import (
     wonder,
     yield_up,
 )
+from holdover.handover.lun_work.unilateral import claim, evict, isolate, take
 from holdover.reservations.driver import StepRun
 from holdover.reservations.questions import active_aptpl
 from holdover.reservations.steps import StepFailed, Steps

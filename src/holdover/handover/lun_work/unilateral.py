@@ -1,4 +1,4 @@
-"""The work of one side on a LUN while the other side cannot be asked; `holdover.handover.work` says when.
+"""The work of one side on a LUN while the other side cannot be asked (`holdover.handover.lun_work.work`).
 
 This side's nexus registers a key that nobody has, so that a PREEMPT of the guest's key removes only the other
 side's registration. After a crash, this key on the LUN shows how far the work had come. So the journal need
@@ -12,8 +12,7 @@ from dataclasses import replace
 
 from holdover.handover.changes import change_back, change_key, preempt, register_key
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
-from holdover.handover.registrations import count_of, count_unexplained, keys_beside
-from holdover.handover.work_parts import (
+from holdover.handover.lun_work.parts import (
     REMOVED,
     as_released,
     difference,
@@ -22,10 +21,11 @@ from holdover.handover.work_parts import (
     is_taken,
     unregister,
 )
+from holdover.handover.registrations import count_of, count_unexplained, keys_beside
 from holdover.reservations.own_key import Own, own_key
 from holdover.reservations.questions import read_keys, read_reservation
 from holdover.reservations.steps import ATTEMPTS, StepFailed, Steps, settle
-from holdover.scsi.reservation_in import Reservation
+from holdover.scsi.reservation.reservation_in import Reservation
 
 _SHARED = "key {:#x} is registered on a third nexus too, which a PREEMPT from this host alone would remove"
 

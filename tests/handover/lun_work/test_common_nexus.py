@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdover.handover.common_nexus import require_own_nexus
 from holdover.handover.lun_handover import LunHandover
-from holdover.handover.work import Work
+from holdover.handover.lun_work.common_nexus import require_own_nexus
+from holdover.handover.lun_work.work import Work
 from holdover.reservations.steps import StepFailed
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.opcodes import OutServiceAction, ReservationType
-from holdover.scsi.reservation_out import out_command
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
+from holdover.scsi.reservation.reservation_out import out_command
 from tests.handover.work_rig import DESTINATION, KEY, OTHER, SOURCE, THIRD, Rig
 
 PORTS = (str(SOURCE.initiator), str(DESTINATION.initiator))

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdover.scsi.cdbs.opcodes import ReservationType
 from holdover.scsi.errors import DecodeError
-from holdover.scsi.opcodes import ReservationType
-from holdover.scsi.reservation_in import (
+from holdover.scsi.reservation.reservation_in import (
     Capabilities,
     FullStatus,
     FullStatusDescriptor,
@@ -19,7 +19,7 @@ from holdover.scsi.reservation_in import (
     Reservation,
     without_port_capabilities,
 )
-from holdover.scsi.transport_id import FcTransportID, IscsiTransportID
+from holdover.scsi.reservation.transport_id import FcTransportID, IscsiTransportID
 from tests.scsi.strategies import bits, decodes_or_says_why, keys, transport_ids, types
 
 _flags = st.booleans()

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdover.scsi.errors import DecodeError
-from holdover.scsi.extended_copy import (
+from holdover.scsi.cdbs.extended_copy import (
     CopyList,
     CopyStatus,
     CscdDescriptor,
@@ -15,6 +14,7 @@ from holdover.scsi.extended_copy import (
     OtherDescriptor,
     SegmentDescriptor,
 )
+from holdover.scsi.errors import DecodeError
 from tests.scsi.strategies import bits, decodes_or_says_why
 
 NAA = CscdDescriptor(1, 0, 3, bytes.fromhex("3123456789abcdef"), 512)
