@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Two cores: more workers than cores only make the real guests slower.
 WORKERS ?= 2
 
-.PHONY: deb docs reference demo demo-vm test test-long check format bench bench-target bench-gateway bench-standstill bench-scale bench-helper explore simulate requirements clean
+.PHONY: deb docs reference demo demo-vm test test-long check format bench bench-target bench-gateway bench-standstill bench-scale bench-helper bench-upgrade explore simulate requirements clean
 
 demo: $(VENV)/run.stamp
 	$(BIN)/holdover demo
@@ -42,6 +42,10 @@ bench-standstill: $(VENV)/dev.stamp
 # The helper beside QEMU's (packages user-mode-linux, qemu-system-common).
 bench-helper: $(VENV)/dev.stamp
 	$(BIN)/python -m bench.helper
+
+# How long a guest behind an export waits while its agent is restarted (packages qemu-utils, qemu-block-extra).
+bench-upgrade: $(VENV)/dev.stamp
+	$(BIN)/python -m bench.upgrade
 
 # One agent with up to 1,000 guests.
 bench-scale: $(VENV)/dev.stamp

@@ -5,34 +5,28 @@ from __future__ import annotations
 import asyncio
 import datetime
 import gc
-import logging
 import signal
 import socket
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
-import uvicorn
-from litestar.types import ASGIApp
 
-from holdover.admission.admission import Admission, AdmittedConnection
-from holdover.admission.seldom import SeldomByKey
 from holdover.agent.attach.open_disks import OpenDisks
+from holdover.agent.environment import Environment
 from holdover.agent.host import Host
-from holdover.agent.monitoring.metrics_listener import MetricsListener, metrics_application
-from holdover.agent.monitoring.monitor import Monitor
 from holdover.agent.reload import Reload
-from holdover.agent.server import application
 from holdover.agent.signals import IDLE_SIGNALS, release_signals, tell_idle
-from holdover.api.http_connection import HttpConnection
-from holdover.api.keep_alive import AGENT_SECONDS, keep_alive
-from holdover.api.listening import ApiListener
+from holdover.api.keep_alive import keep_alive
 from holdover.config.agent_file import (
     AgentConfig,
     ApiAddress,
     ApiConfig,
     ConfigError,
+    HostPort,
     MetricsConfig,
     parse_host_port,
 )
@@ -41,11 +35,14 @@ from holdover.history.history import History
 from holdover.journal.journal import Journal, JournalLike
 from holdover.pki.tls import Credentials
 from holdover.service.notify import ServiceManager
+from holdover.service.stored_sockets import StoredSockets
+
+if TYPE_CHECKING:
+    from holdover.agent.api_server import ApiServer
 
 log = structlog.get_logger()
 
 _WARN_SECONDS = 86400.0
-_TELL_SECONDS = 10.0
 
 
 _GARBAGE_THRESHOLDS = (700, 4, 5000)
@@ -57,59 +54,6 @@ the second generation, for 0.1 s and more with the third.
 """
 
 
-class _Server(uvicorn.Server):
-    """uvicorn on several sockets, some of them without TLS.
-
-    It leaves signals to `serve`, which must end exports before the process ends.
-    """
-
-    def __init__(
-        self,
-        settings: uvicorn.Config,
-        listeners: Sequence[socket.socket],
-        admission: Admission,
-        credentials: Credentials | None,
-    ) -> None:
-        super().__init__(settings)
-        self.servers = []
-        self._sockets = listeners
-        self._front_ends: list[ApiListener] = []
-        self._admission = admission
-        self._credentials = credentials
-        self.lines = SeldomByKey(_TELL_SECONDS)
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        del sockets
-        self._front_ends = [self._open(listener) for listener in self._sockets]
-        self.started = True
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for front_end in self._front_ends:
-            front_end.close()
-        await super().shutdown(sockets)
-
-    def end(self) -> None:
-        """Close the sockets and abort the connections that `shutdown` has left."""
-        for front_end in self._front_ends:
-            front_end.close()
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()
-
-    def _open(self, listener: socket.socket) -> ApiListener:
-        if listener.family == socket.AF_UNIX:
-            return ApiListener(listener, self._admission, self._protocol, None)
-        if self._credentials is None:
-            raise RuntimeError("a TCP address without TLS")
-        return ApiListener(listener, self._admission, self._protocol, self._credentials)
-
-    def _protocol(self, entry: AdmittedConnection) -> HttpConnection:
-        return HttpConnection(self.config, self.server_state, entry, self.lines)
-
-
 async def serve(
     config: AgentConfig,
     ready: Callable[[Host], None],
@@ -117,11 +61,13 @@ async def serve(
     reread: Callable[[], AgentConfig] | None = None,
     open_disks: OpenDisks | None = None,
     manager: ServiceManager | None = None,
+    sockets: StoredSockets | None = None,
 ) -> None:
     """Run an agent until SIGINT or SIGTERM; ``ready`` is called once the API answers.
 
     ``journal`` replaces the journal of ``config``; ``open_disks`` has the same meaning as for `Host`.
-    ``manager`` is told when the agent is ready, that it lives, and when it ends.
+    ``manager`` is told when the agent is ready, that it lives, and when it ends. ``sockets`` opens the TCP
+    sockets, or has them from before a restart.
     At SIGHUP the agent reads its certificates again, and its configuration by ``reread``.
 
     Raises:
@@ -131,82 +77,73 @@ async def serve(
         JournalError: The journal cannot be used.
     """
     credentials = _credentials(config)
+    manager = manager or ServiceManager(None)
+    sockets = sockets or StoredSockets(manager)
     with ExitStack() as stack:
-        listeners = [_listen(address, config.api, stack) for address in config.api.addresses]
+        listeners = [_listen(address, config.api, sockets, stack) for address in config.api.addresses]
+        metrics = _listen_for_metrics(config.metrics, sockets, stack)
         history = History(None, 1, 1)
         if journal is None:
             journal = _open_journal(config)
             history = History(Path(config.state_dir) / "history.db", config.history.keep, config.history.most)
-        host = Host(config, credentials, journal, open_disks, history=history)
-        monitor = Monitor(host)
-        settings = _http(application(host, credentials, monitor))
-        server = _Server(settings, listeners, host.admission, credentials)
-        metrics = _listen_for_metrics(config.metrics, host, monitor, server, stack)
-
-        def end() -> None:
-            server.should_exit = True
-
+        environment = Environment(open_listener=sockets.open)
+        host = Host(config, credentials, journal, open_disks, environment, history)
+        end = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, end)
-        manager = manager or ServiceManager(None)
+            loop.add_signal_handler(number, end.set)
         _handle_others(Reload(host, credentials, reread, manager))
         if credentials is not None:
             stack.enter_context(_warns_in_time(credentials))
         await host.start()
-        # The objects that exist now stay. Looking for garbage among them takes tens of milliseconds, which
-        # may be while a guest stands still.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*_GARBAGE_THRESHOLDS)
-        monitor.start()
+        if host.is_open:
+            sockets.close_unused()
         try:
-            ready(host)
-            manager.ready(f"{len(host.guests)} guests")
-            stack.enter_context(_says_that_it_lives(manager))
-            await server.serve()
+            await _serve_api(host, credentials, (listeners, metrics), ready, manager, end)
         finally:
-            manager.stopping()
-            gc.unfreeze()
-            if metrics is not None:
-                metrics.close()
-            await monitor.close()
-            server.end()
             await host.close()
             await journal.close()
             await asyncio.to_thread(history.close)
 
 
-def _http(application: ASGIApp) -> uvicorn.Config:
-    # its warnings are of what clients send, one line each time; `HttpConnection` logs these with a limit
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    return uvicorn.Config(
-        application,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        ws="none",
-        proxy_headers=False,
-        timeout_keep_alive=AGENT_SECONDS,
-        timeout_graceful_shutdown=2,
-    )
+async def _serve_api(
+    host: Host,
+    credentials: Credentials | None,
+    sockets: tuple[list[socket.socket], socket.socket | None],
+    ready: Callable[[Host], None],
+    manager: ServiceManager,
+    end: asyncio.Event,
+) -> None:
+    """Answer at the sockets of the API and of the metrics until ``end`` is set."""
+    await asyncio.to_thread(import_module, "holdover.agent.api_server")  # guests go on meanwhile
+    from holdover.agent.api_server import api_server
+    from holdover.agent.monitoring.monitor import Monitor
+
+    monitor = Monitor(host)
+    server = api_server(host, credentials, monitor, *sockets)
+    # The objects that exist now stay. Looking for garbage among them takes tens of milliseconds, which
+    # may be while a guest stands still.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GARBAGE_THRESHOLDS)
+    monitor.start()
+    serving = asyncio.ensure_future(_until(server, end))
+    try:
+        ready(host)
+        manager.ready(f"{len(host.guests)} guests")
+        with _says_that_it_lives(manager):
+            await server.serve()
+    finally:
+        serving.cancel()
+        manager.stopping()
+        gc.unfreeze()
+        await monitor.close()
+        server.end()
 
 
-def _listen_for_metrics(
-    config: MetricsConfig, host: Host, monitor: Monitor, server: _Server, stack: ExitStack
-) -> MetricsListener | None:
-    if config.listen is None:
-        return None
-    address = parse_host_port(config.listen, "metrics.listen")
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    listener = stack.enter_context(socket.create_server((address.host, address.port), family=family))
-    settings = _http(metrics_application(monitor, host.config.name, open_to_all=config.allow_remote))
-    settings.load()
-
-    def connection(entry: AdmittedConnection) -> HttpConnection:
-        return HttpConnection(settings, server.server_state, entry, server.lines)
-
-    return MetricsListener(listener, host.admission, connection)
+async def _until(server: ApiServer, end: asyncio.Event) -> None:
+    await end.wait()
+    server.should_exit = True
 
 
 def _open_journal(config: AgentConfig) -> Journal:
@@ -235,16 +172,29 @@ def _credentials(config: AgentConfig) -> Credentials | None:
     return found
 
 
-def _listen(address: ApiAddress, api: ApiConfig, stack: ExitStack) -> socket.socket:
+def _listen(address: ApiAddress, api: ApiConfig, sockets: StoredSockets, stack: ExitStack) -> socket.socket:
     if isinstance(address.where, Path):
         group = None if api.group is None else resolve_group(api.group)
         listener = listen(address.where, int(api.mode, 8), group)
         stack.callback(listener.close)
         return listener.socket
-    family = socket.AF_INET6 if ":" in address.where.host else socket.AF_INET
-    made = socket.create_server((address.where.host, address.where.port), family=family)
+    made = _listen_at(address.where, sockets)
     keep_alive(made)
     return stack.enter_context(made)
+
+
+def _listen_for_metrics(
+    config: MetricsConfig, sockets: StoredSockets, stack: ExitStack
+) -> socket.socket | None:
+    if config.listen is None:
+        return None
+    return stack.enter_context(_listen_at(parse_host_port(config.listen, "metrics.listen"), sockets))
+
+
+def _listen_at(address: HostPort, sockets: StoredSockets) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    found = socket.getaddrinfo(address.host, address.port, family, socket.SOCK_STREAM)
+    return sockets.open(family, found[0][4])
 
 
 def _handle_others(reload: Reload) -> None:

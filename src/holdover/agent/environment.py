@@ -13,9 +13,11 @@ from dataclasses import dataclass
 
 from holdover.agent.state_file import boot_id
 from holdover.api.peer_hosts import Connect
+from holdover.network.listening import OpenListener
 from holdover.paths.iscsi import InitiatorIdentity
 from holdover.paths.locator import LunLocator
 from holdover.scsi.path import Path
+from holdover.service.stored_sockets import new_listener
 
 
 def _spare_key() -> int:
@@ -32,6 +34,7 @@ class Environment:
         spare_key: Returns a random reservation key that nobody else has.
         open_path: Opens a path to a LUN; None: by iSCSI or SG_IO, whichever its locator says.
         connect: Makes the client of a peer's API; None: over TLS, with the agent's credentials.
+        open_listener: Opens the listening sockets of exports; they outlive a restart under systemd.
         boot: Returns the id of this boot of the system; empty: keep no boot and no dead host on record.
     """
 
@@ -40,4 +43,5 @@ class Environment:
     spare_key: Callable[[], int] = _spare_key
     open_path: Callable[[LunLocator, InitiatorIdentity], Path] | None = None
     connect: Connect | None = None
+    open_listener: OpenListener = new_listener
     boot: Callable[[], str] = boot_id

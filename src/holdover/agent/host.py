@@ -110,6 +110,7 @@ class Host:
         needs one. ``environment`` has the clocks, the paths and the connections; with None the real ones.
         """
         environment = environment or Environment()
+        self._open_listener = environment.open_listener
         self.config = config
         tracked = None if config.libvirt is None else TrackedGuests(config)
         self.journal: JournalLike = MemoryJournal() if journal is None else journal
@@ -231,6 +232,12 @@ class Host:
             await self._export(guest)
         self.helpers.start()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the exports and the sockets are open. They wait for hosts that may have declared this one
+        dead."""
+        return not self.placement.hosts.waits
+
     async def _open_when_known(self) -> None:
         await self.placement.hosts.all_asked()
         try:
@@ -318,7 +325,8 @@ class Host:
         _, _, address = parse_guest(config, "configuration")
         guest = self.guests[config.name]
         if guest.target is not None and address is not None:
-            bound = HostPort(address.host, await guest.target.start(address.host, address.port))
+            port = await guest.target.start(address.host, address.port, self._open_listener)
+            bound = HostPort(address.host, port)
             guest.export = f"iscsi://{bound}/{guest.target.iqn}"
 
     async def _device(

@@ -11,6 +11,8 @@ from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath, JSONBody
+from litestar.plugins import PluginProtocol
+from litestar.plugins.core import MsgspecDIPlugin
 from litestar.types import Scope
 
 from holdover.agent.api_description import (
@@ -52,6 +54,15 @@ from holdover.handover.states import Event
 from holdover.pki.tls import CALLER, CHARGE, Credentials, certified_name
 
 __all__ = ["application"]
+
+
+class _Litestar(Litestar):
+    """Litestar with the plugins that the routes need: none for pydantic, whose import takes long while guests
+    wait for an agent that is restarted."""
+
+    @staticmethod
+    def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
+        return [*plugins, MsgspecDIPlugin()]
 
 
 def application(host: Host, credentials: Credentials | None, monitor: Monitor) -> Screen:
@@ -227,7 +238,7 @@ def application(host: Host, credentials: Credentials | None, monitor: Monitor) -
         """The state of a handover whose source is this agent."""
         return host.handovers.peer_state(handover_id)
 
-    litestar = Litestar(
+    litestar = _Litestar(
         route_handlers=[
             guests,
             guest_state,

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 from urllib.parse import quote
 
-import aiohttp
 import msgspec
-from yarl import URL
 
 from holdover.api.documents import (
     ExportSecret,
@@ -56,6 +54,9 @@ from holdover.config.agent_file import ConfigError, parse_api
 from holdover.handover.protocol import Answer
 from holdover.pki.tls import ClientTls, explain
 
+if TYPE_CHECKING:
+    import aiohttp
+
 T = TypeVar("T")
 
 
@@ -92,7 +93,7 @@ class AgentClient:
                 "(holdover ca issue makes them), or ask it at its Unix socket, unix:/PATH, on its own machine"
             )
         self._base = f"https://{self.api}" if self._socket is None else "http://localhost"
-        self._timeout = aiohttp.ClientTimeout(total=timeout)
+        self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
 
     async def guests(self) -> HostState:
@@ -275,6 +276,9 @@ class AgentClient:
             raise AgentError(f"what answers at {self.api} is not a Holdover agent ({error})") from error
 
     async def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+        import aiohttp  # its import takes a tenth of a second, which a guest waits for when an agent starts
+        from yarl import URL
+
         if self._session is None:
             self._session = self._open()
         try:
@@ -289,7 +293,7 @@ class AgentClient:
                 return response.status, await response.read()
         except TimeoutError as error:
             raise AgentError(
-                f"agent at {self.api}: no answer within {self._timeout.total:g} s; what it did is in doubt"
+                f"agent at {self.api}: no answer within {self._timeout:g} s; what it did is in doubt"
             ) from error
         except (aiohttp.ClientError, OSError) as error:
             raise AgentError(f"agent at {self.api}: {self._reason(error)}") from error
@@ -302,6 +306,8 @@ class AgentClient:
         return headers
 
     def _open(self) -> aiohttp.ClientSession:
+        import aiohttp
+
         connector: aiohttp.BaseConnector
         if self._socket is not None:
             connector = aiohttp.UnixConnector(str(self._socket), keepalive_timeout=CLIENT_SECONDS)
@@ -313,10 +319,14 @@ class AgentClient:
                 socket_factory=_kept_alive_socket,
             )
         return aiohttp.ClientSession(
-            connector=connector, timeout=self._timeout, cookie_jar=aiohttp.DummyCookieJar()
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=self._timeout),
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
 
     def _reason(self, error: BaseException) -> str:
+        import aiohttp
+
         refused = explain(error)
         if refused is not None:
             return refused

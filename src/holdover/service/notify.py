@@ -46,7 +46,17 @@ class ServiceManager:
         """The program still does its work."""
         self._tell("WATCHDOG=1", 0.0)
 
-    def _tell(self, state: str, patience: float = _PATIENCE_SECONDS) -> None:
+    def store(self, name: str, descriptor: int) -> None:
+        """Keep a descriptor for the next process of this service; one that is kept already is no other."""
+        self._tell(f"FDSTORE=1\nFDNAME={name}", descriptors=(descriptor,))
+
+    def remove(self, name: str) -> None:
+        """Close the descriptors that were stored by that name."""
+        self._tell(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+    def _tell(
+        self, state: str, patience: float = _PATIENCE_SECONDS, descriptors: tuple[int, ...] = ()
+    ) -> None:
         """Send a datagram. A manager that does not take it within that time is no reason to stop."""
         if self._address is None:
             return
@@ -55,4 +65,5 @@ class ServiceManager:
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as made,
         ):
             made.settimeout(patience)
-            made.sendto(state.encode(), self._address)
+            made.connect(self._address)
+            socket.send_fds(made, [state.encode()], list(descriptors))

@@ -25,12 +25,13 @@ from holdover.iscsi.target.portals import SocketAddress, format_address, portal_
 from holdover.iscsi.target.refusals import LoginRefusals
 from holdover.iscsi.target.session import TargetSession
 from holdover.network.connection_owner import party_of
-from holdover.network.listening import listen
+from holdover.network.listening import OpenListener, listen
 from holdover.network.paced_listener import Pace, PacedListener
 from holdover.network.receive_buffer import receive_buffer
 from holdover.scsi.command import DeviceServer
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.reservation.transport_id import IscsiTransportID
+from holdover.service.stored_sockets import new_listener
 
 _ALONE = 1 << 20
 """The most connections of a target that is alone in its process; the target's own limits are lower."""
@@ -188,13 +189,13 @@ class IscsiTarget:
         """The logical units by their numbers."""
         return self._luns
 
-    async def start(self, host: str, port: int) -> int:
+    async def start(self, host: str, port: int, open_one: OpenListener = new_listener) -> int:
         """Listen; returns the port, which is a free one when `port` is 0. Each call adds a portal.
 
         Raises:
             OSError: The target cannot listen on the address.
         """
-        listeners = await listen(host, port)
+        listeners = await listen(host, port, open_one)
         for listener in listeners:
             name = f"target {self.iqn} at {format_address(listener.getsockname())}"
             self._listeners[listener] = PacedListener(listener, name, self._pace, party_of, self._take)

@@ -1,0 +1,146 @@
+"""A stand-in for systemd: it starts a service, hears when it is ready, and keeps its sockets.
+
+The service is told nothing that systemd would not tell it: NOTIFY_SOCKET, and LISTEN_FDS with the sockets
+that an earlier start of it has stored (FDSTORE=1, systemd.service(5), FileDescriptorStoreMax=).
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_FIRST = 3  # sd_listen_fds(3)
+_PATIENCE = 120.0
+_MOST_DESCRIPTORS = 64
+_AS_LEADER = 'LISTEN_PID=$$; export LISTEN_PID; exec "$@"'
+
+
+class ServiceManager:
+    """One service, started, stopped and started again."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        *,
+        keeps_sockets: bool = True,
+    ) -> None:
+        """``folder`` gets the socket of the manager and the output of the service."""
+        self._command = command
+        self._socket = folder / "notify"
+        self._log = folder / "service.log"
+        self._environment = {**environment, "NOTIFY_SOCKET": str(self._socket)}
+        self._heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._heard.bind(str(self._socket))
+        self._heard.settimeout(_PATIENCE)
+        self._keeps_sockets = keeps_sockets
+        self._process: subprocess.Popen[bytes] | None = None
+        self.store: dict[str, int] = {}
+        """The descriptors that the service has stored, by their names."""
+
+    def __enter__(self) -> ServiceManager:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        for descriptor in self.store.values():
+            os.close(descriptor)
+        self.store.clear()
+        self._heard.close()
+        self._socket.unlink()
+
+    @property
+    def output(self) -> str:
+        """What the service has written."""
+        return self._log.read_text(errors="replace")
+
+    def start(self) -> None:
+        """Start the service; returns when it is ready.
+
+        Raises:
+            RuntimeError: It has ended, or does not become ready.
+        """
+        kept = list(self.store.items())
+        environment = dict(self._environment)
+        if kept:
+            environment["LISTEN_FDS"] = str(len(kept))
+            environment["LISTEN_FDNAMES"] = ":".join(name for name, _ in kept)
+        with self._log.open("ab") as output:
+            self._process = subprocess.Popen(
+                ["sh", "-c", _AS_LEADER, "sh", "setpriv", "--pdeathsig", "KILL", *self._command],
+                env=environment,
+                stdout=output,
+                stderr=output,
+                close_fds=False,
+                preexec_fn=lambda: _hand_over([each for _, each in kept]),  # noqa: PLW1509 - of one thread
+            )
+        self._wait_until_ready()
+
+    def stop(self) -> None:
+        """End the service by SIGTERM; returns when it has ended."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+            self._process.wait(_PATIENCE)
+            self._process = None
+
+    def kill(self) -> None:
+        """End the service by SIGKILL; returns when it has ended."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(_PATIENCE)
+            self._process = None
+
+    def restart(self) -> float:
+        """What `systemctl restart` does. Returns the seconds from the stop to the end of the old process."""
+        began = time.monotonic()
+        self.stop()
+        ended = time.monotonic() - began
+        self.start()
+        return ended
+
+    def _wait_until_ready(self) -> None:
+        end = time.monotonic() + _PATIENCE
+        self._heard.settimeout(0.5)
+        while time.monotonic() < end:
+            try:
+                said, ancillary, _, _ = self._heard.recvmsg(
+                    4096, socket.CMSG_SPACE(_MOST_DESCRIPTORS * array.array("i").itemsize)
+                )
+            except TimeoutError:
+                if self._process is None or self._process.poll() is not None:
+                    break
+                continue
+            lines = said.decode().splitlines()
+            self._note(lines, ancillary)
+            if "READY=1" in lines:
+                return
+        raise RuntimeError(f"the service does not become ready: {self.output}")
+
+    def _note(self, lines: Sequence[str], ancillary: Sequence[tuple[int, int, bytes]]) -> None:
+        descriptors = array.array("i")
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                descriptors.frombytes(data)
+        name = next((line.partition("=")[2] for line in lines if line.startswith("FDNAME=")), "")
+        if "FDSTOREREMOVE=1" in lines and name in self.store:
+            os.close(self.store.pop(name))
+        for descriptor in descriptors:
+            if "FDSTORE=1" in lines and self._keeps_sockets and name not in self.store:
+                self.store[name] = descriptor
+            else:
+                os.close(descriptor)
+
+
+def _hand_over(descriptors: Sequence[int]) -> None:
+    """In the new process: put descriptors where sd_listen_fds(3) looks for them, and close all others."""
+    beyond = [os.dup2(each, 200 + number) for number, each in enumerate(descriptors)]
+    for number, each in enumerate(beyond):
+        os.dup2(each, _FIRST + number, inheritable=True)
+    os.closerange(_FIRST + len(descriptors), 4096)
