@@ -18,8 +18,8 @@ from holdover.iscsi.target.events import (
     TargetEvent,
     TaskManagementReceived,
 )
-from holdover.iscsi.target.login import TargetConfig
-from holdover.iscsi.target.session import TargetSession
+from holdover.iscsi.target.protocol.login import TargetConfig
+from holdover.iscsi.target.protocol.session import TargetSession
 from holdover.iscsi.text import encode_text
 from tests.iscsi.ram import HOLD, RamDisk
 

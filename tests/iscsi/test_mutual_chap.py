@@ -15,7 +15,7 @@ from holdover.iscsi.numbers import LoginStatus
 from holdover.iscsi.requests import LoginRequest
 from holdover.iscsi.responses import LoginResponse
 from holdover.iscsi.target.events import Closed
-from holdover.iscsi.target.login import LoginAnswer, TargetConfig, TargetLogin
+from holdover.iscsi.target.protocol.login import LoginAnswer, TargetConfig, TargetLogin
 from holdover.iscsi.text import decode_binary, decode_text, encode_text
 from tests.iscsi.pair import INITIATOR, ISID, TARGET, Pair, entropy
 

@@ -11,9 +11,9 @@ from holdover.iscsi.initiator.session import InitiatorSession
 from holdover.iscsi.negotiation import Parameters
 from holdover.iscsi.requests import ScsiCommand
 from holdover.iscsi.responses import DataIn, ScsiResponse
-from holdover.iscsi.target.numbers import TargetNumbers
-from holdover.iscsi.target.response import response_pdus
-from holdover.iscsi.target.task import TargetTask
+from holdover.iscsi.target.protocol.numbers import TargetNumbers
+from holdover.iscsi.target.protocol.response import response_pdus
+from holdover.iscsi.target.protocol.task import TargetTask
 from holdover.scsi.command import Command, Response
 from holdover.scsi.status import Status
 from tests.iscsi.pair import INITIATOR, ISID, TARGET, entropy

@@ -12,7 +12,7 @@ from holdover.iscsi.initiator.login import InitiatorConfig
 from holdover.iscsi.negotiation import NegotiationLimits
 from holdover.iscsi.numbers import Opcode
 from holdover.iscsi.target.events import Closed
-from holdover.iscsi.target.login import TargetConfig
+from holdover.iscsi.target.protocol.login import TargetConfig
 from holdover.scsi.sense import describe_response
 from tests.iscsi.pair import INITIATOR, ISID, TARGET, Pair
 from tests.iscsi.ram import BLOCK, TEST_UNIT_READY, read, write

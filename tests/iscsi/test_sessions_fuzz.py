@@ -16,8 +16,8 @@ from holdover.iscsi.negotiation import NegotiationLimits
 from holdover.iscsi.numbers import TaskManagementFunction, TaskManagementResponse
 from holdover.iscsi.pdu import Pdu
 from holdover.iscsi.target.events import CommandReceived, LoginCompleted, TaskManagementReceived
-from holdover.iscsi.target.login import TargetConfig
-from holdover.iscsi.target.session import TargetSession
+from holdover.iscsi.target.protocol.login import TargetConfig
+from holdover.iscsi.target.protocol.session import TargetSession
 from holdover.scsi.command import Response
 from holdover.scsi.status import Status
 from tests.iscsi.pair import INITIATOR, ISID, TARGET, Pair, RawInitiator, discovery, entropy

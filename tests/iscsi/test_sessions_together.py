@@ -25,8 +25,8 @@ from holdover.iscsi.initiator.session import InitiatorSession
 from holdover.iscsi.negotiation import NegotiationLimits
 from holdover.iscsi.numbers import LoginStatus, TaskManagementFunction
 from holdover.iscsi.target.events import Closed, CommandReceived, LoginCompleted, TaskManagementReceived
-from holdover.iscsi.target.login import TargetConfig
-from holdover.iscsi.target.session import TargetSession
+from holdover.iscsi.target.protocol.login import TargetConfig
+from holdover.iscsi.target.protocol.session import TargetSession
 from holdover.scsi.command import Command, Response
 from holdover.scsi.status import Status
 from tests.iscsi.pair import INITIATOR, ISID, TARGET, Cut, Pair, discovery, entropy

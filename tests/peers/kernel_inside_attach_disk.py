@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from holdover.agent.attach.disk import Disk, DiskPath
+from holdover.agent.attach.disks.disk import Disk, DiskPath
 from holdover.paths.host_disks import HostDisks
 from holdover.paths.sgio import OpenDevice, SgIo
 from holdover.scsi.cdbs.cdb import TestUnitReady

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from holdover.agent.attach.front_end import HOST_NEXUS, HelperFrontEnd, ThreadFrontEnd
-from holdover.agent.attach.process import Way
+from holdover.agent.attach.processes.process import Way
 from holdover.guest.gate import Gate
 from holdover.helper.connection import Peer
 from holdover.helper.listener import listen

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from holdover.agent.attach.open_disks import OpenDisks
+from holdover.agent.attach.disks.open_disks import OpenDisks
 from holdover.agent.environment import Environment
 from holdover.agent.host import Host
 from holdover.agent.reload import Reload

@@ -18,10 +18,10 @@ from holdover.admission.admission import Admission
 from holdover.admission.shares import shares
 from holdover.agent.attach.attachment import Attachments
 from holdover.agent.attach.devices import DeviceMaker
+from holdover.agent.attach.disks.open_disks import OpenDisks
 from holdover.agent.attach.expected_guest import ExpectedDevice, ExpectedGuests
 from holdover.agent.attach.helper_sockets import HelperSockets
 from holdover.agent.attach.hosted_guest import LeftToQemu
-from holdover.agent.attach.open_disks import OpenDisks
 from holdover.agent.attach.records import Keeper
 from holdover.agent.environment import Environment
 from holdover.agent.guests.bounded_gather import bounded_gather

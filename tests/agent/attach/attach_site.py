@@ -15,9 +15,9 @@ import pytest
 from holdover.agent.attach.attached_guest import Attached, Refused
 from holdover.agent.attach.attachment import Attachments
 from holdover.agent.attach.devices import DeviceMaker
+from holdover.agent.attach.disks.open_disks import OpenDisks
 from holdover.agent.attach.expected_guest import ExpectedGuests
 from holdover.agent.attach.hosted_guest import LeftToQemu
-from holdover.agent.attach.open_disks import OpenDisks
 from holdover.agent.attach.records import Keeper
 from holdover.agent.guests.device import GuestDevice
 from holdover.agent.guests.guest import HostedGuest

@@ -13,7 +13,7 @@ import pytest
 from holdover.agent.attach.attached_guest import Attached, Busy, Refused
 from holdover.agent.attach.expected_guest import ExpectedDevice, ExpectError
 from holdover.agent.attach.hosted_guest import LeftToQemu
-from holdover.agent.attach.process import Process
+from holdover.agent.attach.processes.process import Process
 from holdover.agent.guests.device import GuestDevice
 from holdover.config.agent_file import GuestConfig
 from holdover.guest.gate import Gate

@@ -11,8 +11,8 @@ import pytest
 
 from holdover.agent.attach.attachment import Attachments
 from holdover.agent.attach.devices import DeviceMaker
+from holdover.agent.attach.disks.open_disks import OpenDisks
 from holdover.agent.attach.front_end import HelperFrontEnd
-from holdover.agent.attach.open_disks import OpenDisks
 from holdover.agent.attach.records import Keeper
 from holdover.agent.guests.guest import HostedGuest
 from holdover.agent.host import Host

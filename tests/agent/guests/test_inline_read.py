@@ -15,7 +15,7 @@ import pytest
 
 from holdover.agent.attach import front_end as front_end_module
 from holdover.agent.attach.front_end import HOST_NEXUS, HelperFrontEnd, ThreadFrontEnd
-from holdover.agent.attach.process import Process, Way
+from holdover.agent.attach.processes.process import Process, Way
 from holdover.agent.guests.inline_read import InlineReads
 from holdover.guest.added import Added
 from holdover.guest.gate import Gate

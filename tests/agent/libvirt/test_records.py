@@ -14,8 +14,8 @@ import msgspec
 import pytest
 
 from holdover.agent.attach.attached_guest import Attached
-from holdover.agent.attach.libvirt_names import LibvirtNames
-from holdover.agent.attach.process import Process
+from holdover.agent.attach.processes.libvirt_names import LibvirtNames
+from holdover.agent.attach.processes.process import Process
 from holdover.agent.guests.guest import HostedGuest
 from holdover.agent.libvirt import facts
 from holdover.agent.libvirt.memory import GuestMemories, GuestMemory

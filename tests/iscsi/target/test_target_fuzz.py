@@ -27,8 +27,8 @@ from holdover.iscsi.requests import (
     TextRequest,
 )
 from holdover.iscsi.target.events import CommandReceived, LoginCompleted, TaskManagementReceived
-from holdover.iscsi.target.login import TargetConfig
-from holdover.iscsi.target.session import TargetSession
+from holdover.iscsi.target.protocol.login import TargetConfig
+from holdover.iscsi.target.protocol.session import TargetSession
 from holdover.iscsi.text import MAX_TEXT, encode_text
 from holdover.scsi.command import Response
 from holdover.scsi.status import Status

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from holdover.agent.attach.disk import DiskPath
-from holdover.agent.attach.process import Process
+from holdover.agent.attach.disks.disk import DiskPath
+from holdover.agent.attach.processes.process import Process
 from holdover.agent.guests.device import GuestDevice
 from holdover.agent.guests.guest import HostedGuest
 from holdover.guest.gate import Gate

@@ -24,9 +24,9 @@ from holdover.agent.attach.attached_guest import Attached, Refused
 from holdover.agent.attach.claims import ProcessClaims
 from holdover.agent.attach.devices import DeviceMaker
 from holdover.agent.attach.hosted_guest import MakeGuest
-from holdover.agent.attach.libvirt_names import LibvirtNames
-from holdover.agent.attach.process import Process
-from holdover.agent.attach.process_identity import NAME_LENGTH, QemuIdentity, cgroup_of
+from holdover.agent.attach.processes.libvirt_names import LibvirtNames
+from holdover.agent.attach.processes.process import Process
+from holdover.agent.attach.processes.process_identity import NAME_LENGTH, QemuIdentity, cgroup_of
 from holdover.agent.attach.qmp import what_it_says
 from holdover.agent.attach.records import CONFIGURED, EXPECTED, process_of
 from holdover.agent.guests.guest import HostedGuest

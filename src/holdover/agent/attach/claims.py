@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Iterable, Mapping
 
 from holdover.agent.attach.attached_guest import Attached, Refused
-from holdover.agent.attach.process_identity import QemuIdentity
+from holdover.agent.attach.processes.process_identity import QemuIdentity
 from holdover.agent.attach.refusals import CommandRefusals
 from holdover.config.agent_file import AgentConfig
 from holdover.config.rules import Rules

@@ -9,9 +9,9 @@ from pathlib import Path
 import structlog
 
 from holdover.agent.attach.attached_guest import Attached, Busy, Refused
-from holdover.agent.attach.disk import Disk, DiskPath, name_of
-from holdover.agent.attach.open_disks import OpenDisks
-from holdover.agent.attach.process import Process
+from holdover.agent.attach.disks.disk import Disk, DiskPath, name_of
+from holdover.agent.attach.disks.open_disks import OpenDisks
+from holdover.agent.attach.processes.process import Process
 from holdover.agent.attach.records import Keeper, state_of
 from holdover.agent.guests.device import GuestDevice
 from holdover.agent.guests.step_runner import run_steps

@@ -15,8 +15,8 @@ import structlog
 from holdover.agent.attach.attached_guest import Attached, Refused
 from holdover.agent.attach.attachment import Attachments
 from holdover.agent.attach.devices import DeviceMaker
-from holdover.agent.attach.disk import DiskPath
-from holdover.agent.attach.process_identity import NotIdentified, identify_process
+from holdover.agent.attach.disks.disk import DiskPath
+from holdover.agent.attach.processes.process_identity import NotIdentified, identify_process
 from holdover.agent.guests.device import GuestDevice
 from holdover.agent.guests.guest import HostedGuest
 from holdover.guest.gate import Gate

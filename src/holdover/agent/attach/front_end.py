@@ -18,7 +18,7 @@ import structlog
 from holdover.agent.attach.attached_guest import Attached, Busy, Refused
 from holdover.agent.attach.attachment import Attachments
 from holdover.agent.attach.devices import DeviceMaker
-from holdover.agent.attach.process import Process, Way
+from holdover.agent.attach.processes.process import Process, Way
 from holdover.agent.guests.device import GuestDevice
 from holdover.guest.gate import Gate
 from holdover.helper.connection import Peer

@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from holdover.agent.attach.attached_guest import Refused
-from holdover.agent.attach.process_identity import NotIdentified, QemuIdentity, identify_process
+from holdover.agent.attach.processes.process_identity import NotIdentified, QemuIdentity, identify_process
 from holdover.config.agent_file import AgentConfig, monitor_of
 from holdover.helper.connection import Peer
 from holdover.qemu.monitor import QemuError, QemuMonitor

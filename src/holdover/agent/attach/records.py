@@ -8,7 +8,7 @@ import msgspec
 import structlog
 
 from holdover.agent.attach.attached_guest import Attached
-from holdover.agent.attach.disk import DiskPath
+from holdover.agent.attach.disks.disk import DiskPath
 from holdover.agent.guests.device import GuestDevice
 from holdover.agent.guests.records import device_record, keep_records
 from holdover.guest.identity_policy import ProcessIdentity

@@ -10,8 +10,8 @@ from typing import Any
 import structlog
 
 from holdover.agent.attach.attached_guest import Attached
-from holdover.agent.attach.libvirt_names import LibvirtNames
-from holdover.agent.attach.open_disks import OpenDisks
+from holdover.agent.attach.disks.open_disks import OpenDisks
+from holdover.agent.attach.processes.libvirt_names import LibvirtNames
 from holdover.agent.guests.guest import HostedGuest
 from holdover.agent.handover.handovers import HandoverProblem, Handovers
 from holdover.agent.libvirt.facts import Facts

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from holdover.agent.attach.attached_guest import Attached
+from holdover.agent.attach.disks.open_disks import OpenDisks
+from holdover.agent.attach.disks.open_disks_server import USERFAULTFD
 from holdover.agent.attach.hosted_guest import LeftToQemu
-from holdover.agent.attach.libvirt_names import LibvirtNames
-from holdover.agent.attach.open_disks import OpenDisks
-from holdover.agent.attach.open_disks_server import USERFAULTFD
-from holdover.agent.attach.process import Process
+from holdover.agent.attach.processes.libvirt_names import LibvirtNames
+from holdover.agent.attach.processes.process import Process
 from holdover.agent.guests.guest import HostedGuest
 from holdover.agent.handover.handovers import Handovers
 from holdover.agent.libvirt.memory import GuestMemories, GuestMemory

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from holdover.agent.attach.process_identity import NotIdentified, QemuIdentity, identify_process
+from holdover.agent.attach.processes.process_identity import NotIdentified, QemuIdentity, identify_process
 
 _PROC = Path("/proc")
 

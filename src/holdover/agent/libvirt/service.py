@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from holdover.agent.attach.attached_guest import Attached
-from holdover.agent.attach.libvirt_names import LibvirtNames
-from holdover.agent.attach.open_disks import OpenDisks
+from holdover.agent.attach.disks.open_disks import OpenDisks
+from holdover.agent.attach.processes.libvirt_names import LibvirtNames
 from holdover.agent.guests.guest import HostedGuest
 from holdover.agent.handover.handovers import Handovers
 from holdover.agent.libvirt.arbiter import Arbiter

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from holdover.agent.attach.open_disks import OpenDisks
+from holdover.agent.attach.disks.open_disks import OpenDisks
 from holdover.agent.daemon import serve
 from holdover.agent.handover.recovery import RecoveryError
 from holdover.agent.host import Host

@@ -27,7 +27,7 @@ from holdover.iscsi.target.events import (
 )
 from holdover.iscsi.target.logical_units import answer_for_missing, report_luns
 from holdover.iscsi.target.portals import SocketAddress, format_address
-from holdover.iscsi.target.session import TargetSession
+from holdover.iscsi.target.protocol.session import TargetSession
 from holdover.iscsi.target.stall import StallWatch
 from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import DeviceServer, ImmediateDeviceServer, NexusAware, Response

@@ -20,10 +20,10 @@ from holdover.iscsi.target.allow_list import AllowList
 from holdover.iscsi.target.budget import ByteBudget
 from holdover.iscsi.target.connection import TargetConnection
 from holdover.iscsi.target.events import LoginCompleted
-from holdover.iscsi.target.login import TargetConfig
 from holdover.iscsi.target.portals import SocketAddress, format_address, portal_addresses
+from holdover.iscsi.target.protocol.login import TargetConfig
+from holdover.iscsi.target.protocol.session import TargetSession
 from holdover.iscsi.target.refusals import LoginRefusals
-from holdover.iscsi.target.session import TargetSession
 from holdover.network.connection_owner import party_of
 from holdover.network.listening import OpenListener, listen
 from holdover.network.paced_listener import Pace, PacedListener

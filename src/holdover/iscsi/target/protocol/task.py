@@ -13,7 +13,7 @@ from holdover.iscsi.header import Buffer
 from holdover.iscsi.negotiation import Parameters
 from holdover.iscsi.numbers import NO_TAG, TaskManagementFunction
 from holdover.iscsi.requests import DataOut, ScsiCommand, TaskManagementRequest
-from holdover.iscsi.target.sense import (
+from holdover.iscsi.target.protocol.sense import (
     INCORRECT_AMOUNT_OF_DATA,
     PROTOCOL_SERVICE_CRC_ERROR,
     UNEXPECTED_UNSOLICITED_DATA,

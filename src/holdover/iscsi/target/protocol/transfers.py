@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from holdover.iscsi.negotiation import Parameters
 from holdover.iscsi.responses import ReadyToTransfer
 from holdover.iscsi.target.budget import ByteBudget
-from holdover.iscsi.target.numbers import TargetNumbers
-from holdover.iscsi.target.task import TargetTask
+from holdover.iscsi.target.protocol.numbers import TargetNumbers
+from holdover.iscsi.target.protocol.task import TargetTask
 from holdover.scsi.command import Response
 from holdover.scsi.status import Status
 

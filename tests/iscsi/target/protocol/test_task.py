@@ -9,8 +9,8 @@ import pytest
 from holdover.iscsi.negotiation import Parameters
 from holdover.iscsi.numbers import NO_TAG
 from holdover.iscsi.requests import DataOut, ScsiCommand
-from holdover.iscsi.target.sense import INCORRECT_AMOUNT_OF_DATA, UNEXPECTED_UNSOLICITED_DATA
-from holdover.iscsi.target.task import TargetTask
+from holdover.iscsi.target.protocol.sense import INCORRECT_AMOUNT_OF_DATA, UNEXPECTED_UNSOLICITED_DATA
+from holdover.iscsi.target.protocol.task import TargetTask
 from holdover.scsi.command import Command, Response
 from holdover.scsi.sense import describe_response
 

@@ -59,12 +59,12 @@ from holdover.iscsi.target.events import (
     TargetEvent,
     TaskManagementReceived,
 )
-from holdover.iscsi.target.login import LoginAnswer, TargetConfig, TargetLogin
-from holdover.iscsi.target.numbers import TargetNumbers
-from holdover.iscsi.target.response import response_pdus
-from holdover.iscsi.target.task import TargetTask, concerned_by
-from holdover.iscsi.target.text import TargetText
-from holdover.iscsi.target.transfers import TargetTransfers
+from holdover.iscsi.target.protocol.login import LoginAnswer, TargetConfig, TargetLogin
+from holdover.iscsi.target.protocol.numbers import TargetNumbers
+from holdover.iscsi.target.protocol.response import response_pdus
+from holdover.iscsi.target.protocol.task import TargetTask, concerned_by
+from holdover.iscsi.target.protocol.text import TargetText
+from holdover.iscsi.target.protocol.transfers import TargetTransfers
 from holdover.scsi.command import Response
 from holdover.scsi.status import Status
 

@@ -9,7 +9,7 @@ from holdover.iscsi.errors import TextError
 from holdover.iscsi.negotiation import Parameters
 from holdover.iscsi.numbers import NO_TAG
 from holdover.iscsi.requests import TextRequest
-from holdover.iscsi.target.login import TargetConfig, TargetLogin
+from holdover.iscsi.target.protocol.login import TargetConfig, TargetLogin
 from holdover.iscsi.text import MAX_TEXT, KeyUse, decode_text, encode_text
 
 

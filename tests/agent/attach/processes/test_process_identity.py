@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from holdover.agent.attach.process_identity import (
+from holdover.agent.attach.processes.process_identity import (
     NotIdentified,
     QemuIdentity,
     cgroup_of,

@@ -35,8 +35,8 @@ from holdover.iscsi.responses import (
     TaskManagementResponsePdu,
 )
 from holdover.iscsi.target.events import Closed, TaskManagementReceived
-from holdover.iscsi.target.login import TargetConfig
-from holdover.iscsi.target.session import TargetSession
+from holdover.iscsi.target.protocol.login import TargetConfig
+from holdover.iscsi.target.protocol.session import TargetSession
 from holdover.scsi.command import Response
 from holdover.scsi.status import Status
 from tests.iscsi.pair import INITIATOR, TARGET, RawInitiator, entropy

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from holdover.agent.attach.process import Process
-from holdover.agent.attach.process_identity import QemuIdentity
+from holdover.agent.attach.processes.process import Process
+from holdover.agent.attach.processes.process_identity import QemuIdentity
 
 
 class LibvirtNames:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdover.iscsi.target.numbers import TargetNumbers
+from holdover.iscsi.target.protocol.numbers import TargetNumbers
 
 
 def test_the_window_moves_as_commands_end() -> None:

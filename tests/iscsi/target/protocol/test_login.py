@@ -9,7 +9,7 @@ import pytest
 from holdover.iscsi.chap import ChapCredentials, chap_response
 from holdover.iscsi.numbers import LoginStatus
 from holdover.iscsi.requests import LoginRequest
-from holdover.iscsi.target.login import LoginAnswer, TargetConfig, TargetLogin
+from holdover.iscsi.target.protocol.login import LoginAnswer, TargetConfig, TargetLogin
 from holdover.iscsi.text import decode_binary, decode_text, encode_text
 from tests.iscsi.pair import INITIATOR, ISID, TARGET, entropy
 

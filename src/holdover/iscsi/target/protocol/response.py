@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from holdover.iscsi.header import Buffer
 from holdover.iscsi.negotiation import Parameters
 from holdover.iscsi.responses import DataIn, ScsiResponse
-from holdover.iscsi.target.numbers import TargetNumbers
-from holdover.iscsi.target.task import TargetTask
+from holdover.iscsi.target.protocol.numbers import TargetNumbers
+from holdover.iscsi.target.protocol.task import TargetTask
 from holdover.scsi.command import Response
 
 

@@ -8,7 +8,7 @@ import select
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from holdover.agent.attach.process_identity import QemuIdentity
+from holdover.agent.attach.processes.process_identity import QemuIdentity
 from holdover.agent.guests.device import GuestDevice
 from holdover.agent.guests.inline_read import HasOpen
 from holdover.guest.identity_policy import ProcessClaim, ProcessIdentity, Trust

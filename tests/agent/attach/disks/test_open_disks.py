@@ -17,9 +17,16 @@ from pathlib import Path
 
 import pytest
 
-from holdover.agent.attach import open_disks_server
-from holdover.agent.attach.open_disks import OpenDisks
-from holdover.agent.attach.open_disks_server import ANSWER, FAILED, REQUEST, USERFAULTFD, answer, open_devices
+from holdover.agent.attach.disks import open_disks_server
+from holdover.agent.attach.disks.open_disks import OpenDisks
+from holdover.agent.attach.disks.open_disks_server import (
+    ANSWER,
+    FAILED,
+    REQUEST,
+    USERFAULTFD,
+    answer,
+    open_devices,
+)
 
 CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapAmb")
 SYS_PTRACE, DAC_OVERRIDE, DAC_READ_SEARCH = 1 << 19, 1 << 1, 1 << 2
@@ -87,8 +94,8 @@ def test_a_process_of_another_user_is_seen_and_the_agent_may_not_look_itself() -
         pytest.skip("only root may look at processes of other users")
     script = """
 import asyncio, os, sys
-from holdover.agent.attach.open_disks import OpenDisks
-from holdover.agent.attach.open_disks_server import open_devices
+from holdover.agent.attach.disks.open_disks import OpenDisks
+from holdover.agent.attach.disks.open_disks_server import open_devices
 disks = OpenDisks.start_and_give_up()
 pid = int(sys.argv[1])
 try:
@@ -155,8 +162,8 @@ def test_when_it_has_died_nothing_counts_as_open() -> None:
 
 
 def test_it_ends_with_the_agent() -> None:
-    script = "import os; from holdover.agent.attach.open_disks import OpenDisks; d = OpenDisks(); d.start(); "
-    script += "print(d._server.pid, flush=True); os._exit(0)"
+    script = "import os; from holdover.agent.attach.disks.open_disks import OpenDisks; "
+    script += "d = OpenDisks(); d.start(); print(d._server.pid, flush=True); os._exit(0)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     pid = int(done.stdout)
     for _ in range(500):

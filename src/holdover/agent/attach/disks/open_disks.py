@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from holdover.agent.attach.open_disks_server import ANSWER, DEVICE, MOST_DEVICES, OK, REQUEST
+from holdover.agent.attach.disks.open_disks_server import ANSWER, DEVICE, MOST_DEVICES, OK, REQUEST
 from holdover.helper.privileges import drop_capability
 
 log = structlog.get_logger()
