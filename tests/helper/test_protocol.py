@@ -9,7 +9,7 @@ from holdover.helper.protocol import (
     DATA_LENGTH,
     SENSE_LENGTH,
     HelperProtocolError,
-    Request,
+    HelperRequest,
     ServerProtocol,
     State,
 )
@@ -63,14 +63,14 @@ def test_a_request_may_come_in_any_pieces(pieces: list[int]) -> None:
         at = end
         if at == len(data):
             break
-    assert protocol.events_received() == [Request(Command(register(), bytes(range(24))), 5)]
+    assert protocol.events_received() == [HelperRequest(Command(register(), bytes(range(24))), 5)]
     assert protocol.release() == ()
 
 
 def test_persistent_reserve_in_is_answered_with_its_data() -> None:
     protocol = greeted()
     protocol.receive(read_keys(12), (9,))
-    assert protocol.events_received() == [Request(Command(read_keys(12), data_in_length=12), 9)]
+    assert protocol.events_received() == [HelperRequest(Command(read_keys(12), data_in_length=12), 9)]
     assert state_of(protocol) is State.BUSY
     assert protocol.wanted == 0
     protocol.send_response(Response(Status.GOOD, b"0123456789abcdef"))
@@ -116,7 +116,7 @@ def test_persistent_reserve_out_has_no_payload_even_when_a_handler_gives_one() -
 def test_an_empty_parameter_list_begins_at_once() -> None:
     protocol = greeted()
     protocol.receive(register(0), (3,))
-    assert protocol.events_received() == [Request(Command(register(0)), 3)]
+    assert protocol.events_received() == [HelperRequest(Command(register(0)), 3)]
 
 
 @pytest.mark.parametrize("cdb", [read_keys(DATA_LENGTH), register(DATA_LENGTH)])

@@ -16,7 +16,7 @@ from typing import Final
 
 from holdover.helper.clients import ClientPlace
 from holdover.helper.process import start_time
-from holdover.helper.protocol import HelperProtocolError, Request, ServerProtocol, State
+from holdover.helper.protocol import HelperProtocolError, HelperRequest, ServerProtocol, State
 from holdover.scsi.command import Response
 
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
@@ -117,7 +117,7 @@ class Connection:
         """The name of the protocol's state in which the client is, for a message."""
         return self._protocol.state.name.lower()
 
-    def next_request(self, wait: bool) -> Request | None:
+    def next_request(self, wait: bool) -> HelperRequest | None:
         """Read once. Returns the command when it is complete, None when more must come.
 
         Raises:

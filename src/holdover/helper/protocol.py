@@ -21,7 +21,7 @@ a time. Then it is clear to which bytes a descriptor belongs, and what a client 
 socket.
 
 Ownership of descriptors: the caller of `receive` gives all of them to the protocol. The protocol hands one on
-in each `Request`. It hands the others back by `release`, and the caller closes them.
+in each `HelperRequest`. It hands the others back by `release`, and the caller closes them.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class State(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class HelperRequest:
     """A complete command of the client.
 
     Attributes:
@@ -95,7 +95,7 @@ class ServerProtocol:
         self._cdb = b""
         self._allocation_length = 0
         self._descriptors: list[int] = []
-        self._events: list[Request] = []
+        self._events: list[HelperRequest] = []
         self._to_send = bytearray(_NO_FEATURES)
 
     @property
@@ -126,7 +126,7 @@ class ServerProtocol:
             self._close()
             raise
 
-    def events_received(self) -> list[Request]:
+    def events_received(self) -> list[HelperRequest]:
         """The requests that have become complete since the last call: none or one."""
         events, self._events = self._events, []
         return events
@@ -213,7 +213,7 @@ class ServerProtocol:
             )
 
     def _begin(self, command: Command) -> None:
-        self._events.append(Request(command, self._descriptors.pop()))
+        self._events.append(HelperRequest(command, self._descriptors.pop()))
         self._expect(State.BUSY, 0)
 
     def _expect(self, state: State, length: int) -> None:

@@ -45,7 +45,7 @@ from holdover.admission.seldom import Seldom
 from holdover.helper.clients import Clients
 from holdover.helper.connection import Connection, ConnectionEnded, Peer, close_descriptor, credentials_of
 from holdover.helper.listener import Listener
-from holdover.helper.protocol import HelperProtocolError, Request
+from holdover.helper.protocol import HelperProtocolError, HelperRequest
 from holdover.metrics.durations import Durations
 from holdover.paths.device_queue import Turns
 from holdover.paths.sgio import OpenDevice, block_signals
@@ -373,7 +373,7 @@ class HelperServer:
         self._tell(place.pid, place.uid)
         return False
 
-    def _take(self, connection: Connection, request: Request) -> Connection | None:
+    def _take(self, connection: Connection, request: HelperRequest) -> Connection | None:
         try:
             device = OpenDevice(request.descriptor, os.fstat(request.descriptor))
             if fcntl.fcntl(request.descriptor, fcntl.F_GETFL) & os.O_PATH:
