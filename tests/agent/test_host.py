@@ -64,7 +64,7 @@ def host(
 
 
 @pytest.mark.parametrize(
-    ("machine", "rules", "option", "migrate_pr", "warned"),
+    ("machine_type", "rules", "option", "migrate_pr", "warned"),
     [
         ("pc-q35-4.1-somebody", (), "", False, True),
         ("pc-q35-4.1-somebody", (), ",migrate-pr=off", False, False),
