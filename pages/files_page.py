@@ -46,6 +46,9 @@ STATE = (
     File("history.db-shm", "0600", "SQLite's index of `history.db-wal`, while the agent runs."),
     File("secrets", "0700", "The folder with the CHAP secrets of exports."),
     File("secrets/GUEST.chap", "0600", "The CHAP secret of a guest's export, for its QEMU."),
+    File(
+        "lock", "0600", "The lock that keeps a second agent out of this folder, with the id of the process."
+    ),
     File("hosts.json", "0600", "The boot of this host, and the hosts that an operator has declared dead."),
     File("libvirt.json", "0600", "What the agent knows of libvirt's guests, once libvirt has asked it."),
     File(FILE_NAME, "0600", "The guests with reservations, for the lock server while no agent answers."),

@@ -90,6 +90,10 @@ def test_a_destination_whose_libvirtd_dies_while_it_asks_gives_it_back(at_home: 
     at_home.is_at_home()
     at_home.libvirt.start_daemon(at_home.there)
     until(lambda: not at_home.libvirt.qemu_of(at_home.there), "the destination's QEMU is not ended")
+    # libvirtd refuses a domain of this name as long as it removes the old one
+    until(
+        lambda: at_home.libvirt.state(at_home.there) == "none", "the destination's libvirtd keeps the domain"
+    )
     at_home.moves()
 
 

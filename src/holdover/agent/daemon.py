@@ -20,6 +20,7 @@ from holdover.agent.environment import Environment
 from holdover.agent.host import Host
 from holdover.agent.reload import Reload
 from holdover.agent.signals import IDLE_SIGNALS, release_signals, tell_idle
+from holdover.agent.state_lock import locked
 from holdover.api.keep_alive import keep_alive
 from holdover.config.agent_file import (
     AgentConfig,
@@ -73,13 +74,14 @@ async def serve(
     Raises:
         OSError: The API or an export cannot listen at its address.
         ListenerError: The API cannot listen at its Unix socket.
-        ConfigError: A certificate or key cannot be used.
+        ConfigError: A certificate or key cannot be used, or another agent uses the state folder.
         JournalError: The journal cannot be used.
     """
     credentials = _credentials(config)
     manager = manager or ServiceManager(None)
     sockets = sockets or StoredSockets(manager)
     with ExitStack() as stack:
+        stack.enter_context(locked(Path(config.state_dir)))
         listeners = [_listen(address, config.api, sockets, stack) for address in config.api.addresses]
         metrics = _listen_for_metrics(config.metrics, sockets, stack)
         history = History(None, 1, 1)

@@ -48,6 +48,8 @@ AGENTS = (
             r"cannot be written",
             r"could not be (put|taken)",
             r"has it open",
+            r"keeps its state there",
+            r"lock cannot be opened",
             r"write-ahead log",
             r"folder .* does not exist",
             r"it is closed",
