@@ -163,6 +163,7 @@ class Host:
             environment,
             self.measurements,
             self.history,
+            self._refusal_of_host,
         )
         self.migrations = Migrations(
             config,
@@ -453,6 +454,9 @@ class Host:
             )
             return False
         return True
+
+    def _refusal_of_host(self, host: str) -> str:
+        return self.placement.hosts.refusal_of(host)
 
     def reconfigure(self, config: AgentConfig) -> None:
         """Use another configuration, which differs only in what can change while the agent runs."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
 
 from holdover.api.client import AgentRefused
+from holdover.api.migration_documents import MigrationRequest
 from holdover.api.placement_documents import HostDeclaration
 from holdover.scsi.cdbs.opcodes import ReservationType
 from holdover.scsi.status import Status
@@ -101,6 +103,29 @@ def test_after_a_new_boot_the_exports_open_when_all_peers_have_answered(tmp_path
             while not host.guests[GUEST].export:  # noqa: ASYNC110 - no event
                 await asyncio.sleep(0.05)
             await set_up.guest_on("host-a").must(WRITE)
+
+    asyncio.run(test())
+
+
+def test_no_guest_goes_to_a_host_that_is_declared_dead(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with san(tmp_path) as set_up:
+            await set_up.guest_on("host-a").register()
+            source = set_up.clients["host-a"]
+            await set_up.stop("host-b")
+            await source.declare_host("host-b", DEAD)
+            await set_up.start("host-b")
+            refused = r"host-b is declared dead on host-a \(.*\), so no guest goes there"
+            with pytest.raises(AgentRefused, match=refused) as problem:
+                await source.prepare(GUEST, "h1", "host-b")
+            assert "holdover host declare-alive host-b" in str(problem.value)
+            migration = await source.migrate(GUEST, MigrationRequest(to="host-b", migration_id="m1"))
+            while migration.open:
+                migration = await source.migration(GUEST)
+            assert re.search(refused, migration.reason or migration.problem)
+            assert await set_up.registrants() == {"host-a": (KEY, False)}
+            await source.declare_host("host-b", ALIVE)
+            assert (await source.prepare(GUEST, "h2", "host-b")).state == "prepared"
 
     asyncio.run(test())
 

@@ -55,7 +55,10 @@ class Handovers:
         environment: Environment,
         measurements: Measurements,
         history: History,
+        refusal_of_host: Callable[[str], str] = lambda _: "",
     ) -> None:
+        """``refusal_of_host``: why no guest may go to a host; empty if it may."""
+        self.refusal_of_host = refusal_of_host
         self._host = config.name
         self._registry = Registry(config, guests, peers, journal, environment, measurements, history)
         self._incoming = Incoming(self._registry, expect)
@@ -100,6 +103,8 @@ class Handovers:
             registry.require_allowance(name, handover_id)
             self._require_running(guest)
             peer = registry.peer_of(to)
+            if refused := self.refusal_of_host(peer):
+                raise registry.refusal(name, f"{refused}; nothing was changed")
             try:
                 about_peer = await registry.client(peer).peer_state(handover_id)
                 self._require_version(peer, about_peer.version)

@@ -365,7 +365,9 @@ class Migrations:
                     f"guest {guest.name} does not run on {here}: the gate of {device.name} is "
                     f"{device.block.gate.value}; migrate it from the host on which it runs"
                 )
-        there = await self._client(migration.destination).peer_state(migration.migration_id)
-        refused = refusal_of_version(here, API_VERSION, migration.destination, there.version)
-        if refused is not None:
+        if refused := self._handovers.refusal_of_host(migration.destination):
             raise AgentError(refused)
+        there = await self._client(migration.destination).peer_state(migration.migration_id)
+        unfit = refusal_of_version(here, API_VERSION, migration.destination, there.version)
+        if unfit is not None:
+            raise AgentError(unfit)

@@ -96,6 +96,16 @@ class DeadHosts:
         """The initiator name that a peer said last; empty if it never said one."""
         return self._record.initiators.get(host, "")
 
+    def refusal_of(self, host: str) -> str:
+        """Why no guest may go to a host; empty if it may."""
+        each = self._record.dead.get(host)
+        if each is None:
+            return ""
+        return (
+            f"{host} is declared dead on {self._config().name} ({_who(each)}), so no guest goes there; when "
+            f"it is repaired: holdover host declare-alive {host}"
+        )
+
     @property
     def warnings(self) -> tuple[str, ...]:
         """What an operator must know."""
