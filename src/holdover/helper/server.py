@@ -35,7 +35,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import structlog
@@ -45,6 +44,7 @@ from holdover.admission.seldom import Seldom
 from holdover.helper.clients import Clients
 from holdover.helper.connection import Connection, ConnectionEnded, Peer, close_descriptor, credentials_of
 from holdover.helper.listener import Listener
+from holdover.helper.pending_command import PendingCommand
 from holdover.helper.protocol import HelperProtocolError, HelperRequest
 from holdover.metrics.durations import Durations
 from holdover.paths.device_queue import Turns
@@ -95,22 +95,6 @@ The server owns the device: it closes the device when there is an answer.
 """
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _PendingCommand:
-    """A command for whose answer a client waits."""
-
-    connection: Connection
-    device: OpenDevice
-    command: Command
-    began: float
-
-    @property
-    def client(self) -> tuple[int, int]:
-        """The unit of fairness for turns: the process; for processes of other PID namespaces, the user."""
-        peer = self.connection.peer
-        return peer.pid, peer.uid
-
-
 class HelperServer:
     """A server for all clients of one listening socket."""
 
@@ -144,7 +128,7 @@ class HelperServer:
         self._clients = clients
         self._seldom = Seldom(_TELL_SECONDS)
         self._silence = silence
-        self._turns: Turns[_PendingCommand] = Turns(turns, share)
+        self._turns: Turns[PendingCommand] = Turns(turns, share)
         self._threads = ThreadPoolExecutor(_THREADS, "helper", initializer=block_signals)
         self._poller = threading.Thread(target=self._poll, name="helper-poller", daemon=True)
         self._epoll = select.epoll()
@@ -153,7 +137,7 @@ class HelperServer:
         # operation of a built-in type. So whoever takes a connection out of ``_parked`` owns it.
         self._connections: set[Connection] = set()
         self._parked: dict[int, Connection] = {}
-        self._awaited: set[_PendingCommand] = set()
+        self._awaited: set[PendingCommand] = set()
         """Commands whose answer comes by a future."""
         self._welcome = welcome
         self._durations = durations
@@ -388,7 +372,7 @@ class HelperServer:
             close_descriptor(request.descriptor)
             connection.answer(_UNUSABLE)
             return connection
-        job = _PendingCommand(connection, device, request.command, time.perf_counter())
+        job = PendingCommand(connection, device, request.command, time.perf_counter())
         if not self._turns.begin(device.number, job.client, job):
             return None
         while not self._closing:
@@ -403,7 +387,7 @@ class HelperServer:
         self._forget(job)
         return None
 
-    def _carry_out(self, job: _PendingCommand) -> bool:
+    def _carry_out(self, job: PendingCommand) -> bool:
         """Carry out a command that has its turn. Returns whether it is answered, and not by a future."""
         response = self._response(job)
         if isinstance(response, Future):
@@ -413,7 +397,7 @@ class HelperServer:
         self._answer(job, response)
         return True
 
-    def _answer(self, job: _PendingCommand, response: Response) -> None:
+    def _answer(self, job: PendingCommand, response: Response) -> None:
         try:
             job.connection.answer(response)
         finally:
@@ -421,7 +405,7 @@ class HelperServer:
             if self._durations is not None:
                 self._durations.observe(time.perf_counter() - job.began)
 
-    def _resume(self, job: _PendingCommand, future: Future[Response]) -> None:
+    def _resume(self, job: PendingCommand, future: Future[Response]) -> None:
         """Give a command whose future is done to a thread. Runs in the thread that completed the future."""
         try:
             self._threads.submit(self._finish, job, future)
@@ -433,7 +417,7 @@ class HelperServer:
             # The pool takes no more work. Closing a descriptor may wait, and the caller must not wait.
             threading.Thread(target=self._finish, args=(job, future), daemon=True).start()
 
-    def _finish(self, job: _PendingCommand, future: Future[Response]) -> None:
+    def _finish(self, job: PendingCommand, future: Future[Response]) -> None:
         try:
             self._awaited.remove(job)
         except KeyError:
@@ -446,14 +430,14 @@ class HelperServer:
             return
         self._serve(job.connection)
 
-    def _response(self, job: _PendingCommand) -> Response | Future[Response]:
+    def _response(self, job: PendingCommand) -> Response | Future[Response]:
         peer, device, command = job.connection.peer, job.device, job.command
         if command.opcode == OperationCode.PERSISTENT_RESERVE_OUT and device.access == os.O_RDONLY:
             # a client that may only read must not lock others out
             return _READ_ONLY
         return self._result(job, lambda: self._handle(peer, device, command))
 
-    def _result(self, job: _PendingCommand, get: Callable[[], T]) -> T | Response:
+    def _result(self, job: PendingCommand, get: Callable[[], T]) -> T | Response:
         try:
             return get()
         except CancelledError:
@@ -462,7 +446,7 @@ class HelperServer:
             log.exception("A command through the helper failed unexpectedly.", pid=job.connection.peer.pid)
             return _FAILED
 
-    def _forget(self, job: _PendingCommand | None) -> None:
+    def _forget(self, job: PendingCommand | None) -> None:
         """Drop a command that was not begun, and all commands that wait behind it."""
         while job is not None:
             close_descriptor(job.device.descriptor)

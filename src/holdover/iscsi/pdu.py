@@ -37,6 +37,11 @@ class DamagedPdu:
     pdu: Pdu
 
 
+def header_of(pdu: Pdu) -> bytes:
+    """The 48 bytes of a PDU's header, without additional headers."""
+    return b"".join(pdu.encode())[:HEADER_LENGTH]
+
+
 _DECODERS = {**REQUEST_DECODERS, **RESPONSE_DECODERS}
 
 

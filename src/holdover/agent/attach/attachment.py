@@ -26,7 +26,13 @@ from holdover.agent.attach.devices import DeviceMaker
 from holdover.agent.attach.hosted_guest import MakeGuest
 from holdover.agent.attach.processes.libvirt_names import LibvirtNames
 from holdover.agent.attach.processes.process import Process
-from holdover.agent.attach.processes.process_identity import NAME_LENGTH, QemuIdentity, cgroup_of
+from holdover.agent.attach.processes.process_identity import (
+    DEFAULT_MACHINE_TYPE,
+    NAME_LENGTH,
+    QemuIdentity,
+    cgroup_of,
+    known_machine_type,
+)
 from holdover.agent.attach.qmp import what_it_says
 from holdover.agent.attach.records import CONFIGURED, EXPECTED, process_of
 from holdover.agent.guests.guest import HostedGuest
@@ -34,15 +40,11 @@ from holdover.config.agent_file import AgentConfig
 from holdover.guest.gate import Gate
 from holdover.guest.identity_policy import ProcessClaim, ProcessIdentity, Trust, cgroup_unit, may_replace
 from holdover.guest.machine_type import MachineType
-from holdover.guest.options import DeviceOptionError
 from holdover.helper.connection import Peer
 from holdover.journal.records import DeviceRecord, GuestRecord
 from holdover.scsi.inquiry import Designator
 
 log = structlog.get_logger()
-
-_DEFAULT_MACHINE = "pc"
-"""The machine type of a QEMU whose command line names none."""
 
 _REMEMBERED_SECONDS = 600.0
 """The seconds for which to remember a guest without a process that is going to arrive, or has gone
@@ -276,7 +278,7 @@ class Attachments:
         if attached is None:
             self.claims.check_room(pid, now, trust, shown=shown)
             gate = Gate.INCOMING if said.incoming else Gate.RUNNING
-            attached = self.add(name, said.machine_type or _DEFAULT_MACHINE, gate)
+            attached = self.add(name, said.machine_type or DEFAULT_MACHINE_TYPE, gate)
         elif (before := self._running(attached)) is not None and before.pid != pid:
             if not may_replace(ProcessClaim(trust, shown), before.claim):
                 raise self.claims.conflict(
@@ -358,7 +360,7 @@ class Attachments:
                 f"guest name {name[:NAME_LENGTH]!r} cannot be used; start QEMU with a -name without /, of "
                 f"{NAME_LENGTH} characters at most"
             )
-        kind = _known_machine(machine_type)
+        kind = known_machine_type(machine_type)
         guest = self._make(name, kind or MachineType(machine_type, None, known=False), [])
         attached = self._attached[name] = Attached(guest, kind, gate)
         self._guests[name] = guest
@@ -496,10 +498,3 @@ class Attachments:
         for task in tuple(self._attaching.values()):
             task.cancel()
         await asyncio.gather(*self._tasks, *self._attaching.values(), return_exceptions=True)
-
-
-def _known_machine(text: str) -> MachineType | None:
-    try:
-        return MachineType.parse(text)
-    except DeviceOptionError:
-        return None

@@ -10,19 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 
 import structlog
 
+from holdover.agent.guests.device_queue import DeviceQueue
 from holdover.agent.guests.export_nexuses import ExportNexuses
 from holdover.agent.guests.inline_read import HasOpen, InlineReads
 from holdover.agent.guests.recorded_path import RecordedPath
-from holdover.agent.guests.step_runner import OneByOne, run_steps
 from holdover.guest.adoption import decide
 from holdover.guest.gate import Gate, GateDecision
 from holdover.guest.scsi_block import NotSent, ScsiBlock
-from holdover.guest.staleness import generation_read
 from holdover.history.entry import Cause
 from holdover.history.history import NO_HISTORY, History
 from holdover.journal.journal import JournalError
@@ -38,7 +36,7 @@ from holdover.scsi.command import Command, Response
 from holdover.scsi.inquiry import Designator
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.path import AnswerLost, HasPort, Path, PathError
-from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition, is_unit_attention
+from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 from holdover.scsi.status import Status
 
 
@@ -108,19 +106,14 @@ class GuestDevice:
         history = history or NO_HISTORY
         self._sent = RecordedPath(self._path, history, guest, lambda: self.lun_name, Cause("guest"))
         own = RecordedPath(self._path, history, guest, lambda: self.lun_name)
-        self._own = OneByOne(own, self._notice_own, self._begin_own, self._measurements.own_commands)
-        self._own_epoch = 0
-        self._front = ExportNexuses(self._path, open_path, self._notice_own)
-        self._own_generation: int | None = None
-        """The first PRGENERATION that the agent's own commands have read since they last moved it."""
-        self._is_own_turn = False
+        self._queue = DeviceQueue(block, own, self._measurements.own_commands)
+        self._front = ExportNexuses(self._path, open_path, self._queue.observe)
         self._report = ""
         self._designator: Designator | None = None
         self._nexus: ITNexus | None = None
         self._gate_moved = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._turn = asyncio.Lock()
         self._rereading: asyncio.Task[None] | None = None
 
     @property
@@ -191,13 +184,12 @@ class GuestDevice:
             refusal = await self._pass_gate(command)
             if refusal is not None:
                 return refusal
-            await self._own.ended()
-            await self._turn.acquire()
-            if self.block.gate is Gate.RUNNING and self._own.idle:
+            await self._queue.acquire()
+            if self.block.gate is Gate.RUNNING and self._queue.is_idle:
                 break
-            self._turn.release()
+            self._queue.release()
         task = asyncio.ensure_future(self._carry(nexus, command))
-        task.add_done_callback(lambda _: self._turn.release())
+        task.add_done_callback(lambda _: self._queue.release())
         # The snoop must see the end of the command even if the guest's connection ends first.
         return await asyncio.shield(task)
 
@@ -363,32 +355,8 @@ class GuestDevice:
             StepFailed: The steps say that they cannot be done.
             PathError: ``limit`` seconds were not enough.
         """
-        async with self._in_turn(limit) as left:
-            return await run_steps(self._own, steps, left())
-
-    @asynccontextmanager
-    async def _in_turn(self, limit: float) -> AsyncGenerator[Callable[[], float], None]:
-        """Hold the device queue's turn; yield a function that returns how many seconds of ``limit`` are
-        left.
-        """
-        loop = asyncio.get_running_loop()
-        end = loop.time() + limit
-        try:
-            async with asyncio.timeout(limit):
-                await self._turn.acquire()
-        except TimeoutError as error:
-            problem = (
-                f"another command that changes registrations was still running after {limit:g} s; "
-                "nothing was sent"
-            )
-            raise PathError(self._path.name, problem) from error
-        self._own_generation, self._is_own_turn = None, True
-        try:
-            yield lambda: end - loop.time()
-        finally:
-            self._is_own_turn = False
-            self.block.end_own()
-            self._turn.release()
+        async with self._queue.turn(limit) as left:
+            return await self._queue.run(steps, left())
 
     async def ascertain(
         self, make: Callable[[], Steps[T]], limit: float, tracked_of: Callable[[T], Tracked]
@@ -398,29 +366,15 @@ class GuestDevice:
         ``make`` is called when the device queue runs the steps, so that it sees the guest's earlier changes.
         Raises as `run`.
         """
-        async with self._in_turn(limit) as left:
-            block, own_before, epoch = self.block, self._own_epoch, self.block.staleness_epoch
-            found = await run_steps(self._own, make(), left())
+        async with self._queue.turn(limit) as left:
+            block, since = self.block, self._queue.since()
+            found = await self._queue.run(make(), left())
             tracked = tracked_of(found)
             is_news = block.stale or block.tracked != tracked
-            block.adopt(tracked, epoch + self._own_epoch - own_before, self._own_generation)
+            self._queue.adopt(tracked, since)
             if is_news:
                 await self._try_to_record()
             return found
-
-    def _begin_own(self, command: Command) -> None:
-        if command.opcode == OperationCode.PERSISTENT_RESERVE_OUT:
-            self._own_generation = None
-            if self._is_own_turn:
-                self.block.begin_own()
-            else:
-                self.block.forget_generation()  # its time limit passed before it was sent
-
-    def _notice_own(self, command: Command, response: Response) -> None:
-        if is_unit_attention(response):
-            self._own_epoch += self.block.observe_own_response(response)
-        if self._own_generation is None and response.good:
-            self._own_generation = generation_read(command, response.data_in)
 
     def recall_designator(self, designator: Designator) -> None:
         """Set the LUN's designator from before the agent's restart; the path checks that it is still true."""
@@ -443,17 +397,17 @@ class GuestDevice:
             StepFailed: The LUN refuses to answer.
             PathError: ``limit`` seconds were not enough.
         """
-        async with self._in_turn(limit) as left:
+        async with self._queue.turn(limit) as left:
             return await self._reread(left())
 
     async def _reread(self, limit: float) -> Found:
-        block, own_before = self.block, self._own_epoch
-        tracked, candidates, epoch = block.tracked, block.candidates, block.staleness_epoch
+        block, since = self.block, self._queue.since()
+        tracked, candidates = block.tracked, block.candidates
         beside = none_beside if block.added is None else block.added.beside
         steps = find_own_registration(
             (tracked.key, *candidates), aptpl=tracked.aptpl, nexus=self._nexus, beside=beside
         )
-        found = await run_steps(self._own, steps, limit)
+        found = await self._queue.run(steps, limit)
         self._nexus = found.nexus or self._nexus
         decision = decide(self.adopt, tracked, candidates, found, sole=self.sole_nexus)
         if decision.report and decision.report != self.report:
@@ -467,8 +421,7 @@ class GuestDevice:
         if decision.tracked is None and not block.stale:
             block.mark_stale()  # A state that was adopted in the meantime is not what the LUN says.
         if decision.tracked is not None:
-            # Doubts that our own commands met came before the responses to these commands.
-            block.adopt(decision.tracked, epoch + self._own_epoch - own_before, self._own_generation)
+            self._queue.adopt(decision.tracked, since)
             await self._try_to_record()
             if decision.tracked != tracked:
                 self._tell_of_change()
@@ -500,7 +453,7 @@ class GuestDevice:
                 return
             seen = self.block.staleness_epoch
             try:
-                async with self._in_turn(_REREAD_SECONDS) as left:
+                async with self._queue.turn(_REREAD_SECONDS) as left:
                     # During a handover only the handover changes the tracked state.
                     if self.block.gate is not Gate.RUNNING:
                         return
@@ -536,5 +489,5 @@ class GuestDevice:
             self._rereading.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._rereading
-        await self._own.close()
+        await self._queue.close()
         await self._front.close()

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
 
 from holdover.agent.handover.answers import HandoverProblem
 from holdover.agent.migration.arrivals import stream_settings
 from holdover.agent.migration.copying import copy_memory, memory_of
+from holdover.agent.migration.guest_handovers import GuestHandovers
 from holdover.agent.migration.monitors import Monitors, NoMonitor
 from holdover.agent.migration.tls_folder import TlsFolders
 from holdover.api.client import AgentError, AgentRefused
-from holdover.api.documents import HandoverState, Stale
 from holdover.api.migration_documents import (
     Memory,
     MigrationChange,
@@ -30,8 +29,6 @@ from holdover.migrate.phases import Happening, Phase
 from holdover.qemu.monitor import MonitorAbsent, MonitorLost, QemuError, QmpTime
 from holdover.qemu.outgoing import OutgoingQemu, Stage, stage_of
 from holdover.qemu.stream import StreamSettings
-
-__all__ = ["GuestHandovers", "PhaseWork"]
 
 _WAIT = 10.0
 """Seconds for which the destination's agent is asked to wait for the guest in one request."""
@@ -50,15 +47,6 @@ _COMMITTED = frozenset(
 
 _STAYS = frozenset({SourceState.STAYED.value, SourceState.UNDOING.value, SourceState.REVIEWING.value})
 _TAKEN = frozenset({SourceState.CONCEDING.value, SourceState.YIELDING.value, SourceState.GONE.value})
-
-
-class GuestHandovers(Protocol):
-    """The operations of the agent on handovers that a migration uses."""
-
-    async def prepare(self, name: str, handover_id: str, to: str, stale: Stale = ...) -> HandoverState: ...
-    async def ask(self, name: str, handover_id: str, event: Event) -> HandoverState: ...
-    def state(self, name: str) -> HandoverState | None: ...
-    async def settled(self, name: str) -> None: ...
 
 
 class PhaseWork:

@@ -10,8 +10,8 @@ import structlog
 from holdover.agent.attach.attached_guest import Attached
 from holdover.agent.guests.guest import HostedGuest
 from holdover.agent.handover.answers import HandoverProblem
+from holdover.agent.migration.guest_handovers import GuestHandovers
 from holdover.agent.migration.monitors import Monitors, NoMonitor
-from holdover.agent.migration.phase_work import GuestHandovers
 from holdover.agent.placement.refusal import ColdStartRefused
 from holdover.api.migration_documents import SendRequest
 from holdover.config.agent_file import AgentConfig

@@ -20,6 +20,8 @@ _ON = frozenset({"on", "yes", "true", "y"})
 
 _COMMAND_LINE_BYTES = 1 << 18
 """The most bytes of a command line to read; QEMU's are some 10 KiB."""
+DEFAULT_MACHINE_TYPE = "pc"
+"""The machine type of a QEMU whose command line names none."""
 NAME_LENGTH = 255
 """The most characters of a guest's name and of a machine type."""
 
@@ -168,3 +170,11 @@ def _properties(text: str, implied: str) -> dict[str, str]:
         elif number == 0 and name:
             properties[implied] = name
     return properties
+
+
+def known_machine_type(text: str) -> MachineType | None:
+    """The machine type that a QEMU has named; None if it is not one."""
+    try:
+        return MachineType.parse(text)
+    except DeviceOptionError:
+        return None

@@ -18,7 +18,7 @@ from enum import Enum, auto
 
 from holdover.iscsi.digest import add_digests
 from holdover.iscsi.errors import PduError, TextError
-from holdover.iscsi.header import HEADER_LENGTH, Buffer
+from holdover.iscsi.header import Buffer
 from holdover.iscsi.names import decode_lun
 from holdover.iscsi.negotiation import Parameters
 from holdover.iscsi.numbers import (
@@ -33,7 +33,7 @@ from holdover.iscsi.numbers import (
     TaskManagementResponse,
     serial_distance,
 )
-from holdover.iscsi.pdu import DamagedPdu, Pdu, PduReader, UnknownPdu
+from holdover.iscsi.pdu import DamagedPdu, Pdu, PduReader, UnknownPdu, header_of
 from holdover.iscsi.requests import (
     DataOut,
     LoginRequest,
@@ -427,7 +427,7 @@ class TargetSession:
         self._send(answer.pdu(request, tsih, self._numbers.next_status()))
 
     def _refuse_during_login(self, pdu: Pdu) -> None:
-        header = _header(pdu)
+        header = header_of(pdu)
         self._send(self._login.invalid(header, self._numbers.next_status()))
         self._close(f"PDU {header[0] & 0x3F:02X}h before the login was complete")
 
@@ -486,7 +486,7 @@ class TargetSession:
         self._out += buffers
 
     def _reject(self, pdu: Pdu, reason: RejectReason) -> None:
-        self._send(Reject(reason, _header(pdu), *self._numbers.next_status()))
+        self._send(Reject(reason, header_of(pdu), *self._numbers.next_status()))
 
     def _close(self, reason: str) -> None:
         if self._state is not _TargetState.CLOSED:
@@ -495,7 +495,3 @@ class TargetSession:
             self._held.clear()
             self.transfers.waiting.clear()
             self._events.append(Closed(reason))
-
-
-def _header(pdu: Pdu) -> bytes:
-    return b"".join(pdu.encode())[:HEADER_LENGTH]
