@@ -26,8 +26,9 @@ from tests.agent.handover.moves import reserved
 from tests.agent.hosts import GUEST, Fate, San, san
 
 from bench.machine import wide_console
-from holdover.agent import host as production
+from holdover.agent import settling as production
 from holdover.agent.guests.retry_pauses import retry_pauses
+from holdover.agent.host import Host
 from holdover.api.client import AgentClient
 from holdover.api.documents import PeerMessage
 from holdover.config.agent_file import Limits
@@ -106,7 +107,7 @@ async def _measure(site: San, folder: Path) -> Costs:
     )
 
 
-async def _settled(host: production.Host) -> None:
+async def _settled(host: Host) -> None:
     """Wait until the agent has asked all LUNs of its guest."""
     while any(not each.designator or each.block.stale for each in host.guests[GUEST].devices):  # noqa: ASYNC110
         await asyncio.sleep(0.05)
@@ -182,7 +183,7 @@ def power_on(
         at_once: How many guests an agent asks about at a time.
         spread: Whether the pauses before a next try are spread; if not, they are 5 s.
     """
-    limit, slow = Limits().connect, production._SETTLING_SECONDS
+    limit, slow = Limits().connect, production._SECONDS
     order = count()
     events: list[tuple[float, int, int, int, int, float]] = []  # time, order, host, LUN, done, since
     waiting = [list(range(guests)) for _ in range(hosts)]
@@ -258,7 +259,7 @@ def starts(costs: Costs, hosts: int, guests: int, luns: int) -> Table:
     for heading in ("COMMANDS/s", "GUESTS AT ONCE", "PAUSES", "ALL ASKED s", "LONGEST s", "COMMANDS", "LATE"):
         table.add_column(heading, justify="right")
     for rate in (20_000, 100_000):
-        for at_once, spread in ((production._SETTLING_AT_ONCE, True), (guests, False)):
+        for at_once, spread in ((production._AT_ONCE, True), (guests, False)):
             found = power_on(
                 hosts=hosts,
                 guests=guests,

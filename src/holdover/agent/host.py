@@ -24,19 +24,17 @@ from holdover.agent.attach.helper_sockets import HelperSockets
 from holdover.agent.attach.hosted_guest import LeftToQemu
 from holdover.agent.attach.records import Keeper
 from holdover.agent.environment import Environment
-from holdover.agent.guests.bounded_gather import bounded_gather
 from holdover.agent.guests.chap_secrets import ChapSecrets
 from holdover.agent.guests.device import GuestDevice
 from holdover.agent.guests.guest import HostedGuest
-from holdover.agent.guests.records import Remembered, keep_records, remembered_by_guest
-from holdover.agent.guests.retry_pauses import retry_pauses
+from holdover.agent.guests.records import keep_records, remembered_by_guest
 from holdover.agent.guests.step_runner import run_steps
 from holdover.agent.handover.handovers import Handovers
-from holdover.agent.handover.preflight import preflight_after_start
 from holdover.agent.libvirt.service import LibvirtService
 from holdover.agent.libvirt.tracked_guests import ListingJournal, TrackedGuests
 from holdover.agent.migration.migrations import Migrations
 from holdover.agent.placement.placement import Placement
+from holdover.agent.settling import NOTHING_REMEMBERED, Settling
 from holdover.api.documents import ExportSecret, GuestState, HostState, PeerAddress
 from holdover.api.peer_hosts import Peers
 from holdover.api.version import API_VERSION
@@ -81,13 +79,6 @@ log = structlog.get_logger()
 
 _START_SECONDS = 1.0
 """How long an agent that starts waits for LUNs before its API answers; LUNs may answer later."""
-
-_SETTLING_AT_ONCE = 32
-_SETTLING_SECONDS = 5.0
-"""The limits while an agent starts: it asks the LUNs of so many guests at once. A guest that takes longer
-than these seconds no longer counts towards that number."""
-
-_NOTHING = Remembered(())
 
 
 class Host:
@@ -198,6 +189,15 @@ class Host:
             tracked,
         )
         self._settling: list[asyncio.Task[None]] = []
+        self._settle = Settling(
+            self.guests,
+            self._remembered,
+            self.handovers,
+            self.migrations,
+            self._attachments,
+            lambda: self.config,
+            self._settling,
+        )
 
     async def start(self) -> None:
         """Export every guest, and open the helper's sockets.
@@ -220,7 +220,7 @@ class Host:
                 await self._open()
             await self.libvirt.start()
             self._records = JournalContents((), (), ())
-            self._settling.append(asyncio.ensure_future(self._settle_in()))
+            self._settling.append(asyncio.ensure_future(self._settle.all_guests()))
             if waits:
                 self._settling.append(asyncio.ensure_future(self._open_when_known()))
             await asyncio.wait(self._settling, timeout=_START_SECONDS)
@@ -279,7 +279,7 @@ class Host:
         machine_type, options, address = parse_guest(config, "configuration")
         gate = Gate.INCOMING if config.incoming else Gate.RUNNING
         devices = [await self._device(config.name, each, machine_type, gate) for each in options]
-        remembered = self._remembered.get(config.name, _NOTHING)
+        remembered = self._remembered.get(config.name, NOTHING_REMEMBERED)
         for device in devices:
             remembered.restore(device)
             keep_records(config.name, device, self.journal)
@@ -388,72 +388,6 @@ class Host:
             for device in self.guests[config.name].devices:
                 if device.block.migrate_pr and device.block.gate is Gate.RUNNING:
                     device.block.mark_stale()
-
-    async def _settle_in(self) -> None:
-        """Find out which LUN each drive is, and continue the handovers.
-
-        Guests whose handovers are open come first. A LUN that does not answer delays the others only briefly.
-        """
-        names = sorted(self.guests, key=lambda name: not self._in_handover(name))
-        configured = {guest.name: self.guests[guest.name] for guest in self.config.guest if guest.devices}
-        await bounded_gather(
-            (
-                self._settle_guest_in(configured[name])
-                if name in configured
-                else self._settle_attached_in(name)
-                for name in names
-            ),
-            _SETTLING_AT_ONCE,
-            _SETTLING_SECONDS,
-        )
-
-    def _go_on(self, name: str) -> None:
-        self.handovers.go_on(name)
-        self.migrations.go_on(name)
-
-    async def _settle_attached_in(self, name: str) -> None:
-        await self._attachments.look_again(name)
-        self._go_on(name)
-
-    async def _settle_guest_in(self, guest: HostedGuest) -> None:
-        remembered = self._remembered.pop(guest.name, _NOTHING)
-        devices = tuple(guest.devices)
-        known = await asyncio.gather(*(self._identify(guest.name, each, remembered) for each in devices))
-        self._go_on(guest.name)
-        away = [device for device, is_known in zip(devices, known, strict=True) if not is_known]
-        if away:
-            self._settling += [
-                asyncio.ensure_future(self._wait_for(guest.name, each, remembered)) for each in away
-            ]
-
-    async def _wait_for(self, guest: str, device: GuestDevice, remembered: Remembered) -> None:
-        for pause in retry_pauses(f"{self.config.name}/{guest}/{device.name}"):
-            await asyncio.sleep(pause)
-            if await self._identify(guest, device, remembered):
-                return
-
-    async def _identify(self, guest: str, device: GuestDevice, remembered: Remembered) -> bool:
-        """Learn which LUN a device is, and what a guest that runs here has on it; False if the LUN does not
-        answer.
-
-        While no agent ran, the guest or others may have changed what the guest has there.
-        """
-        limit = self.config.limits.connect
-        try:
-            await device.learn_designator(limit)
-            recorded = remembered.identified(device)
-            self.handovers.announce(guest)
-            if device.block.migrate_pr and device.block.gate is Gate.RUNNING:
-                await preflight_after_start(device, limit, recorded=recorded)
-        except (PathError, StepFailed) as error:
-            log.warning(
-                "A LUN does not answer yet; the agent tries again.",
-                guest=guest,
-                lun=device.lun_name,
-                reason=str(error),
-            )
-            return False
-        return True
 
     def _refusal_of_host(self, host: str) -> str:
         return self.placement.hosts.refusal_of(host)
