@@ -101,7 +101,7 @@ def test_an_agent_that_begins_anew_knows_what_its_handover_has_registered(
             client = set_up.clients["host-a"]
             await set_up.stop("host-a")
             if not sole:
-                monkeypatch.setattr("holdover.agent.host.preflight_after_start", as_on_a_hosts_nexus)
+                monkeypatch.setattr("holdover.agent.settling.preflight_after_start", as_on_a_hosts_nexus)
             await set_up.start("host-a")
             await asyncio.gather(*set_up.hosts["host-a"]._settling)
             guest = set_up.guest_on("host-a")
