@@ -51,3 +51,9 @@ class Asking:
         elif self != Asking():
             raise ConfigError("--certificate, --key and --ca belong together; give all three or none")
         return AgentClient(api, tls=tls)
+
+
+BY_OPTIONS = Asking()
+"""The default of a command's parameter ``asking``: the command gets the options --certificate, --key and --ca
+in its place.
+"""

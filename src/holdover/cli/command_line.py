@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
+
+from holdover.cli.asking import Asking
+from holdover.cli.options import CaOption, CertificateOption, KeyOption
 
 _WHOLE = 1000
 """More characters than the first sentence of any help has: the list of commands never cuts it."""
@@ -76,8 +81,40 @@ class CommandLine(typer.Typer):
         )
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[[Any], Any]:
-        """Declare a function as a command."""
-        return super().command(name, cls=HelpfulCommand, **settings)
+        """Declare a function as a command. A parameter ``asking`` becomes three options of the command."""
+        declare = super().command(name, cls=HelpfulCommand, **settings)
+
+        def declared(function: Callable[..., None]) -> Callable[..., None]:
+            declare(_with_credentials(function))
+            return function
+
+        return declared
+
+
+def _with_credentials(function: Callable[..., None]) -> Callable[..., None]:
+    """The function with the options --certificate, --key and --ca in place of its parameter ``asking``."""
+    signature = inspect.signature(function, eval_str=True)
+    if "asking" not in signature.parameters:
+        return function
+
+    @functools.wraps(function)
+    def command(*, certificate: CertificateOption, key: KeyOption, ca: CaOption, **others: Any) -> None:
+        function(asking=Asking(certificate, key, ca), **others)
+
+    options = {"certificate": CertificateOption, "key": KeyOption, "ca": CaOption}
+    parameters: list[inspect.Parameter] = []
+    for each in signature.parameters.values():
+        if each.name == "asking":
+            kind = inspect.Parameter.KEYWORD_ONLY
+            parameters += [
+                inspect.Parameter(name, kind, default=None, annotation=option)
+                for name, option in options.items()
+            ]
+        else:
+            parameters.append(each.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command
 
 
 def usage_problem(error: typer.TyperException) -> str:

@@ -14,7 +14,7 @@ import typer
 from typer.main import get_command
 
 from holdover import __version__
-from holdover.cli.asking import API, Asking, agent_api
+from holdover.cli.asking import API, BY_OPTIONS, Asking, agent_api
 from holdover.cli.ca import app as ca_app
 from holdover.cli.command_line import CommandLine, usage_problem
 from holdover.cli.completion import COMPLETE, Shell, answer_shell, script
@@ -31,10 +31,7 @@ from holdover.cli.migrate.commands import migrate
 from holdover.cli.migrate.migrations_commands import app as migrations_app
 from holdover.cli.options import (
     DEFAULT_AGENT,
-    CaOption,
-    CertificateOption,
     JsonOption,
-    KeyOption,
 )
 from holdover.cli.pr.commands import app as pr_app
 
@@ -80,15 +77,13 @@ def history(
         str | None, typer.Option(metavar="TIME", help="30m, 12h or 2d ago, or a date as 2026-11-27T13:00.")
     ] = None,
     limit: Annotated[int, typer.Option(metavar="COUNT", help="The most entries, the newest ones.")] = 1000,
-    certificate: CertificateOption = None,
-    key: KeyOption = None,
-    ca: CaOption = None,
+    asking: Asking = BY_OPTIONS,
     json: JsonOption = False,
 ) -> None:
     """Show what changed reservations, who asked for it, and what the LUN answered."""
     from holdover.cli.history import run
 
-    run(name, agent_api(api), Asking(certificate, key, ca), since, limit, json)
+    run(name, agent_api(api), asking, since, limit, json)
 
 
 @app.command()
@@ -119,15 +114,13 @@ def status(
             help=f"The API of an agent, unix:PATH or HOST:PORT; repeatable. {DEFAULT_AGENT}",
         ),
     ] = None,
-    certificate: CertificateOption = None,
-    key: KeyOption = None,
-    ca: CaOption = None,
+    asking: Asking = BY_OPTIONS,
     json: JsonOption = False,
 ) -> None:
     """Show the guests of agents, with their disks, keys and reservations."""
     from holdover.cli.status import run
 
-    run(api or [agent_api(None)], Asking(certificate, key, ca), json)
+    run(api or [agent_api(None)], asking, json)
 
 
 app.command()(migrate)

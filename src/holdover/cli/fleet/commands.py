@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from holdover.cli.asking import API, Asking, agent_api
-from holdover.cli.options import DEFAULT_AGENT, CaOption, CertificateOption, JsonOption, KeyOption
+from holdover.cli.asking import API, BY_OPTIONS, Asking, agent_api
+from holdover.cli.options import DEFAULT_AGENT, JsonOption
 
 ApisOption = Annotated[
     list[str] | None,
@@ -27,9 +27,7 @@ def top(
         float, typer.Option(metavar="SECONDS", min=0.2, max=3600.0, help="The time between two pictures.")
     ] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Show one picture and end.")] = False,
-    certificate: CertificateOption = None,
-    key: KeyOption = None,
-    ca: CaOption = None,
+    asking: Asking = BY_OPTIONS,
     json: JsonOption = False,
 ) -> None:
     """Show hosts, guests, LUNs, holders and moves of a site, live.
@@ -38,7 +36,7 @@ def top(
     """
     from holdover.cli.fleet.top import run
 
-    run(api or [agent_api(None)], Asking(certificate, key, ca), interval, once, json)
+    run(api or [agent_api(None)], asking, interval, once, json)
 
 
 def dashboard(
@@ -50,11 +48,9 @@ def dashboard(
         bool,
         typer.Option("--allow-changes", help="Let the page begin and cancel migrations, and roll back."),
     ] = False,
-    certificate: CertificateOption = None,
-    key: KeyOption = None,
-    ca: CaOption = None,
+    asking: Asking = BY_OPTIONS,
 ) -> None:
     """Serve a page with the hosts, guests, LUNs and moves of a site to your browser."""
     from holdover.cli.fleet.dashboard import run
 
-    run(api or [agent_api(None)], Asking(certificate, key, ca), port, allow_changes)
+    run(api or [agent_api(None)], asking, port, allow_changes)

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from holdover.cli.asking import Asking, agent_api
+from holdover.cli.asking import BY_OPTIONS, Asking, agent_api
 from holdover.cli.command_line import CommandLine
-from holdover.cli.options import AtOption, CaOption, CertificateOption, GuestArgument, JsonOption, KeyOption
+from holdover.cli.options import AtOption, GuestArgument, JsonOption
 
 app = CommandLine("Show guests and what they need, start them on another host, release and forget them.")
 
@@ -25,30 +25,26 @@ AtMany = Annotated[
 @app.command("list")
 def list_guests(
     at: AtMany = None,
-    certificate: CertificateOption = None,
-    key: KeyOption = None,
-    ca: CaOption = None,
+    asking: Asking = BY_OPTIONS,
     json: JsonOption = False,
 ) -> None:
     """List the guests of one agent or of several: where each is, and what it has."""
     from holdover.cli.guest.listing import run
 
-    run(at or [agent_api(None)], Asking(certificate, key, ca), json)
+    run(at or [agent_api(None)], asking, json)
 
 
 @app.command()
 def show(
     guest: GuestArgument,
     at: AtMany = None,
-    certificate: CertificateOption = None,
-    key: KeyOption = None,
-    ca: CaOption = None,
+    asking: Asking = BY_OPTIONS,
     json: JsonOption = False,
 ) -> None:
     """Show all that agents know of one guest."""
     from holdover.cli.guest.listing import show as run
 
-    run(guest, at or [agent_api(None)], Asking(certificate, key, ca), json)
+    run(guest, at or [agent_api(None)], asking, json)
 
 
 @app.command()
@@ -56,9 +52,7 @@ def release(
     guest: GuestArgument,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     at: AtOption = None,
-    certificate: CertificateOption = None,
-    key: KeyOption = None,
-    ca: CaOption = None,
+    asking: Asking = BY_OPTIONS,
     json: JsonOption = False,
 ) -> None:
     """Remove what a guest that does not run has registered from the agent's host, and shut its gate.
@@ -67,37 +61,33 @@ def release(
     """
     from holdover.cli.guest.leaving import release as run
 
-    run(guest, agent_api(at), Asking(certificate, key, ca), yes=yes, json=json)
+    run(guest, agent_api(at), asking, yes=yes, json=json)
 
 
 @app.command()
 def forget(
     guest: GuestArgument,
     at: AtOption = None,
-    certificate: CertificateOption = None,
-    key: KeyOption = None,
-    ca: CaOption = None,
+    asking: Asking = BY_OPTIONS,
     json: JsonOption = False,
 ) -> None:
     """Remove a guest that has nothing from the agent's record."""
     from holdover.cli.guest.leaving import forget as run
 
-    run(guest, agent_api(at), Asking(certificate, key, ca), json)
+    run(guest, agent_api(at), asking, json)
 
 
 @app.command()
 def secret(
     guest: GuestArgument,
     at: AtOption = None,
-    certificate: CertificateOption = None,
-    key: KeyOption = None,
-    ca: CaOption = None,
+    asking: Asking = BY_OPTIONS,
     json: JsonOption = False,
 ) -> None:
     """Print what QEMU or libvirt needs to log in to a guest's export: user, secret and options."""
     from holdover.cli.guest.guest import secret as run
 
-    run(guest, agent_api(at), Asking(certificate, key, ca), json)
+    run(guest, agent_api(at), asking, json)
 
 
 @app.command()
@@ -111,9 +101,7 @@ def start(
         ),
     ] = None,
     at: AtOption = None,
-    certificate: CertificateOption = None,
-    key: KeyOption = None,
-    ca: CaOption = None,
+    asking: Asking = BY_OPTIONS,
     json: JsonOption = False,
 ) -> None:
     """Bring the reservations of a guest that runs nowhere to this host, before its QEMU is started here.
@@ -122,4 +110,4 @@ def start(
     """
     from holdover.cli.guest.guest import start as run
 
-    run(guest, agent_api(at), without or [], Asking(certificate, key, ca), json)
+    run(guest, agent_api(at), without or [], asking, json)

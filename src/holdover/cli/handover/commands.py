@@ -7,16 +7,13 @@ from typing import Annotated
 
 import typer
 
-from holdover.cli.asking import API, Asking, agent_api
+from holdover.cli.asking import API, BY_OPTIONS, Asking, agent_api
 from holdover.cli.command_line import CommandLine
 from holdover.cli.completion import complete_handover
 from holdover.cli.options import (
     DEFAULT_AGENT,
-    CaOption,
-    CertificateOption,
     GuestArgument,
     JsonOption,
-    KeyOption,
     StaleOption,
     ToOption,
 )
@@ -72,9 +69,7 @@ def prepare(
         ),
     ] = None,
     stale: StaleOption = "reread",
-    certificate: CertificateOption = None,
-    key: KeyOption = None,
-    ca: CaOption = None,
+    asking: Asking = BY_OPTIONS,
     json: JsonOption = False,
 ) -> None:
     """Register the guest's keys on the destination while the guest runs.
@@ -84,7 +79,7 @@ def prepare(
     from holdover.api.documents import Stale
     from holdover.cli.handover.handover import prepare as do
 
-    do(guest, agent_api(at), to, identity, Stale(stale), Asking(certificate, key, ca), json)
+    do(guest, agent_api(at), to, identity, Stale(stale), asking, json)
 
 
 @app.command()
@@ -92,9 +87,7 @@ def commit(
     guest: GuestArgument,
     at: AtSource = None,
     identity: HandoverOption = None,
-    certificate: CertificateOption = None,
-    key: KeyOption = None,
-    ca: CaOption = None,
+    asking: Asking = BY_OPTIONS,
     json: JsonOption = False,
 ) -> None:
     """Move the reservations to the destination.
@@ -103,7 +96,7 @@ def commit(
     """
     from holdover.cli.handover.handover import commit as do
 
-    do(guest, agent_api(at), identity, Asking(certificate, key, ca), json)
+    do(guest, agent_api(at), identity, asking, json)
 
 
 @app.command()
@@ -111,9 +104,7 @@ def finish(
     guest: GuestArgument,
     at: AtSource = None,
     identity: HandoverOption = None,
-    certificate: CertificateOption = None,
-    key: KeyOption = None,
-    ca: CaOption = None,
+    asking: Asking = BY_OPTIONS,
     json: JsonOption = False,
 ) -> None:
     """End the handover: the guest runs on the destination.
@@ -122,7 +113,7 @@ def finish(
     """
     from holdover.cli.handover.handover import finish as do
 
-    do(guest, agent_api(at), identity, Asking(certificate, key, ca), json)
+    do(guest, agent_api(at), identity, asking, json)
 
 
 @app.command()
@@ -136,9 +127,7 @@ def rollback(
             "--alone", help="The other host is dead: go on without it. The guest must not run there."
         ),
     ] = False,
-    certificate: CertificateOption = None,
-    key: KeyOption = None,
-    ca: CaOption = None,
+    asking: Asking = BY_OPTIONS,
     json: JsonOption = False,
 ) -> None:
     """Bring everything back to the source: the guest stays there.
@@ -147,7 +136,7 @@ def rollback(
     """
     from holdover.cli.handover.handover import roll_back as do
 
-    do(guest, agent_api(at), identity, alone, Asking(certificate, key, ca), json)
+    do(guest, agent_api(at), identity, alone, asking, json)
 
 
 @app.command()
@@ -155,9 +144,7 @@ def take(
     guest: GuestArgument,
     at: AtDestination = None,
     identity: HandoverOption = None,
-    certificate: CertificateOption = None,
-    key: KeyOption = None,
-    ca: CaOption = None,
+    asking: Asking = BY_OPTIONS,
     json: JsonOption = False,
 ) -> None:
     """Move everything to the destination while the source is dead.
@@ -167,22 +154,20 @@ def take(
     """
     from holdover.cli.handover.handover import take as do
 
-    do(guest, agent_api(at), identity, Asking(certificate, key, ca), json)
+    do(guest, agent_api(at), identity, asking, json)
 
 
 @app.command()
 def status(
     guest: GuestArgument,
     at: AtEither = None,
-    certificate: CertificateOption = None,
-    key: KeyOption = None,
-    ca: CaOption = None,
+    asking: Asking = BY_OPTIONS,
     json: JsonOption = False,
 ) -> None:
     """Show the guest's newest handover: what is true now, and what comes next."""
     from holdover.cli.handover.handover import status as do
 
-    do(guest, agent_api(at), Asking(certificate, key, ca), json)
+    do(guest, agent_api(at), asking, json)
 
 
 @app.command()
@@ -203,11 +188,9 @@ def trace(
             help="The API of the destination's agent. Without it the trace lacks the destination's part.",
         ),
     ] = None,
-    certificate: CertificateOption = None,
-    key: KeyOption = None,
-    ca: CaOption = None,
+    asking: Asking = BY_OPTIONS,
 ) -> None:
     """Show where the time of the guest's newest handover went: each step, LUN and round trip."""
     from holdover.cli.handover.handover import trace as do
 
-    do(guest, agent_api(at), destination, file, Asking(certificate, key, ca))
+    do(guest, agent_api(at), destination, file, asking)

@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from holdover.cli.asking import API, Asking, agent_api
+from holdover.cli.asking import API, BY_OPTIONS, Asking, agent_api
 from holdover.cli.errors import refuse
 from holdover.cli.options import (
     DEFAULT_AGENT,
-    CaOption,
-    CertificateOption,
     GuestArgument,
     JsonOption,
-    KeyOption,
     StaleOption,
     ToOption,
 )
@@ -118,9 +115,7 @@ def migrate(
             "about:tracing.",
         ),
     ] = None,
-    certificate: CertificateOption = None,
-    key: KeyOption = None,
-    ca: CaOption = None,
+    asking: Asking = BY_OPTIONS,
     json: JsonOption = False,
 ) -> None:
     """Move a guest to another host, together with its reservations.
@@ -129,7 +124,6 @@ def migrate(
     The migration goes on if this command ends: holdover migrations shows it. Exit status: 0 moved, 1 not
     moved, 3 in doubt.
     """
-    asking = Asking(certificate, key, ca)
     driven_here = (source_qmp, destination_qmp, migrate_uri, destination_waits, fail_after)
     if not reservations_only and all(each is None for each in driven_here):
         from holdover.cli.migrate.migrating import Order, run

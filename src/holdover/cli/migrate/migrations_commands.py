@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from holdover.cli.asking import Asking, agent_api
+from holdover.cli.asking import BY_OPTIONS, Asking, agent_api
 from holdover.cli.command_line import CommandLine, HelpfulGroup
 from holdover.cli.errors import refuse
 from holdover.cli.options import AtOption, CaOption, CertificateOption, GuestArgument, JsonOption, KeyOption
@@ -62,24 +62,20 @@ def _is_given(context: Any, name: str) -> bool:
 def attach(
     guest: GuestArgument,
     at: AtOption = None,
-    certificate: CertificateOption = None,
-    key: KeyOption = None,
-    ca: CaOption = None,
+    asking: Asking = BY_OPTIONS,
     json: JsonOption = False,
 ) -> None:
     """Follow a migration to its end, as the command that has begun it does."""
     from holdover.cli.migrate.migrations import attach as do
 
-    do(guest, agent_api(at), Asking(certificate, key, ca), json)
+    do(guest, agent_api(at), asking, json)
 
 
 @app.command()
 def cancel(
     guest: GuestArgument,
     at: AtOption = None,
-    certificate: CertificateOption = None,
-    key: KeyOption = None,
-    ca: CaOption = None,
+    asking: Asking = BY_OPTIONS,
     json: JsonOption = False,
 ) -> None:
     """Cancel a migration: the guest stays.
@@ -88,7 +84,7 @@ def cancel(
     """
     from holdover.cli.migrate.migrations import cancel as do
 
-    do(guest, agent_api(at), Asking(certificate, key, ca), json)
+    do(guest, agent_api(at), asking, json)
 
 
 @app.command(name="set")
@@ -102,9 +98,7 @@ def set_(
         typer.Option(min=1, metavar="MILLISECONDS", help="The longest standstill that QEMU aims at."),
     ] = None,
     at: AtOption = None,
-    certificate: CertificateOption = None,
-    key: KeyOption = None,
-    ca: CaOption = None,
+    asking: Asking = BY_OPTIONS,
     json: JsonOption = False,
 ) -> None:
     """Change a migration while its memory is copied."""
@@ -113,4 +107,4 @@ def set_(
 
     size = None if bandwidth is None else bandwidth << 20
     wanted = MigrationChange(bandwidth=size, max_downtime=max_downtime)
-    do(guest, agent_api(at), wanted, Asking(certificate, key, ca), json)
+    do(guest, agent_api(at), wanted, asking, json)
