@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable
+from functools import partial
 
 import msgspec
 from litestar import Litestar, Request, get, post
@@ -159,58 +160,30 @@ def application(host: Host, credentials: Credentials | None, monitor: Monitor) -
         state = await what
         return msgspec.structs.replace(state, milliseconds=(time.perf_counter() - started) * 1000)
 
-    @post(
-        "/guests/{name:str}/handover/prepare",
-        status_code=200,
-        tags=[HANDOVER],
-        responses=NOT_DONE,
-        operation_id="prepare_handover",
-    )
+    step = partial(post, status_code=200, tags=[HANDOVER], responses=NOT_DONE)
+
+    @step("/guests/{name:str}/handover/prepare", operation_id="prepare_handover")
     async def prepare(name: FromPath[str], data: JSONBody[PrepareRequest]) -> HandoverState:
         """Begin a handover to a peer. Answers when it is prepared. May be repeated."""
         return await timed(host.handovers.prepare(find(name).name, data.handover_id, data.to, data.stale))
 
-    @post(
-        "/guests/{name:str}/handover/commit",
-        status_code=200,
-        tags=[HANDOVER],
-        responses=NOT_DONE,
-        operation_id="commit_handover",
-    )
+    @step("/guests/{name:str}/handover/commit", operation_id="commit_handover")
     async def commit(name: FromPath[str], data: JSONBody[HandoverRequest]) -> HandoverState:
         """Move all reservations. The guest has stopped. May be repeated."""
         return await timed(host.handovers.ask(find(name).name, data.handover_id, Event.ASKED_COMMIT))
 
-    @post(
-        "/guests/{name:str}/handover/rollback",
-        status_code=200,
-        tags=[HANDOVER],
-        responses=NOT_DONE,
-        operation_id="roll_back_handover",
-    )
+    @step("/guests/{name:str}/handover/rollback", operation_id="roll_back_handover")
     async def roll_back(name: FromPath[str], data: JSONBody[HandoverRequest]) -> HandoverState:
         """Keep the guest on the source. May be repeated."""
         event = Event.ASKED_ALONE if data.alone else Event.ASKED_ROLL_BACK
         return await timed(host.handovers.ask(find(name).name, data.handover_id, event))
 
-    @post(
-        "/guests/{name:str}/handover/finish",
-        status_code=200,
-        tags=[HANDOVER],
-        responses=NOT_DONE,
-        operation_id="finish_handover",
-    )
+    @step("/guests/{name:str}/handover/finish", operation_id="finish_handover")
     async def finish(name: FromPath[str], data: JSONBody[HandoverRequest]) -> HandoverState:
         """End the handover. The guest runs on the destination. May be repeated."""
         return await timed(host.handovers.ask(find(name).name, data.handover_id, Event.ASKED_FINISH))
 
-    @post(
-        "/guests/{name:str}/handover/take",
-        status_code=200,
-        tags=[HANDOVER],
-        responses=NOT_DONE,
-        operation_id="take_handover",
-    )
+    @step("/guests/{name:str}/handover/take", operation_id="take_handover")
     async def take(name: FromPath[str], data: JSONBody[HandoverRequest]) -> HandoverState:
         """Move everything here, because the source is dead. May be repeated."""
         state = await timed(host.handovers.take(find(name).name, data.handover_id))

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import re
 
 import msgspec
 
-from holdover.api.client import AgentClient, AgentError
-from holdover.api.documents import HistoryList
 from holdover.cli.asking import Asking
 from holdover.cli.errors import refuse
-from holdover.config.agent_file import ConfigError
+from holdover.cli.one_agent import ask_agent
 from holdover.history.entry import Entry
 from holdover.terminal import PlainTable, screen
 
@@ -23,11 +20,9 @@ def run(name: str, api: str, asking: Asking, since: str | None, limit: int, json
     """Ask an agent for its history and show it."""
     try:
         begin = 0.0 if since is None else begin_of(since, datetime.datetime.now(datetime.UTC))
-        found = asyncio.run(_ask(asking.client(api), name, begin, limit))
-    except (ConfigError, ValueError) as error:
+    except ValueError as error:
         refuse(str(error))
-    except AgentError as error:
-        refuse(str(error), 1)
+    found = ask_agent(api, asking, lambda client: client.history(name, begin, limit))
     if json:
         print(msgspec.json.encode(found).decode())
         return
@@ -69,10 +64,3 @@ def table_of(entries: tuple[Entry, ...]) -> PlainTable:
             each.handover_id,
         )
     return table
-
-
-async def _ask(client: AgentClient, name: str, since: float, limit: int) -> HistoryList:
-    try:
-        return await client.history(name, since, limit)
-    finally:
-        await client.close()

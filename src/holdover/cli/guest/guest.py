@@ -2,57 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Iterator
 
 import msgspec
 
-from holdover.api.client import AgentError
 from holdover.api.documents import ExportSecret
-from holdover.api.migration_documents import GuestStarted, StartRequest
+from holdover.api.migration_documents import StartRequest
 from holdover.cli.asking import Asking
-from holdover.cli.errors import refuse
-from holdover.config.agent_file import ConfigError
+from holdover.cli.one_agent import ask_agent
 
 
 def secret(guest: str, api: str, asking: Asking, json: bool) -> None:
     """Ask the agent for a guest's secret and print it, with the options of QEMU and libvirt."""
-    try:
-        found = asyncio.run(_ask(guest, api, asking))
-    except ConfigError as error:
-        refuse(str(error))
-    except AgentError as error:
-        refuse(str(error), 1)
+    found = ask_agent(api, asking, lambda client: client.secret(guest))
     print(msgspec.json.encode(found).decode() if json else "\n".join(_lines(guest, found)))
 
 
 def start(guest: str, api: str, without: list[str], asking: Asking, json: bool) -> None:
     """Ask the agent to bring a guest to its host, and say what comes next."""
     request = StartRequest(handover_id=secrets.token_hex(8), without=tuple(without))
-
-    async def ask() -> GuestStarted:
-        (client,) = asking.clients(api)
-        try:
-            return await client.start_guest(guest, request)
-        finally:
-            await client.close()
-
-    try:
-        started = asyncio.run(ask())
-    except ConfigError as error:
-        refuse(str(error))
-    except AgentError as error:
-        refuse(str(error), 1)
+    started = ask_agent(api, asking, lambda client: client.start_guest(guest, request))
     print(msgspec.json.encode(started).decode() if json else f"{started.text}.")
-
-
-async def _ask(guest: str, api: str, asking: Asking) -> ExportSecret:
-    (client,) = asking.clients(api)
-    try:
-        return await client.secret(guest)
-    finally:
-        await client.close()
 
 
 def _lines(guest: str, found: ExportSecret) -> Iterator[str]:

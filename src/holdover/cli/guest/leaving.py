@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from holdover.api.client import AgentClient, AgentError
+from holdover.api.client import AgentClient
 from holdover.api.placement_documents import PlacementResult
 from holdover.cli.asking import Asking
 from holdover.cli.errors import refuse
-from holdover.config.agent_file import ConfigError
+from holdover.cli.one_agent import ask_agent
 
 
 def release(guest: str, api: str, asking: Asking, *, yes: bool, json: bool) -> None:
@@ -39,17 +38,5 @@ def forget(guest: str, api: str, asking: Asking, json: bool) -> None:
 def _do(
     api: str, asking: Asking, json: bool, what: Callable[[AgentClient], Awaitable[PlacementResult]]
 ) -> None:
-    async def ask() -> PlacementResult:
-        (client,) = asking.clients(api)
-        try:
-            return await what(client)
-        finally:
-            await client.close()
-
-    try:
-        done = asyncio.run(ask())
-    except ConfigError as error:
-        refuse(str(error))
-    except AgentError as error:
-        refuse(str(error), 1)
+    done = ask_agent(api, asking, what)
     print(msgspec.json.encode(done).decode() if json else f"{done.text}.")

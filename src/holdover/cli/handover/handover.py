@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,6 +18,7 @@ from holdover.api.client import AgentClient, AgentError, AgentRefused
 from holdover.api.documents import HandoverState, LunState, Problem, Stale
 from holdover.cli.asking import Asking
 from holdover.cli.errors import refuse
+from holdover.cli.one_agent import with_agent
 from holdover.cli.tracing import collect, require_suffix, write_and_show
 from holdover.cli.two_agents import called
 from holdover.config.agent_file import ConfigError
@@ -52,11 +53,7 @@ async def _known_as(source: AgentClient, to: str, asking: Asking) -> str:
     name, api = await called(source, to)
     if name:
         return name
-    (destination,) = asking.clients(api)
-    try:
-        return (await destination.guests()).host
-    finally:
-        await destination.close()
+    return (await with_agent(api, asking, lambda destination: destination.guests())).host
 
 
 def commit(guest: str, at: str, handover_id: str | None, asking: Asking, json: bool) -> None:
@@ -90,7 +87,7 @@ def take(guest: str, at: str, handover_id: str | None, asking: Asking, json: boo
 def status(guest: str, at: str, asking: Asking, json: bool) -> None:
     """Show the newest handover. Exit with 3 while it is in doubt where the reservations are."""
     try:
-        state = asyncio.run(_with_agent(at, asking, lambda agent: agent.handover(guest)))
+        state = asyncio.run(with_agent(at, asking, lambda agent: agent.handover(guest)))
     except ConfigError as error:
         refuse(str(error))
     except AgentError as error:
@@ -153,7 +150,7 @@ def _run(
             raise
 
     try:
-        state = asyncio.run(_with_agent(at, asking, do))
+        state = asyncio.run(with_agent(at, asking, do))
     except ConfigError as error:
         refuse(str(error))
     except AgentRefused as error:
@@ -163,16 +160,6 @@ def _run(
         in_doubt = is_in_doubt(None, may_have_moved=asked and moves)
         _refuse(error, None, at, json, exit_status(in_doubt=in_doubt), asked=asked)
     _show(state, at, json)
-
-
-async def _with_agent(
-    at: str, asking: Asking, do: Callable[[AgentClient], Coroutine[object, object, HandoverState]]
-) -> HandoverState:
-    (agent,) = asking.clients(at)
-    try:
-        return await do(agent)
-    finally:
-        await agent.close()
 
 
 async def _newest(agent: AgentClient, guest: str) -> HandoverState | None:

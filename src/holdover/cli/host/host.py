@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import getpass
-from collections.abc import Awaitable, Callable
 
 import msgspec
 from rich.text import Text
 
-from holdover.api.client import AgentClient, AgentError
 from holdover.api.placement_documents import DeadHost, HostDeclaration, HostList
 from holdover.cli.asking import Asking
-from holdover.cli.errors import refuse
-from holdover.config.agent_file import ConfigError
+from holdover.cli.one_agent import ask_agent
 from holdover.terminal import PlainTable, screen
 
 
 def show(api: str, asking: Asking, json: bool) -> None:
     """Show the peers of an agent's host."""
-    _print(_ask(api, asking, lambda client: client.hosts()), json)
+    _print(ask_agent(api, asking, lambda client: client.hosts()), json)
 
 
 def declare(host: str, api: str, asking: Asking, *, dead: bool, why: str, json: bool) -> None:
     """Have the agent put a declaration on record, and show its peers."""
     request = HostDeclaration(dead=dead, by=_user(), why=why)
-    _print(_ask(api, asking, lambda client: client.declare_host(host, request)), json)
+    _print(ask_agent(api, asking, lambda client: client.declare_host(host, request)), json)
 
 
 def _user() -> str:
@@ -34,22 +30,6 @@ def _user() -> str:
         return getpass.getuser()
     except (OSError, KeyError):
         return ""
-
-
-def _ask(api: str, asking: Asking, what: Callable[[AgentClient], Awaitable[HostList]]) -> HostList:
-    async def ask() -> HostList:
-        (client,) = asking.clients(api)
-        try:
-            return await what(client)
-        finally:
-            await client.close()
-
-    try:
-        return asyncio.run(ask())
-    except ConfigError as error:
-        refuse(str(error))
-    except AgentError as error:
-        refuse(str(error), 1)
 
 
 def _print(hosts: HostList, json: bool) -> None:

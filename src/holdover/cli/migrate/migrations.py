@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
 
 import msgspec
 from rich.live import Live
 from rich.text import Text
 
-from holdover.api.client import AgentClient, AgentError
+from holdover.api.client import AgentClient
 from holdover.api.migration_documents import MigrationChange, MigrationState
 from holdover.cli.asking import Asking
-from holdover.cli.errors import refuse
 from holdover.cli.migrate.following import Detached, Follower, described_memory
 from holdover.cli.migrate.migrating import end
-from holdover.config.agent_file import ConfigError
+from holdover.cli.one_agent import ask_agent
 from holdover.terminal import PlainTable, screen
 
 __all__ = ["attach", "cancel", "change", "show"]
-
-T = TypeVar("T")
 
 _INTERVAL = 0.5
 
@@ -46,38 +41,40 @@ def show(at: str, asking: Asking, watch: bool, json: bool) -> None:
                 live.update(_table((await client.migrations()).migrations, live=True), refresh=True)
                 await asyncio.sleep(_INTERVAL)
 
-    _with(at, asking, ask)
+    ask_agent(at, asking, ask)
 
 
 def attach(guest: str, at: str, asking: Asking, json: bool) -> None:
     """Follow a migration to its end."""
 
     async def ask(client: AgentClient) -> tuple[MigrationState, str]:
-        state = await client.migration(guest)
-        try:
-            return await Follower(client, guest, quiet=json).follow(state), ""
-        except Detached as error:
-            return error.state, str(error)
+        return await _followed(client, guest, await client.migration(guest), json)
 
-    end(*_with(at, asking, ask), json)
+    end(*ask_agent(at, asking, ask), json)
 
 
 def cancel(guest: str, at: str, asking: Asking, json: bool) -> None:
     """Let a guest stay, and follow its migration to its end; exit status 0 if the guest stays."""
 
     async def ask(client: AgentClient) -> tuple[MigrationState, str]:
-        state = await client.cancel_migration(guest)
-        try:
-            return await Follower(client, guest, quiet=json).follow(state), ""
-        except Detached as error:
-            return error.state, str(error)
+        return await _followed(client, guest, await client.cancel_migration(guest), json)
 
-    state, why = _with(at, asking, ask)
+    state, why = ask_agent(at, asking, ask)
     if json or state.open or state.moved:
         end(state, why, json)
         return
     problem = f"\nCheck this: {state.problem}" if state.problem else ""
     screen().print(f"Cancelled: {state.now}.{problem}", markup=False, highlight=False, soft_wrap=True)
+
+
+async def _followed(
+    client: AgentClient, guest: str, state: MigrationState, json: bool
+) -> tuple[MigrationState, str]:
+    """The last state that was seen, and why it is not the end; empty if it is."""
+    try:
+        return await Follower(client, guest, quiet=json).follow(state), ""
+    except Detached as error:
+        return error.state, str(error)
 
 
 def change(guest: str, at: str, wanted: MigrationChange, asking: Asking, json: bool) -> None:
@@ -86,25 +83,9 @@ def change(guest: str, at: str, wanted: MigrationChange, asking: Asking, json: b
     async def ask(client: AgentClient) -> MigrationState:
         return await client.change_migration(guest, wanted)
 
-    state = _with(at, asking, ask)
+    state = ask_agent(at, asking, ask)
     if json:
         print(msgspec.json.encode(state).decode())
-
-
-def _with(at: str, asking: Asking, ask: Callable[[AgentClient], Awaitable[T]]) -> T:
-    async def do() -> T:
-        (client,) = asking.clients(at)
-        try:
-            return await ask(client)
-        finally:
-            await client.close()
-
-    try:
-        return asyncio.run(do())
-    except ConfigError as error:
-        refuse(str(error))
-    except AgentError as error:
-        refuse(str(error), 1)
 
 
 def _table(migrations: tuple[MigrationState, ...], *, live: bool = False) -> PlainTable:
