@@ -115,7 +115,7 @@ def test_who_does_not_answer_is_named() -> None:
         silent = await asyncio.start_server(lambda _r, _w: asyncio.sleep(60), "127.0.0.1", 0)
         port = silent.sockets[0].getsockname()[1]
         client = AgentClient(f"127.0.0.1:{port}", timeout=0.2, tls=TLS)
-        with pytest.raises(AgentError, match=f"127.0.0.1:{port}: no answer within 0.2 s; .* in doubt"):
+        with pytest.raises(AgentError, match=f"127.0.0.1:{port}: no answer within 0.2 s; .* is not known"):
             await client.commit("db1", "h")
         await client.close()
         silent.close()

@@ -85,7 +85,7 @@ def test_a_file_with_two_guests(tmp_path: Path) -> None:
         (
             'export = "127.0.0.1:3261"',
             "export-open = true",
-            "guest db1: says who may come by its export, and has no",
+            "guest db1: sets who may log in to its export, and has no",
         ),
         ('name = "host-a"', 'name = "host-a"\nstate-dir = "x"', "state-dir: 'x': the path must be absolute"),
         ("[limits]", "[exports]\nmax-memory-per-guest = 16\n[limits]", "from the longest command, 32 .MiB."),
@@ -96,7 +96,7 @@ def test_a_file_with_two_guests(tmp_path: Path) -> None:
         ("unix:/run/holdover/a.sock", "http://127.0.0.1:7101", "does not speak plain HTTP over TCP"),
         ("unix:/run/holdover/a.sock", "127.0.0.1", "api.listen: '127.0.0.1' is not HOST:PORT"),
         ("127.0.0.1:3261", "127.0.0.1:99999", "guest db1: export: '127.0.0.1:99999' is not HOST:PORT"),
-        ('name = "db2"', 'name = "db1"', "guest name 'db1' is there twice"),
+        ('name = "db2"', 'name = "db1"', "guest name 'db1' is used twice"),
         ('name = "db2"', 'name = "a/b"', "guest name 'a/b' contains /"),
         ('name = "db2"', 'name = "d b"', "guest d b: iSCSI name"),
         ('"pc-q35-10.2"', '"pc/q35-10.2"', "guest db1: .*pc/q35-10.2"),
@@ -160,7 +160,7 @@ api = "https://127.0.0.1:7103"
     file.write_text(
         GOOD.replace('listen = "unix:/run/holdover/a.sock"', api) + peers + peers, encoding="utf-8"
     )
-    with pytest.raises(ConfigError, match="peer 'host-b' is there twice"):
+    with pytest.raises(ConfigError, match="peer 'host-b' is named twice"):
         load_config(file)
 
 
@@ -264,7 +264,7 @@ def test_where_a_guests_monitor_is(tmp_path: Path) -> None:
 
 def test_a_device_id_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     device = '"scsi-block,id=d0,drive=iscsi://127.0.0.1/iqn.2026-11.org.example:san/0"'
-    with pytest.raises(ConfigError, match="guest db1: device id 'd0' is there twice"):
+    with pytest.raises(ConfigError, match="guest db1: device id 'd0' is used twice"):
         load(tmp_path, GOOD.replace(device, f"{device}, {device}"))
 
 

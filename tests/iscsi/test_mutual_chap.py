@@ -133,7 +133,7 @@ def right_answer(asked: Said) -> Said:
         (lambda asked: {"CHAP_N": "disk", "CHAP_R": asked["CHAP_R"]}, "another"),
         (lambda asked: {"CHAP_N": "disk", **proof({"CHAP_A": "7", **asked}, ANNA.secret)}, "another"),
         (lambda asked: {"CHAP_R": right_answer(asked)["CHAP_R"]}, "another"),
-        (lambda _: {"CHAP_N": "disk", "CHAP_R": "nothing"}, "what cannot be"),
+        (lambda _: {"CHAP_N": "disk", "CHAP_R": "nothing"}, "an invalid login"),
     ],
 )
 def test_the_initiator_goes_no_further_with_a_target_that_does_not_know(

@@ -42,7 +42,7 @@ def test_any_bytes_are_text_or_a_text_error(data: bytes) -> None:
         (b"=x", "is no key"),
         (b"1a=x", "is no key"),
         (b"a" * 64 + b"=x", "is no key"),
-        (b"A=1\0A=2\0", "A stands there twice"),
+        (b"A=1\0A=2\0", "A is given twice"),
         (b"A=" + b"x" * 8193, "longer than 8192"),
         (b"".join(b"K%d=1\0" % number for number in range(MAX_KEYS + 1)), "more than 64 keys"),
     ],

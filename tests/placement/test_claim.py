@@ -47,7 +47,7 @@ class Impatient(Claim):
 class Stubborn(Claim):
     """A claim that never gives way: the other mutation."""
 
-    def hear(self, claimant: str) -> Word:
+    def receive(self, claimant: str) -> Word:
         return Word.HAS if self.won else Word.FREE
 
 

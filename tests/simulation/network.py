@@ -141,7 +141,12 @@ class Network:
         caller.call_later(self._random.expovariate(_QUICK), _settle, done, AgentError(why))
 
     def _late(self, done: asyncio.Future[Any], to: str) -> None:
-        _settle(done, AgentError(f"agent of {to}: no answer within {_TIMEOUT:g} s; what it did is in doubt"))
+        _settle(
+            done,
+            AgentError(
+                f"agent of {to}: no answer within {_TIMEOUT:g} s; whether it did what was asked is not known"
+            ),
+        )
 
 
 def _settle(done: asyncio.Future[T], result: T | AgentError) -> None:

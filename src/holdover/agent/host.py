@@ -376,8 +376,8 @@ class Host:
             except (PathError, StepFailed) as error:
                 raise ConfigError(
                     f"guest {guest}: {options.drive} cannot be asked which LUN it is, and the rule for lun = "
-                    f'"{undecided}" may be meant for it; write migrate-pr= on the device, or see to the LUN: '
-                    f"{error}"
+                    f'"{undecided}" may be meant for it; write migrate-pr= on the device, or repair the path '
+                    f"to the LUN: {error}"
                 ) from error
             finally:
                 await path.close()

@@ -197,7 +197,7 @@ def application(host: Host, credentials: Credentials | None, monitor: Monitor) -
         """A message of a handover from one agent to another."""
         sender = certified_name(request.scope)
         if sender is None:
-            raise Forbidden("this is for peers, which are known by their certificates")
+            raise Forbidden("only a peer host may send this, with its certificate")
         return await host.handovers.receive(data, sender)
 
     @get(

@@ -293,7 +293,8 @@ class AgentClient:
                 return response.status, await response.read()
         except TimeoutError as error:
             raise AgentError(
-                f"agent at {self.api}: no answer within {self._timeout:g} s; what it did is in doubt"
+                f"agent at {self.api}: no answer within {self._timeout:g} s; whether it did what was "
+                "asked is not known"
             ) from error
         except (aiohttp.ClientError, OSError) as error:
             raise AgentError(f"agent at {self.api}: {self._reason(error)}") from error

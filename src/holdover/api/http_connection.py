@@ -98,7 +98,9 @@ class HttpConnection(HttpToolsProtocol):
             return
         lengths = [value for name, value in self.headers if name == b"content-length"]
         if any(name == b"transfer-encoding" for name, _ in self.headers):
-            self._refuse(HTTPStatus.LENGTH_REQUIRED, "give the body a Content-Length; chunks are not taken")
+            self._refuse(
+                HTTPStatus.LENGTH_REQUIRED, "give the body a Content-Length; a chunked body is refused"
+            )
         elif lengths and int(lengths[0]) > LARGEST_BODY:
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is longer than {LARGEST_BODY} bytes")
         else:
@@ -141,7 +143,7 @@ class HttpConnection(HttpToolsProtocol):
         self._timer = None
         deadline = self._bounds.deadline
         if deadline is not None and deadline <= self.loop.time() and not self.transport.is_closing():
-            self._refuse(HTTPStatus.REQUEST_TIMEOUT, "the request did not come to its end in time")
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, "the request was not complete in time")
         else:
             self._watch()
 

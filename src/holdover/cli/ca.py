@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 app = CommandLine("Make and show the certificates by which hosts and operators know each other.")
 
-_Replace = Annotated[bool, typer.Option("--replace", help="Write over a file that is there.")]
+_Replace = Annotated[bool, typer.Option("--replace", help="Replace a file that exists.")]
 _Days = Annotated[int, typer.Option(metavar="DAYS", min=1, help="How long it is valid.")]
 
 

@@ -129,7 +129,7 @@ class GuestConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         except ValueError as error:
             raise ValueError(f"guest.export-initiators, guest.export-addresses: {error}") from error
         if self.export is None and (self.export_open or allow != AllowList()):
-            raise ValueError(f"guest {self.name}: says who may come by its export, and has no export")
+            raise ValueError(f"guest {self.name}: sets who may log in to its export, and has no export")
         for what, path in (("helper", self.helper), ("qmp", self.qmp)):
             if path is not None and not Path(path).is_absolute():
                 raise ValueError(f"guest.{what}: {path!r}: the path of the socket must be absolute")
@@ -338,7 +338,7 @@ def check_config(config: AgentConfig, where: str) -> None:
     names = [guest.name for guest in config.guest]
     for name in names:
         if not name or "/" in name or names.count(name) > 1:
-            problem = "is empty" if not name else "contains /" if "/" in name else "is there twice"
+            problem = "is empty" if not name else "contains /" if "/" in name else "is used twice"
             raise ConfigError(f"{where}: guest name {name!r} {problem}")
     shared = None if config.helper is None else config.helper.socket
     for guest in config.guest:
@@ -422,7 +422,7 @@ def _check_peers(config: AgentConfig, where: str) -> None:
     for peer in config.peer:
         label = f"{where}: peer {peer.name!r}"
         if peer.name == config.name or names.count(peer.name) > 1:
-            raise ConfigError(f"{label} {'is this host' if peer.name == config.name else 'is there twice'}")
+            raise ConfigError(f"{label} {'is this host' if peer.name == config.name else 'is named twice'}")
         if not isinstance(parse_api(peer.api, f"{label}: api").where, HostPort):
             raise ConfigError(
                 f"{label}: api: {peer.api} is a Unix socket, which answers operators alone; agents know each "
@@ -446,7 +446,7 @@ def parse_guest(guest: GuestConfig, where: str) -> tuple[MachineType, list[Devic
     if export is not None and guest.export_open and not export.loopback:
         raise ConfigError(
             f"{label}: export-open: {export} can be reached from other machines, and anybody there could "
-            "read and write the guest's disks; take export-open away, so that CHAP asks who comes, or listen "
+            "read and write the guest's disks; remove export-open, so that CHAP is required, or listen "
             "on 127.0.0.1"
         )
     try:
@@ -460,7 +460,7 @@ def parse_guest(guest: GuestConfig, where: str) -> tuple[MachineType, list[Devic
     ids = [device.id for device in devices if device.id is not None]
     for name in ids:
         if ids.count(name) > 1:
-            raise ConfigError(f"{label}: device id {name!r} is there twice")
+            raise ConfigError(f"{label}: device id {name!r} is used twice")
     for device in devices:
         try:
             locator_of(device)

@@ -59,7 +59,9 @@ def _rights() -> Iterator[Finding]:
     if os.geteuid() == 0 and effective >> _CAP_SYS_RAWIO & 1:
         yield ok("rights", "this user is root and has CAP_SYS_RAWIO, which disks of the host need")
     else:
-        yield unknown("rights", "this user may not ask disks of the host", "run holdover doctor as root")
+        yield unknown(
+            "rights", "this user may not send commands to disks of the host", "run holdover doctor as root"
+        )
 
 
 def _sockets(config: AgentConfig) -> Iterator[Finding]:

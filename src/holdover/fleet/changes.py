@@ -36,7 +36,7 @@ async def carry_out(survey: Survey, request: ChangeRequest) -> str:
     """Ask the host's agent for the change. Returns what is true now, in a sentence.
 
     Raises:
-        AgentError: The agent refused, or what it did is in doubt.
+        AgentError: The agent refused, or whether it did what was asked is not known.
     """
     client = await survey.client(request.host)
     if request.change is Change.ROLL_BACK:

@@ -46,5 +46,5 @@ def decide(
     return Adoption(
         None,
         f"this host's nexus is registered with key {key:#x}, which the guest did not register through this "
-        "agent; set adopt = true for the guest to take it for the guest's, or unregister it",
+        "agent; set adopt = true for the guest if that registration is the guest's, or unregister it",
     )

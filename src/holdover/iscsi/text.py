@@ -135,7 +135,7 @@ def decode_text(data: bytes) -> list[tuple[str, str]]:
         if len(value) > _MAX_VALUE:
             raise TextError(f"text: the value of {name} is longer than {_MAX_VALUE}")
         if name in seen:
-            raise TextError(f"text: {name} stands there twice")
+            raise TextError(f"text: {name} is given twice")
         seen.add(name)
         pairs.append((name, value))
     return pairs

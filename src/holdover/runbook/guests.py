@@ -35,7 +35,7 @@ GUESTS = (
         "A host is declared dead, or comes back after it was.",
         "An operator has said that a host is dead and fenced, so its guests may be taken. The host that "
         "comes back "
-        "hears of it and keeps its guests shut, so that no guest runs twice.",
+        "learns of it and keeps its guests shut, so that no guest runs twice.",
         (
             "`holdover host list` shows which hosts are declared dead.",
             "On another host: `holdover guest start GUEST` takes what a guest has left.",

@@ -196,7 +196,7 @@ def test_a_connection_is_not_that_of_a_later_process_with_its_number() -> None:
             with qemu("-name", "db1") as process:
                 peer = Peer(process.pid, 0, 0, before)
                 for _ in range(2):
-                    with pytest.raises(Refused, match="its number is another process's now"):
+                    with pytest.raises(Refused, match="another process has its number now"):
                         await here.attachments.guest_of(peer)
                     assert (await here.of(process)).process is not None
 

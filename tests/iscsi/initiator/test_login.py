@@ -136,5 +136,5 @@ def test_a_login_without_end() -> None:
     login = begin()
     for _ in range(64):
         login.receive(response())
-    with pytest.raises(LoginError, match="does not come to an end"):
+    with pytest.raises(LoginError, match="has not ended after"):
         login.receive(response())

@@ -191,7 +191,7 @@ class Attachments:
         process = self._watch(peer.pid) if peer.pid else None
         try:
             if process is not None and not peer.is_process(process.started):
-                raise Refused(f"process {peer.pid} has ended, and its number is another process's now")
+                raise Refused(f"process {peer.pid} has ended, and another process has its number now")
             said = self.names.corrected(process, await what_it_says(self._config, peer, own))
             cgroup = await asyncio.to_thread(cgroup_of, peer.pid) if peer.pid else ""
             if process is not None and process.ended:

@@ -139,4 +139,4 @@ async def _list(monitor: QemuMonitor, path: str) -> list[_Property]:
     try:
         return msgspec.convert(answer, list[_Property])
     except msgspec.ValidationError as error:
-        raise QemuError(f"{monitor.name}: an answer to qom-list that is none: {error}") from error
+        raise QemuError(f"{monitor.name}: QEMU's answer to qom-list cannot be read: {error}") from error

@@ -120,7 +120,7 @@ class SourceHandover(HandoverDriver[Source]):
 
     def _step(self, what: HandoverEvent | Message) -> tuple[Source, Effects]:
         if isinstance(what, Message):
-            raise TypeError("a source hears no messages")
+            raise TypeError("a source receives no messages")
         return source_step(self.state_machine, what)
 
     def _is_allowed(self, what: HandoverEvent | Message) -> bool:

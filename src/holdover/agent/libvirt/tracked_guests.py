@@ -112,7 +112,7 @@ class ListingJournal:
                 raise JournalError(
                     self._tracked.file,
                     f"cannot be written: {error.strerror}",
-                    "make room, or see to the disk",
+                    "free space on the disk, or repair it",
                 ) from error
         await self._journal.put(*records)
 

@@ -88,7 +88,8 @@ class Releasing:
         tracked = device.tracked
         if not found.certain or device.block.stale:
             raise StepFailed(
-                "REGISTER (probe)", device.report or found.reason or "what it has is not certain"
+                "REGISTER (probe)",
+                device.report or found.reason or "it is not certain what the guest has there",
             )
         if tracked.key:
             await device.run(_unregister(tracked), limit)

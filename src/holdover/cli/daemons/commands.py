@@ -85,7 +85,9 @@ def agent(
     ] = False,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"] | None,
-        typer.Option(help="The least that is logged, whatever [log] of the file says. [default: info]"),
+        typer.Option(
+            help="The lowest level that is logged, whatever [log] of the file says. [default: info]"
+        ),
     ] = None,
     log_format: Annotated[
         Literal["auto", "console", "json", "journald"] | None,
@@ -141,7 +143,7 @@ def pr_helper(
     daemon: Annotated[bool, typer.Option("--daemon", "-d", help="Run in the background.")] = False,
     user: Annotated[
         str | None,
-        typer.Option("--user", "-u", metavar="USER", help="Become this user, and keep CAP_SYS_RAWIO alone."),
+        typer.Option("--user", "-u", metavar="USER", help="Become this user, and keep only CAP_SYS_RAWIO."),
     ] = None,
     group: Annotated[
         str | None, typer.Option("--group", "-g", metavar="GROUP", help="Become a member of this group.")

@@ -19,12 +19,11 @@ def release(guest: str, api: str, asking: Asking, *, yes: bool, json: bool) -> N
     if not yes:
         if not sys.stdin.isatty():
             refuse(
-                f"nothing was changed: this removes the registrations of guest {guest}, and a reservation of "
-                "its ends; give --yes where nobody can be asked"
+                f"nothing was changed: this removes the registrations of guest {guest}, and so a reservation "
+                "that it holds ends; without a terminal, give --yes"
             )
-        answer = input(
-            f"Remove the registrations of guest {guest} from its LUNs? A reservation of its ends. [y/N] "
-        )
+        print(f"A reservation that guest {guest} holds ends with its registrations.")
+        answer = input(f"Remove the registrations of guest {guest} from its LUNs? [y/N] ")
         if answer.strip().lower() not in ("y", "yes"):
             refuse("nothing was changed", 1)
     _do(api, asking, json, lambda client: client.release_guest(guest))

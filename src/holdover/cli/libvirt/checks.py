@@ -78,7 +78,10 @@ def _socket_check(path: Path, who: str, fix: str) -> Check:
             while not replies:
                 data = asking.recv(65536)
                 if not data:
-                    return Check(False, f"{path}: whoever listens does not answer this user; ask as root")
+                    return Check(
+                        False,
+                        f"{path}: the process that listens there does not answer this user; run this as root",
+                    )
                 replies = client.receive(data)
     except OSError as error:
         text = error.strerror or str(error)

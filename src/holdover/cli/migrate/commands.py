@@ -88,11 +88,15 @@ def migrate(
     ] = None,
     destination_qmp: Annotated[
         Path | None,
-        typer.Option(metavar="SOCKET", help="The QMP socket of the QEMU that waits for the guest, likewise."),
+        typer.Option(
+            metavar="SOCKET", help="The QMP socket of the QEMU that waits for the guest, for the same case."
+        ),
     ] = None,
     migrate_uri: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="Where the QEMU that waits listens, likewise: tcp:HOST:PORT."),
+        typer.Option(
+            metavar="ADDRESS", help="Where the QEMU that waits listens, for the same case: tcp:HOST:PORT."
+        ),
     ] = None,
     destination_waits: Annotated[
         bool | None,

@@ -128,7 +128,7 @@ class InitiatorLogin:
         if response.status != LoginStatus.SUCCESS:
             raise LoginError(_refusal(response), response.status)
         if self._responses > _MAX_RESPONSES:
-            raise LoginError(f"the target does not come to an end after {_MAX_RESPONSES} responses")
+            raise LoginError(f"the login has not ended after {_MAX_RESPONSES} responses")
         if response.stage != self._stage:
             raise LoginError(f"the target answers stage {self._stage} with stage {response.stage}")
         self._text += response.data
@@ -142,7 +142,7 @@ class InitiatorLogin:
                 return self._security(response, pairs)
             return self._operational(response, pairs)
         except TextError as error:
-            raise LoginError(f"the target sent what cannot be: {error}") from error
+            raise LoginError(f"the target sent an invalid login: {error}") from error
 
     def _security(self, response: LoginResponse, pairs: _Pairs) -> LoginStep | None:
         said = dict(pairs)

@@ -214,7 +214,7 @@ class InitiatorSession:
 
     def _receive(self, pdu: Pdu | DamagedPdu) -> None:
         if isinstance(pdu, DamagedPdu):
-            raise ProtocolError("data that are not what their digest says")
+            raise ProtocolError("data that do not match their digest")
         if self._state is _InitiatorState.LOGIN:
             if not isinstance(pdu, LoginResponse):
                 raise LoginError(f"the target answers the login with PDU {_opcode(pdu):02X}h")

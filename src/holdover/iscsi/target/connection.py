@@ -443,7 +443,7 @@ class TargetConnection(asyncio.BufferedProtocol):
         if self._unsent:
             transfers.append(self._written - self._transport.get_write_buffer_size())
         if self._stalls.stalled(transfers, self._loop.time()):
-            self.give_up("the initiator lets data lie that it is to send, or to take")
+            self.give_up("the initiator does not send, or does not receive, the data of a command")
         elif self._watch is None and (transfers or self.session.transfers.buffered):
             self._watch = self._loop.call_later(_WATCH_SECONDS, self._look)
 

@@ -206,7 +206,7 @@ class TargetLogin:
         if request.stage == LoginStage.SECURITY:
             answers += self._security(pairs)
         elif not self._authenticated:
-            raise _RefusedError(LoginStatus.AUTHENTICATION_FAILURE, "the initiator passed by authentication")
+            raise _RefusedError(LoginStatus.AUTHENTICATION_FAILURE, "the initiator skipped authentication")
         else:
             answers += self.negotiator.receive(pairs, KeyUse.OPERATIONAL)
             answers += self.negotiator.declaration()

@@ -145,7 +145,7 @@ class TargetSession:
             while self._state is not _TargetState.CLOSED and (pdu := reader.next()) is not None:
                 self._receive(pdu)
         except PduError as error:
-            self._close(f"the initiator sent what is no PDU: {error}")
+            self._close(f"the initiator sent something that is no PDU: {error}")
 
     def events_received(self) -> list[TargetEvent]:
         """The events since the last call."""
