@@ -27,6 +27,7 @@ from tests.handover.work_rig import (
     OTHER,
     SOURCE,
     SPARE,
+    SPARE_BACK,
     THIRD,
     WRITE,
     Case,
@@ -225,6 +226,25 @@ def test_a_destination_that_takes_does_not_know_by_itself_who_has_removed_its_re
     assert rig.registrations() == before
     assert rig.work(DESTINATION, Work.TAKE, replace(lun, conceded=True)).tracked == UNREGISTERED
     assert rig.registrations() == before
+
+
+@pytest.mark.parametrize("registers", [False, True])
+def test_a_guest_that_is_fenced_while_the_source_goes_on_alone_leaves_no_spare_key(registers: bool) -> None:
+    """The destination died while it took, with the reservation on its spare key."""
+    rig, _, lun = taking()
+    rig.watch = lambda: None
+    kind = ReservationType.WRITE_EXCLUSIVE
+    rig.must(DESTINATION, out_command(OutServiceAction.REGISTER, KEY, SPARE_BACK))
+    rig.must(DESTINATION, out_command(OutServiceAction.PREEMPT, SPARE_BACK, KEY, type=kind))
+    assert rig.holder() == (kind, DESTINATION)
+    fence = out_command(OutServiceAction.PREEMPT, OTHER, KEY, type=kind)
+    if registers:
+        rig.must(SOURCE, out_command(OutServiceAction.REGISTER, 0, KEY))
+        pending = [fence]  # after the source's first command, which finds its registration
+        rig.watch = lambda: rig.must(THIRD, pending.pop()) if pending else None
+    assert rig.work(SOURCE, Work.EVICT, lun).tracked == UNREGISTERED
+    assert rig.registrations() == {THIRD: OTHER}
+    assert rig.holder() is None
 
 
 @pytest.mark.parametrize("works", [(Work.ISOLATE,), (Work.ISOLATE, Work.EVICT)])

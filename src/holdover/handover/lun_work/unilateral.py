@@ -245,6 +245,19 @@ def _spares(lun: LunHandover) -> tuple[int, ...]:
     return (lun.destination_spare, *_spares_of_source(lun))
 
 
+def _fenced(lun: LunHandover) -> Steps[LunHandover]:
+    """The LUN on a source that acts alone when another node has fenced the guest.
+
+    That node does not know the destination's spare key. It goes too, with the reservation if it holds that.
+    """
+    tracked, key, left = lun.as_registered, lun.fresh_spare, lun.destination_spare
+    if left in (yield from read_keys()):
+        yield from register_key(tracked, key)
+        yield from preempt(tracked, key, left)
+        yield from unregister(tracked, key)
+    return replace(lun, tracked=UNREGISTERED)
+
+
 def _alone(lun: LunHandover, mine: tuple[int, ...]) -> Steps[LunHandover]:
     """Move everything of the guest to this host, and leave nothing on the nexuses of the other side.
 
@@ -261,12 +274,12 @@ def _alone(lun: LunHandover, mine: tuple[int, ...]) -> Steps[LunHandover]:
     if key == 0:
         # A late PREEMPT of the other side may have come after this side had registered its key.
         if tracked.key not in (yield from read_keys()):
-            return replace(lun, tracked=UNREGISTERED)
+            return (yield from _fenced(lun))
         key = lun.fresh_spare
         yield from register_key(tracked, key)
         if tracked.key not in (yield from read_keys()):
             yield from unregister(tracked, key)
-            return replace(lun, tracked=UNREGISTERED)
+            return (yield from _fenced(lun))
     if key != tracked.key:
         yield from _remove_other(lun, key, [each for each in _spares(lun) if each not in mine])
         yield from change_back(tracked, key)
@@ -284,6 +297,8 @@ def _alone(lun: LunHandover, mine: tuple[int, ...]) -> Steps[LunHandover]:
         raise StepFailed("PREEMPT", problem)
     if problem and (yield from is_taken(tracked, ())):
         yield from unregister(tracked, tracked.key)
+        if lun.destination_spare not in mine:
+            lun = yield from _fenced(lun)
         return replace(lun, tracked=UNREGISTERED, standing=())
     if problem:
         raise StepFailed("PREEMPT", problem)
