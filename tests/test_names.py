@@ -27,6 +27,7 @@ OLD = frozenset(
         "hears",
         "hush",
         "notice",
+        "pace",
         "prey",
         "unheard",
         "work_alone",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from structlog.testing import capture_logs
 
-from holdover.network.paced_listener import Pace, PacedListener
+from holdover.network.paced_listener import AcceptThrottle, PacedListener
 
 
 @contextlib.contextmanager
@@ -41,7 +41,7 @@ def test_a_party_that_comes_too_often_is_turned_away() -> None:
     async def test() -> None:
         taken = Taken()
         parties = iter(["a"] * 10 + ["b"])
-        pace = Pace(burst=1000, seconds=0.001, burst_each=3, seconds_each=1000.0)
+        pace = AcceptThrottle(burst=1000, seconds=0.001, burst_each=3, seconds_each=1000.0)
         with socket.create_server(("127.0.0.1", 0)) as listener, capture_logs() as log:
             paced = PacedListener(listener, "front end", pace, lambda _: next(parties), taken.take)
             with clients(listener, 11) as all_of_them:
@@ -57,7 +57,7 @@ def test_a_party_that_comes_too_often_is_turned_away() -> None:
 def test_all_parties_together_wait() -> None:
     async def test() -> None:
         taken = Taken()
-        pace = Pace(burst=2, seconds=0.2, burst_each=1000, seconds_each=0.001)
+        pace = AcceptThrottle(burst=2, seconds=0.2, burst_each=1000, seconds_each=0.001)
         numbers = iter(range(100))
         with socket.create_server(("127.0.0.1", 0)) as listener:
             paced = PacedListener(listener, "front end", pace, lambda _: str(next(numbers)), taken.take)
@@ -83,7 +83,7 @@ def test_a_connection_that_has_gone_harms_nobody() -> None:
                 raise OSError
             return "a"
 
-        pace = Pace(burst=10, seconds=0.01, burst_each=10, seconds_each=0.01)
+        pace = AcceptThrottle(burst=10, seconds=0.01, burst_each=10, seconds_each=0.01)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             paced = PacedListener(listener, "front end", pace, party_of, taken.take)
             with clients(listener, 2) as all_of_them:
@@ -99,7 +99,7 @@ def test_a_connection_that_has_gone_harms_nobody() -> None:
 def test_a_closed_listener_takes_nobody(paused: bool) -> None:
     async def test() -> None:
         taken = Taken()
-        pace = Pace(burst=1, seconds=0.2, burst_each=10, seconds_each=0.01)
+        pace = AcceptThrottle(burst=1, seconds=0.2, burst_each=10, seconds_each=0.01)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             paced = PacedListener(listener, "front end", pace, lambda _: "a", taken.take)
             if paused:
@@ -115,7 +115,7 @@ def test_a_closed_listener_takes_nobody(paused: bool) -> None:
 
 
 def test_what_is_given_back_does_not_count() -> None:
-    pace = Pace(burst=2, seconds=1.0, burst_each=2, seconds_each=1.0)
+    pace = AcceptThrottle(burst=2, seconds=1.0, burst_each=2, seconds_each=1.0)
     for _ in range(10):
         assert pace.admits("a", 0.0)
         assert pace.pause(0.0) == 0.0

@@ -11,7 +11,7 @@ from functools import partial
 from holdover.admission.admission import Admission, AdmittedConnection, Allowance, FrontEnd
 from holdover.admission.turns_to_begin import Rates
 from holdover.network.connection_owner import party_of
-from holdover.network.paced_listener import Pace, PacedListener
+from holdover.network.paced_listener import AcceptThrottle, PacedListener
 from holdover.network.tls_handshake import Handshakes, TlsHandshake
 from holdover.pki.tls import Credentials
 
@@ -50,13 +50,13 @@ class ApiListener:
         self._tasks: set[asyncio.Task[None]] = set()
         listener.listen(_BACKLOG)
         # To accept a connection, or to close it, takes a tenth of a millisecond.
-        pace = Pace(
+        throttle = AcceptThrottle(
             burst=512,
             seconds=0.002,
             burst_each=256 if is_unix else 128,
             seconds_each=0.004 if is_unix else 0.01,
         )
-        self._paced = PacedListener(listener, name, pace, _user_of if is_unix else party_of, self._enter)
+        self._paced = PacedListener(listener, name, throttle, _user_of if is_unix else party_of, self._enter)
 
     def close(self) -> None:
         """Accept no more connections, and drop those whose handshake is under way."""

@@ -46,6 +46,6 @@ def describe_state(handover: HandoverState, api: str) -> StateDescription:
 
 def in_words(handover: HandoverState, api: str) -> str:
     """What the state of a handover means, as text of one or two lines with the handover's id."""
-    meaning = describe_state(handover, api)
-    text = f"Now: {meaning.now} (handover {handover.handover_id} is {handover.state})."
-    return f"{text}\nNext: {meaning.next}." if meaning.next else text
+    description = describe_state(handover, api)
+    text = f"Now: {description.now} (handover {handover.handover_id} is {handover.state})."
+    return f"{text}\nNext: {description.next}." if description.next else text

@@ -28,7 +28,7 @@ _TELL_SECONDS: Final = 10.0
 _LONGEST_PAUSE: Final = 1.0
 
 
-class Pace:
+class AcceptThrottle:
     """How often connections may come, at one listening socket or several."""
 
     def __init__(self, *, burst: int, seconds: float, burst_each: int, seconds_each: float) -> None:
@@ -60,7 +60,7 @@ class PacedListener:
         self,
         listener: socket.socket,
         name: str,
-        pace: Pace,
+        throttle: AcceptThrottle,
         party_of: Callable[[socket.socket], str],
         take: Callable[[socket.socket, str], None],
     ) -> None:
@@ -71,7 +71,7 @@ class PacedListener:
         self._name = name
         self._party_of = party_of
         self._take = take
-        self._pace = pace
+        self._throttle = throttle
         self._seldom = Seldom(_TELL_SECONDS)
         self._loop = asyncio.get_running_loop()
         self._again: asyncio.TimerHandle | None = None
@@ -130,10 +130,10 @@ class PacedListener:
             connection.close()  # it has gone already
             return _REFUSED_PAUSE
         now = self._loop.time()
-        if not self._pace.admits(party, now):
+        if not self._throttle.admits(party, now):
             connection.close()
             self.tell(party)
             return _REFUSED_PAUSE
         connection.setblocking(False)
         self._take(connection, party)
-        return self._pace.pause(now)
+        return self._throttle.pause(now)

@@ -43,8 +43,8 @@ class Turns(Generic[T]):
         self._queues: dict[Hashable, _Queue[T]] = {}
         self._lock = threading.Lock()
 
-    def begin(self, device: Hashable, client: Hashable, who: T) -> bool:
-        """Whether ``who`` may go on now. If not, a later `end` for this device returns ``who``."""
+    def begin(self, device: Hashable, client: Hashable, waiter: T) -> bool:
+        """Whether ``waiter`` may go on now. If not, a later `end` for this device returns ``waiter``."""
         with self._lock:
             queue = self._queues.get(device)
             if queue is None:
@@ -52,7 +52,7 @@ class Turns(Generic[T]):
             if queue.held.total() < self._limit and queue.held[client] < self._share:
                 queue.held[client] += 1
                 return True
-            queue.waiting.setdefault(client, deque()).append(who)
+            queue.waiting.setdefault(client, deque()).append(waiter)
             return False
 
     def end(self, device: Hashable, client: Hashable) -> T | None:
@@ -81,8 +81,8 @@ class Turns(Generic[T]):
 def _take(queue: _Queue[T], client: Hashable) -> T:
     """Give a turn to the oldest work of a client, and put the client behind all others."""
     waiting = queue.waiting.pop(client)
-    who = waiting.popleft()
+    waiter = waiting.popleft()
     if waiting:
         queue.waiting[client] = waiting
     queue.held[client] += 1
-    return who
+    return waiter

@@ -48,16 +48,16 @@ class HandoverSummary:
 
 def summary_of(handover: Handover) -> HandoverSummary | None:
     """The summary of a handover; None if it is over, or has not begun."""
-    machine = handover.executor.written or handover.state_machine
-    if machine is None or not machine.is_open:
+    state_machine = handover.executor.written or handover.state_machine
+    if state_machine is None or not state_machine.is_open:
         return None
     return HandoverSummary(
-        machine.guest,
-        machine.handover_id,
-        "source" if isinstance(machine, Source) else "destination",
-        machine.state.value,
-        _problem(handover, machine),
-        _is_in_doubt(machine),
+        state_machine.guest,
+        state_machine.handover_id,
+        "source" if isinstance(state_machine, Source) else "destination",
+        state_machine.state.value,
+        _problem(handover, state_machine),
+        _is_in_doubt(state_machine),
     )
 
 
@@ -67,10 +67,10 @@ def refusal(host: str, guest: str, problem: str, about: Handover | None = None) 
     ``about`` is the guest's handover, if there is one.
     """
     text = f"guest {guest}: {problem}" if guest else problem
-    machine = None if about is None else about.executor.written or about.state_machine
-    if about is None or machine is None:
+    state_machine = None if about is None else about.executor.written or about.state_machine
+    if about is None or state_machine is None:
         return HandoverProblem(Problem(detail=text, host=host, guest=guest))
-    state, in_doubt = machine.state.value, _is_in_doubt(machine)
+    state, in_doubt = state_machine.state.value, _is_in_doubt(state_machine)
     return HandoverProblem(Problem(detail=text, host=host, guest=guest, state=state, in_doubt=in_doubt))
 
 
@@ -80,19 +80,19 @@ def state_of(host: str, handover: Handover) -> HandoverState:
     Raises:
         HandoverProblem: The handover never began.
     """
-    machine = _machine(host, handover)
+    state_machine = _state_machine(host, handover)
     return HandoverState(
-        handover_id=machine.handover_id,
-        guest=machine.guest,
+        handover_id=state_machine.handover_id,
+        guest=state_machine.guest,
         host=host,
-        role="source" if isinstance(machine, Source) else "destination",
-        peer=machine.peer,
-        state=machine.state.value,
-        open=machine.is_open,
-        luns=tuple(map(LunState.of, machine.luns)),
-        reason=machine.reason if isinstance(machine, Source) else "",
-        problem=_problem(handover, machine),
-        in_doubt=_is_in_doubt(machine),
+        role="source" if isinstance(state_machine, Source) else "destination",
+        peer=state_machine.peer,
+        state=state_machine.state.value,
+        open=state_machine.is_open,
+        luns=tuple(map(LunState.of, state_machine.luns)),
+        reason=state_machine.reason if isinstance(state_machine, Source) else "",
+        problem=_problem(handover, state_machine),
+        in_doubt=_is_in_doubt(state_machine),
         spans=handover.executor.spans.so_far(),
     )
 
@@ -103,51 +103,52 @@ def reached(host: str, handover: Handover, state: SourceState | DestinationState
     Raises:
         HandoverProblem: The handover is in another state. The error says why, and whether it is in doubt.
     """
-    machine = _machine(host, handover)
+    state_machine = _state_machine(host, handover)
     is_refused = bool(handover.executor.problem) and not (
-        isinstance(machine, Source) and is_told_at_once(machine)
+        isinstance(state_machine, Source) and is_told_at_once(state_machine)
     )
-    if machine.state is state and not is_refused:
+    if state_machine.state is state and not is_refused:
         return state_of(host, handover)
-    reason = machine.reason if isinstance(machine, Source) else ""
-    parts = [part for part in (reason, _problem(handover, machine)) if part]
+    reason = state_machine.reason if isinstance(state_machine, Source) else ""
+    parts = [part for part in (reason, _problem(handover, state_machine)) if part]
     raise HandoverProblem(
         Problem(
-            detail="; then: ".join(parts) or f"handover {machine.handover_id} is {machine.state.value}",
+            detail="; then: ".join(parts)
+            or f"handover {state_machine.handover_id} is {state_machine.state.value}",
             host=host,
-            guest=machine.guest,
-            state=machine.state.value,
-            in_doubt=_is_in_doubt(machine),
+            guest=state_machine.guest,
+            state=state_machine.state.value,
+            in_doubt=_is_in_doubt(state_machine),
         )
     )
 
 
-def _machine(host: str, handover: Handover) -> Source | Destination:
+def _state_machine(host: str, handover: Handover) -> Source | Destination:
     """The handover as it is on record, so that a crash never makes an answer untrue; or as it is now, where a
     restarted agent finds that out anyway.
 
     Before the handover is on record, no LUN was changed for it and no other host was told of it.
     """
     now = handover.state_machine
-    machine = now if isinstance(now, Source) and is_told_at_once(now) else handover.executor.written
-    if machine is None:
-        machine = now
-    if machine is None:
+    state_machine = now if isinstance(now, Source) and is_told_at_once(now) else handover.executor.written
+    if state_machine is None:
+        state_machine = now
+    if state_machine is None:
         raise refusal(host, "", "nothing of this handover was begun")
-    return machine
+    return state_machine
 
 
-def _is_in_doubt(machine: Source | Destination) -> bool:
+def _is_in_doubt(state_machine: Source | Destination) -> bool:
     """Whether it is uncertain where the guest's reservations are, judged by the handover's record.
 
     A journal that refuses to write does not put a handover in doubt: nothing follows from a state before that
     state is on record.
     """
-    if machine.state is DestinationState.COMMITTED and machine.problem:
+    if state_machine.state is DestinationState.COMMITTED and state_machine.problem:
         return True
-    return place_of(machine.state) is Place.UNKNOWN
+    return place_of(state_machine.state) is Place.UNKNOWN
 
 
-def _problem(handover: Handover, machine: Source | Destination) -> str:
+def _problem(handover: Handover, state_machine: Source | Destination) -> str:
     doubt = handover.doubt if isinstance(handover, DestinationHandover) else ""
-    return handover.executor.problem or machine.problem or doubt
+    return handover.executor.problem or state_machine.problem or doubt

@@ -22,9 +22,13 @@ class DestinationHandover(HandoverDriver[Destination]):
     """
 
     def __init__(
-        self, handover_id: str, peer: str, executor: HandoverExecutor, machine: Destination | None = None
+        self,
+        handover_id: str,
+        peer: str,
+        executor: HandoverExecutor,
+        state_machine: Destination | None = None,
     ) -> None:
-        super().__init__(handover_id, machine, executor)
+        super().__init__(handover_id, state_machine, executor)
         self.doubt = ""
         self.heard_at = asyncio.get_running_loop().time()
         self._peer = peer

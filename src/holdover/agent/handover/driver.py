@@ -41,9 +41,9 @@ class HandoverDriver(ABC, Generic[M]):
         executor: What has the guest's devices, and the records.
     """
 
-    def __init__(self, handover_id: str, machine: M | None, executor: HandoverExecutor) -> None:
+    def __init__(self, handover_id: str, state_machine: M | None, executor: HandoverExecutor) -> None:
         self.handover_id = handover_id
-        self.state_machine: M | None = machine
+        self.state_machine: M | None = state_machine
         self.executor = executor
         self._limits = executor.guest.limits
         self._agenda: Agenda[_Waiter] = Agenda()
@@ -69,7 +69,7 @@ class HandoverDriver(ABC, Generic[M]):
     def _is_over(self) -> bool:
         """Whether nothing is left to do, until somebody asks again."""
 
-    def _is_quiet(self, machine: M) -> bool:  # noqa: ARG002
+    def _is_quiet(self, state_machine: M) -> bool:  # noqa: ARG002
         """Whether the state that was entered need not be logged."""
         return False
 
@@ -181,7 +181,7 @@ class HandoverDriver(ABC, Generic[M]):
 
     async def _handle(self, what: What) -> None:
         try:
-            machine, effects = self._step(what)
+            state_machine, effects = self._step(what)
         except EventNotAllowed:
             if not isinstance(what, HandoverEvent) or what.event is not Event.CHANGED:
                 raise
@@ -194,20 +194,20 @@ class HandoverDriver(ABC, Generic[M]):
             return
         if effects.gate is not None:
             await self._end_activity()
-        before, self.state_machine = self.state_machine, machine
-        if machine is not None and (before is None or machine.state is not before.state):
+        before, self.state_machine = self.state_machine, state_machine
+        if state_machine is not None and (before is None or state_machine.state is not before.state):
             self._patience.renew()
             self._mark = self.executor.spans.mark()
-            self.executor.spans.state(machine.state.value)
-            self.executor.phases.enter(machine.state)
-            if not self._is_quiet(machine):
-                _log(machine, what)
+            self.executor.spans.state(state_machine.state.value)
+            self.executor.phases.enter(state_machine.state)
+            if not self._is_quiet(state_machine):
+                _log(state_machine, what)
         await self._carry_out(effects)
 
     async def _carry_out(self, effects: Effects) -> None:
-        executor, machine = self.executor, self.state_machine
-        if machine is not None:
-            executor.record(machine, effects)
+        executor, state_machine = self.executor, self.state_machine
+        if state_machine is not None:
+            executor.record(state_machine, effects)
             if EffectKind.ANSWER not in effects.durable_first:
                 self._answer(effects)  # before the gate, which may wait for the disk
             await executor.open(effects)
@@ -263,9 +263,9 @@ class HandoverDriver(ABC, Generic[M]):
 
     def _tell_if_at_rest(self) -> None:
         """Answer the waiters, if the handover is at rest or cannot go on."""
-        machine = self.state_machine
+        state_machine = self.state_machine
         now = asyncio.get_running_loop().time()
-        is_stuck = machine is not None and machine.problem and not self._patience.still_tries(now)
+        is_stuck = state_machine is not None and state_machine.problem and not self._patience.still_tries(now)
         if self._agenda.activity is Activity.NONE or is_stuck:
             self._refuse(self._agenda.refused())
             self._tell_all()
@@ -290,12 +290,12 @@ def _name_of(what: What) -> str:
     return what.event.value if isinstance(what, HandoverEvent) else what.kind.value
 
 
-def _log(machine: Source | Destination, what: What) -> None:
+def _log(state_machine: Source | Destination, what: What) -> None:
     log.info(
         "A handover has entered a state.",
-        guest=machine.guest,
-        handover_id=machine.handover_id,
-        state=machine.state.value,
+        guest=state_machine.guest,
+        handover_id=state_machine.handover_id,
+        state=state_machine.state.value,
         after=_name_of(what),
         reason=what.problem if isinstance(what, HandoverEvent) else "",
     )

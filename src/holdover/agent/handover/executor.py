@@ -40,16 +40,16 @@ class _Gone(Exception):
     """The guest has no device on a LUN of its handover."""
 
 
-def record_of(machine: Source | Destination, at: float) -> HandoverRecord:
+def record_of(state_machine: Source | Destination, at: float) -> HandoverRecord:
     """The record of a handover for the journal; ``at`` is its time, in seconds since the epoch."""
     return HandoverRecord(
-        handover_id=machine.handover_id,
-        guest=machine.guest,
-        role="source" if isinstance(machine, Source) else "destination",
-        peer=machine.peer,
-        state=machine.state.value,
-        open=machine.is_open,
-        body=msgspec.json.encode(machine),
+        handover_id=state_machine.handover_id,
+        guest=state_machine.guest,
+        role="source" if isinstance(state_machine, Source) else "destination",
+        peer=state_machine.peer,
+        state=state_machine.state.value,
+        open=state_machine.is_open,
+        body=msgspec.json.encode(state_machine),
         at=at,
     )
 
@@ -92,19 +92,19 @@ class HandoverExecutor:
 
     # -- the journal --------------------------------------------------------------------------------
 
-    def recall(self, machine: Source | Destination) -> None:
+    def recall(self, state_machine: Source | Destination) -> None:
         """Take ``machine`` as the state that was on record when the agent started."""
-        self.written = self._newest = machine
+        self.written = self._newest = state_machine
 
-    def record(self, machine: Source | Destination, effects: Effects) -> None:
+    def record(self, state_machine: Source | Destination, effects: Effects) -> None:
         """Note the handover's state, and tell the guest's devices what the effects have for them.
 
         `flush` puts both on record.
         """
         devices = self._tell(effects.devices) if effects.devices else []
-        if effects.record and machine != self._newest:
-            self._waiting.append((machine, self._clock()))
-            self._newest = machine
+        if effects.record and state_machine != self._newest:
+            self._waiting.append((state_machine, self._clock()))
+            self._newest = state_machine
         self._devices.update(dict.fromkeys(devices))
 
     async def flush_for(self, part: EffectKind, effects: Effects) -> None:
@@ -125,9 +125,9 @@ class HandoverExecutor:
                 return
             newest = self._newest
             gate = None if newest is None else newest.gate
-            records: list[Record] = [record_of(machine, at) for machine, at in self._waiting]
+            records: list[Record] = [record_of(state_machine, at) for state_machine, at in self._waiting]
             records += [device_record(self.guest.name, each, gate) for each in self._devices]
-            states = [machine.state.value for machine, _ in self._waiting]
+            states = [state_machine.state.value for state_machine, _ in self._waiting]
             self._waiting, self._devices = [], {}
             self._kill.before(states)
             with self.spans.span("journal"):
@@ -188,13 +188,15 @@ class HandoverExecutor:
 
     def _cause(self) -> Cause:
         """Who is behind what this handover does on the LUNs."""
-        machine = self._newest
-        if machine is None:
+        state_machine = self._newest
+        if state_machine is None:
             return Cause("agent")
         by = (
-            f"host {machine.peer}" if isinstance(machine, Destination) else self._history.asker(machine.guest)
+            f"host {state_machine.peer}"
+            if isinstance(state_machine, Destination)
+            else self._history.asker(state_machine.guest)
         )
-        return Cause(by, machine.handover_id)
+        return Cause(by, state_machine.handover_id)
 
     async def _work(self, ordered: WorkOrder) -> HandoverEvent:
         if ordered.result is not None:

@@ -115,17 +115,17 @@ class Handovers:
             registry.require_no_nexus_conflict(guest)
             luns = tuple(_lun_handover_of(device, registry.environment.spare_key) for device in guest.devices)
             arms = registry.config.early_commit
-            machine, effects = begin(handover_id, name, peer, luns, guest.machine_type, arms=arms)
-            source = self._source(machine, guest)
+            state_machine, effects = begin(handover_id, name, peer, luns, guest.machine_type, arms=arms)
+            source = self._source(state_machine, guest)
             source.start(effects)
             return source
 
-    def _source(self, machine: Source, guest: HostedGuest) -> SourceHandover:
+    def _source(self, state_machine: Source, guest: HostedGuest) -> SourceHandover:
         async def send(message: Message) -> Answer:
             peer_message = PeerMessage(version=API_VERSION, host=self._host, message=message)
-            return await self._registry.client(machine.peer).tell(peer_message)
+            return await self._registry.client(state_machine.peer).tell(peer_message)
 
-        source = SourceHandover(machine, self._registry.executor(guest), send)
+        source = SourceHandover(state_machine, self._registry.executor(guest), send)
         self._registry.add(guest.name, source)
         return source
 
@@ -168,13 +168,13 @@ class Handovers:
         asked = "it was asked for" if event in (Event.ASKED_ROLL_BACK, Event.ASKED_ALONE) else ""
         try:
             step = next_of_source(source.state_machine, event)
-            machine = await source.ask(step.event, asked)
-            if step.event is not event and machine.state is not wanted:
+            state_machine = await source.ask(step.event, asked)
+            if step.event is not event and state_machine.state is not wanted:
                 await source.ask(event, asked)
         except EventNotAllowed as error:
-            machine = source.state_machine
-            why = f" ({machine.reason})" if machine.reason else ""
-            problem = f"{error}{why}{what_instead(machine.state)}"
+            state_machine = source.state_machine
+            why = f" ({state_machine.reason})" if state_machine.reason else ""
+            problem = f"{error}{why}{what_instead(state_machine.state)}"
             raise self._registry.refusal(name, problem, source) from error
         return reached(self._host, source, wanted)
 
@@ -186,12 +186,12 @@ class Handovers:
             )
 
     def _require_destination(self, source: SourceHandover, to: str) -> None:
-        machine = source.state_machine
-        if machine.peer != self._registry.peer_of(to):
+        state_machine = source.state_machine
+        if state_machine.peer != self._registry.peer_of(to):
             raise self._registry.refusal(
-                machine.guest,
-                f"handover {machine.handover_id} goes to {machine.peer}, not to {to}; when it is over, use "
-                f"another --id for {to}",
+                state_machine.guest,
+                f"handover {state_machine.handover_id} goes to {state_machine.peer}, not to {to}; when it is "
+                f"over, use another --id for {to}",
                 source,
             )
 
@@ -241,10 +241,10 @@ class Handovers:
     def peer_state(self, handover_id: str) -> PeerState:
         """The state on record of a handover of which this host is, or was, the source."""
         source = self._registry.source(handover_id)
-        machine = self._registry.closed.get(handover_id) if source is None else source.executor.written
+        state_machine = self._registry.closed.get(handover_id) if source is None else source.executor.written
         now = self._registry.environment.clock()
-        if isinstance(machine, Source):
-            state = machine.state.value
+        if isinstance(state_machine, Source):
+            state = state_machine.state.value
             return PeerState(handover_id=handover_id, known=True, state=state, version=API_VERSION, clock=now)
         return PeerState(handover_id=handover_id, known=source is not None, version=API_VERSION, clock=now)
 

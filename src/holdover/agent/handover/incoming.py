@@ -91,10 +91,13 @@ class Incoming:
         async with self._registry.lock(message.guest):
             known = self._registry.destination(message.handover_id)
             past = self._registry.closed.get(message.handover_id)
-            machine = past if known is None else known.state_machine
-            if machine is not None and (machine.guest, machine.peer) != (message.guest, peer):
+            state_machine = past if known is None else known.state_machine
+            if state_machine is not None and (state_machine.guest, state_machine.peer) != (
+                message.guest,
+                peer,
+            ):
                 raise _Refusal(
-                    f"handover {message.handover_id} is one of guest {machine.guest} and another host"
+                    f"handover {message.handover_id} is one of guest {state_machine.guest} and another host"
                 )
             if past is not None or (known is None and message.kind is not MessageKind.PREPARE):
                 return None
@@ -111,8 +114,11 @@ class Incoming:
 
         A handover that has committed already is not checked.
         """
-        machine = destination.state_machine
-        if machine is None or machine.state not in (DestinationState.PREPARED, DestinationState.UNSURE):
+        state_machine = destination.state_machine
+        if state_machine is None or state_machine.state not in (
+            DestinationState.PREPARED,
+            DestinationState.UNSURE,
+        ):
             return
         try:
             self._registry.require_no_nexus_conflict(destination.executor.guest)
@@ -200,21 +206,21 @@ class Incoming:
         closed = self._registry.closed.get(message.handover_id)
         if isinstance(closed, Source):
             raise _Refusal(f"{self._config.name} is the source of handover {message.handover_id}")
-        machine, effects = receive_message(closed, message, peer)
+        state_machine, effects = receive_message(closed, message, peer)
         if effects.begins:
             if closed is None or closed.state is not DestinationState.RETURNED:
                 raise _Refusal(f"this handover is over on {self._config.name} ({_state(closed)})")
-            machine, effects = receive_after_return(closed, message)
+            state_machine, effects = receive_after_return(closed, message)
         # Keep nothing about a guest that is not here: a peer could name such guests without end. A late
         # PREPARE for such a guest may leave something here; this host withdraws that when it asks the source
         # whether the handover is over.
         is_here = closed is not None or message.guest in self._registry.guests
-        if machine is not None and machine != closed and is_here:
+        if state_machine is not None and state_machine != closed and is_here:
             try:
-                await self._registry.journal.put(record_of(machine, self._registry.environment.clock()))
+                await self._registry.journal.put(record_of(state_machine, self._registry.environment.clock()))
             except JournalError as error:
                 raise _Refusal(str(error)) from error
-            self._registry.remember(machine)
+            self._registry.remember(state_machine)
         if effects.answer is None:
             raise TypeError(f"{message.kind.value} was not answered")
         return effects.answer
@@ -228,29 +234,29 @@ class Incoming:
             HandoverProblem: The handover did not reach that state.
         """
         destination = self._known(name, handover_id)
-        machine = destination.state_machine
+        state_machine = destination.state_machine
         if event not in WANTED_OF_DESTINATION:
-            source = "" if machine is None else f", {machine.peer}"
+            source = "" if state_machine is None else f", {state_machine.peer}"
             raise self._registry.refusal(
                 name,
                 f"{self._config.name} is the destination of handover {handover_id}; ask the source{source}",
                 destination,
             )
-        if machine is None:
+        if state_machine is None:
             return reached(self._config.name, destination, WANTED_OF_DESTINATION[event])
-        for step in steps_of_destination(machine, event):
+        for step in steps_of_destination(state_machine, event):
             state = await self._take_step(name, destination, step)
         return state
 
     async def _take_step(self, name: str, destination: DestinationHandover, step: Request) -> HandoverState:
-        machine = destination.state_machine
-        if machine is not None and machine.state is step.wanted:
+        state_machine = destination.state_machine
+        if state_machine is not None and state_machine.state is step.wanted:
             await destination.settled()
-        elif machine is not None:
+        elif state_machine is not None:
             try:
                 await destination.happen(step.event)
             except EventNotAllowed as error:
-                now = destination.state_machine or machine
+                now = destination.state_machine or state_machine
                 problem = f"{error}{what_instead(now.state)}"
                 raise self._registry.refusal(name, problem, destination) from error
         return reached(self._config.name, destination, step.wanted)
@@ -290,12 +296,12 @@ class Incoming:
             await asyncio.sleep(recheck)
 
     async def _ask_source(self, destination: DestinationHandover) -> None:
-        machine = destination.state_machine
-        if machine is None:
+        state_machine = destination.state_machine
+        if state_machine is None:
             return
         try:
             async with asyncio.timeout(self._config.limits.peer):
-                said = await self._registry.client(machine.peer).peer_state(machine.handover_id)
+                said = await self._registry.client(state_machine.peer).peer_state(state_machine.handover_id)
         except (AgentError, TimeoutError) as error:
             destination.doubt = f"the source cannot be asked whether it is over: {error}"
             return
@@ -303,15 +309,17 @@ class Incoming:
             # This error does not keep other handovers' sources from being asked.
             log.error(
                 "The source of a handover could not be asked.",
-                guest=machine.guest,
-                handover_id=machine.handover_id,
+                guest=state_machine.guest,
+                handover_id=state_machine.handover_id,
                 exc_info=error,
             )
             destination.doubt = (
                 f"the source cannot be asked whether it is over: {type(error).__name__}: {error}"
             )
             return
-        destination.doubt = "" if said.known else f"{machine.peer} knows nothing of this handover any more"
+        destination.doubt = (
+            "" if said.known else f"{state_machine.peer} knows nothing of this handover any more"
+        )
         if said.state == SourceState.STAYED.value:
             try:
                 with contextlib.suppress(EventNotAllowed):
@@ -319,8 +327,8 @@ class Incoming:
             except Exception as error:
                 log.error(
                     "What was prepared for a guest could not be withdrawn.",
-                    guest=machine.guest,
-                    handover_id=machine.handover_id,
+                    guest=state_machine.guest,
+                    handover_id=state_machine.handover_id,
                     exc_info=error,
                 )
                 destination.doubt = f"the source has rolled it back; {type(error).__name__}: {error}"
@@ -341,8 +349,8 @@ def _is_open_here(handover: Handover) -> TypeGuard[DestinationHandover]:
 
 def _may_be_over(destination: DestinationHandover) -> bool:
     """Whether the source may have rolled this handover back without this host knowing it."""
-    machine = destination.state_machine
-    return machine is None or Event.OVER in DESTINATION[machine.state].follows
+    state_machine = destination.state_machine
+    return state_machine is None or Event.OVER in DESTINATION[state_machine.state].follows
 
 
 def _state(closed: Destination | None) -> str:

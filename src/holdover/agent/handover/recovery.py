@@ -54,42 +54,46 @@ class Recovery:
         Raises:
             RecoveryError: The record of an open handover cannot be read.
         """
-        machines = [machine for record in records if (machine := _machine_of(record)) is not None]
+        machines = [
+            state_machine for record in records if (state_machine := _state_machine_of(record)) is not None
+        ]
         # An open handover counts as the newest, even if late messages of other handovers came after it.
-        for machine in sorted(machines, key=lambda each: each.is_open):
-            guest = self._registry.guests.get(machine.guest)
+        for state_machine in sorted(machines, key=lambda each: each.is_open):
+            guest = self._registry.guests.get(state_machine.guest)
             if guest is None:
-                self._registry.remember(machine)
-                if machine.is_open:
+                self._registry.remember(state_machine)
+                if state_machine.is_open:
                     log.error(
                         "The guest of an open handover is not there; add it to the agent's file again.",
-                        guest=machine.guest,
-                        handover_id=machine.handover_id,
-                        state=machine.state.value,
+                        guest=state_machine.guest,
+                        handover_id=state_machine.handover_id,
+                        state=state_machine.state.value,
                     )
-            elif isinstance(machine, Source):
-                self._take_up_source(machine, guest)
+            elif isinstance(state_machine, Source):
+                self._take_up_source(state_machine, guest)
             else:
-                self._take_up_destination(machine, guest)
+                self._take_up_destination(state_machine, guest)
         for name, newest in self._registry.newest.items():
             # If the handover is over, the devices' own records are newer: the guest may have run since.
             if newest.state_machine is not None and newest.state_machine.is_open:
                 self._registry.guests[name].move_gates(_gate_of(newest.state_machine))
 
-    def _take_up_source(self, machine: Source, guest: HostedGuest) -> None:
-        source = self._source(machine, guest)
-        source.executor.recall(machine)
+    def _take_up_source(self, state_machine: Source, guest: HostedGuest) -> None:
+        source = self._source(state_machine, guest)
+        source.executor.recall(state_machine)
         source.announce()
-        if machine.is_open:
+        if state_machine.is_open:
             self._open[guest.name] = source.restart
 
-    def _take_up_destination(self, machine: Destination, guest: HostedGuest) -> None:
+    def _take_up_destination(self, state_machine: Destination, guest: HostedGuest) -> None:
         workshop = self._registry.executor(guest)
-        destination = DestinationHandover(machine.handover_id, machine.peer, workshop, machine)
+        destination = DestinationHandover(
+            state_machine.handover_id, state_machine.peer, workshop, state_machine
+        )
         destination.heard_at = -math.inf
-        workshop.recall(machine)
+        workshop.recall(state_machine)
         self._registry.add(guest.name, destination)
-        if machine.is_open:
+        if state_machine.is_open:
             self._open[guest.name] = destination.restart
 
     def go_on(self, guest: str) -> None:
@@ -100,11 +104,11 @@ class Recovery:
             self._incoming.watch_sources()
 
 
-def _gate_of(machine: Source | Destination) -> Gate:
-    return after_restart(machine) if isinstance(machine, Source) else machine.gate
+def _gate_of(state_machine: Source | Destination) -> Gate:
+    return after_restart(state_machine) if isinstance(state_machine, Source) else state_machine.gate
 
 
-def _machine_of(record: HandoverRecord) -> Source | Destination | None:
+def _state_machine_of(record: HandoverRecord) -> Source | Destination | None:
     kind: type[Source | Destination] = Source if record.role == "source" else Destination
     try:
         return msgspec.json.decode(record.body, type=kind)

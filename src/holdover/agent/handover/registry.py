@@ -83,16 +83,16 @@ class Registry:
             self.remember(before.state_machine)
         self.newest[guest] = handover
 
-    def remember(self, machine: Source | Destination) -> None:
+    def remember(self, state_machine: Source | Destination) -> None:
         """Remember a handover that is not the newest of its guest.
 
         If this host is the source of a handover, only its own record of that handover counts: other hosts ask
         this host alone what became of it. A record of this host as the destination under the same id never
         replaces it.
         """
-        known = self.closed.pop(machine.handover_id, None)
-        is_hidden = isinstance(known, Source) and not isinstance(machine, Source)
-        self.closed[machine.handover_id] = known if known is not None and is_hidden else machine
+        known = self.closed.pop(state_machine.handover_id, None)
+        is_hidden = isinstance(known, Source) and not isinstance(state_machine, Source)
+        self.closed[state_machine.handover_id] = known if known is not None and is_hidden else state_machine
         over = [name for name, each in self.closed.items() if not each.is_open]
         for name in over[:-_REMEMBERED]:
             del self.closed[name]

@@ -35,10 +35,10 @@ _ANSWERS = {
 }
 
 
-def _has_added(machine: Source) -> bool:
+def _has_added(state_machine: Source) -> bool:
     """Whether the guest runs here and the destination may have registered the guest's key."""
-    runs = machine.is_open and machine.gate is Gate.RUNNING
-    return runs and machine.state is not SourceState.CHECKING
+    runs = state_machine.is_open and state_machine.gate is Gate.RUNNING
+    return runs and state_machine.state is not SourceState.CHECKING
 
 
 class SourceHandover(HandoverDriver[Source]):
@@ -46,8 +46,8 @@ class SourceHandover(HandoverDriver[Source]):
 
     state_machine: Source
 
-    def __init__(self, machine: Source, executor: HandoverExecutor, send: Send) -> None:
-        super().__init__(machine.handover_id, machine, executor)
+    def __init__(self, state_machine: Source, executor: HandoverExecutor, send: Send) -> None:
+        super().__init__(state_machine.handover_id, state_machine, executor)
         self._send = send
         self._recheck: int | None = None
         """The position in the spans at which a recheck has begun."""
@@ -57,8 +57,8 @@ class SourceHandover(HandoverDriver[Source]):
 
     def announce(self) -> None:
         """Tell the guest's devices which registrations this handover has made on the destination."""
-        machine = self.state_machine
-        luns = {lun.designator: lun for lun in machine.luns} if _has_added(machine) else {}
+        state_machine = self.state_machine
+        luns = {lun.designator: lun for lun in state_machine.luns} if _has_added(state_machine) else {}
         for device in self.executor.guest.devices:
             lun = luns.get(str(device.designator))
             device.block.added = None if lun is None else self._added(lun)
@@ -141,15 +141,15 @@ class SourceHandover(HandoverDriver[Source]):
         self.announce()
         await super()._carry_out(effects)
 
-    def _is_quiet(self, machine: Source) -> bool:
+    def _is_quiet(self, state_machine: Source) -> bool:
         """Whether this is a recheck of a prepared handover, or its end without any change."""
-        if machine.rechecks:
+        if state_machine.rechecks:
             self._recheck = self._mark
-        if self._recheck is None or machine.rechecks:
-            return machine.rechecks
+        if self._recheck is None or state_machine.rechecks:
+            return state_machine.rechecks
         began, self._recheck = self._recheck, None
-        is_nothing_new = machine == self.executor.written
-        if is_nothing_new or machine.state is SourceState.LEAVING:
+        is_nothing_new = state_machine == self.executor.written
+        if is_nothing_new or state_machine.state is SourceState.LEAVING:
             self.executor.spans.forget_since(began)
         return is_nothing_new
 

@@ -21,7 +21,7 @@ from holdover.agent.monitoring.monitor import Monitor
 from holdover.api.screening import Screen, without_port
 from holdover.metrics.exposition import CONTENT_TYPE
 from holdover.network.connection_owner import party_of
-from holdover.network.paced_listener import Pace, PacedListener
+from holdover.network.paced_listener import AcceptThrottle, PacedListener
 
 _ALLOWANCE = Allowance(strangers=4, strangers_each=4, known=16, known_each=4, kept=8)
 _BACKLOG = 64
@@ -101,8 +101,8 @@ class MetricsListener:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         listener.listen(_BACKLOG)
-        pace = Pace(burst=16, seconds=0.05, burst_each=8, seconds_each=0.2)
-        self._paced = PacedListener(listener, "metrics", pace, party_of, self._enter)
+        throttle = AcceptThrottle(burst=16, seconds=0.05, burst_each=8, seconds_each=0.2)
+        self._paced = PacedListener(listener, "metrics", throttle, party_of, self._enter)
 
     def close(self) -> None:
         """Accept no more connections."""

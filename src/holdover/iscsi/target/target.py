@@ -26,7 +26,7 @@ from holdover.iscsi.target.protocol.session import TargetSession
 from holdover.iscsi.target.refusals import LoginRefusals
 from holdover.network.connection_owner import party_of
 from holdover.network.listening import OpenListener, listen
-from holdover.network.paced_listener import Pace, PacedListener
+from holdover.network.paced_listener import AcceptThrottle, PacedListener
 from holdover.network.receive_buffer import receive_buffer
 from holdover.scsi.command import DeviceServer
 from holdover.scsi.nexus import ITNexus
@@ -160,7 +160,7 @@ class IscsiTarget:
         self._listeners: dict[socket.socket, PacedListener] = {}
         self._opening: set[asyncio.Task[None]] = set()
         # QEMU logs in once for each of its disks; a login that succeeds does not count
-        self._pace = Pace(burst=512, seconds=0.01, burst_each=256, seconds_each=0.02)
+        self._throttle = AcceptThrottle(burst=512, seconds=0.01, burst_each=256, seconds_each=0.02)
         self._connections: set[TargetConnection] = set()
         self._entries: dict[TargetConnection, AdmittedConnection] = {}
         self._strangers: dict[AdmittedConnection, TargetConnection] = {}
@@ -198,7 +198,7 @@ class IscsiTarget:
         listeners = await listen(host, port, open_one)
         for listener in listeners:
             name = f"target {self.iqn} at {format_address(listener.getsockname())}"
-            self._listeners[listener] = PacedListener(listener, name, self._pace, party_of, self._take)
+            self._listeners[listener] = PacedListener(listener, name, self._throttle, party_of, self._take)
         bound: int = listeners[0].getsockname()[1]
         return bound
 
@@ -304,7 +304,7 @@ class IscsiTarget:
         entry = self._entries[connection]
         self._strangers.pop(entry, None)
         entry.known_as(f"initiator {login.initiator}")
-        self._pace.give_back(connection.party)
+        self._throttle.give_back(connection.party)
 
     def connection_ended(self, connection: TargetConnection, reason: str) -> None:
         """Forget a connection after all its commands have stopped."""
