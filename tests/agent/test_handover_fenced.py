@@ -159,6 +159,7 @@ def test_it_stays_and_hears_of_it_once(
 
 
 @each_role
+@pytest.mark.provokes("third-node")
 def test_a_commit_that_is_refused(tmp_path: Path, holds: bool) -> None:
     async def test() -> None:
         async with san(tmp_path) as set_up:

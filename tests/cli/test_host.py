@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.agent.hosts import GUEST, KEY, San, san
 from tests.agent.placement.test_cold_start import shut_down
 
@@ -28,6 +30,7 @@ async def typed(set_up: San, host: str, *arguments: str) -> tuple[int, str, str]
     return process.returncode or 0, out.decode(), errors.decode()
 
 
+@pytest.mark.provokes("dead-host")
 def test_a_dead_host_and_its_guest_at_the_command_line(tmp_path: Path) -> None:
     async def test() -> None:
         async with san(tmp_path) as set_up:

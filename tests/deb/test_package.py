@@ -174,4 +174,6 @@ def test_a_removal_waits_for_the_guests_and_a_purge_leaves_nothing(host: Separat
     host.inside("/etc/holdover/agent.toml").unlink()
     must(host, "dpkg", "--purge", "holdover")
     found = must(host, "find", "/", "/run", "-xdev", "-iname", "*holdover*").splitlines()
-    assert [each for each in found if not each.startswith(("/root/", "/var/lib/dpkg/"))] == []
+    # man-db keeps what it has shown, and removes it by itself
+    others = ("/root/", "/var/lib/dpkg/", "/var/cache/man/")
+    assert [each for each in found if not each.startswith(others)] == []

@@ -55,6 +55,7 @@ def test_old_entries_and_too_many_go(tmp_path: Path) -> None:
     assert min(each.at for each in kept) == 10 * 86400.0
 
 
+@pytest.mark.provokes("history")
 def test_a_disk_that_refuses_delays_nobody_and_is_told(tmp_path: Path) -> None:
     with capture_logs() as log:
         history = History(tmp_path / "missing" / "history.db", 90, 1000)

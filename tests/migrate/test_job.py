@@ -227,6 +227,7 @@ def test_what_the_source_rolled_back_by_itself_is_not_asked_for_again(tmp_path: 
     asyncio.run(test())
 
 
+@pytest.mark.provokes("stale")
 def test_refused_is_what_differs_from_what_was_tracked(tmp_path: Path) -> None:
     async def test() -> None:
         async with san(tmp_path) as set_up:

@@ -70,6 +70,7 @@ def test_whoever_comes_by_the_socket_of_a_guest_is_that_guest(seen: Any) -> None
     assert seen["rules"]["boxed"] == [["/dev/sda", "running", True, 0, False]]
 
 
+@pytest.mark.provokes("qemu-moves-itself")
 def test_a_guest_whose_qemu_moves_reservations_itself_is_left_to_it(seen: Any) -> None:
     found = seen["left to QEMU"]
     assert not found["masked"]

@@ -47,6 +47,7 @@ def test_a_lun_that_only_has_unit_attentions_to_say_is_given_up() -> None:
         go_on()
 
 
+@pytest.mark.provokes("in-doubt")
 def test_a_lun_whose_answers_are_all_lost_is_in_doubt() -> None:
     steps = register_key(Tracked(KEY), KEY)
     next(steps)

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[2] / "src" / "holdover"
-_OTHERS = ("demo", "target", "lun", "iscsi", "scsi", "faults", "trace", "runbook", "config", "cli")
-"""Rooms whose messages are about a test tool, a wrong file or a wrong command line: each names its remedy."""
+_OTHERS = ("demo", "target", "lun", "iscsi", "scsi", "faults", "trace", "runbook", "config")
+"""Rooms whose messages are about a test tool or a wrong file: each names its remedy."""
+_OTHER_COMMANDS = ("demo.py", "target.py", "target_ctl.py", "dashboard.py", "libvirt.py")
+"""Commands of test tools, and those whose messages name the remedy themselves."""
 _REFUSALS = frozenset(
     """
     Refused HandoverProblem _Refusal AskFailed ColdStartRefused ArrivalRefused MigrationProblem MigrateFailed
@@ -21,6 +23,7 @@ _REFUSALS = frozenset(
 _TAILS = frozenset(
     {
         "Nothing was changed.",
+        "nothing was changed",
         "{}; holdover handover status {} says what is true",
         "The agent warns its operator.",
     }
@@ -43,7 +46,7 @@ def messages() -> Iterator[Message]:
         relative = path.relative_to(SOURCE)
         if relative.parts[0] not in _OTHERS:
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Call) and _is_one(node.func):
+                if isinstance(node, ast.Call) and (_is_one(node.func) or _is_failure(node, path.name)):
                     texts = tuple(text for each in node.args for text in skeletons(each) if " " in text)
                     if any(_says_something(text) for text in texts):
                         yield Message(f"{relative}:{node.lineno}", texts)
@@ -58,6 +61,13 @@ def _is_one(function: ast.expr) -> bool:
     if isinstance(function, ast.Attribute):
         return function.attr in _ALARMS
     return isinstance(function, ast.Name) and function.id in _REFUSALS
+
+
+def _is_failure(call: ast.Call, file: str) -> bool:
+    """Whether a command ends here with exit status 1, and not because of a wrong command line."""
+    if not isinstance(call.func, ast.Name) or call.func.id != "refuse" or file in _OTHER_COMMANDS:
+        return False
+    return any(isinstance(each, ast.Constant) and each.value == 1 for each in call.args)
 
 
 def skeletons(node: ast.expr) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 from holdover.runbook import TOPICS, Topic, explain, topic_of
 from holdover.runbook.lookup import name_topic
 from tests.runbook.messages import Message, messages
+from tests.runbook.provoked import provoked
 
 MESSAGES = list(messages())
 
@@ -51,3 +52,18 @@ def test_the_log_names_the_topic_of_a_warning_and_of_nothing_else() -> None:
     assert warned["explain"] == "handover-stops"
     assert "explain" not in name_topic(None, "info", {"event": "A handover has stopped.", "level": "info"})
     assert "explain" not in name_topic(None, "error", {"event": "of no topic", "level": "error"})
+
+
+PROVOKED = {topic: where for where, topic in provoked()}
+NOT_PROVOKED = {"paths-away", "machine-type", "libvirt-refused", "handover-stops"}
+"""Rows that no test meets yet."""
+
+
+def test_each_row_is_met_by_a_test() -> None:
+    assert {topic.name for topic in TOPICS} - PROVOKED.keys() == NOT_PROVOKED
+
+
+@pytest.mark.parametrize(("where", "topic"), provoked())
+def test_the_test_looks_at_what_it_meets(where: str, topic: str) -> None:
+    found = explain(topic)
+    assert found is not None, f"{where}: there is no topic {topic}"

@@ -212,6 +212,7 @@ def test_an_operator_at_the_address_of_a_flood_of_handshakes_gets_in(tmp_path: P
     attacked(tmp_path, attack)
 
 
+@pytest.mark.provokes("request-refused")
 def test_refused_connections_do_not_fill_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(daemon, "_TELL_SECONDS", 3600.0)
 

@@ -59,6 +59,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 @needs_root
+@pytest.mark.provokes("process-refused")
 def test_children_with_names_of_their_own_do_not_fill_the_agent() -> None:
     count = 90
 

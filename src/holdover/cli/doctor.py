@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from pathlib import Path
 
 import msgspec
 from rich.markup import escape
 
+from holdover.cli.errors import refuse
 from holdover.cli.libvirt.checks import host_checks
 from holdover.config.agent_file import AgentConfig, ConfigError, load_config
 from holdover.doctor.agents import agent_checks, peer_checks
@@ -31,13 +31,13 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 def run(file: Path, json: bool) -> None:
     """Make all checks and show what they found. Exit with 1 if something is wrong."""
     findings = tuple(diagnose(file))
-    healthy = all(each.verdict is not Verdict.WRONG for each in findings)
+    bad = sum(each.verdict is Verdict.WRONG for each in findings)
     if json:
-        print(msgspec.json.encode(Diagnosis(healthy=healthy, findings=findings)).decode())
+        print(msgspec.json.encode(Diagnosis(healthy=not bad, findings=findings)).decode())
     else:
         _show(findings)
-    if not healthy:
-        sys.exit(1)
+    if bad:
+        refuse(f"doctor: {bad} of {len(findings)} checks have found something wrong", 1)
 
 
 def diagnose(file: Path) -> list[Finding]:

@@ -6,6 +6,30 @@ from holdover.runbook.topic import Topic
 
 AGENTS = (
     Topic(
+        "doctor",
+        "`holdover doctor` ends with exit status 1.",
+        "A check has found something that does not work. Below each such line stands what to do; a line with "
+        "the word unknown could not be looked at.",
+        (
+            "Do what stands below the first line that is wrong: the checks depend on one another in their "
+            "order.",
+            "Repeat `holdover doctor` until it ends with exit status 0.",
+        ),
+        (r"checks? (has|have) found something wrong",),
+    ),
+    Topic(
+        "history",
+        "The history has lost entries, or cannot be written.",
+        "The disk is full, fails or is too slow. The history is only for reading: guests and handovers do "
+        "not wait for it, and the journal is a file of its own.",
+        (
+            "`df /var/lib/holdover`; make room, or repair the disk. New entries are written again by "
+            "themselves.",
+            "`holdover history` shows what is kept. What was lost stays in the log.",
+        ),
+        (r"history (has lost|could not be written)",),
+    ),
+    Topic(
         "journal-damaged",
         "An agent does not start, or stops, because its journal is damaged, missing or an old copy.",
         "The journal says where each guest's reservations are. An agent with a wrong journal could let a "
@@ -43,7 +67,6 @@ AGENTS = (
         ),
         (
             r"waits for the journal",
-            r"history (has lost|could not be written)",
             r"could not be recorded",
             r"cannot be written",
             r"could not be (put|taken)",
@@ -80,7 +103,12 @@ AGENTS = (
             "Check `listen` in `[api]` there, and `api` in `[[peer]]` here.",
             "If that host is dead: `holdover handover take GUEST`, or `rollback GUEST --alone`.",
         ),
-        (r"agent at", r"no agent says", r"not a Holdover agent", r"no answer within"),
+        (
+            r"agent at (?!.*its certificate is refused)",
+            r"no agent says",
+            r"not a Holdover agent",
+            r"no answer within",
+        ),
     ),
     Topic(
         "unknown-peer",
@@ -92,6 +120,22 @@ AGENTS = (
             "`systemctl reload holdover-agent`.",
         ),
         (r"has no peer", r"is no \[\[peer\]\]", r"no such \[\[peer\]\]"),
+    ),
+    Topic(
+        "reload-refused",
+        "A reload changed nothing, or some changes wait for a restart.",
+        "The file or a certificate cannot be used, or a key is one that an agent reads only when it starts.",
+        (
+            "Correct what the log names, then `systemctl reload holdover-agent`.",
+            "For a change that waits: `systemctl restart holdover-agent`.",
+        ),
+        (
+            r"reload",
+            r"new ones cannot be used",
+            r"wait for a restart",
+            r"signal .*that has no meaning",
+            r"SIGHUP ends",
+        ),
     ),
     Topic(
         "certificate",
@@ -121,21 +165,6 @@ AGENTS = (
             r"no (more )?connections? ",
             r"no connection can be accepted",
             r"breaks the protocol",
-        ),
-    ),
-    Topic(
-        "reload-refused",
-        "A reload changed nothing, or some changes wait for a restart.",
-        "The file or a certificate cannot be used, or a key is one that an agent reads only when it starts.",
-        (
-            "Correct what the log names, then `systemctl reload holdover-agent`.",
-            "For a change that waits: `systemctl restart holdover-agent`.",
-        ),
-        (
-            r"reload",
-            r"wait for a restart",
-            r"signal .*that has no meaning",
-            r"SIGHUP ends",
         ),
     ),
     Topic(

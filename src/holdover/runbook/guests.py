@@ -87,7 +87,7 @@ GUESTS = (
             "`[[guest]]`).",
         ),
         (
-            r"process .* (has|is|cannot|:|\()",
+            r"process (?!\d+ has it open).* (has|is|cannot|:|\()",
             r"process at the other end",
             r"no longer (taken for )?a guest",
             r"guest name .* cannot be used",

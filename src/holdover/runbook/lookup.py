@@ -16,8 +16,15 @@ TOPICS: tuple[Topic, ...] = (*HANDOVERS, *LUNS, *GUESTS, *AGENTS)
 
 
 def topic_of(message: str) -> Topic | None:
-    """The topic of a message, if there is one."""
-    return next((topic for topic in TOPICS if topic.has(message)), None)
+    """The topic of a message, if there is one: that of its first line that has one.
+
+    Later lines say what is true now, in words that other messages have too.
+    """
+    for line in message.splitlines():
+        found = next((topic for topic in TOPICS if topic.has(line)), None)
+        if found is not None:
+            return found
+    return None
 
 
 def explain(words: str) -> str | None:

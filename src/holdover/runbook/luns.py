@@ -55,6 +55,9 @@ LUNS = (
             r"could not read from the LUN",
             r"no more threads",
             r"LUN is not free yet",
+            r"RESERVATION CONFLICT",
+            r"CHECK CONDITION",
+            r"(target|portal) .*cannot connect",
         ),
     ),
 )

@@ -97,6 +97,7 @@ def test_a_guest_that_is_forgotten_is_taken_off_the_record() -> None:
     run(test())
 
 
+@pytest.mark.provokes("lun-not-here")
 def test_what_cannot_be_expected_leaves_nothing_behind() -> None:
     async def test() -> None:
         async with site() as here:

@@ -98,6 +98,7 @@ def test_a_destination_where_it_runs_refuses(tmp_path: Path) -> None:
     asyncio.run(test())
 
 
+@pytest.mark.provokes("other-key")
 def test_a_foreign_registration_on_its_nexus_refuses(tmp_path: Path) -> None:
     async def test() -> None:
         async with san(tmp_path, limits=QUICK) as set_up:

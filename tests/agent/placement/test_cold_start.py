@@ -73,6 +73,7 @@ def test_what_the_guest_had_comes_along(tmp_path: Path, had: str) -> None:
     asyncio.run(test())
 
 
+@pytest.mark.provokes("runs-elsewhere")
 def test_a_guest_that_runs_is_not_fetched(tmp_path: Path) -> None:
     async def test() -> None:
         async with san(tmp_path) as set_up:
