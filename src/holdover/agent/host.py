@@ -30,6 +30,7 @@ from holdover.agent.guests.guest import HostedGuest
 from holdover.agent.guests.records import keep_records, remembered_by_guest
 from holdover.agent.guests.step_runner import run_steps
 from holdover.agent.handover.handovers import Handovers
+from holdover.agent.libvirt.arbiter import Arbiter
 from holdover.agent.libvirt.service import LibvirtService
 from holdover.agent.libvirt.tracked_guests import ListingJournal, TrackedGuests
 from holdover.agent.migration.migrations import Migrations
@@ -165,7 +166,6 @@ class Host:
             self._attachments.get,
             self.measurements,
         )
-        known = self._attachments.get
         self.placement = Placement(
             config,
             self.guests,
@@ -176,18 +176,17 @@ class Host:
             self._attachments,
             environment,
         )
-        opens = self.placement.open_here
-        self.libvirt = LibvirtService(
+        arbiter = Arbiter(
             config,
             self.guests,
             self.peers,
             self.handovers,
-            known,
-            opens,
+            self._attachments.get,
+            self.placement.open_here,
             self._open_disks,
             self._attachments.names,
-            tracked,
         )
+        self.libvirt = LibvirtService(config, arbiter, tracked)
         self._settling: list[asyncio.Task[None]] = []
         self._settle = Settling(
             self.guests,

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
-from holdover.agent.attach.attached_guest import Attached
-from holdover.agent.attach.disks.open_disks import OpenDisks
-from holdover.agent.attach.processes.libvirt_names import LibvirtNames
-from holdover.agent.guests.guest import HostedGuest
-from holdover.agent.handover.handovers import Handovers
 from holdover.agent.libvirt.arbiter import Arbiter
 from holdover.agent.libvirt.lock_answers import LockAnswers
 from holdover.agent.libvirt.tracked_guests import Refreshing, TrackedGuests
-from holdover.api.peer_hosts import Peers
 from holdover.config.agent_file import AgentConfig
 from holdover.helper.listener import listen
 from holdover.lock_server.server import LockServer
@@ -28,22 +21,10 @@ class LibvirtService:
         arbiter: What answers questions about guests.
     """
 
-    def __init__(
-        self,
-        config: AgentConfig,
-        guests: Mapping[str, HostedGuest],
-        peers: Peers,
-        handovers: Handovers,
-        attached: Callable[[str], Attached | None],
-        open_here: Callable[[str], Awaitable[None]],
-        open_disks: OpenDisks,
-        names: LibvirtNames,
-        tracked: TrackedGuests | None,
-    ) -> None:
-        """``tracked`` is the list for the lock server; None if libvirt does not ask this host. All others
-        have the same meaning as for `Arbiter`."""
+    def __init__(self, config: AgentConfig, arbiter: Arbiter, tracked: TrackedGuests | None) -> None:
+        """``tracked`` is the list for the lock server; None if libvirt does not ask this host."""
         self._config = config
-        self.arbiter = Arbiter(config, guests, peers, handovers, attached, open_here, open_disks, names)
+        self.arbiter = arbiter
         self._server: LockServer | None = None
         self._refreshing = None if tracked is None else Refreshing(tracked, self.arbiter)
 
