@@ -48,7 +48,10 @@ def test_pr_asks_and_tells(rig: Rig) -> None:
 
     other = ("--initiator", "iqn.2026-11.org.example:other")
     conflict = rig.holdover("pr", "reserve", url, "--key", "9", "--type", "we", *other)
-    assert (conflict.returncode, conflict.stderr) == (1, "holdover: RESERVE: RESERVATION CONFLICT\n")
+    assert (conflict.returncode, conflict.stderr) == (
+        1,
+        "holdover: RESERVE: RESERVATION CONFLICT\nholdover: more about this: holdover explain lun-refuses\n",
+    )
     refused = rig.holdover("pr", "release", url, "--key", "0x1234", "--type", "ea")
     assert refused.returncode == 1
     assert "INVALID RELEASE OF PERSISTENT RESERVATION (5h 26h/04h)" in refused.stderr
