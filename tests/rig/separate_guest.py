@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import subprocess
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from holdover.agent.guests.chap_secrets import ChapSecrets
@@ -58,8 +59,11 @@ class SeparateGuest:
     def rest(self) -> tuple[str, str]:
         """The host on which the guest runs, and the other one, where a fresh QEMU waits for it.
 
-        A guest whose QEMU has ended is started on the host that has its reservation.
+        A guest whose QEMU has ended is started on the host that has its reservation. What the last test has
+        left to do is done: a host that still withdraws refuses the next handover.
         """
+        for name in self.site.names:
+            until(partial(self.site.is_over, name), f"the handover is not over on {name}")
         first, second = self.site.names
         running = self.running_on()
         here = running[0] if running else next(n for n in (first, second) if self._holds(n))

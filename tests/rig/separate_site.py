@@ -115,6 +115,11 @@ class SeparateSite:
         """`holdover handover ACTION` on a host; it has to succeed."""
         return self[name].json("handover", action, GUEST, "--at", f"unix:{SOCKET}", *options)
 
+    def is_over(self, name: str) -> bool:
+        """Whether the guest's newest handover is over on a host, or there was none."""
+        done = self[name].holdover("handover", "status", GUEST, "--at", f"unix:{SOCKET}", "--json")
+        return done.returncode == 1 or not json.loads(done.stdout)["open"]
+
     def fault(self, fault: str) -> None:
         """Let the SAN fail in this way from now on (`holdover target-ctl add`)."""
         self[SAN].must("target-ctl", _CONTROL, "add", fault)
