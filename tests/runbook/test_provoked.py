@@ -181,3 +181,18 @@ def test_a_certificate_of_another_authority(site: Site) -> None:
         f"{folder}/ca.crt",
     ]
     told(site.type("status", "--api", site.a.address, *pki), "certificate")
+
+
+@pytest.mark.provokes("machine-type")
+def test_a_machine_type_that_nobody_knows(site: Site) -> None:
+    site.text("host-a", 'machine = "pc"', 'machine = "virtual-7"')
+    site.text("host-a", ",migrate-pr=on", "")
+    site.start("host-a")
+    site.logged("host-a", "explain=machine-type")
+    assert "machine type virtual-7" in site.works("status", "--api", site.a.api)
+    site.a.kill()
+    site.text("host-a", "[[guest]]", '[[rule]]\nguest = "db1"\nmigrate-pr = "on"\n[[guest]]')
+    site.start("host-a")
+    site.register()
+    process = next(each for each in reversed(site.rig.processes) if each.name == "host-a")
+    assert "machine-type" not in process.output()

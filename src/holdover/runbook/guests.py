@@ -103,7 +103,10 @@ GUESTS = (
             "Say it in the agent's file, by a `[[rule]]` with `guest` and `migrate-pr`.",
             "`systemctl reload holdover-agent`.",
         ),
-        (r"whether its machine type has migrate-pr on",),
+        (
+            r"whether its machine type has migrate-pr on",
+            r"version of QEMU that machine type .* stands for is not known",
+        ),
     ),
     Topic(
         "monitor",
