@@ -1,4 +1,4 @@
-"""Which disk a descriptor is, and the separate process that opens disks for the agent.
+"""Which disk a descriptor is, and the separate process that finds which disks a QEMU has open.
 
 `agent.attach` imports it. It imports `paths`, `helper` and `scsi`.
 """
