@@ -144,7 +144,7 @@ def damage_data_in(pair: Pair, wire: Wire) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "words"),
-    [(damage_header, "a header does not match"), (damage_data_in, "data that are not")],
+    [(damage_header, "a header does not match"), (damage_data_in, "data that do not match")],
 )
 def test_what_cannot_be_asked_for_again_ends_the_session(
     damage: Callable[[Pair, Wire], None], words: str
