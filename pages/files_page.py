@@ -49,6 +49,11 @@ STATE = (
     File(
         "lock", "0600", "The lock that keeps a second agent out of this folder, with the id of the process."
     ),
+    File(
+        "disks.json",
+        "0600",
+        "The disks that an operator has attached to exports, or detached. It may contain passwords.",
+    ),
     File("hosts.json", "0600", "The boot of this host, and the hosts that an operator has declared dead."),
     File("libvirt.json", "0600", "What the agent knows of libvirt's guests, once libvirt has asked it."),
     File(FILE_NAME, "0600", "The guests with reservations, for the lock server while no agent answers."),

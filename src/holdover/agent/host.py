@@ -30,6 +30,8 @@ from holdover.agent.guests.guest import HostedGuest
 from holdover.agent.guests.records import keep_records, remembered_by_guest
 from holdover.agent.guests.step_runner import run_steps
 from holdover.agent.handover.handovers import Handovers
+from holdover.agent.hotplug.hotplug import Hotplug
+from holdover.agent.hotplug.record import DiskRecord
 from holdover.agent.libvirt.arbiter import Arbiter
 from holdover.agent.libvirt.service import LibvirtService
 from holdover.agent.libvirt.tracked_guests import ListingJournal, TrackedGuests
@@ -51,7 +53,7 @@ from holdover.config.rules import Rules, Undecided
 from holdover.config.secrets import locator_of
 from holdover.guest.gate import Gate
 from holdover.guest.machine_type import MachineType
-from holdover.guest.options import DeviceOptions
+from holdover.guest.options import DeviceOptions, parse_device
 from holdover.guest.scsi_block import ScsiBlock
 from holdover.helper.clients import Clients
 from holdover.helper.listener import ListenerError
@@ -176,6 +178,16 @@ class Host:
             self._attachments,
             environment,
         )
+        self._disk_record = DiskRecord(FilePath(config.state_dir))
+        self.hotplug = Hotplug(
+            lambda: self.config,
+            self.guests,
+            self._attachments.get,
+            self.placement.moves,
+            self._disk_record,
+            self.journal,
+            self._device,
+        )
         arbiter = Arbiter(
             config,
             self.guests,
@@ -275,9 +287,13 @@ class Host:
         return kind(name, self.config.name, machine_type, devices, target, self.config.limits)
 
     async def _make_guest(self, config: GuestConfig) -> None:
-        machine_type, options, address = parse_guest(config, "configuration")
+        machine_type, _, address = parse_guest(config, "configuration")
         gate = Gate.INCOMING if config.incoming else Gate.RUNNING
-        devices = [await self._device(config.name, each, machine_type, gate) for each in options]
+        devices = []
+        for number, text in self._disk_record.devices(config).items():
+            device = await self._device(config.name, parse_device(text), machine_type, gate)
+            device.number = number
+            devices.append(device)
         remembered = self._remembered.get(config.name, NOTHING_REMEMBERED)
         for device in devices:
             remembered.restore(device)
@@ -299,7 +315,7 @@ class Host:
             )
         return IscsiTarget(
             export_iqn(guest.name),
-            dict(enumerate(devices)),
+            {device.number: device for device in devices if device.number is not None},
             credentials=self.credentials_of(guest.name),
             chap_md5=exports.chap_md5,
             allow=guest.allow_list,

@@ -30,6 +30,7 @@ from holdover.agent.guests.loop_throttle import request_throttle
 from holdover.agent.guests.registrants import registrants_of
 from holdover.agent.history_routes import history_routes
 from holdover.agent.host import Host
+from holdover.agent.hotplug.routes import hotplug_routes
 from holdover.agent.libvirt.routes import libvirt_routes
 from holdover.agent.migration_routes import migration_routes
 from holdover.agent.monitoring.monitor import Monitor
@@ -230,6 +231,7 @@ def application(host: Host, credentials: Credentials | None, monitor: Monitor) -
             *monitoring_routes(monitor),
             *history_routes(host),
             *placement_routes(host.placement),
+            *hotplug_routes(host.hotplug),
         ],
         guards=[guard],
         before_request=in_turn,

@@ -43,7 +43,9 @@ from holdover.api.migration_documents import (
     StartRequest,
 )
 from holdover.api.placement_documents import (
+    AttachDisk,
     Declaration,
+    DetachDisk,
     HostDeclaration,
     HostList,
     PlaceAnswer,
@@ -250,6 +252,18 @@ class AgentClient:
     async def forget_guest(self, guest: str) -> PlacementResult:
         """Remove a guest that has nothing from the agent's record. Raises as `start_guest`."""
         return await self._ask("POST", f"{_of(guest)}/forget", PlacementResult, b"{}")
+
+    async def attach_disk(self, guest: str, request: AttachDisk) -> PlacementResult:
+        """Give the export of a guest one more disk. Raises as `start_guest`."""
+        return await self._ask(
+            "POST", f"{_of(guest)}/attach-disk", PlacementResult, msgspec.json.encode(request)
+        )
+
+    async def detach_disk(self, guest: str, request: DetachDisk) -> PlacementResult:
+        """Take a disk away from the export of a guest. Raises as `start_guest`."""
+        return await self._ask(
+            "POST", f"{_of(guest)}/detach-disk", PlacementResult, msgspec.json.encode(request)
+        )
 
     async def place(self, question: PlaceQuestion) -> PlaceAnswer:
         """Ask another agent whether a guest is there. Raises as `tell`."""

@@ -111,7 +111,8 @@ class ExportSecret(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         portal: HOST:PORT.
         target: The target's iSCSI name.
-        luns: The ids of the devices, in the order of their LUN numbers.
+        luns: The ids of the devices.
+        numbers: The LUN number of each device; empty from an older agent, where they count from 0.
         user, secret: For CHAP; None for an export that does not ask for CHAP (export-open).
         file: The path of the secret's file on the agent's host; QEMU and virsh can read such a file.
     """
@@ -122,6 +123,7 @@ class ExportSecret(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None
     secret: str | None
     file: str | None
+    numbers: tuple[int, ...] = ()
 
 
 class PeerAddress(msgspec.Struct, frozen=True, kw_only=True):

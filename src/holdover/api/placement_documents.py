@@ -87,6 +87,30 @@ class PlacementResult(msgspec.Struct, frozen=True, kw_only=True):
     text: str
 
 
+class AttachDisk(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to give the export of a guest one more disk.
+
+    Attributes:
+        device: The disk in QEMU's syntax, as in `devices` of a `[[guest]]`.
+        lun: Its LUN number; None for the next one that is free.
+    """
+
+    device: str
+    lun: int | None = None
+
+
+class DetachDisk(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to take a disk away from the export of a guest.
+
+    Attributes:
+        lun: Its LUN number.
+        release: Whether to unregister the guest from the disk; a reservation that it holds there ends.
+    """
+
+    lun: int
+    release: bool = False
+
+
 class Declaration(msgspec.Struct, frozen=True, kw_only=True):
     """What an agent has declared of the host that it tells; None: nothing, or nothing any more."""
 

@@ -68,6 +68,38 @@ GUESTS = (
         ),
     ),
     Topic(
+        "disk-stays",
+        "A disk is not attached to the export of a guest, or not detached from it.",
+        "A handover moves the disks that it has found at its beginning, and a registration stays on a LUN "
+        "when the disk goes. So the agent changes no disks while the guest moves, and leaves no "
+        "registration behind.",
+        (
+            "If the guest moves: `holdover handover status GUEST`, and try again when the handover is over.",
+            "If the guest is registered on the disk: have the guest release and unregister, or `holdover "
+            "guest detach-disk GUEST LUN --release`.",
+            "If the number is in use: `holdover guest show GUEST` shows the LUN numbers.",
+            "If the record cannot be read, or the agent's file has another disk there: do what the "
+            "message says.",
+        ),
+        (
+            r"stay as they are: ",
+            r"LUN .* is in use by",
+            r"device id .* is in use; give",
+            r"its export has no LUN",
+            r"this is its only one",
+            r"it has no export there",
+            r"is not within 0 to",
+            r"at LUN .* already",
+            r"the guest is registered on",
+            r"whether the guest has registrations on",
+            r"commands to .* do not end",
+            r"a handover or a migration of it is under way",
+            r"is another disk in the agent's file",
+            r"attached and detached disks cannot be read",
+            r"disk was detached",
+        ),
+    ),
+    Topic(
         "qemu-moves-itself",
         "A guest is shown as MOVED BY QEMU, and Holdover leaves it alone.",
         "Its QEMU is 11.0 or later, and `migrate-pr` is on: QEMU moves the reservations itself.",

@@ -37,6 +37,7 @@ def test_what_it_says_for_machines_and_for_libvirt(rig: Rig) -> None:
         "portal": agent.portal,
         "target": agent.iqn,
         "luns": ["disk0", "disk1"],
+        "numbers": [0, 1],
         "user": "db1",
         "secret": secret,
         "file": str(agent.secret_file),

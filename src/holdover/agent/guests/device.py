@@ -71,6 +71,7 @@ class GuestDevice:
             OUT, or unseen, as a later reading of the LUN has shown.
         adopt: The guest's setting for registrations that it did not make through this agent; None: adopt a
             registration that has only one explanation.
+        number: The LUN number at the guest's export; None for a device that is not exported.
         recorded_as: The designator of the record that gave the device its state; empty if there is none.
         sole_nexus: Whether the nexus belongs to the guest alone, and not to the host.
         inline_reads: The commands in flight that threads other than the loop's carry out.
@@ -95,6 +96,7 @@ class GuestDevice:
         self.on_guest_change: Callable[[GuestDevice], None] | None = None
         self.changes = 0
         self.adopt: bool | None = None
+        self.number: int | None = None
         self.recorded_as = ""
         self.sole_nexus = False
         self.inline_reads = InlineReads()

@@ -51,6 +51,18 @@ class HostedGuest:
             f'the device in the agent\'s file, or by [[rule]] guest = "{self.name}" migrate-pr = "on"',
         )
 
+    @property
+    def luns(self) -> dict[int, GuestDevice]:
+        """The devices by LUN number: that of the export, or else the place among the devices."""
+        return {
+            place if device.number is None else device.number: device
+            for place, device in enumerate(self.devices)
+        }
+
+    def number_of(self, device: GuestDevice) -> int:
+        """The LUN number of a device."""
+        return self.devices.index(device) if device.number is None else device.number
+
     def state(self) -> GuestState:
         """The document that `holdover status` shows."""
         return GuestState(
@@ -58,7 +70,7 @@ class HostedGuest:
             host=self._host,
             machine_type=self.machine_type,
             export=self.export,
-            devices=tuple(self._device_state(lun, device) for lun, device in enumerate(self.devices)),
+            devices=tuple(self._device_state(lun, device) for lun, device in self.luns.items()),
             sessions=self._sessions(),
         )
 
@@ -96,7 +108,8 @@ class HostedGuest:
         return ExportSecret(
             portal=self.export.removeprefix("iscsi://").partition("/")[0],
             target=self.target.iqn,
-            luns=tuple(device.block.options.id or f"lun{lun}" for lun, device in enumerate(self.devices)),
+            luns=tuple(device.block.options.id or f"lun{lun}" for lun, device in self.luns.items()),
+            numbers=tuple(self.luns),
             user=None if credentials is None else credentials.user,
             secret=None if credentials is None else credentials.secret,
             file=None if credentials is None else str(file),

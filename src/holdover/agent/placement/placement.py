@@ -118,6 +118,10 @@ class Placement:
         except (ColdStartRefused, DeclarationRefused) as error:
             raise self._problem(guest, str(error)) from error
 
+    def moves(self, guest: str) -> bool:
+        """Whether a handover or a migration of a guest is under way here."""
+        return self._places.moves(guest)
+
     async def open_here(self, guest: str) -> None:
         """Let a guest run here that no host has; what it has by a dead host is taken.
 

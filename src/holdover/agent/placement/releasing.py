@@ -60,10 +60,10 @@ class Releasing:
         attached = self._known(name)
         self._require_at_rest(name)
         await self._sending.require_not_running(attached.guest)
-        released = []
+        released, limit = [], attached.guest.limits.step
         try:
             for device in attached.guest.devices:
-                if device.block.migrate_pr and (key := await self._unregister(device, attached.guest)):
+                if device.block.migrate_pr and (key := await unregister_guest(device, limit)):
                     released.append(f"key {key_text(key)} on {device.designator}")
             attached.move_gate(Gate.DEPARTED)
             await self._journal.put(*(device_record(name, each) for each in attached.guest.devices))
@@ -79,24 +79,6 @@ class Releasing:
             f"guest {name} is not on {self._host} any more ({what}). To start it: holdover guest start "
             f"{name}, on the host on which it will run"
         )
-
-    async def _unregister(self, device: GuestDevice, guest: HostedGuest) -> int:
-        """Unregister the guest from one LUN; returns the key that it had."""
-        limit = guest.limits.step
-        await device.learn_designator(limit)
-        found = await device.reread(limit)
-        tracked = device.tracked
-        if not found.certain or device.block.stale:
-            raise StepFailed(
-                "REGISTER (probe)",
-                device.report or found.reason or "it is not certain what the guest has there",
-            )
-        if tracked.key:
-            await device.run(_unregister(tracked), limit)
-            await device.reread(limit)
-        if device.tracked.key:
-            raise StepFailed("REGISTER (unregister)", "the registration is still there")
-        return tracked.key
 
     async def forget(self, name: str) -> str:
         """Remove a guest that has nothing from this host's record. Returns what is true now.
@@ -132,6 +114,28 @@ class Releasing:
                 f"a handover or a migration of guest {name} is under way on {self._host}; holdover handover "
                 f"status {name} says what comes next"
             )
+
+
+async def unregister_guest(device: GuestDevice, limit: float) -> int:
+    """Unregister a guest from one LUN; returns the key that it had.
+
+    Raises:
+        StepFailed: What it has is not certain, or the LUN refuses.
+        PathError: ``limit`` seconds were not enough.
+    """
+    await device.learn_designator(limit)
+    found = await device.reread(limit)
+    tracked = device.tracked
+    if not found.certain or device.block.stale:
+        raise StepFailed(
+            "REGISTER (probe)", device.report or found.reason or "it is not certain what the guest has there"
+        )
+    if tracked.key:
+        await device.run(_unregister(tracked), limit)
+        await device.reread(limit)
+    if device.tracked.key:
+        raise StepFailed("REGISTER (unregister)", "the registration is still there")
+    return tracked.key
 
 
 def _unregister(tracked: Tracked) -> Steps[None]:

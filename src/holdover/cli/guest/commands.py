@@ -77,6 +77,53 @@ def forget(
     run(guest, agent_api(at), asking, json)
 
 
+@app.command("attach-disk")
+def attach_disk(
+    guest: GuestArgument,
+    device: Annotated[
+        str,
+        typer.Argument(
+            metavar="DEVICE",
+            help="The disk, in QEMU's syntax: scsi-block,id=ID,drive=LUN.",
+            show_default=False,
+        ),
+    ],
+    lun: Annotated[
+        int | None,
+        typer.Option(metavar="NUMBER", help="The LUN number at the export. [default: the next free one]"),
+    ] = None,
+    at: AtOption = None,
+    asking: Asking = BY_OPTIONS,
+    json: JsonOption = False,
+) -> None:
+    """Give the export of a guest one more disk, while the guest runs."""
+    from holdover.cli.guest.disks import attach as run
+
+    run(guest, device, lun, agent_api(at), asking, json=json)
+
+
+@app.command("detach-disk")
+def detach_disk(
+    guest: GuestArgument,
+    lun: Annotated[
+        int, typer.Argument(metavar="LUN", help="The LUN number at the export.", show_default=False)
+    ],
+    release: Annotated[
+        bool,
+        typer.Option(
+            "--release", help="Unregister the guest from the disk; a reservation that it holds there ends."
+        ),
+    ] = False,
+    at: AtOption = None,
+    asking: Asking = BY_OPTIONS,
+    json: JsonOption = False,
+) -> None:
+    """Take a disk away from the export of a guest. First unplug it from the guest (QEMU's device_del)."""
+    from holdover.cli.guest.disks import detach as run
+
+    run(guest, lun, agent_api(at), asking, release=release, json=json)
+
+
 @app.command()
 def secret(
     guest: GuestArgument,

@@ -38,7 +38,7 @@ def _lines(guest: str, found: ExportSecret) -> Iterator[str]:
         yield ""
         yield "# QEMU:"
         yield f"-object secret,id=holdover,file={_option(found.file)}"
-    for lun, device in enumerate(found.luns):
+    for lun, device in zip(found.numbers or range(len(found.luns)), found.luns, strict=True):
         yield (
             f"-blockdev driver=iscsi,transport=tcp,portal={found.portal},target={_option(found.target)}"
             f",lun={lun}{login},node-name={_option(device)}"

@@ -189,6 +189,10 @@ class IscsiTarget:
         """The logical units by their numbers."""
         return self._luns
 
+    def serve(self, luns: Mapping[int, DeviceServer]) -> None:
+        """Serve these logical units from the next command on; commands under way end where they began."""
+        self._luns = luns
+
     async def start(self, host: str, port: int, open_one: OpenListener = new_listener) -> int:
         """Listen; returns the port, which is a free one when `port` is 0. Each call adds a portal.
 

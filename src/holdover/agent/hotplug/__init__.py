@@ -1,0 +1,1 @@
+"""Disks that an export gets or loses while the agent runs."""

@@ -1,0 +1,159 @@
+"""Disks that a guest's export gets and loses while the guest runs, with real initiators."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from holdover.agent.hotplug.record import DiskChanges, DiskRecord, numbered
+from holdover.api.client import AgentRefused
+from holdover.api.placement_documents import AttachDisk, DetachDisk
+from holdover.config.agent_file import ConfigError, GuestConfig
+from holdover.scsi.cdbs.cdb import ReportLuns
+from holdover.scsi.cdbs.opcodes import ReservationType
+from holdover.scsi.command import Command
+from holdover.scsi.sense import AdditionalSense, SenseKey, decode_sense
+from tests.agent.hosts import GUEST, KEY, READ, WRITE, Initiator, San, san
+
+WERO = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
+
+
+def disk(set_up: San, number: int) -> str:
+    return f"scsi-block,id=disk{number},drive={set_up.url(number)},migrate-pr=on"
+
+
+async def with_one_disk(set_up: San, host: str) -> None:
+    """Restart the agent of a host with only the first disk in its file."""
+    config = set_up.configs[host]
+    guest = msgspec.structs.replace(config.guest[0], devices=config.guest[0].devices[:1])
+    set_up.configs[host] = msgspec.structs.replace(config, guest=(guest,))
+    await set_up.stop(host)
+    await set_up.start(host)
+
+
+async def luns(guest: Initiator) -> list[int]:
+    data = (await guest.must(Command(ReportLuns(256).encode(), data_in_length=256))).data_in
+    return [data[each + 1] for each in range(8, 8 + int.from_bytes(data[:4], "big"), 8)]
+
+
+def test_a_disk_is_attached_reserved_and_kept_through_a_restart(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with san(tmp_path, luns=2, hosts=("host-a",), migrate_pr=("on",)) as set_up:
+            await with_one_disk(set_up, "host-a")
+            first, operator = set_up.guest_on("host-a"), set_up.clients["host-a"]
+            await first.must(READ)
+            assert await luns(first) == [0]
+            done = await operator.attach_disk(GUEST, AttachDisk(device=disk(set_up, 1)))
+            assert "at LUN 1 of its export" in done.text
+            told = decode_sense((await first.path.execute(READ)).sense)
+            assert told.key is SenseKey.UNIT_ATTENTION
+            assert told.additional == AdditionalSense.REPORTED_LUNS_DATA_HAS_CHANGED
+            assert await luns(first) == [0, 1]
+            second = set_up.guest_on("host-a", 1)
+            await second.must(WRITE)
+            await second.register()
+            await second.reserve(WERO)
+            await set_up.stop("host-a")
+            await set_up.start("host-a")
+            state = await operator.guest(GUEST)
+            assert [(each.lun, each.id, each.key) for each in state.devices] == [
+                (0, "disk0", None),
+                (1, "disk1", f"{KEY:#x}"),
+            ]
+            await set_up.guest_on("host-a", 1).must(WRITE)
+
+    asyncio.run(test())
+
+
+def test_a_disk_with_the_guests_reservation_goes_only_when_it_is_released(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with san(tmp_path, luns=2, hosts=("host-a",), migrate_pr=("on",)) as set_up:
+            guest, operator = set_up.guest_on("host-a", 1), set_up.clients["host-a"]
+            await guest.register()
+            await guest.reserve(WERO)
+            with pytest.raises(AgentRefused, match=r"holds the reservation.*detach-disk db1 1 --release"):
+                await operator.detach_disk(GUEST, DetachDisk(lun=1))
+            await guest.must(WRITE)
+            assert await set_up.registrants(1) == {"host-a": (KEY, True)}
+            await operator.detach_disk(GUEST, DetachDisk(lun=1, release=True))
+            assert await set_up.registrants(1) == {}
+            first = set_up.guest_on("host-a")
+            assert await luns(first) == [0]
+            gone = decode_sense((await guest.tell(WRITE)).sense)
+            assert gone.additional == AdditionalSense.LOGICAL_UNIT_NOT_SUPPORTED
+            with pytest.raises(AgentRefused, match="its only one"):
+                await operator.detach_disk(GUEST, DetachDisk(lun=0))
+            await set_up.stop("host-a")
+            await set_up.start("host-a")
+            assert [each.lun for each in (await operator.guest(GUEST)).devices] == [0]
+            await operator.attach_disk(GUEST, AttachDisk(device=disk(set_up, 1), lun=7))
+            assert [each.lun for each in (await operator.guest(GUEST)).devices] == [0, 7]
+            await set_up.guest_on("host-a", 7).must(WRITE)
+            assert (await operator.secret(GUEST)).numbers == (0, 7)
+
+    asyncio.run(test())
+
+
+def test_what_cannot_be_attached_or_detached_changes_nothing(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with san(tmp_path, luns=2, hosts=("host-a",), migrate_pr=("on",)) as set_up:
+            await with_one_disk(set_up, "host-a")
+            operator = set_up.clients["host-a"]
+            for request, text in (
+                (AttachDisk(device=disk(set_up, 1), lun=0), "LUN 0 is in use by"),
+                (AttachDisk(device=disk(set_up, 1), lun=16384), "not within 0 to 16383"),
+                (AttachDisk(device=disk(set_up, 0)), "device id 'disk0' is in use"),
+                (AttachDisk(device=f"scsi-block,drive={set_up.url(0)}"), "at LUN 0 already"),
+                (AttachDisk(device="scsi-disk,drive=/dev/sda"), "is not known"),
+                (AttachDisk(device=f"scsi-block,drive={set_up.url(5)}"), "stay as they are"),
+            ):
+                with pytest.raises(AgentRefused, match=text):
+                    await operator.attach_disk(GUEST, request)
+            with pytest.raises(AgentRefused, match=r"has no LUN 3; it has 0"):
+                await operator.detach_disk(GUEST, DetachDisk(lun=3))
+            assert [each.lun for each in (await operator.guest(GUEST)).devices] == [0]
+
+    asyncio.run(test())
+
+
+def test_no_disk_comes_or_goes_while_the_guest_moves_and_a_new_one_moves_along(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with san(tmp_path, luns=2) as set_up:
+            for host in ("host-a", "host-b"):
+                await with_one_disk(set_up, host)
+                await set_up.clients[host].attach_disk(GUEST, AttachDisk(device=disk(set_up, 1)))
+            guest = set_up.guest_on("host-a", 1)
+            await guest.register()
+            await guest.reserve(WERO)
+            operator = set_up.clients["host-a"]
+            await operator.prepare(GUEST, "0" * 16, "host-b")
+            for host in ("host-a", "host-b"):
+                with pytest.raises(AgentRefused, match="a handover or a migration of it is under way"):
+                    await set_up.clients[host].detach_disk(GUEST, DetachDisk(lun=1, release=True))
+                with pytest.raises(AgentRefused, match="a handover or a migration of it is under way"):
+                    await set_up.clients[host].attach_disk(GUEST, AttachDisk(device=disk(set_up, 1)))
+            await operator.commit(GUEST, "0" * 16)
+            await operator.finish(GUEST, "0" * 16)
+            assert await set_up.registrants(1) == {"host-b": (KEY, True)}
+            await set_up.guest_on("host-b", 1).must(WRITE)
+
+    asyncio.run(test())
+
+
+def test_a_change_counts_as_long_as_the_file_has_the_same_disk_there(tmp_path: Path) -> None:
+    guest = GuestConfig(name="db1", machine_type="q35", devices=("a", "b"))
+    changes = DiskChanges(attached={4: "c"}, detached={1: "b"})
+    assert numbered(guest, changes, tmp_path) == {0: "a", 4: "c"}
+    later = GuestConfig(name="db1", machine_type="q35", devices=("a", "x"))
+    assert numbered(later, changes, tmp_path) == {0: "a", 1: "x", 4: "c"}
+    with pytest.raises(ConfigError, match="LUN 0 is another disk in the agent's file"):
+        numbered(guest, DiskChanges(attached={0: "c"}), tmp_path)
+
+
+def test_a_record_that_cannot_be_read_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "disks.json").write_text("{")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        DiskRecord(tmp_path)
