@@ -5,13 +5,17 @@ BIN := $(VENV)/bin
 # Two cores: more workers than cores only make the real guests slower.
 WORKERS ?= 2
 
-.PHONY: deb docs reference demo demo-vm test test-long check format bench bench-target bench-gateway bench-standstill bench-scale bench-helper bench-upgrade explore simulate requirements clean
+.PHONY: deb docs reference demo demo-vm demo-libvirt test test-long check format bench bench-target bench-gateway bench-standstill bench-scale bench-helper bench-upgrade explore simulate requirements clean
 
 demo: $(VENV)/run.stamp
 	$(BIN)/holdover demo
 
 demo-vm: $(VENV)/run.stamp
 	$(BIN)/holdover demo --vm
+
+# An unmodified `virsh migrate` between two separate hosts; needs root, and asks before it installs packages.
+demo-libvirt: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.rig.libvirt_demo
 
 # What hundreds of programs and kernels import is compiled once, wherever Python is told to keep no bytecode.
 test: $(VENV)/dev.stamp

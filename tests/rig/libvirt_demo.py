@@ -1,0 +1,90 @@
+"""`make demo-libvirt`: an unmodified `virsh migrate --live` between two separate hosts, and an intruder.
+
+The hosts are those of the tests: network, processes and folders of their own, a libvirtd and an agent each.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from holdover.demo.messages import Connect, End, Report, decode_said, encode
+from tests.rig.libvirt_machine import Machine, libvirt_site
+from tests.rig.packages import PRESENT
+from tests.rig.separate_site import GUEST, SAN
+
+PACKAGES = (
+    *("iproute2", "nftables", "util-linux", "qemu-system-x86", "qemu-block-extra"),
+    *("libvirt-daemon-system", "libvirt-clients"),
+)
+
+
+def main() -> int:
+    """Show it; 0 if the reservation moved and no write of the intruder was carried out."""
+    if os.geteuid() != 0:
+        print(
+            "This demonstration needs root: it makes networks and mounts for two hosts, and starts libvirtd"
+            " in them. As root, type: make demo-libvirt",
+            file=sys.stderr,
+        )
+        return 1
+    if not _packages():
+        return 1
+    with tempfile.TemporaryDirectory() as folder, libvirt_site(Path(folder)) as machine:
+        return _show(machine)
+
+
+def _packages() -> bool:
+    """Whether all packages are here, at last; installs them if the user agrees."""
+    missing = [each for each in PACKAGES if not PRESENT[each]()]
+    if not missing:
+        return True
+    command = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
+    if shutil.which("apt-get") is None:
+        print(f"These packages are missing: {', '.join(missing)}", file=sys.stderr)
+        return False
+    try:
+        agrees = input(f"Packages are missing. Run `{' '.join(command)}`? [y/N] ").lower() in ("y", "yes")
+    except EOFError:
+        agrees = False
+    if not agrees:
+        print(f"Nothing was installed. Missing: {', '.join(missing)}", file=sys.stderr)
+        return False
+    return subprocess.run(command, check=False).returncode == 0
+
+
+def _show(machine: Machine) -> int:
+    site, source, destination = machine.site, machine.here, machine.there
+    print(f"Two hosts, {source} and {destination}, with a libvirtd and a Holdover agent each.")
+    _say_where(machine, "Before")
+    intruder = site[SAN].converse(sys.executable, "-m", "holdover.demo.intruder")
+    assert intruder.stdin is not None
+    intruder.stdin.write(encode(Connect(site.lun_url)))
+    intruder.stdin.flush()
+    print("An intruder, a third initiator, tries to write all the time.")
+    print(f"{source}# virsh migrate --live {GUEST} qemu+tcp://{destination}/system", flush=True)
+    done = machine.libvirt.migrate(source, destination)
+    print((done.stdout + done.stderr).strip() or f"(exit status {done.returncode})")
+    if done.returncode == 0:
+        machine.here, machine.there = destination, source
+    machine.is_at_home()
+    said, _ = intruder.communicate(encode(End()), timeout=60)
+    report = next(each for line in said.splitlines() if isinstance(each := decode_said(line), Report))
+    _say_where(machine, "After")
+    print(f"The intruder: {report.refused} writes refused, {report.accepted} carried out.")
+    return 0 if done.returncode == 0 and report.accepted == 0 and report.refused > 0 else 1
+
+
+def _say_where(machine: Machine, when: str) -> None:
+    """Print where the guest runs, and what the SAN has on record."""
+    print(f"{when}: {GUEST} runs on {', '.join(machine.libvirt.runs_on())}. Registered on the LUN:")
+    for initiator, (key, holder) in machine.site.registrants().items():
+        print(f"  {initiator}  key {key:#x}{'  holds the reservation' if holder else ''}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
