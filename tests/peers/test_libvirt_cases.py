@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.rig.hosts import until
-from tests.rig.libvirt_machine import Machine, libvirt_site
+from tests.rig.libvirt_machine import SLOW_COMMIT, Machine, libvirt_site
+from tests.rig.separate_libvirt import AGENT_LOCK_SOCKET
 from tests.rig.separate_site import GUEST
 
 pytestmark = [pytest.mark.xdist_group("separate-hosts"), pytest.mark.long]
@@ -80,6 +81,120 @@ def restart_libvirtd(machine: Machine) -> None:
     machine.libvirt.start_daemon(machine.here)
     machine.is_at_home()
     machine.moves()
+
+
+@case("a snapshot of memory (`virsh snapshot-create-as --memspec`), which pauses the guest and lets it go on")
+def snapshot(machine: Machine) -> None:
+    here, libvirt = machine.here, machine.libvirt
+    libvirt.define(here)
+    memory = ("--memspec", "file=/var/lib/libvirt/db1.memory")
+    libvirt.must(here, "snapshot-create-as", GUEST, "first", *memory, "--diskspec", "sda,snapshot=no")
+    libvirt.must(here, "snapshot-delete", GUEST, "first", "--metadata")
+
+
+@case("`<on_reboot>destroy</on_reboot>` and `virsh reset`, which ends the guest; then `virsh start`")
+def destroy_on_reboot(machine: Machine) -> None:
+    here, libvirt = machine.here, machine.libvirt
+    libvirt.define(here, events="<on_reboot>destroy</on_reboot>")
+    libvirt.must(here, "destroy", GUEST)
+    libvirt.must(here, "start", GUEST)
+    libvirt.must(here, "reset", GUEST)
+    until(lambda: libvirt.state(here) == "shut off", "the guest is not ended")
+    libvirt.define(here)
+    libvirt.must(here, "start", GUEST)
+
+
+@case("a host with `virsh autostart` reboots")
+def autostart(machine: Machine) -> None:
+    machine.libvirt.define(machine.here)
+    machine.libvirt.must(machine.here, "autostart", GUEST)
+    reboot(machine, machine.here)
+    machine.is_at_home()
+    machine.libvirt.must(machine.here, "autostart", GUEST, "--disable")
+
+
+@case("a host with `virsh autostart` reboots after the guest was migrated from it")
+def autostart_of_a_guest_that_has_left(machine: Machine) -> None:
+    before = machine.here
+    machine.libvirt.define(before)
+    machine.libvirt.must(before, "autostart", GUEST)
+    machine.moves()
+    reboot(machine, before)
+    daemon = machine.libvirt.daemons[before]
+    until(
+        lambda: f"guest {GUEST} runs on {machine.here}" in daemon.output(),
+        "libvirt has not tried to start the guest",
+    )
+    assert machine.libvirt.state(before) == "shut off"
+    machine.libvirt.must(before, "undefine", GUEST)
+
+
+def reboot(machine: Machine, host: str) -> None:
+    """End everything on a host at once, and start it again as systemd does."""
+    libvirt = machine.libvirt
+    libvirt.daemons[host].send(signal.SIGKILL)
+    if libvirt.qemu_of(host):
+        libvirt.kill_qemu(host)
+    machine.site.agents[host].kill()
+    libvirt.lock_servers[host].send(signal.SIGKILL)
+    cleared = machine.site[host].run("sh", "-c", "rm -rf /run/libvirt/*")
+    assert cleared.returncode == 0, cleared.stderr
+    machine.site.start_agent(host)
+    libvirt.start_lock_server(host)
+    until(lambda: machine.site[host].listens(AGENT_LOCK_SOCKET), "the agent does not answer")
+    libvirt.start_daemon(host)
+
+
+@case("`virsh domjobabort` while memory is copied")
+def abort(machine: Machine) -> None:
+    moving = machine.migrate("--bandwidth", "1")
+
+    def aborts() -> bool:
+        return machine.libvirt.virsh(machine.here, "domjobabort", GUEST).returncode == 0
+
+    until(lambda: moving.done() or aborts(), "there is no job")
+    assert moving.result().returncode != 0
+    until(lambda: machine.libvirt.state(machine.there) == "none", "the destination keeps the domain")
+
+
+@case("`virsh domjobabort` while libvirt asks on the destination")
+def late_abort(machine: Machine) -> None:
+    commits = machine.says(machine.there, "ask the source to commit")
+    machine.site.fault(SLOW_COMMIT)
+    moving = machine.migrate()
+    until(commits, "libvirt does not ask")
+    machine.libvirt.virsh(machine.here, "domjobabort", GUEST)
+    done = moving.result()
+    assert done.returncode == 0, done.stderr
+    machine.here, machine.there = machine.there, machine.here
+
+
+@case("`virsh migrate --direct`")
+def direct(machine: Machine) -> None:
+    refused = machine.libvirt.migrate(machine.here, machine.there, "--direct")
+    assert refused.returncode != 0
+    assert "not supported" in refused.stderr, refused.stderr
+
+
+@case("`virsh suspend`, then `virsh migrate`, then `virsh resume` on the destination")
+def migrate_suspended(machine: Machine) -> None:
+    machine.libvirt.must(machine.here, "suspend", GUEST)
+    done = machine.libvirt.migrate(machine.here, machine.there)
+    assert done.returncode == 0, done.stderr
+    assert machine.libvirt.state(machine.there) == "paused"
+    machine.libvirt.must(machine.there, "resume", GUEST)
+    machine.here, machine.there = machine.there, machine.here
+
+
+@case("`virsh migrate --offline --persistent` of a guest that is off; then `virsh start` on the destination")
+def offline(machine: Machine) -> None:
+    here, there, libvirt = machine.here, machine.there, machine.libvirt
+    libvirt.define(here)
+    libvirt.must(here, "destroy", GUEST)
+    options = ("--offline", "--persistent", "--undefinesource")
+    libvirt.must(here, "migrate", *options, GUEST, f"qemu+tcp://{there}/system")
+    libvirt.must(there, "start", GUEST)
+    machine.here, machine.there = there, here
 
 
 @pytest.fixture(scope="module")
