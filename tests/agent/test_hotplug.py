@@ -12,6 +12,7 @@ from holdover.agent.hotplug.record import DiskChanges, DiskRecord, numbered
 from holdover.api.client import AgentRefused
 from holdover.api.placement_documents import AttachDisk, DetachDisk
 from holdover.config.agent_file import ConfigError, GuestConfig
+from holdover.journal.journal import JournalError
 from holdover.scsi.cdbs.cdb import ReportLuns
 from holdover.scsi.cdbs.opcodes import ReservationType
 from holdover.scsi.command import Command
@@ -93,6 +94,48 @@ def test_a_disk_with_the_guests_reservation_goes_only_when_it_is_released(tmp_pa
             assert [each.lun for each in (await operator.guest(GUEST)).devices] == [0, 7]
             await set_up.guest_on("host-a", 7).must(WRITE)
             assert (await operator.secret(GUEST)).numbers == (0, 7)
+
+    asyncio.run(test())
+
+
+def test_a_detach_that_fails_leaves_the_disk_open_and_says_what_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with san(tmp_path, luns=2, hosts=("host-a",), migrate_pr=("on",)) as set_up:
+            second, operator = set_up.guest_on("host-a", 1), set_up.clients["host-a"]
+            await second.register()
+            journal = set_up.journals["host-a"]
+
+            async def fail(_: object) -> None:
+                raise JournalError(Path("journal"), "the disk is full", "make room")
+
+            with monkeypatch.context() as patched:
+                patched.setattr(journal, "forget", fail)
+                with pytest.raises(AgentRefused, match="the disk is full") as problem:
+                    await operator.detach_disk(GUEST, DetachDisk(lun=1, release=True))
+            assert "the guest's registration on" in str(problem.value)
+            assert "is removed already" in str(problem.value)
+            await second.must(WRITE)
+            # the record has it open too
+            await set_up.stop("host-a")
+            await set_up.start("host-a")
+            await set_up.guest_on("host-a", 1).must(WRITE)
+
+    asyncio.run(test())
+
+
+def test_a_disk_waits_while_a_handover_begins(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with san(tmp_path, luns=2, hosts=("host-a",), migrate_pr=("on",)) as set_up:
+            host, operator = set_up.hosts["host-a"], set_up.clients["host-a"]
+            async with host.handovers.lock(GUEST):
+                detaching = asyncio.create_task(operator.detach_disk(GUEST, DetachDisk(lun=1)))
+                while not host.handovers.lock(GUEST)._waiters:  # noqa: ASYNC110 - no event
+                    await asyncio.sleep(0.01)
+                assert len(host.guests[GUEST].devices) == 2
+            await detaching
+            assert len(host.guests[GUEST].devices) == 1
 
     asyncio.run(test())
 

@@ -187,6 +187,7 @@ class Host:
             self._disk_record,
             self.journal,
             self._device,
+            self.handovers.lock,
         )
         arbiter = Arbiter(
             config,

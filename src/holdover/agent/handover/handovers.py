@@ -228,6 +228,10 @@ class Handovers:
         found = (summary_of(each) for each in tuple(self._registry.newest.values()))
         return [each for each in found if each is not None]
 
+    def lock(self, name: str) -> asyncio.Lock:
+        """The lock without which no handover of a guest begins."""
+        return self._registry.lock(name)
+
     def is_in_handover(self, name: str) -> bool:
         """Whether a handover of a guest is under way."""
         return self._registry.is_in_handover(name)

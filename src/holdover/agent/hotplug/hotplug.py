@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
@@ -54,8 +53,10 @@ class Hotplug:
         record: DiskRecord,
         journal: JournalLike,
         make: MakeDevice,
+        lock: Callable[[str], asyncio.Lock],
     ) -> None:
-        """``moves`` returns whether a guest moves now. ``make`` makes a device of a guest."""
+        """``moves`` returns whether a guest moves now. ``make`` makes a device of a guest. ``lock`` returns
+        the lock without which no handover of a guest begins."""
         self._config = config
         self._guests = guests
         self._attached = attached
@@ -63,7 +64,7 @@ class Hotplug:
         self._record = record
         self._journal = journal
         self._make = make
-        self._one_by_one: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._lock = lock
 
     async def attach(self, name: str, request: AttachDisk) -> PlacementResult:
         """Give the export of a guest one more disk.
@@ -84,7 +85,7 @@ class Hotplug:
     async def _do(self, name: str, what: Callable[[], Awaitable[str]]) -> PlacementResult:
         here = self._config().name
         try:
-            async with self._one_by_one[name]:
+            async with self._lock(name):
                 return PlacementResult(guest=name, host=here, text=await what())
         except (_Refused, ConfigError, PathError, StepFailed, JournalError, OSError) as error:
             text = f"the disks of guest {name} on {here} stay as they are: {error}"
@@ -109,7 +110,7 @@ class Hotplug:
             await device.close()
             raise
         self._serve(guest, [*guest.devices, device])
-        log.info("A disk was attached.", guest=name, lun=device.lun_name, number=number)
+        log.info("A disk was attached.", guest=name, lun=device.lun_name)
         return (
             f"guest {name} has {device.designator} at LUN {number} of its export. Attach the disk "
             "where the guest may move to, too; for good, write it into the agent's file"
@@ -169,13 +170,26 @@ class Hotplug:
         try:
             await self._remove(guest, config, device, release=request.release)
         except BaseException:
-            if device.block.gate is Gate.DEPARTED:
-                device.move_gate(next(each for each in guest.devices if each is not device).block.gate)
+            await asyncio.shield(self._put_back(guest, device))
             raise
         self._serve(guest, [each for each in guest.devices if each is not device])
         await device.close()
-        log.warning("A disk was detached.", guest=name, lun=device.lun_name, number=request.lun)
+        log.warning("A disk was detached.", guest=name, lun=device.lun_name)
         return f"guest {name} has {device.lun_name} no more, and LUN {request.lun} of its export is free"
+
+    async def _put_back(self, guest: HostedGuest, device: GuestDevice) -> None:
+        """Open the gate of a device that stays; what was put on record meanwhile has the shut gate."""
+        if device.block.gate is Gate.DEPARTED:
+            device.move_gate(next(each for each in guest.devices if each is not device).block.gate)
+        try:
+            await self._journal.put(device_record(guest.name, device))
+        except JournalError as error:
+            log.error(
+                "A disk stays, and the record has its gate as departed.",
+                guest=guest.name,
+                lun=device.lun_name,
+                reason=str(error),
+            )
 
     async def _require_released(self, device: GuestDevice, guest: HostedGuest, *, release: bool) -> None:
         if not device.block.migrate_pr or release:
@@ -190,10 +204,21 @@ class Hotplug:
         """End the guest's commands to a device, and take the device off the record."""
         if not await device.drain(guest.limits.drain):
             raise _Refused(f"the guest's commands to {device.lun_name} do not end; try again")
+        was_registered = bool(device.tracked.key)
         if device.block.migrate_pr:
             if release:
                 await unregister_guest(device, guest.limits.step)
             _require_nothing(device, guest)
+        try:
+            await self._forget(guest, config, device)
+        except (_Refused, JournalError, OSError) as error:
+            if was_registered:
+                raise _Refused(
+                    f"{error}; the guest's registration on {device.lun_name} is removed already"
+                ) from error
+            raise
+
+    async def _forget(self, guest: HostedGuest, config: GuestConfig, device: GuestDevice) -> None:
         number = guest.number_of(device)
         text = self._record.devices(config)[number]
         await self._record.detach(config, number)
