@@ -58,6 +58,7 @@ def test_without_json_it_shows_a_timeline_and_a_table(rig: Rig) -> None:
     assert "Timeline: " in done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.xdist_group("qemu")
 def test_the_same_with_a_real_guest(rig: Rig) -> None:
     needs("qemu-system-x86", "busybox-static", "sg3-utils")

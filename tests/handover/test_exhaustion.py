@@ -41,7 +41,12 @@ def test_one_lun_with_a_change_and_a_death(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["registrant", "holder, key shared", pytest.param("holder beside a third", marks=_LONG)]
+    "name",
+    [
+        pytest.param("registrant", marks=_LONG),
+        "holder, key shared",
+        pytest.param("holder beside a third", marks=_LONG),
+    ],
 )
 def test_one_lun_with_two_faults_and_a_third(name: str) -> None:
     check((name,), Bounds(2, 1, 0, True))

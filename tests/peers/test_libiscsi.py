@@ -116,12 +116,13 @@ def test_an_agents_export_passes_the_whole_iscsi_suite(migrate_pr: bool, rig: Ri
     assert total == 15
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "options",
     [
         pytest.param((), id="without SANITIZE"),
         # its eleven tests sleep for a minute again and again
-        pytest.param(("--allow-sanitize",), id="with SANITIZE", marks=pytest.mark.long),
+        pytest.param(("--allow-sanitize",), id="with SANITIZE"),
     ],
 )
 def test_the_whole_scsi_suite_on_a_target_and_on_exports(options: tuple[str, ...], rig: Rig) -> None:
