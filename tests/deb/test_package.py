@@ -66,6 +66,15 @@ def agent_number(host: SeparateHost) -> str:
     return must(host, "systemctl", "show", "-P", "MainPID", "holdover-agent").strip()
 
 
+def export_socket(host: SeparateHost) -> str:
+    """The inode of the socket that listens at the guest's export; empty if there is none."""
+    for line in must(host, "cat", "/proc/net/tcp").splitlines():
+        fields = line.split()
+        if fields[1].endswith(f":{3261:04X}") and fields[3] == "0A":
+            return fields[9]
+    return ""
+
+
 def test_nothing_names_where_it_was_built_or_where_its_parts_came_from(packages: list[Path]) -> None:
     tree = packages[0].parent / "tree"
     asked = ["python3", "-m", "pip", "config", "list"]
@@ -157,7 +166,11 @@ def test_an_upgrade_does_not_disturb_the_guests_of_a_running_agent(
     load.kill()
     assert "failed" not in load.output()
     assert "host-a" in must(host, "holdover", "pr", "status", SAN)
+    kept = export_socket(host)
+    assert kept
+    assert int(must(host, "systemctl", "show", "-P", "NFileDescriptorStore", "holdover-agent")) > 0
     must(host, "systemctl", "restart", "holdover-agent.service")
+    assert export_socket(host) == kept, "the listening socket is another one"
     until(lambda: host.holdover("status").returncode == 0, "the new agent does not answer")
     assert agent_number(host) != number
     assert "0xdb1" in must(host, "holdover", "status")
