@@ -228,6 +228,22 @@ def test_a_destination_that_takes_does_not_know_by_itself_who_has_removed_its_re
     assert rig.registrations() == before
 
 
+def test_a_key_that_is_new_when_the_source_comes_back_does_not_pass_for_a_third_nodes() -> None:
+    """The destination took everything while the source was down; the guest changed its key there."""
+    rig, _, lun = taking()
+    rig.watch = lambda: None
+    kind, new_key = ReservationType.WRITE_EXCLUSIVE, 0xB
+    rig.must(DESTINATION, out_command(OutServiceAction.REGISTER, KEY, SPARE_BACK))
+    rig.must(DESTINATION, out_command(OutServiceAction.PREEMPT, SPARE_BACK, KEY, type=kind))
+    rig.must(DESTINATION, out_command(OutServiceAction.REGISTER, SPARE_BACK, new_key))
+    found = rig.work(SOURCE, Work.CONFIRM, lun)
+    assert found.tracked == UNREGISTERED
+    assert found.others == (OTHER,)
+    with pytest.raises(StepFailed, match="key 0xb is registered, and the guest was committed without"):
+        rig.work(SOURCE, Work.WEIGH, found)
+    assert rig.registrations() == {DESTINATION: new_key, THIRD: OTHER}
+
+
 @pytest.mark.parametrize("registers", [False, True])
 def test_a_guest_that_is_fenced_while_the_source_goes_on_alone_leaves_no_spare_key(registers: bool) -> None:
     """The destination died while it took, with the reservation on its spare key."""

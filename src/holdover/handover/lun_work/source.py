@@ -50,6 +50,10 @@ def confirm(lun: LunHandover, stale: bool, *, registered_there: bool) -> Steps[L
     there = lun.destination.count if registered_there else 0
     if own.key == 0:
         others = without(keys, tracked.key, there)
+        if tracked.key:
+            # The destination may have taken everything while this host was down, and a key that is new on the
+            # LUN may be the guest's. It must not pass for a third node's, or `weigh` would not see it.
+            others = tuple(sorted((Counter(others) & Counter(lun.others)).elements()))
         return replace(lun, tracked=UNREGISTERED, shared=False, others=others, aptpl=aptpl)
     lun = yield from with_source(lun, own, keys)
     here = count_of(lun, own)
