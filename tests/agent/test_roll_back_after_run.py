@@ -169,7 +169,10 @@ def test_what_the_guest_did_on_the_destination_comes_back_with_it(
     asyncio.run(test())
 
 
-@pytest.mark.parametrize(("before", "there", "wanted"), some([ROWS[0], ROWS[3], ROWS[5], ROWS[6]], 2))
+_LATER = [pytest.param(*row.values, id=row.id, marks=pytest.mark.long) for row in (ROWS[3], ROWS[6])]
+
+
+@pytest.mark.parametrize(("before", "there", "wanted"), [ROWS[0], ROWS[5], *_LATER])
 @pytest.mark.parametrize(
     ("after", "victim"),
     some([(False, "host-a"), (True, "host-a"), (True, "host-b"), (False, "host-b")], 2),

@@ -22,7 +22,7 @@ def test_a_disk_goes_and_comes_at_the_command_line(tmp_path: Path) -> None:
             assert (status, "LUN 1 of its export is free" in out) == (0, True)
             device = f"scsi-block,id=disk1,drive={set_up.url(1)}"
             status, out, _ = await typed(
-                set_up, "host-a", "guest", "attach-disk", GUEST, device, "--lun", "3"
+                set_up, "host-a", "guest", "attach-disk", GUEST, device, "--number", "3"
             )
             assert (status, "at LUN 3 of its export" in out) == (0, True)
 

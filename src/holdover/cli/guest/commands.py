@@ -88,7 +88,7 @@ def attach_disk(
             show_default=False,
         ),
     ],
-    lun: Annotated[
+    number: Annotated[
         int | None,
         typer.Option(metavar="NUMBER", help="The LUN number at the export. [default: the next free one]"),
     ] = None,
@@ -99,7 +99,7 @@ def attach_disk(
     """Give the export of a guest one more disk, while the guest runs."""
     from holdover.cli.guest.disks import attach as run
 
-    run(guest, device, lun, agent_api(at), asking, json=json)
+    run(guest, device, number, agent_api(at), asking, json=json)
 
 
 @app.command("detach-disk")
@@ -118,7 +118,10 @@ def detach_disk(
     asking: Asking = BY_OPTIONS,
     json: JsonOption = False,
 ) -> None:
-    """Take a disk away from the export of a guest. First unplug it from the guest (QEMU's device_del)."""
+    """Take a disk away from the export of a guest.
+
+    Unplug it from the guest before, with QEMU's device_del.
+    """
     from holdover.cli.guest.disks import detach as run
 
     run(guest, lun, agent_api(at), asking, release=release, json=json)

@@ -105,9 +105,9 @@ def weigh(lun: LunHandover) -> Steps[LunHandover]:
     if tracked.key:
         own = yield from own_key(seen, (tracked.key, lun.source_spare), (lun.fresh_spare,))
     # If the source is registered, either there was no commit, so that the guest could not run there, or the
-    # source has registered again. If `ran_there` is set, the destination has reported what the guest had, and
-    # has let no command pass since.
-    if own.key == 0 and not lun.ran_there:
+    # source has registered again. Else the guest may have run there, also after the destination has reported
+    # what it had: the destination may have taken it since, while this host was down.
+    if own.key == 0:
         yield from _require_as_committed(lun, aptpl)
     if tracked.key:
         own, keys = yield from keys_beside(seen, own)
