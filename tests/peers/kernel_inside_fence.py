@@ -18,13 +18,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from holdover.agent.daemon import serve
-from holdover.agent.host import Host
 from holdover.api.client import AgentClient
 from holdover.config.agent_file import AgentConfig, GuestConfig, Limits, export_iqn
 from holdover.demo.hosts import certified_hosts
 from holdover.iscsi.url import parse_iscsi_url
-from holdover.journal.memory import MemoryJournal
 from holdover.paths.iscsi import InitiatorIdentity, IscsiSessions, isid_of
 from holdover.scsi.cdbs.cdb import Write
 from holdover.scsi.cdbs.opcodes import InServiceAction
@@ -35,6 +32,7 @@ from holdover.scsi.sense import describe_response, is_unit_attention
 from tests.peers.kernel_inside_iscsi import MODULES, Disk, disks
 from tests.peers.kernel_inside_lun_iscsi import set_up
 from tests.rig.kernel_init import load_module
+from tests.rig.served import served
 
 HOSTS = ("host-a", "host-b")
 GUEST = "db1"
@@ -158,6 +156,7 @@ async def agents(folder: Path) -> AsyncGenerator[list[AgentClient]]:
         config = AgentConfig(
             name=name,
             initiator=f"{_PREFIX}{name}",
+            state_dir=str(folder / f"{name}.state"),
             api=certified[name].api_config(),
             peer=certified[name].peers(certified),
             guest=(
@@ -172,9 +171,9 @@ async def agents(folder: Path) -> AsyncGenerator[list[AgentClient]]:
             ),
             limits=Limits(step=60, peer=60, connect=60),
         )
-        ready: asyncio.Future[Host] = asyncio.get_running_loop().create_future()
-        tasks.append(asyncio.create_task(serve(config, ready.set_result, MemoryJournal())))
-        await ready
+        task, host = served(config)
+        tasks.append(task)
+        await host
     clients = [AgentClient(certified[name].api, timeout=120) for name in HOSTS]
     try:
         yield clients

@@ -20,7 +20,6 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from holdover.agent.daemon import serve
 from holdover.agent.handover.handovers import HandoverProblem
 from holdover.agent.host import Host
 from holdover.api.client import AgentClient
@@ -30,7 +29,6 @@ from holdover.demo.hosts import certified_hosts
 from holdover.demo.machines.console import Console
 from holdover.demo.machines.image import READY, GuestImage
 from holdover.demo.machines.process import HostDisk, QemuProcess, VirtualMachine
-from holdover.journal.memory import MemoryJournal
 from holdover.migrate.job import MigrationJob, Qemus
 from holdover.migrate.result import MigrateFailed
 from holdover.paths.sgio import SgIo, SgioPath
@@ -42,6 +40,7 @@ from holdover.scsi.reservation.reservation_in import Capabilities, FullStatus
 from holdover.scsi.reservation.reservation_out import in_command, out_command
 from holdover.scsi.sense import describe_response, is_unit_attention
 from tests.rig.kernel_programs import start_program
+from tests.rig.served import served
 
 HOSTS = ("host-a", "host-b")
 GUEST = "db1"
@@ -196,6 +195,7 @@ def agents(site: Site) -> Iterator[None]:
             config = site.folder / f"{name}.toml"
             config.write_text(
                 f'name = "{name}"\ninitiator = "iqn.2026-11.org.example:{name}"\n'
+                f'state-dir = "{site.folder / name}.state"\n'
                 f"{site.certified[name].toml(site.certified)}"
                 f'[helper]\nsocket = "{site.helper(host)}"\n'
                 f'[[guest]]\nname = "{GUEST}"\nmachine = "pc-i440fx-7.2"\n'
@@ -225,15 +225,16 @@ async def agents_without_guests(site: Site) -> AsyncGenerator[list[Host]]:
         config = AgentConfig(
             name=name,
             initiator=f"iqn.2026-11.org.example:{name}",
+            state_dir=str(site.folder / f"{name}.state"),
             api=site.certified[name].api_config(),
             peer=site.certified[name].peers(site.certified),
             helper=HelperConfig(socket=str(site.helper(number))),
             rule=(Rule(guest="db*", lun="naa.6001405*", migrate_pr="on"),),
             limits=Limits(step=60),
         )
-        ready: asyncio.Future[Host] = asyncio.get_running_loop().create_future()
-        tasks.append(asyncio.create_task(serve(config, ready.set_result, MemoryJournal())))
-        hosts.append(await ready)
+        task, host_of = served(config)
+        tasks.append(task)
+        hosts.append(await host_of)
     try:
         yield hosts
     finally:

@@ -48,7 +48,8 @@ class Bench:
         holdover = [sys.executable, "-m", "holdover"]
         options = ["-f", str(_PIDFILE), "-u", str(_NOBODY), "-g", str(_NOBODY), "-q"]
         _CONFIG.write_text(
-            'name = "h"\ninitiator = "iqn.2026-11.org.example:h"\n[api]\nlisten = "unix:/run/api.sock"\n'
+            'name = "h"\ninitiator = "iqn.2026-11.org.example:h"\nstate-dir = "/run/h.state"\n'
+            '[api]\nlisten = "unix:/run/api.sock"\n'
             f'[helper]\nsocket = "{SOCKETS["agent"]}"\n[[guest]]\nname = "{_GUEST}"\nmachine = "pc-q35-7.2"\n'
             f'devices = ["scsi-block,drive={_DISKS[0]},migrate-pr=on"]\n'
         )
