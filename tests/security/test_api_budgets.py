@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from holdover.agent import daemon
+from holdover.agent import api_server
 from holdover.api import request_bounds
 from holdover.api.http_connection import LARGEST_BODY
 from holdover.network.tls_handshake import Handshakes
@@ -214,7 +214,7 @@ def test_an_operator_at_the_address_of_a_flood_of_handshakes_gets_in(tmp_path: P
 
 @pytest.mark.provokes("request-refused")
 def test_refused_connections_do_not_fill_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(daemon, "_TELL_SECONDS", 3600.0)
+    monkeypatch.setattr(api_server, "_TELL_SECONDS", 3600.0)
 
     async def attack(site: San) -> None:
         with capture_logs() as log:
