@@ -228,6 +228,7 @@ class Host:
             self.handovers.restore(self.migrations.restore(self._records.handovers))
             self._doubt_all()
             await self.placement.hosts.start()
+            await self.placement.shut_if_declared_dead()
             if not (waits := self.placement.hosts.waits):
                 await self._open()
             await self.libvirt.start()

@@ -13,7 +13,7 @@ from holdover.api.migration_documents import MigrationRequest
 from holdover.api.placement_documents import HostDeclaration
 from holdover.scsi.cdbs.opcodes import ReservationType
 from holdover.scsi.status import Status
-from tests.agent.hosts import GUEST, KEY, WRITE, San, san
+from tests.agent.hosts import GUEST, KEY, WRITE, DyingJournal, San, san
 from tests.agent.placement.test_cold_start import shut_down, start
 
 WERO = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
@@ -103,6 +103,27 @@ def test_after_a_new_boot_the_exports_open_when_all_peers_have_answered(tmp_path
             while not host.guests[GUEST].export:  # noqa: ASYNC110 - no event
                 await asyncio.sleep(0.05)
             await set_up.guest_on("host-a").must(WRITE)
+
+    asyncio.run(test())
+
+
+def test_a_declaration_on_record_shuts_the_gates_before_anybody_is_asked(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with san(tmp_path) as set_up:
+            await set_up.guest_on("host-a").register()
+            await shut_down(set_up, "host-a")
+            await set_up.stop("host-a")
+            await set_up.clients["host-b"].declare_host("host-a", DEAD)
+            await set_up.start("host-a")
+            await gate_becomes(set_up, "host-a", "departed")
+            while not set_up.hosts["host-a"].placement.hosts.declared_by:  # noqa: ASYNC110 - no event
+                await asyncio.sleep(0.01)
+            await set_up.stop("host-a")
+            await set_up.stop("host-b")
+            # the gates that it had put on record are lost
+            set_up.journals["host-a"] = DyingJournal()
+            await set_up.start("host-a")
+            assert (await set_up.clients["host-a"].guest(GUEST)).devices[0].gate == "departed"
 
     asyncio.run(test())
 

@@ -220,6 +220,14 @@ class Placement:
         """Note that an initiator has logged in to a guest's export, or has gone."""
         self._logins.changed(guest, change)
 
+    async def shut_if_declared_dead(self) -> None:
+        """Shut the gates of all guests if a peer's declaration that this host is dead is on record.
+
+        The record of a gate may be older than the declaration.
+        """
+        if self.hosts.declared_by:
+            await self._shut()
+
     async def _shut(self) -> None:
         """This host is declared dead: shut the gates of its guests, on record."""
         for name in tuple(self._guests):
