@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
+from holdover.agent.placement.claims import Claims
 from holdover.api.client import AgentRefused
 from holdover.api.migration_documents import GuestStarted, SendRequest, StartRequest
 from holdover.guest.gate import Gate
 from holdover.journal.journal import JournalError
+from holdover.placement.claim import Said
 from holdover.scsi.cdbs.opcodes import OperationCode, ReservationType
 from holdover.scsi.command import Command
 from tests.agent.hosts import GUEST, KEY, WRITE, Fate, Hook, Initiator, San, san
@@ -139,13 +143,29 @@ def test_a_guest_that_nobody_has_is_started_where_it_is_asked_for(tmp_path: Path
     asyncio.run(test())
 
 
+@contextmanager
+def all_have_asked(hosts: int) -> Iterator[None]:
+    """Nobody goes on from its first question to the peers before as many hosts have asked theirs."""
+    asked, ask = asyncio.Barrier(hosts), Claims.ask
+
+    async def ask_and_wait(self: Claims, guest: str, *, claims: bool = False) -> dict[str, Said]:
+        said = await ask(self, guest, claims=claims)
+        if not claims:
+            await asked.wait()
+        return said
+
+    with patch.object(Claims, "ask", ask_and_wait):
+        yield
+
+
 def test_two_hosts_that_start_a_guest_at_once_do_not_both_get_it(tmp_path: Path) -> None:
     async def test() -> None:
         async with san(tmp_path) as set_up:
             await give_up(set_up)
-            done = await asyncio.gather(
-                start(set_up, "host-a"), start(set_up, "host-b"), return_exceptions=True
-            )
+            with all_have_asked(2):
+                done = await asyncio.gather(
+                    start(set_up, "host-a"), start(set_up, "host-b"), return_exceptions=True
+                )
             assert sorted((await set_up.gates()).values()) == ["incoming", "running"]
             refused = [each for each in done if isinstance(each, AgentRefused)]
             assert len(refused) == 1
