@@ -8,7 +8,7 @@ from dataclasses import replace
 from holdover.guest.gate import Gate
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover, Registrations
 from holdover.handover.protocol import Answer, Answered, HandoverEvent, Message
-from holdover.handover.source_rules import after_restart, begin, is_allowed
+from holdover.handover.source_rules import after_restart, begin, is_allowed, state_for_destination
 from holdover.handover.state_table import DESTINATION, SOURCE
 from holdover.handover.states import DestinationState, Event, SourceState
 from holdover.lun.reservations import ReservationState, persistent_reserve_out
@@ -146,6 +146,19 @@ class Model(GuestActs):
             up = up._replace(source=self.id(replace(machine, number=machine.number - 1)))
         return self.at_source(up, HandoverEvent(Event.RESTARTED, devices=self.views(up.device)))
 
+    def _is_elsewhere(self, world: World) -> bool:
+        """Whether the source has rolled back alone, and was declared dead before the destination heard of it.
+
+        The destination has taken the guest then. On the LUN nothing shows the roll back of a guest that is
+        not registered. So the source goes by the declaration, which its agent reads when it starts: it keeps
+        its gate shut (`holdover.agent.placement.dead_hosts`).
+        """
+        source, destination = self.part(world.source), self.part(world.destination)
+        if not world.dead or source is None or destination is None:
+            return False
+        taken = destination.state in (DestinationState.TAKEN, DestinationState.HERE)
+        return taken and source.state is SourceState.STAYED
+
     def restart_destination(self, world: World) -> World:
         up = world._replace(destination_up=True)
         if up.destination < 0:
@@ -200,7 +213,7 @@ class Model(GuestActs):
             both
             and source is not None
             and destination is not None
-            and source.state is SourceState.STAYED
+            and state_for_destination(source, departed=self._is_elsewhere(world)) is SourceState.STAYED
             and destination.is_open
             and self.is_destination_free(world)
             and Event.OVER in DESTINATION[destination.state].follows
@@ -427,7 +440,7 @@ class Model(GuestActs):
         source, destination = self.part(world.source), self.part(world.destination)
         if world.dead and not self._is_taken(world):
             return
-        if world.dead and not world.source_up:
+        if (world.dead and not world.source_up) or self._is_elsewhere(world):
             here, there, ended = 1, 0, destination.state is DestinationState.HERE
         elif source.state is SourceState.STAYED:
             here, there = 0, 1

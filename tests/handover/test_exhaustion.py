@@ -52,6 +52,11 @@ def test_one_lun_with_two_faults_and_a_third(name: str) -> None:
     check((name,), Bounds(2, 1, 0, True))
 
 
+@_LONG
+def test_a_guest_that_is_not_registered_with_two_faults_a_change_and_a_death() -> None:
+    check(("not registered",), Bounds(2, 0, 1, True, arms=False))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_one_lun_beside_an_older_agent(name: str) -> None:
     check((name,), Bounds(1, arms=False))

@@ -204,6 +204,18 @@ def _told(lun: LunHandover, told: LunHandover | None, state: SourceState) -> Lun
     return replace(lun, alarm=told.alarm)
 
 
+def state_for_destination(source: Source, *, departed: bool) -> SourceState:
+    """The state of the source that its destination hears when it asks.
+
+    ``departed``: this is the guest's newest handover, and the guest's gate is departed all the same: the host
+    was declared dead, or an operator has released the guest. The guest is not here then. A guest that has
+    registered nothing leaves no trace of a roll back on its LUNs, so the destination may have taken it
+    meanwhile; it must not hear that the handover is over.
+    """
+    is_bare = all(lun.tracked.key == 0 for lun in source.luns)
+    return SourceState.GONE if departed and is_bare and source.state is SourceState.STAYED else source.state
+
+
 # -- which state follows ---------------------------------------------------------------------------
 
 

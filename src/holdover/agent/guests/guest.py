@@ -115,6 +115,11 @@ class HostedGuest:
             file=None if credentials is None else str(file),
         )
 
+    @property
+    def has_departed(self) -> bool:
+        """Whether the guest is on another host, or on none: the gates of all its devices are departed."""
+        return bool(self.devices) and all(each.block.gate is Gate.DEPARTED for each in self.devices)
+
     def move_gates(self, gate: Gate) -> None:
         """Set the gate of every device whose gate is not ``gate`` yet."""
         for device in self.devices:

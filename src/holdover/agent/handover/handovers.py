@@ -29,7 +29,7 @@ from holdover.guest.gate import Gate
 from holdover.handover.lun_handover import LunHandover, Registrations
 from holdover.handover.protocol import Answer, EventNotAllowed, Message, Source
 from holdover.handover.requests import WANTED_OF_SOURCE, next_of_source
-from holdover.handover.source_rules import begin
+from holdover.handover.source_rules import begin, state_for_destination
 from holdover.handover.state_table import what_instead
 from holdover.handover.states import Event, SourceState
 from holdover.history.history import History
@@ -248,9 +248,19 @@ class Handovers:
         state_machine = self._registry.closed.get(handover_id) if source is None else source.executor.written
         now = self._registry.environment.clock()
         if isinstance(state_machine, Source):
-            state = state_machine.state.value
-            return PeerState(handover_id=handover_id, known=True, state=state, version=API_VERSION, clock=now)
+            state = state_for_destination(
+                state_machine, departed=self._is_departed(state_machine.guest, handover_id)
+            )
+            return PeerState(
+                handover_id=handover_id, known=True, state=state.value, version=API_VERSION, clock=now
+            )
         return PeerState(handover_id=handover_id, known=source is not None, version=API_VERSION, clock=now)
+
+    def _is_departed(self, name: str, handover_id: str) -> bool:
+        """Whether a guest is not here, although no later handover has moved it away."""
+        guest, newest = self._registry.guests.get(name), self.state(name)
+        is_newest = newest is None or newest.handover_id == handover_id
+        return is_newest and guest is not None and guest.has_departed
 
     # -- after a restart ----------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from holdover.handover.changes import change_back, change_key
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
 from holdover.handover.lun_work.parts import hex_of
-from holdover.handover.lun_work.source import whose, without
+from holdover.handover.lun_work.source import known_of, whose, without
 from holdover.handover.lun_work.unilateral import require_alone
 from holdover.handover.registrations import count_of, count_unexplained, keys_beside
 from holdover.reservations.own_key import Own, own_key
@@ -44,6 +44,10 @@ def ascertain(lun: LunHandover, stale: bool) -> Steps[LunHandover]:
         # The registrations that the handover made here are still there, even if a path is away by now.
         here = max(here, lun.destination.count)
     third = yield from count_unexplained(lun, (own.key,), keys, 0, here)
+    others = without(keys, own.key, here if own.key == 0 else keys.count(own.key) - third)
+    if not lun.standing and own.key == 0:
+        # The source may have rolled back alone, so a key that is new may be the guest's, registered there.
+        others = known_of(others, lun.others)
     # A guest without a registration was fenced, or has unregistered. It must not be registered again.
     found = UNREGISTERED
     if own.key:
@@ -62,7 +66,7 @@ def ascertain(lun: LunHandover, stale: bool) -> Steps[LunHandover]:
         tracked=found,
         aptpl=aptpl,
         destination=replace(lun.destination, count=max(1, here), several=bool(own.carried)),
-        others=without(keys, own.key, here if own.key == 0 else keys.count(own.key) - third),
+        others=others,
         shared=third > 0,
         standing=tuple(key for key in dict.fromkeys((*lun.standing, own.key)) if key),
         registered_there=own.key != 0,

@@ -16,6 +16,7 @@ from holdover.handover.lun_work.parts import (
     is_no_holder,
     removed,
     require_not_freed,
+    require_nothing_added,
     sweep,
     unregister,
 )
@@ -120,7 +121,8 @@ def verify(lun: LunHandover) -> Steps[LunHandover]:
     keys = yield from read_keys()
     others = tuple(sorted((Counter(keys) - ours).elements()))
     problem = yield from difference(tracked, lun, alone=None)
-    if not problem and others != lun.others:
+    # Of a guest that is not registered and never was, this handover has changed nothing.
+    if not problem and others != lun.others and (tracked.key or lun.standing):
         problem = (
             f"the other nodes' registrations were {hex_of(lun.others)} and are {hex_of(others)}; if no node "
             "has registered or unregistered since, check the LUN: holdover pr status"
@@ -148,6 +150,9 @@ def assure(lun: LunHandover) -> Steps[LunHandover]:
     Raises:
         StepFailed: It has something else; the message says what.
     """
+    if lun.tracked.key == 0:
+        yield from require_nothing_added(lun, (yield from read_keys()))
+        return lun
     problem = yield from difference(lun.as_registered, lun, alone=lun.destination.count)
     if problem:
         raise StepFailed("READ RESERVATION", problem)

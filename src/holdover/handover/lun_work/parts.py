@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 from holdover.handover.changes import change_back, change_key, preempt
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
 from holdover.handover.registrations import count_of, keys_beside
 from holdover.reservations.own_key import Own, find_key, own_key, probe
-from holdover.reservations.questions import active_aptpl, read_keys, read_reservation
+from holdover.reservations.questions import active_aptpl, read_full_status, read_keys, read_reservation
 from holdover.reservations.steps import ATTEMPTS, StepFailed, Steps
 from holdover.reservations.tracked import Tracked
 from holdover.scsi.sense import AdditionalSense
@@ -145,6 +146,28 @@ def as_released(lun: LunHandover) -> Steps[LunHandover]:
     if held is not None and held.type.all_registrants:
         return replace(lun, tracked=replace(tracked, type=held.type, scope=held.scope))
     return replace(lun, tracked=replace(tracked, type=None, scope=0))
+
+
+def require_nothing_added(lun: LunHandover, keys: tuple[int, ...]) -> Steps[None]:
+    """Check that a guest which was not registered has not registered on the source since; else StepFailed.
+
+    The source may have rolled back alone, so that the guest ran there again. ``keys`` are the keys on the
+    LUN. If the source's initiator port is known and the LUN has READ FULL STATUS, only registrations of that
+    port count. Otherwise every key that is new counts.
+    """
+    added = tuple(sorted((Counter(keys) - Counter(lun.others)).elements()))
+    ports = {*lun.source.ports, lun.port} - {""}
+    status = (yield from read_full_status()) if added and ports else None
+    if status is not None:
+        added = tuple(sorted(each.key for each in status.descriptors if str(each.transport_id) in ports))
+    if added:
+        raise StepFailed(
+            "READ KEYS",
+            f"key {hex_of(added)} is registered, and was not when this host was prepared: the guest, which "
+            "was not registered then, may have registered on the source. If the key is the guest's, "
+            "remove it (holdover pr preempt), take again, and let the guest register again; if it is "
+            "another node's, let that node unregister until the guest is taken",
+        )
 
 
 def require_not_freed(lun: LunHandover, own: Own) -> Steps[None]:

@@ -50,10 +50,10 @@ def confirm(lun: LunHandover, stale: bool, *, registered_there: bool) -> Steps[L
     there = lun.destination.count if registered_there else 0
     if own.key == 0:
         others = without(keys, tracked.key, there)
-        if tracked.key:
+        if tracked.key or registered_there:
             # The destination may have taken everything while this host was down, and a key that is new on the
             # LUN may be the guest's. It must not pass for a third node's, or `weigh` would not see it.
-            others = tuple(sorted((Counter(others) & Counter(lun.others)).elements()))
+            others = known_of(others, lun.others)
         return replace(lun, tracked=UNREGISTERED, shared=False, others=others, aptpl=aptpl)
     lun = yield from with_source(lun, own, keys)
     here = count_of(lun, own)
@@ -74,6 +74,11 @@ def confirm(lun: LunHandover, stale: bool, *, registered_there: bool) -> Steps[L
 def without(keys: tuple[int, ...], key: int, count: int) -> tuple[int, ...]:
     """``keys`` in ascending order, with ``key`` removed ``count`` times."""
     return tuple(sorted((Counter(keys) - Counter({key: count})).elements()))
+
+
+def known_of(keys: tuple[int, ...], known: tuple[int, ...]) -> tuple[int, ...]:
+    """Those of ``keys`` that were ``known`` before, in ascending order."""
+    return tuple(sorted((Counter(keys) & Counter(known)).elements()))
 
 
 def whose(tracked: Tracked, held: Reservation | None, count: int, third: int, stale: bool) -> Tracked:

@@ -7,7 +7,6 @@ not keep anything in between.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 
 from holdover.handover.changes import change_back, change_key, preempt, register_key
@@ -19,6 +18,7 @@ from holdover.handover.lun_work.parts import (
     hex_of,
     is_no_holder,
     is_taken,
+    require_nothing_added,
     unregister,
 )
 from holdover.handover.registrations import count_of, count_unexplained, keys_beside
@@ -131,15 +131,7 @@ def claim(lun: LunHandover) -> Steps[LunHandover]:
         )
     own, keys = yield from keys_beside(tracked, own)
     if tracked.key == 0:
-        added = tuple(sorted((Counter(keys) - Counter(lun.others)).elements()))
-        if added:
-            raise StepFailed(
-                "READ KEYS",
-                f"key {hex_of(added)} is registered, and was not when this host was prepared: the guest, "
-                "which was not registered then, may have done that on the source. Remove it if it is the "
-                "guest's (holdover pr preempt), then take again; or give up what was prepared here with "
-                "holdover handover rollback --alone",
-            )
+        yield from require_nothing_added(lun, keys)
         return lun
     here = count_of(lun, own) if own.key == tracked.key else 0
     spares = [key for key in _spares_of_source(lun) if key in keys]
