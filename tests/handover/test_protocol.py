@@ -447,6 +447,13 @@ def test_a_destination_that_was_restarted_while_it_took_does_nothing_by_itself()
     assert effects.gate is Gate.INCOMING
 
 
+def test_a_destination_on_which_a_handover_is_over_does_nothing_when_it_hears_so_late() -> None:
+    closed = [replace(registered(), state=state) for state in DestinationState]
+    for destination in (each for each in closed if not each.is_open):
+        with pytest.raises(EventNotAllowed):
+            destination_step(destination, HandoverEvent(Event.OVER))
+
+
 @pytest.mark.parametrize("state", [DestinationState.TAKING, DestinationState.INTERRUPTED])
 def test_a_source_that_concedes_is_told_to_ask_again_until_everything_is_taken(
     state: DestinationState,

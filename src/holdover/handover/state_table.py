@@ -777,6 +777,7 @@ DESTINATION: Mapping[DestinationState, StateSpec[DestinationState | Choice[Desti
             _E.RESTARTED: _D.CLOSED,
         },
     ),
+    # OVER answers a question to the source. It may come late, when another handover has brought the guest.
     _D.RETURNED: StateSpec(
         gate=Gate.INCOMING,
         place=Place.SOURCE,
@@ -784,7 +785,6 @@ DESTINATION: Mapping[DestinationState, StateSpec[DestinationState | Choice[Desti
         follows={
             _E.CLOSE: _D.CLOSING,
             _E.RETURN: _D.RETURNING,
-            _E.OVER: _D.RETURNED,
             _E.RESTARTED: _D.RETURNED,
         },
     ),

@@ -20,7 +20,7 @@ from holdover.reservations.tracked import Tracked
 from tests.agent.device_rig import Rig
 from tests.agent.handover.moves import move, reserved
 from tests.agent.handover.test_trouble import until
-from tests.agent.hosts import GUEST, KEY, San, san
+from tests.agent.hosts import GUEST, KEY, WRITE, San, san
 
 QUICK = Limits(connect=2, step=2, drain=2, peer=3, give_up=1, recheck=0.2)
 
@@ -112,6 +112,36 @@ def test_a_source_that_cannot_be_asked_for_a_reason_unforeseen_is_asked_again(
             await set_up.start("host-b")
             await failed.wait()
             await until(set_up, "host-b", lambda state: state.state == "returned")
+
+    asyncio.run(test())
+
+
+def test_a_late_answer_that_a_handover_is_over_does_not_touch_the_guest_that_has_come_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            await reserved(set_up)
+            client = set_up.clients["host-a"]
+            ask, asked, come, told = AgentClient.peer_state, asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+            async def late(client: AgentClient, handover: str) -> PeerState:
+                monkeypatch.setattr(AgentClient, "peer_state", ask)
+                asked.set()
+                await come.wait()
+                asyncio.get_running_loop().call_soon(told.set)
+                return PeerState(handover_id=handover, known=True, state="stayed", version=API_VERSION)
+
+            await client.prepare(GUEST, "h1", set_up.apis["host-b"])
+            monkeypatch.setattr(AgentClient, "peer_state", late)
+            await asked.wait()
+            await client.roll_back(GUEST, "h1")
+            await move(set_up, name="h2")
+            come.set()
+            await told.wait()
+            await set_up.hosts["host-b"].handovers.settled(GUEST)
+            assert (await set_up.gates())["host-b"] == "running"
+            await set_up.guest_on("host-b").must(WRITE)
 
     asyncio.run(test())
 
