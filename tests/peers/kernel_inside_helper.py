@@ -334,10 +334,11 @@ async def main(image: GuestImage, newest: tuple[str, ...], whole: bool) -> dict[
                 outcome = await site.migrate(fail_after="commit")
                 observed["failed"] = {"outcome": outcome, "after": await site.seen(), "here": site.here}
                 await site.forget()
-            async with agents_without_guests(site) as hosts:
-                observed["unnamed"] = await unnamed(site, hosts)
-                await site.forget()
-            if newest:
+            if whole:
+                async with agents_without_guests(site) as hosts:
+                    observed["unnamed"] = await unnamed(site, hosts)
+                    await site.forget()
+            if whole and newest:
                 async with agents_without_guests(site) as hosts:
                     observed["moved by QEMU"] = await moved_by_qemu(site, hosts, newest)
                     await site.forget()

@@ -102,6 +102,7 @@ def test_after_a_failure_at_commit_the_guest_goes_on_on_the_source(seen: Any) ->
     check(found["after"], 1, 1)
 
 
+@pytest.mark.long
 def test_a_guest_that_no_file_names_moves_to_a_host_that_did_not_know_it(seen: Any) -> None:
     found = seen["unnamed"]
     assert found["outcome"] == "moved"
@@ -110,12 +111,14 @@ def test_a_guest_that_no_file_names_moves_to_a_host_that_did_not_know_it(seen: A
     check(found["after"], 1, 1)
 
 
+@pytest.mark.long
 def test_a_guest_whose_qemu_is_started_anew_goes_on_with_what_it_held(seen: Any) -> None:
     found = seen["unnamed"]
     check(found["restarted"], 1, 1)
     assert found["known"] == [[["/dev/sdb", f"{KEY:#x}", "running"]]]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not present(), reason="needs QEMU 11: python -m bench.qemu11 unpacks it")
 def test_a_qemu_that_moves_reservations_itself_does_so_through_the_helpers(seen: Any) -> None:
     found = seen["moved by QEMU"]

@@ -74,6 +74,7 @@ def test_a_dead_destination_is_removed_with_a_path_of_the_source_down(seen: Any)
     assert found["destination writes"] == "Invalid exchange"
 
 
+@pytest.mark.long
 def test_a_take_that_would_hurt_a_third_node_is_refused_with_a_path_of_the_source_down(seen: Any) -> None:
     found = seen["C"]
     assert ended(found["prepare"]) == (0, "sda abc*, sde abc, sdf abc")
@@ -84,6 +85,7 @@ def test_a_take_that_would_hurt_a_third_node_is_refused_with_a_path_of_the_sourc
     assert found["third writes"] == "written"
 
 
+@pytest.mark.long
 def test_both_hosts_have_a_path_down(seen: Any) -> None:
     found = seen["E"]
     assert found["guest"] == "GOOD GOOD: sda abc*"
@@ -107,6 +109,7 @@ def test_it_is_refused_while_a_third_node_has_the_same_key(seen: Any) -> None:
     assert seen["G"]["path is back"] == "GOOD: sdf abc"
 
 
+@pytest.mark.long
 def test_what_else_a_guest_may_send_while_the_path_that_holds_its_reservation_is_away(seen: Any) -> None:
     found = seen["G"]
     assert found["change the key"] == "GOOD: sdb def*, sdf 77"

@@ -23,12 +23,12 @@ from holdover.scsi.sense import is_unit_attention
 
 @dataclass(frozen=True, slots=True)
 class Since:
-    """A moment from which on the doubts about a device's tracked state count.
+    """A moment from which on the staleness of a device's tracked state counts.
 
     ``own`` of them came from unit attentions that the agent's own commands met.
     """
 
-    doubts: int
+    epoch: int
     own: int
 
 
@@ -42,7 +42,7 @@ class DeviceQueue:
         self._own = OneByOne(path, self.observe, self._begin, durations)
         self._turn = asyncio.Lock()
         self._is_own_turn = False
-        self._own_doubts = 0
+        self._own_epochs = 0
         self._generation: int | None = None
         """The first PRGENERATION that the agent's own commands have read since they last moved it."""
 
@@ -94,15 +94,15 @@ class DeviceQueue:
         return await run_steps(self._own, steps, limit)
 
     def since(self) -> Since:
-        """Now: `adopt` counts the doubts from here on."""
-        return Since(self._block.staleness_epoch, self._own_doubts)
+        """Now: `adopt` counts the staleness epoch from here on."""
+        return Since(self._block.staleness_epoch, self._own_epochs)
 
     def adopt(self, tracked: Tracked, since: Since) -> None:
-        """Track what the agent's own commands have found; a doubt of others since then remains.
+        """Track what the agent's own commands have found. Staleness that others have caused since then stays.
 
-        Doubts that the agent's own commands met came before the responses to these commands.
+        Attentions that the agent's own commands met came before the responses to these commands.
         """
-        self._block.adopt(tracked, since.doubts + self._own_doubts - since.own, self._generation)
+        self._block.adopt(tracked, since.epoch + self._own_epochs - since.own, self._generation)
 
     def _begin(self, command: Command) -> None:
         if command.opcode == OperationCode.PERSISTENT_RESERVE_OUT:
@@ -115,7 +115,7 @@ class DeviceQueue:
     def observe(self, command: Command, response: Response) -> None:
         """Observe the response to one of the agent's own commands, on this path or on another one."""
         if is_unit_attention(response):
-            self._own_doubts += self._block.observe_own_response(response)
+            self._own_epochs += self._block.observe_own_response(response)
         if self._generation is None and response.good:
             self._generation = generation_read(command, response.data_in)
 

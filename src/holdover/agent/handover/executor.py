@@ -160,9 +160,9 @@ class HandoverExecutor:
         if gate is None:
             return
         await self.flush_for(EffectKind.GATE, effects)
-        moving = [each for each in self.guest.devices if each.block.gate is not gate]
+        moved = [each for each in self.guest.devices if each.block.gate is not gate]
         self.guest.move_gates(gate)
-        for device in moving:
+        for device in moved:
             if gate is Gate.RUNNING and device.block.stale and device.block.migrate_pr:
                 device.read_again()
 

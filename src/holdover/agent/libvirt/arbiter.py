@@ -156,8 +156,8 @@ class Arbiter:
 
         An agent that is restarted would otherwise take the next question for the other one of the two.
         """
-        moving, memory = self._facts.handover(guest), self._facts.memory(guest)
-        now = moving.handover_id if stopped and moving is not None else ""
+        handover, memory = self._facts.handover(guest), self._facts.memory(guest)
+        now = handover.handover_id if stopped and handover is not None else ""
         if memory.stopped != now:
             memory.stopped = now
             await self._facts.save()
@@ -187,13 +187,13 @@ class Arbiter:
                 failed, questions.why = True, str(error)
 
     def _questions(self, owner: Register) -> PeerQuestions:
-        moving = self._facts.handover(owner.name)
-        names = tuple(peer.name for peer in self._config.peer) if moving is None else (moving.peer,)
+        handover = self._facts.handover(owner.name)
+        names = tuple(peer.name for peer in self._config.peer) if handover is None else (handover.peer,)
         return PeerQuestions(self._peers, names, owner.name, str(owner.uuid))
 
     def _refusal(self, refusal: Refusal, owner: Register, questions: PeerQuestions, known: Known) -> str:
-        moving = self._facts.handover(owner.name)
-        peer = questions.peer or ("another host" if moving is None else moving.peer)
+        handover = self._facts.handover(owner.name)
+        peer = questions.peer or ("another host" if handover is None else handover.peer)
         why = questions.why or known.place.value
         text = refusal.value.format(guest=owner.name, host=self._config.name, peer=peer, why=why)
         log.warning("Libvirt may not run a guest.", guest=owner.name, reason=text)
@@ -208,34 +208,34 @@ class Arbiter:
             case Task.ASK_ALL:
                 return await questions.ask_all()
             case Task.ASK_DESTINATION:
-                moving = self._moving(guest)
-                return await questions.ask_destination(moving.peer, moving.handover_id)
+                handover = self._handover(guest)
+                return await questions.ask_destination(handover.peer, handover.handover_id)
             case Task.PREPARE:
                 await questions.prepare()
             case Task.COMMIT:
-                await questions.commit(self._moving(guest).peer, self._moving(guest).handover_id)
+                await questions.commit(self._handover(guest).peer, self._handover(guest).handover_id)
             case Task.GRANT:
                 await self._grant(guest)
             case Task.OPEN:
                 await self._open_here(guest)
             case Task.ROLL_BACK:
-                await self._handovers.ask(guest, self._moving(guest).handover_id, Event.ASKED_ROLL_BACK)
+                await self._handovers.ask(guest, self._handover(guest).handover_id, Event.ASKED_ROLL_BACK)
             case Task.ASK_ROLL_BACK:
-                await questions.roll_back(self._moving(guest).peer, self._moving(guest).handover_id)
+                await questions.roll_back(self._handover(guest).peer, self._handover(guest).handover_id)
             case Task.FINISH:
-                await self._handovers.ask(guest, self._moving(guest).handover_id, Event.ASKED_FINISH)
+                await self._handovers.ask(guest, self._handover(guest).handover_id, Event.ASKED_FINISH)
             case _:
                 raise TypeError(f"{task} is nothing to carry out")
         return None
 
-    def _moving(self, guest: str) -> HandoverState:
-        moving = self._facts.handover(guest)
-        if moving is None:
+    def _handover(self, guest: str) -> HandoverState:
+        handover = self._facts.handover(guest)
+        if handover is None:
             raise AskFailed(f"the handover of guest {guest} is over")
-        return moving
+        return handover
 
     async def _grant(self, guest: str) -> None:
-        memory, handover_id = self._facts.memory(guest), self._moving(guest).handover_id
+        memory, handover_id = self._facts.memory(guest), self._handover(guest).handover_id
         if memory.revoked == handover_id:
             raise AskFailed(f"the source takes guest {guest} back")
         memory.granted = handover_id
@@ -277,9 +277,9 @@ class Arbiter:
                 if known.place is Whereabouts.NOT_TRACKED:
                     self._facts.forget(guest)
                 return
-            moving = self._moving(guest)
+            handover = self._handover(guest)
             try:
-                await self._carry_out(task, guest, PeerQuestions(self._peers, (moving.peer,), guest, uuid))
+                await self._carry_out(task, guest, PeerQuestions(self._peers, (handover.peer,), guest, uuid))
             except _FAILURES as error:
                 log.warning(
                     "Libvirt has ended a QEMU process whose guest may not run.",

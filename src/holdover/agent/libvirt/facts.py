@@ -150,15 +150,15 @@ class Facts:
             return Whereabouts.NOT_TRACKED
         if uuid and uuid not in (attached.uuid or uuid, self.memory(guest).uuid or uuid):
             return Whereabouts.NOT_TRACKED  # it is another guest of that name
-        moving = self.handover(guest)
-        if moving is None:
+        handover = self.handover(guest)
+        if handover is None:
             return Whereabouts.HERE if attached.gate_now is Gate.RUNNING else Whereabouts.AWAY
-        if moving.role == "source":
+        if handover.role == "source":
             # the gate shuts before the record says that the guest leaves
-            stays = SOURCE[SourceState(moving.state)].gate is attached.gate_now is Gate.RUNNING
+            stays = SOURCE[SourceState(handover.state)].gate is attached.gate_now is Gate.RUNNING
             return Whereabouts.LEAVING if stays and guest not in self.giving else Whereabouts.LEFT
         # a guest that goes back already has its gate shut, though no record says so yet
-        here = DESTINATION[DestinationState(moving.state)].gate is attached.gate_now is Gate.RUNNING
+        here = DESTINATION[DestinationState(handover.state)].gate is attached.gate_now is Gate.RUNNING
         return Whereabouts.COME if here else Whereabouts.COMING
 
     async def known(self, owner: Register, other: Other, *, asks: bool, failed: bool) -> Known:
@@ -183,13 +183,13 @@ class Facts:
         """Whether libvirt has said, since the present handover began, that a guest has stopped here, and has
         not said since then that the guest goes on.
         """
-        moving = self.handover(guest)
-        return moving is not None and self.memory(guest).stopped == moving.handover_id
+        handover = self.handover(guest)
+        return handover is not None and self.memory(guest).stopped == handover.handover_id
 
     def granted(self, guest: str) -> bool:
         """Whether a guest was let run here after the handover that is under way."""
-        moving = self.handover(guest)
-        return moving is not None and self.memory(guest).granted == moving.handover_id
+        handover = self.handover(guest)
+        return handover is not None and self.memory(guest).granted == handover.handover_id
 
     # -- its QEMU -----------------------------------------------------------------------------------
 

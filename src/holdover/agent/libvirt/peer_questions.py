@@ -154,9 +154,9 @@ class PeerAnswers:
         return GuestAnswer(host=self._host, alive=alive)
 
     async def _prepare(self, question: GuestQuestion, sender: str, place: Whereabouts) -> None:
-        moving = self._facts.handover(question.guest)
-        if place is Whereabouts.LEAVING and moving is not None and moving.peer == sender:
-            handover_id = moving.handover_id  # an operator has begun it, or this is the second time
+        handover = self._facts.handover(question.guest)
+        if place is Whereabouts.LEAVING and handover is not None and handover.peer == sender:
+            handover_id = handover.handover_id  # an operator has begun it, or this is the second time
         elif place is Whereabouts.HERE:
             handover_id = question.handover_id
         else:
@@ -195,12 +195,12 @@ class PeerAnswers:
         return True
 
     def _require_destination(self, question: GuestQuestion, sender: str) -> None:
-        moving = self._facts.handover(question.guest)
-        if moving is None or (moving.handover_id, moving.peer) != (question.handover_id, sender):
+        handover = self._facts.handover(question.guest)
+        if handover is None or (handover.handover_id, handover.peer) != (question.handover_id, sender):
             raise AskFailed(
                 f"handover {question.handover_id} of guest {question.guest} is not one to {sender}"
             )
-        if moving.role != "source":
+        if handover.role != "source":
             raise AskFailed(f"{self._host} is not the source of handover {question.handover_id}")
 
     async def _yield(self, question: GuestQuestion, sender: str, *, alive: bool) -> GuestAnswer:

@@ -109,12 +109,12 @@ class _Totals:
 def _handovers(host: Host) -> Iterator[Sample]:
     under_way = host.handovers.under_way()
     roles = Counter(each.role for each in under_way)
-    doubts = [each for each in under_way if each.in_doubt]
+    in_doubt = [each for each in under_way if each.in_doubt]
     for role in ("source", "destination"):
         yield Sample(metrics.HANDOVERS, roles[role], (role,))
-    yield Sample(metrics.DOUBTS, len(doubts))
+    yield Sample(metrics.DOUBTS, len(in_doubt))
     yield Sample(metrics.STUCK, sum(bool(each.problem) for each in under_way))
-    for each in doubts[:NAMED_MOST]:
+    for each in in_doubt[:NAMED_MOST]:
         yield Sample(metrics.IN_DOUBT, 1, (each.guest, each.handover_id, each.role))
     measured = host.measurements
     for (role, end), count in measured.ends.items():

@@ -133,13 +133,13 @@ def shown(fleet: Fleet, *, live: bool = False) -> RenderableType:
 def _headline(fleet: Fleet) -> Text:
     silent = sum(bool(host.problem) for host in fleet.hosts)
     doubt = sum(move.in_doubt for move in fleet.moves)
-    moving = sum(move.open for move in fleet.moves)
+    under_way = sum(move.open for move in fleet.moves)
     text = Text.assemble(
         ("holdover ", "bold"),
         time.strftime("%H:%M:%S", time.localtime(fleet.at)),
         f"   hosts {len(fleet.hosts) - silent} of {len(fleet.hosts)} answer",
         f"   guests {sum(host.running for host in fleet.hosts)}",
-        f"   LUNs {len(fleet.luns)}   moves {moving}",
+        f"   LUNs {len(fleet.luns)}   moves {under_way}",
     )
     text.append(f"   in doubt {doubt}", "bold red" if doubt else "")
     text.append(f"   alarms {len(fleet.alarms)}", "yellow" if fleet.alarms else "")
