@@ -50,6 +50,7 @@ def test_with_migration_on_no_harm_is_done_and_with_it_off_it_is(rig: Rig, tmp_p
     assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
+@pytest.mark.long
 def test_without_json_it_shows_a_timeline_and_a_table(rig: Rig) -> None:
     done = rig.holdover("demo", timeout=120)
     assert done.returncode == 0, done.stderr

@@ -10,6 +10,7 @@ from tests.peers.kernel_inside_fence import GUEST_KEY, NODE_KEY, OTHER_KEY
 from tests.rig.kernel import observe
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.peer("user-mode-linux", "open-iscsi", "sg3-utils", "fence-agents"),
     pytest.mark.xdist_group("kernel"),
 ]

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from holdover.demo.machines.image import guest_image
-from tests.rig.amounts import is_whole
 from tests.rig.kernel import observe
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.peer(
         "user-mode-linux",
         "multipath-tools",
@@ -31,7 +31,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Any:
         tmp_path_factory.mktemp("kernel"),
         str(image.kernel),
         str(image.initrd),
-        *(("ours", "qemu") if is_whole() else ("ours",)),
+        "ours",
+        "qemu",
         nexuses=3,
         timeout=1500,
     )
@@ -54,7 +55,6 @@ def test_what_the_logical_unit_refuses_the_guest_is_refused(seen: Any) -> None:
     assert seen["ours"]["wrong key"].startswith("status 24: PR out (Register): Reservation conflict")
 
 
-@pytest.mark.long
 def test_a_helper_that_knows_nothing_of_paths_registers_one(seen: Any) -> None:
     """Debian's qemu-pr-helper is built without libmpathpersist; so the test above can fail."""
     assert len(seen["qemu"]["registrants"]) == 1

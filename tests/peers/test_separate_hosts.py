@@ -40,6 +40,7 @@ def test_the_reservation_moves_on_and_comes_home(site: SeparateSite) -> None:
         assert site.handover(source, "finish")["state"] == "gone"
 
 
+@pytest.mark.long
 def test_a_partition_between_the_hosts_before_the_commit_leaves_the_guest_where_it_is(
     site: SeparateSite,
 ) -> None:
@@ -53,6 +54,7 @@ def test_a_partition_between_the_hosts_before_the_commit_leaves_the_guest_where_
     until(lambda: site.registrants() == held_by("host-a"), "the destination keeps its registration")
 
 
+@pytest.mark.long
 def test_a_destination_that_dies_while_prepared_keeps_nothing(site: SeparateSite) -> None:
     site.handover("host-a", "prepare", "--to", "host-b")
     site.agents["host-b"].kill()
@@ -74,6 +76,7 @@ def test_a_source_that_is_dead_and_cut_off_comes_back_and_takes_nothing(site: Se
     assert site.registrants() == held_by("host-b")
 
 
+@pytest.mark.long
 def test_what_the_guest_did_on_the_destination_comes_home_with_it(site: SeparateSite) -> None:
     site.handover("host-a", "prepare", "--to", "host-b")
     site.handover("host-a", "commit")

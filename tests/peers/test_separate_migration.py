@@ -180,6 +180,7 @@ def test_both_agents_are_killed_while_the_memory_is_copied_and_it_goes_on(pair: 
     pair.at_home_on(pair.there)
 
 
+@pytest.mark.long
 def test_a_destination_whose_qemu_dies_leaves_the_guest_where_it_was(pair: Pair) -> None:
     pair.guest.slow_down(pair.here)
     pair.migrate("--detach")
@@ -199,6 +200,7 @@ def killed_at(pair: Pair, phase: str, when: str) -> None:
     until(lambda: not agent.running, "the agent was not killed")
 
 
+@pytest.mark.long
 def test_an_agent_killed_in_pre_switchover_ends_with_the_guest_on_one_host(pair: Pair) -> None:
     killed_at(pair, "switching", "before")
     assert pair.guest.running_on() == []

@@ -47,6 +47,7 @@ def test_a_long_test_runs_when_it_is_asked_for(
     assert outcome in said, said
 
 
+@pytest.mark.long
 def test_a_group_runs_on_one_worker(tmp_path: Path) -> None:
     (tmp_path / "test_group.py").write_text(_GROUP)
     said = _pytest("-n", "2", "--dist", "loadgroup", "-v", str(tmp_path))

@@ -115,7 +115,7 @@ def test_any_one_answer_may_be_lost_before_or_after_the_command_was_carried_out(
         check_at(rig, case, DESTINATION, SOURCE)
 
 
-@pytest.mark.parametrize("case", some(CASES, 5), ids=describe)
+@pytest.mark.parametrize("case", some(CASES, 20), ids=describe)
 def test_any_two_answers_may_be_lost_while_it_is_rolled_back_after_preempt(case: Case) -> None:
     def to_preempt() -> tuple[Rig, LunHandover]:
         rig = case.set_up()
