@@ -28,12 +28,14 @@ class Agent:
         portal: HOST:PORT of the guest's export.
         iqn: The name of the export's target.
         secret: The file with the export's CHAP secret; the user is `GUEST`.
+        pid: The agent's process.
     """
 
     api: str
     portal: str
     iqn: str
     secret: Path
+    pid: int
 
     def url(self, lun: int = 0) -> str:
         """The URL at which the guest finds a device, with the secret."""
@@ -51,23 +53,24 @@ def agent(
     incoming: bool = False,
     journals: Path | None = None,
     helper: Path | None = None,
+    early: bool = False,
 ) -> Iterator[Agent]:
     """Run an agent until the block ends; its guest has a device with migrate-pr for each URL in ``drives``.
 
     ``hosts`` are one another's peers. The journal is in ``journals``, or else in ``folder``. ``helper`` is
-    the helper's socket for all guests; None for no such socket.
+    the helper's socket for all guests; None for no such socket. ``early`` sets ``early-commit``.
     """
     address, export = hosts[host].address, f"127.0.0.1:{free_port()}"
     config = folder / f"{host}.toml"
-    text = settings(journals or folder, host, hosts, export, drives, incoming=incoming)
+    text = settings(journals or folder, host, hosts, export, drives, incoming=incoming, early=early)
     if helper is not None:
         text += f'[helper]\nsocket = "{helper}"\n'
     config.write_text(text, encoding="utf-8")
     command = [sys.executable, "-m", "holdover", "agent", "--config", str(config)]
     ports = tuple(int(each.rpartition(":")[2]) for each in (address, export))
-    with running(command, ports, folder / f"{host}.log", own_environment(folder)):
+    with running(command, ports, folder / f"{host}.log", own_environment(folder)) as pid:
         secret = ChapSecrets(_state_of(journals or folder, host)).file(GUEST)
-        yield Agent(hosts[host].api, export, export_iqn(GUEST), secret)
+        yield Agent(hosts[host].api, export, export_iqn(GUEST), secret, pid)
 
 
 def settings(
@@ -78,6 +81,7 @@ def settings(
     drives: Sequence[str],
     *,
     incoming: bool,
+    early: bool = False,
 ) -> str:
     """The TOML of such an agent."""
     devices = [f"scsi-block,id=disk{lun},drive={url},migrate-pr=on" for lun, url in enumerate(drives)]
@@ -85,6 +89,7 @@ def settings(
     return (
         f'name = "{host}"\ninitiator = "iqn.2026-11.org.holdover:{host}"\n'
         f'state-dir = "{_state_of(journals, host)}"\n'
+        f"early-commit = {str(early).lower()}\n"
         f"{hosts[host].toml(hosts)}"
         f'[journal]\nfile = "{journals / host}.journal"\n'
         f'[[guest]]\nname = "{GUEST}"\nmachine = "pc"\nexport = "{export}"\n'

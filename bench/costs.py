@@ -9,7 +9,7 @@ import msgspec
 from rich.console import JustifyMethod
 from rich.table import Table
 
-from bench.figures import Spread, differences
+from bench.figures import Spread, differences, uncertainty
 from bench.plot import Panel, Point, Series
 
 _NOTHING_MS = 3.0
@@ -33,6 +33,8 @@ class Run(Enum):
     """As d, with the destination started with -S and told to run as soon as it can."""
     HOLDOVER_MEMORY = "g"
     """As c, with the agents' journals in memory: the cost with a disk that syncs in no time."""
+    HOLDOVER_EARLY = "h"
+    """As c, with `early-commit`: no journal between the guest's stop and its start."""
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +60,7 @@ class Cost(Enum):
     OURS = (Run.HOLDOVER, Run.ALONE)
     OURS_S = (Run.HOLDOVER_S, Run.ALONE_S)
     OURS_MEMORY = (Run.HOLDOVER_MEMORY, Run.ALONE)
+    OURS_EARLY = (Run.HOLDOVER_EARLY, Run.ALONE)
 
     @property
     def title(self) -> str:
@@ -67,6 +70,7 @@ class Cost(Enum):
             "OURS": "Holdover",
             "OURS_S": "Holdover, -S",
             "OURS_MEMORY": "Holdover, no sync",
+            "OURS_EARLY": "Holdover, early",
         }[self.name]
 
     @property
@@ -82,6 +86,16 @@ def cost(case: Case, which: Cost) -> Spread | None:
     return Spread.of(found) if found else None
 
 
+def is_settled(case: Case, milliseconds: float) -> bool:
+    """Whether the median of each difference is known to ``milliseconds``."""
+    for which in Cost:
+        more, less = (case.standstill_ms.get(run.value, []) for run in which.value)
+        found = differences(more, less)
+        if found and uncertainty(found) > milliseconds:
+            return False
+    return True
+
+
 def standstill_table(cases: Sequence[Case]) -> Table:
     """A table of every run's median and spread, in milliseconds."""
     runs = [run for run in Run if any(case.standstill_ms.get(run.value) for case in cases)]
@@ -95,7 +109,12 @@ def standstill_table(cases: Sequence[Case]) -> Table:
 def cost_table(cases: Sequence[Case]) -> Table:
     """A table of what each way adds, ours as a share of the peer's, and what Holdover itself reports."""
     table = _table(
-        "LUNS", "DELAY ms", *(f"{each.title} {each.formula}" for each in Cost), "OURS/PEER", "SAYS ITSELF"
+        "LUNS",
+        "DELAY ms",
+        *(f"{each.title} {each.formula}" for each in Cost),
+        "OURS/PEER",
+        "SAYS ITSELF",
+        "EARLY",
     )
     for case in cases:
         costs = [cost(case, each) for each in Cost]
@@ -103,16 +122,15 @@ def cost_table(cases: Sequence[Case]) -> Table:
         ratio = (
             "-" if peer is None or ours is None or peer.median <= 0 else f"{ours.median / peer.median:.2f}"
         )
-        said = case.handover_ms.get(Run.HOLDOVER.value)
-        told = f"{Spread.of(said).median:.1f}" if said else "-"
-        table.add_row(str(case.luns), f"{case.delay_ms:g}", *map(_cell, costs), ratio, told)
+        told = [_median(case.handover_ms.get(run.value)) for run in (Run.HOLDOVER, Run.HOLDOVER_EARLY)]
+        table.add_row(str(case.luns), f"{case.delay_ms:g}", *map(_cell, costs), ratio, *told)
     return table
 
 
 def wanted_table(cases: Sequence[Case]) -> Table:
     """A table of the wanted and the reached figures, for the numbers of LUNs that were measured."""
     table = _table("WANTED", "AT MOST ms", "FOUND ms", "REACHED")
-    ways = (Cost.OURS, Cost.OURS_MEMORY)
+    ways = (Cost.OURS, Cost.OURS_MEMORY, Cost.OURS_EARLY)
     ours = {(case.luns, case.delay_ms, which): cost(case, which) for case in cases for which in ways}
     for (luns, delay, which), found in ours.items():
         if found is None:
@@ -150,6 +168,10 @@ def cost_panels(cases: Sequence[Case]) -> list[Panel]:
 
 def _figures(case: Case, runs: Sequence[Run]) -> list[list[float]]:
     return [case.standstill_ms.get(run.value, []) for run in runs]
+
+
+def _median(figures: Sequence[float] | None) -> str:
+    return f"{Spread.of(figures).median:.1f}" if figures else "-"
 
 
 def _cell(spread: Spread | None) -> str:

@@ -208,7 +208,7 @@ async def delay_proxy() -> AsyncIterator[DelayProxy]:
     """Run a proxy without routes and without delay, until the block ends."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench.delay", stdin=pipe, stdout=pipe
+        sys.executable, "-m", "bench.delay", stdin=pipe, stdout=pipe, start_new_session=True
     )
     try:
         yield DelayProxy(process)

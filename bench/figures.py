@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,18 @@ class Spread:
         if not ordered:
             raise ValueError("no figure to take a median of")
         return cls(statistics.median(ordered), ordered[0], ordered[-1], len(ordered))
+
+
+def uncertainty(figures: Sequence[float]) -> float:
+    """How far the median may be off, about: half the distance between the figures that are half the square
+    root of their number before and behind the median in order. Infinite for fewer than two figures.
+    """
+    ordered = sorted(figures)
+    if len(ordered) < 2:
+        return math.inf
+    middle, aside = (len(ordered) - 1) / 2, math.sqrt(len(ordered)) / 2
+    low, high = max(0, math.floor(middle - aside)), min(len(ordered) - 1, math.ceil(middle + aside))
+    return (ordered[high] - ordered[low]) / 2
 
 
 def differences(minuends: Sequence[float], subtrahends: Sequence[float]) -> list[float]:

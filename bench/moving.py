@@ -1,7 +1,8 @@
 """Guests that are measured while they move: real guests in real QEMUs, with reservations on all their LUNs.
 
 Each guest has a target of its own behind the proxy that delays. It boots once, registers and reserves. Then
-it moves to and fro between two hosts, each time into a QEMU process that was started for that move.
+it moves to and fro between two hosts, each time into a QEMU process that was started for that move. While
+another guest is measured, all processes of this one are stopped (SIGSTOP).
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -38,6 +41,8 @@ MEMORY = Path("/dev/shm")  # noqa: S108 - folders of our own are made in it
 HOSTS = ("host-a", "host-b")
 _BOOT = 300.0
 _MOVE = 120.0
+_WAKE_SECONDS = 0.3
+"""For timers that became due while the processes were stopped."""
 _LUN_SIZE = 8 << 20
 _LAST_COPY_MS = 20
 """The `downtime-limit` of all migrations: how long QEMU may copy the last of the memory with the guest
@@ -59,6 +64,7 @@ class GuestKind:
         migrate_pr: The property migrate-pr of QEMU's scsi-block; None if this QEMU does not have it.
         holdover: Whether the guest's disks are behind Holdover's agents.
         journals: The folder of the agents' journals; None: they are with everything else.
+        early: Whether the agents have ``early-commit``.
     """
 
     name: str
@@ -66,6 +72,7 @@ class GuestKind:
     migrate_pr: bool | None = None
     holdover: bool = False
     journals: Path | None = None
+    early: bool = False
 
     @property
     def carries(self) -> bool:
@@ -97,11 +104,17 @@ class _Host:
     lun: int
     api: str = ""
     secret: Path | None = None
+    pid: int | None = None
 
 
 @dataclass
 class MovingGuest:
-    """A guest that runs on ``here``."""
+    """A guest that runs on ``here``.
+
+    Attributes:
+        servers: The processes that serve it: its target and, with Holdover, two agents.
+        trace: A file for the trace of the next handovers; None for no traces.
+    """
 
     kind: GuestKind
     luns: int
@@ -112,6 +125,8 @@ class MovingGuest:
     target_port: int
     here: _Host
     there: _Host
+    servers: tuple[int, ...] = ()
+    trace: Path | None = None
     qemu: QemuProcess | None = None
     console: Console | None = None
     _watches: dict[int, Path] = field(default_factory=dict)
@@ -140,6 +155,21 @@ class MovingGuest:
             await self.console.close()
         if self.qemu is not None:
             await self.qemu.end()
+
+    def rest(self) -> None:
+        """Stop all processes of the guest, so that they take no time from another guest's."""
+        self._signal(signal.SIGSTOP)
+
+    async def wake(self) -> None:
+        """Let them go on, and wait for what they have to catch up on."""
+        self._signal(signal.SIGCONT)
+        await asyncio.sleep(_WAKE_SECONDS)
+
+    def _signal(self, number: signal.Signals) -> None:
+        qemu = () if self.qemu is None or not self.qemu.running else (self.qemu.pid,)
+        for pid in (*self.servers, *qemu):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     async def move(self, delay: float, stopped: bool) -> Move:
         """Migrate the guest to the other host, with ``delay`` seconds in each direction to the target.
@@ -183,6 +213,8 @@ class MovingGuest:
             return None
         command = ["migrate", GUEST, "--from", self.here.api, "--to", self.there.api, "--json"]
         command += ["--source-qmp", str(self.qemu.qmp_path), "--destination-qmp", str(qemu.qmp_path)]
+        if self.trace is not None:
+            command += ["--trace", str(self.trace)]
         said = await _holdover(self.folder, *command, "--migrate-uri", uri)
         milliseconds = json.loads(said).get("outcome", {}).get("milliseconds")
         return float(milliseconds) if milliseconds is not None else None
@@ -333,6 +365,7 @@ async def _holdover(folder: Path, *arguments: str) -> str:
         stderr=asyncio.subprocess.PIPE,
         env=own_environment(folder),
         cwd=folder,
+        start_new_session=True,
     )
     output, errors = await process.communicate()
     if process.returncode != 0:
@@ -353,13 +386,16 @@ async def moving_guest(
                 with file.open("wb") as new:
                     new.truncate(_LUN_SIZE)
             target = stack.enter_context(serve_luns(server, files))
-            way = await proxy.route(target)
+            way = await proxy.route(target.port)
             start = _behind_agent if kind.holdover else _plain
             near = stack.enter_context(tempfile.TemporaryDirectory(prefix="hb-", dir=kind.journals))
-            place = _Place(folder, Path(near), way, server, luns, certified_hosts(folder, HOSTS))
+            place = _Place(folder, Path(near), way, server, luns, certified_hosts(folder, HOSTS), kind.early)
             here, there = (stack.enter_context(start(place, host)) for host in HOSTS)
-            guest = MovingGuest(kind, luns, image, proxy, folder, server, target, here, there)
+            servers = (target.pid, *(host.pid for host in (here, there) if host.pid is not None))
+            guest = MovingGuest(kind, luns, image, proxy, folder, server, target.port, here, there, servers)
             stack.push_async_callback(guest.end)
+            # what is stopped cannot end in order
+            stack.callback(guest._signal, signal.SIGCONT)
             await guest.boot()
             await guest.reserve()
             yield guest
@@ -367,8 +403,8 @@ async def moving_guest(
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """What both hosts of a guest share: folders, the proxy's port, the target's LUNs and the hosts'
-    certificates."""
+    """What both hosts of a guest share: folders, the proxy's port, the target's LUNs, the hosts'
+    certificates, and whether the agents have ``early-commit``."""
 
     folder: Path
     journals: Path
@@ -376,6 +412,7 @@ class _Place:
     server: Server
     luns: int
     hosts: dict[str, CertifiedHost]
+    early: bool
 
 
 @contextlib.contextmanager
@@ -389,7 +426,14 @@ def _behind_agent(place: _Place, host: str) -> Iterator[_Host]:
     luns = range(place.server.lun, place.server.lun + place.luns)
     drives = [f"iscsi://127.0.0.1:{place.port}/{TARGET_IQN}/{lun}" for lun in luns]
     arrives = host != HOSTS[0]
-    with agent(place.folder, host, place.hosts, drives, incoming=arrives, journals=place.journals) as there:
-        yield _Host(
-            host, there.portal, there.iqn, "iqn.2026-11.org.holdover:guest", 0, there.api, there.secret
-        )
+    with agent(
+        place.folder,
+        host,
+        place.hosts,
+        drives,
+        incoming=arrives,
+        journals=place.journals,
+        early=place.early,
+    ) as there:
+        initiator = "iqn.2026-11.org.holdover:guest"
+        yield _Host(host, there.portal, there.iqn, initiator, 0, there.api, there.secret, there.pid)

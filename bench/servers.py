@@ -42,27 +42,35 @@ class Server:
         return self.program is not None and shutil.which(self.program) is None
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A running target: the port at which it listens, and its process."""
+
+    port: int
+    pid: int
+
+
 SERVERS = (Server("holdover", None, "", 0), Server("tgt", "tgtd", "tgt", 1))
 
 
 @contextmanager
 def serve(server: Server, file: Path) -> Iterator[str]:
     """Serve ``file`` until the block ends; yield the LUN's iscsi:// URL."""
-    with serve_luns(server, [file]) as port:
-        yield f"iscsi://127.0.0.1:{port}/{TARGET_IQN}/{server.lun}"
+    with serve_luns(server, [file]) as served:
+        yield f"iscsi://127.0.0.1:{served.port}/{TARGET_IQN}/{server.lun}"
 
 
 @contextmanager
-def serve_luns(server: Server, files: Sequence[Path]) -> Iterator[int]:
-    """Serve files as the LUNs from ``server.lun`` on until the block ends; yield the port."""
+def serve_luns(server: Server, files: Sequence[Path]) -> Iterator[Served]:
+    """Serve files as the LUNs from ``server.lun`` on until the block ends."""
     port = free_port()
     run = _tgt if server.program == "tgtd" else _holdover
-    with run(files, port):
-        yield port
+    with run(files, port) as pid:
+        yield Served(port, pid)
 
 
 @contextmanager
-def _holdover(files: Sequence[Path], port: int) -> Iterator[None]:
+def _holdover(files: Sequence[Path], port: int) -> Iterator[int]:
     command = [
         sys.executable,
         "-m",
@@ -75,12 +83,12 @@ def _holdover(files: Sequence[Path], port: int) -> Iterator[None]:
     ]
     for file in files:
         command += ["--lun", f"file={str(file).replace(',', ',,')}"]
-    with running(command, (port,)):
-        yield
+    with running(command, (port,)) as pid:
+        yield pid
 
 
 @contextmanager
-def _tgt(files: Sequence[Path], port: int) -> Iterator[None]:
+def _tgt(files: Sequence[Path], port: int) -> Iterator[int]:
     # The control port names a Unix socket. It must not be the socket of another tgtd on this machine.
     control = str(port)
     admin = ["tgtadm", "-C", control, "--lld", "iscsi", "--mode"]
@@ -102,14 +110,14 @@ def _tgt(files: Sequence[Path], port: int) -> Iterator[None]:
         ]
         for lun, file in enumerate(files, 1)
     ]
-    with running(["tgtd", "-f", "-C", control, "--iscsi", f"portal=127.0.0.1:{port}"], (port,)):
+    with running(["tgtd", "-f", "-C", control, "--iscsi", f"portal=127.0.0.1:{port}"], (port,)) as pid:
         for arguments in (
             ["target", "--op", "new", "--tid", "1", "--targetname", TARGET_IQN],
             *(command for commands in luns for command in commands),
             ["target", "--op", "bind", "--tid", "1", "--initiator-address", "ALL"],
         ):
             subprocess.run([*admin, *arguments], check=True, capture_output=True)
-        yield
+        yield pid
 
 
 @contextmanager
@@ -118,8 +126,10 @@ def running(
     ports: tuple[int, ...],
     log: Path = Path(os.devnull),
     environment: Mapping[str, str] | None = None,
-) -> Iterator[None]:
-    """Run a process that listens at ``ports`` of 127.0.0.1, until the block ends.
+) -> Iterator[int]:
+    """Run a process that listens at ``ports`` of 127.0.0.1, until the block ends; yield its id.
+
+    It is in a session of its own: an interrupt at the terminal is for the benchmark, which then ends it.
 
     Raises:
         RuntimeError: The process does not listen; the message has what it wrote into ``log``.
@@ -127,7 +137,9 @@ def running(
     with log.open("wb") as output:
         # setpriv (util-linux) ends the process if the benchmark is killed.
         whole = ["setpriv", "--pdeathsig", "TERM", *command]
-        process = subprocess.Popen(whole, stdout=output, stderr=output, env=environment)
+        process = subprocess.Popen(
+            whole, stdout=output, stderr=output, env=environment, start_new_session=True
+        )
     try:
         deadline = time.monotonic() + _START_SECONDS
         for port in ports:
@@ -136,7 +148,7 @@ def running(
                     said = log.read_text(errors="replace")
                     raise RuntimeError(f"{' '.join(command)} does not listen at port {port}: {said}")
                 time.sleep(0.05)
-        yield
+        yield process.pid
     finally:
         process.terminate()
         try:

@@ -1,15 +1,19 @@
 """`make bench-standstill`: how long a guest stands still while it moves, and what its reservations add.
 
 The guests are real, in QEMU with software emulation, with 1 to 256 scsi-block LUNs over iSCSI. Their target
-is behind a proxy that delays in each direction. Seven kinds of migration alternate in one run:
+is behind a proxy that delays in each direction. Eight kinds of migration alternate in one run:
 
     a  QEMU 11.1, migrate-pr=off               e  as c, destination started with -S
     b  QEMU 11.1, migrate-pr=on                f  as d, destination started with -S
     c  the installed QEMU with Holdover        g  as c, the agents' journals in memory: no disk to sync
-    d  the installed QEMU alone
+    d  the installed QEMU alone                h  as c, with early-commit
 
 The standstill is from STOP on the source to RESUME on the destination, by the times of QEMU's events. What
-the reservations add is b-a for QEMU 11.1, and c-d, e-f and g-d for Holdover, in each round.
+the reservations add is b-a for QEMU 11.1, and c-d, e-f, g-d and h-d for Holdover, in each round.
+
+While a guest moves, the processes of all others are stopped. A case ends when the median of each difference
+is known to 1 ms, after 40 rounds, or after the rounds that were asked for. The figures are saved after each
+round.
 """
 
 from __future__ import annotations
@@ -17,10 +21,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import re
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +34,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from bench.costs import Case, Run, cost_panels, cost_table, standstill_table, wanted_table
+from bench.costs import Case, Run, cost_panels, cost_table, is_settled, standstill_table, wanted_table
 from bench.delay import Accuracy, DelayProxy, delay_proxy, measure_accuracy
 from bench.machine import Machine, available_mib, describe_machine, wide_console
 from bench.moving import MEMORY, GuestKind, MovingGuest, NotMeasured, moving_guest
@@ -46,6 +51,11 @@ _MIB_PER_LUN = 6
 """The most memory that the processes around one guest take for each LUN, with both QEMUs of a migration."""
 
 
+_FEWEST, _MOST = 5, 40
+"""Rounds of a case."""
+_KNOWN_MS = 1.0
+"""How well the median of each difference must be known before a case ends."""
+
 _FAILURES = (NotMeasured, ConsoleError, QemuError, RuntimeError, TimeoutError)
 """The errors that end the measuring of one guest, but not that of the others."""
 
@@ -56,7 +66,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     machine: Machine
     target: str
     qemus: dict[str, str]
-    rounds: int
+    rounds: int | None
     proxy: list[Accuracy]
     cases: list[Case]
 
@@ -69,7 +79,7 @@ class _Plan:
     versions: dict[str, str]
 
 
-def _plan(tell: Console) -> _Plan:
+def _plan(tell: Console, wanted: Sequence[str]) -> _Plan:
     kinds: dict[Run, GuestKind] = {}
     versions = {}
     if missing := missing_qemu_packages():
@@ -90,7 +100,9 @@ def _plan(tell: Console) -> _Plan:
             kinds[Run.HOLDOVER_MEMORY] = in_memory
         else:
             tell.print(f"left out: g: there is no {MEMORY}")
+        early = GuestKind(f"{behind.name}, early commit", (), own, holdover=True, early=True)
         kinds |= {Run.HOLDOVER: behind, Run.HOLDOVER_S: behind, Run.ALONE: alone, Run.ALONE_S: alone}
+        kinds[Run.HOLDOVER_EARLY] = early
     try:
         new = qemu11()
         versions["new"] = new.version()
@@ -100,7 +112,7 @@ def _plan(tell: Console) -> _Plan:
         name = f"QEMU {versions['new']} migrate-pr"
         kinds[Run.NEW_OFF] = GuestKind(f"{name}=off", new.started, migrate_pr=False)
         kinds[Run.NEW_ON] = GuestKind(f"{name}=on", new.started, migrate_pr=True)
-    return _Plan({run: kinds[run] for run in Run if run in kinds}, versions)
+    return _Plan({run: kinds[run] for run in Run if run in kinds and run.value in wanted}, versions)
 
 
 def _server(name: str | None, tell: Console) -> Server:
@@ -117,9 +129,14 @@ async def measure(
     luns: Sequence[int],
     delays_ms: Sequence[float],
     report: Report,
+    traces: Path | None,
+    save: Callable[[], None],
     tell: Console,
 ) -> None:
-    """Measure all cases into the report; guests boot once for each number of LUNs."""
+    """Measure all cases into the report; guests boot once for each number of LUNs.
+
+    ``save`` is called after each round. ``traces`` is the folder for the traces of the handovers.
+    """
     image = guest_image()
     async with delay_proxy() as proxy:
         report.proxy.extend(await measure_accuracy(proxy, tuple(delays_ms)))
@@ -132,7 +149,9 @@ async def measure(
             async with AsyncExitStack() as stack:
                 guests = await _boot(plan, server, stack, count, image, proxy, tell)
                 for delay in delays_ms:
-                    report.cases.append(await _case(plan, guests, count, delay, report.rounds, tell))
+                    case = Case(luns=count, delay_ms=delay, standstill_ms={}, handover_ms={})
+                    report.cases.append(case)
+                    await _measure(case, plan, guests, report.rounds, traces, save, tell)
 
 
 async def _boot(
@@ -150,37 +169,62 @@ async def _boot(
         tell.print(f"booting {kind.name} with {luns} LUNs", highlight=False)
         try:
             guests[kind] = await stack.enter_async_context(moving_guest(kind, luns, image, proxy, server))
+            guests[kind].rest()
         except _FAILURES as error:
             tell.print(f"left out: {kind.name} with {luns} LUNs: {error}", markup=False)
     return guests
 
 
-async def _case(
-    plan: _Plan, guests: dict[GuestKind, MovingGuest], luns: int, delay_ms: float, rounds: int, tell: Console
-) -> Case:
-    standstill: dict[str, list[float]] = {}
-    handover: dict[str, list[float]] = {}
+async def _measure(
+    case: Case,
+    plan: _Plan,
+    guests: dict[GuestKind, MovingGuest],
+    rounds: int | None,
+    traces: Path | None,
+    save: Callable[[], None],
+    tell: Console,
+) -> None:
     runs = [(run, guests[kind]) for run, kind in plan.kinds.items() if kind in guests]
-    for number in range(rounds):
+    number = 0
+    while number < (rounds or _MOST):
         # The order changes from round to round, so that a drift of the machine affects all.
         for run, guest in runs if number % 2 == 0 else reversed(runs):
             if guest.kind not in guests:
                 continue
+            if traces is not None:
+                guest.trace = traces / f"{case.luns}-{case.delay_ms:g}-{run.value}-{number}.json"
+            await guest.wake()
             try:
-                move = await guest.move(delay_ms / 1000, run in {Run.HOLDOVER_S, Run.ALONE_S})
+                move = await guest.move(case.delay_ms / 1000, run in {Run.HOLDOVER_S, Run.ALONE_S})
             except _FAILURES as error:
                 tell.print(
-                    f"left out from here on: {guest.kind.name} with {luns} LUNs: {error}", markup=False
+                    f"left out from here on: {guest.kind.name} with {case.luns} LUNs: {error}", markup=False
                 )
                 del guests[guest.kind]
                 continue
-            standstill.setdefault(run.value, []).append(move.standstill_ms)
+            finally:
+                guest.rest()
+            case.standstill_ms.setdefault(run.value, []).append(move.standstill_ms)
             if move.handover_ms is not None:
-                handover.setdefault(run.value, []).append(move.handover_ms)
-    case = Case(luns=luns, delay_ms=delay_ms, standstill_ms=standstill, handover_ms=handover)
-    told = ", ".join(f"{run} {min(ms):.0f}…{max(ms):.0f}" for run, ms in sorted(standstill.items()))
-    tell.print(f"{luns} LUNs, {delay_ms:g} ms each way: {told} ms", highlight=False)
-    return case
+                case.handover_ms.setdefault(run.value, []).append(move.handover_ms)
+        number += 1
+        save()
+        if rounds is None and number >= _FEWEST and is_settled(case, _KNOWN_MS):
+            break
+    told = ", ".join(f"{run} {min(ms):.0f}…{max(ms):.0f}" for run, ms in sorted(case.standstill_ms.items()))
+    tell.print(
+        f"{case.luns} LUNs, {case.delay_ms:g} ms each way, {number} rounds: {told} ms", highlight=False
+    )
+
+
+async def _until_interrupted(measuring: Coroutine[object, object, None]) -> None:
+    """Measure to the end, or until the user stops it. What was measured so far is in the report."""
+    task = asyncio.ensure_future(measuring)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 def _accuracy_table(accuracy: list[Accuracy]) -> Table:
@@ -220,12 +264,15 @@ def main() -> None:
     parser.add_argument("--delays", type=float, nargs="+", default=[0, 1, 5], help="milliseconds each way")
     names = [each.name for each in SERVERS]
     parser.add_argument("--target", choices=names, help="which target; tgt where it is installed")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, help="so many, instead of as many as it takes")
+    ways = [run.value for run in Run]
+    parser.add_argument("--ways", nargs="+", choices=ways, default=ways, help="the letters above")
     parser.add_argument("--json", type=Path, help="write all figures into this file")
+    parser.add_argument("--traces", type=Path, help="write the trace of each handover into this folder")
     parser.add_argument("--svg", type=Path, help="draw the plot into this file")
     options = parser.parse_args()
     console = wide_console()
-    plan = _plan(console)
+    plan = _plan(console, options.ways)
     server = _server(options.target, console)
     try:
         guest_image()
@@ -240,14 +287,22 @@ def main() -> None:
         proxy=[],
         cases=[],
     )
-    # If the user stops the run early, the report has what was measured so far.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(measure(plan, server, options.luns, options.delays, report, console))
+
+    def save() -> None:
+        if options.json is not None:
+            new = options.json.with_name(f"{options.json.name}.new")
+            new.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+            os.replace(new, options.json)
+
+    if options.traces is not None:
+        options.traces.mkdir(parents=True, exist_ok=True)
+    asyncio.run(
+        _until_interrupted(
+            measure(plan, server, options.luns, options.delays, report, options.traces, save, console)
+        )
+    )
     show(report, console)
-    if options.json is not None:
-        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+    save()
     if options.svg is not None:
         options.svg.write_text(svg(report), encoding="utf-8")
 

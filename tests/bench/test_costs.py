@@ -1,6 +1,15 @@
 from __future__ import annotations
 
-from bench.costs import Case, Cost, cost, cost_panels, cost_table, standstill_table, wanted_table
+from bench.costs import (
+    Case,
+    Cost,
+    cost,
+    cost_panels,
+    cost_table,
+    is_settled,
+    standstill_table,
+    wanted_table,
+)
 from bench.figures import Spread
 from rich.table import Table
 
@@ -40,19 +49,27 @@ def test_what_was_not_measured_has_no_cost() -> None:
 def test_the_tables_tell_medians_spreads_and_our_share() -> None:
     assert rows(standstill_table([FULL]))[0][:3] == ["64", "1", "20.0 (10…30)"]
     assert rows(cost_table([FULL])) == [
-        ["64", "1", "100.0 (100…105)", "4.0 (3…4)", "0.0 (-2…1)", "-", "0.04", "-"]
+        ["64", "1", "100.0 (100…105)", "4.0 (3…4)", "0.0 (-2…1)", "-", "-", "0.04", "-", "-"]
     ]
 
 
 def test_what_is_missing_is_a_dash_and_never_a_figure() -> None:
     ours = case(4, 5, c=[4.0], d=[1.0])
     assert len(rows(standstill_table([ours]))[0]) == 4
-    assert rows(cost_table([ours])) == [["4", "5", "-", "3.0 (3…3)", "-", "-", "-", "-"]]
+    assert rows(cost_table([ours])) == [["4", "5", "-", "3.0 (3…3)", "-", "-", "-", "-", "-", "-"]]
 
 
 def test_what_holdover_says_of_itself_stands_beside() -> None:
-    said = Case(luns=1, delay_ms=0, standstill_ms={"c": [9.0]}, handover_ms={"c": [2.0, 3.0, 4.0]})
-    assert rows(cost_table([said]))[0][-1] == "3.0"
+    told = {"c": [2.0, 3.0, 4.0], "h": [1.0]}
+    said = Case(luns=1, delay_ms=0, standstill_ms={"c": [9.0]}, handover_ms=told)
+    assert rows(cost_table([said]))[0][-2:] == ["3.0", "1.0"]
+
+
+def test_a_case_is_settled_when_the_median_of_each_difference_is_known() -> None:
+    apart = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]
+    assert is_settled(case(1, 0, c=[2.0] * 9, d=[1.0] * 9), 1.0)
+    assert not is_settled(case(1, 0, c=apart, d=[1.0] * 9), 1.0)
+    assert not is_settled(case(1, 0, a=[0.0], b=[1.0], c=[2.0] * 9, d=[1.0] * 9), 1.0)
 
 
 def test_what_is_wanted_is_a_round_trip_and_3_ms_for_64_luns() -> None:

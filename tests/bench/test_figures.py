@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import math
+
 import pytest
-from bench.figures import Spread, differences, median_ratio
+from bench.figures import Spread, differences, median_ratio, uncertainty
 
 
 def test_a_spread_is_the_median_between_the_least_and_the_most() -> None:
@@ -12,6 +14,14 @@ def test_a_spread_is_the_median_between_the_least_and_the_most() -> None:
 def test_nothing_has_no_median() -> None:
     with pytest.raises(ValueError, match="no figure"):
         Spread.of([])
+
+
+def test_a_median_is_known_better_with_more_figures() -> None:
+    assert uncertainty([7.0]) == math.inf
+    assert uncertainty([3.0, 1.0]) == 1.0
+    assert uncertainty(range(9)) == 2.0
+    assert uncertainty([each / 10 for each in range(90)]) < 1.0
+    assert uncertainty([*[5.0] * 38, 0.0, 100.0]) == 0.0
 
 
 def test_a_drift_from_round_to_round_cancels_out() -> None:

@@ -185,7 +185,7 @@ class Operator:
         refusals = 0
         while True:
             if self.machines[self.destination].dead:
-                return await self._when_back(self._roll_back, handover_id)
+                return await self._when_back(self._stop_and_roll_back, handover_id)
             try:
                 await self._answered(
                     self.destination, "take", lambda host: host.handovers.take(name, handover_id)
@@ -195,7 +195,7 @@ class Operator:
                     break
                 refusals += 1
                 if refused.problem.state in _NOTHING_THERE or refusals == _PATIENCE:
-                    return await self._when_back(self._roll_back, handover_id)
+                    return await self._when_back(self._stop_and_roll_back, handover_id)
                 await asyncio.sleep(1 + self.random.random())
             except AgentError:
                 await asyncio.sleep(1 + self.random.random())
@@ -204,6 +204,11 @@ class Operator:
         if self.vm.place is None and not self.machines[self.destination].dead:
             self.vm.start(self.destination, f"{handover_id} was taken")
         return await self._when_back(self._end_taken, handover_id)
+
+    async def _stop_and_roll_back(self, handover_id: str) -> str:
+        """Roll back; the guest may have run on the destination since it was committed."""
+        await self.vm.stop()
+        return await self._roll_back(handover_id)
 
     async def _when_back(self, what: Callable[[str], Awaitable[str]], handover_id: str) -> str:
         """Wait until the source has its power again, then do this."""
