@@ -14,8 +14,9 @@ from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, Reserv
 from holdover.scsi.reservation.reservation_in import Capabilities
 from holdover.scsi.reservation.reservation_out import in_command, out_command
 from holdover.scsi.status import Status
-from tests.agent.handover.moves import each_type, reserved
+from tests.agent.handover.moves import reserved
 from tests.agent.hosts import GUEST, KEY, WRITE, san
+from tests.rig.amounts import some
 
 
 def test_off_leaves_the_reservation_where_it_was(tmp_path: Path) -> None:
@@ -48,7 +49,7 @@ def test_many_luns_each_with_its_own_state(tmp_path: Path) -> None:
     asyncio.run(test())
 
 
-@each_type
+@pytest.mark.parametrize("kind", some(ReservationType, 3))
 @pytest.mark.parametrize("done", ["prepare", "commit"])
 def test_after_a_failure_the_guest_goes_on_on_the_source(
     tmp_path: Path, kind: ReservationType, done: str

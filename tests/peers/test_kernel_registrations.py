@@ -7,22 +7,15 @@ from typing import Any
 import pytest
 
 from holdover.scsi.cdbs.opcodes import ReservationType
-from tests.rig.amounts import is_whole
 from tests.rig.kernel import observe
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.peer("user-mode-linux", "multipath-tools"),
     pytest.mark.xdist_group("kernel"),
 ]
 
 KINDS = tuple(each.short_name for each in ReservationType)
-BRIEF = ("wero",)
-"""The type that `make test` tries."""
-
-
-def kinds_of(*kinds: str) -> list[Any]:
-    """Parameters for these types; all but those of `BRIEF` are for --long."""
-    return [pytest.param(kind, marks=() if kind in BRIEF else pytest.mark.long) for kind in kinds]
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +27,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Any:
     reservation.
     """
     folder = tmp_path_factory.mktemp("kernel")
-    kinds = KINDS if is_whole() else BRIEF
-    return observe("tests.peers.kernel_inside_registrations", folder, *kinds, nexuses=6, timeout=1800)
+    return observe("tests.peers.kernel_inside_registrations", folder, *KINDS, nexuses=6, timeout=1800)
 
 
 def ended(answer: list[Any]) -> tuple[int, str]:
@@ -44,7 +36,7 @@ def ended(answer: list[Any]) -> tuple[int, str]:
     return status, registered
 
 
-@pytest.mark.parametrize("kind", kinds_of("wero", "we"))
+@pytest.mark.parametrize("kind", ["wero", "we"])
 def test_a_commit_and_a_roll_back_with_a_path_of_the_source_down(seen: Any, kind: str) -> None:
     found = seen["A"][kind]
     assert found["guest"] == "GOOD GOOD: sda abc*"
@@ -74,7 +66,6 @@ def test_a_dead_destination_is_removed_with_a_path_of_the_source_down(seen: Any)
     assert found["destination writes"] == "Invalid exchange"
 
 
-@pytest.mark.long
 def test_a_take_that_would_hurt_a_third_node_is_refused_with_a_path_of_the_source_down(seen: Any) -> None:
     found = seen["C"]
     assert ended(found["prepare"]) == (0, "sda abc*, sde abc, sdf abc")
@@ -85,7 +76,6 @@ def test_a_take_that_would_hurt_a_third_node_is_refused_with_a_path_of_the_sourc
     assert found["third writes"] == "written"
 
 
-@pytest.mark.long
 def test_both_hosts_have_a_path_down(seen: Any) -> None:
     found = seen["E"]
     assert found["guest"] == "GOOD GOOD: sda abc*"
@@ -96,7 +86,7 @@ def test_both_hosts_have_a_path_down(seen: Any) -> None:
         assert ended(found[step]) == (0, "sda abc*")
 
 
-@pytest.mark.parametrize("kind", kinds_of(*KINDS))
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_guest_unregisters_while_the_path_that_holds_its_reservation_is_away(seen: Any, kind: str) -> None:
     # of the types for all registrants the third node is a holder too
     star = "*" if kind.endswith("ar") else ""
@@ -109,7 +99,6 @@ def test_it_is_refused_while_a_third_node_has_the_same_key(seen: Any) -> None:
     assert seen["G"]["path is back"] == "GOOD: sdf abc"
 
 
-@pytest.mark.long
 def test_what_else_a_guest_may_send_while_the_path_that_holds_its_reservation_is_away(seen: Any) -> None:
     found = seen["G"]
     assert found["change the key"] == "GOOD: sdb def*, sdf 77"

@@ -21,6 +21,9 @@ from types import ModuleType
 __all__ = ["MODULES", "ForkedHoldover"]
 
 MODULES = (
+    "aiohttp",  # what a command asks an agent with, imported when it does
+    "holdover.agent.api_server",
+    "holdover.agent.monitoring.monitor",
     "holdover.cli.daemons.agent",
     "holdover.cli.daemons.target",
     "holdover.cli.daemons.target_ctl",

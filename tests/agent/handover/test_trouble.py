@@ -21,6 +21,7 @@ from holdover.scsi.status import Status
 from tests.agent.device_rig import Rig
 from tests.agent.handover.moves import move, reserved
 from tests.agent.hosts import GUEST, KEY, WRITE, Fate, Hook, San, san
+from tests.rig.amounts import some
 
 QUICK = Limits(connect=2, step=2, drain=2, peer=3, give_up=1, recheck=0.2)
 UNHURRIED = Limits(connect=2, step=2, drain=2, peer=3, give_up=1, recheck=600)
@@ -172,7 +173,7 @@ def test_two_guests_of_one_host_are_handed_over_to_one_name_once(tmp_path: Path)
 # -- the guest goes on ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wait", [False, True], ids=["at-once", "later"])
+@pytest.mark.parametrize("wait", some([True, False], 2), ids=["later", "at-once"])
 @pytest.mark.parametrize("what", ["key", "release", "type", "unregister", "register-again"])
 def test_what_the_guest_changes_after_prepare_goes_along(tmp_path: Path, what: str, wait: bool) -> None:
     async def test() -> None:
@@ -261,7 +262,7 @@ def test_a_guest_that_was_fenced_moves_as_it_is(tmp_path: Path) -> None:
 # -- what is lost on the way ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fate", [Fate.UNANSWERED, Fate.LOST], ids=lambda fate: fate.name.lower())
+@pytest.mark.parametrize("fate", some([Fate.UNANSWERED, Fate.LOST], 2), ids=["unanswered", "lost"])
 @pytest.mark.parametrize("shared", [False, True], ids=["alone", "shared"])
 @pytest.mark.parametrize(
     ("host", "action"),
