@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -19,6 +20,34 @@ _FIRST = 3  # sd_listen_fds(3)
 _PATIENCE = 120.0
 _MOST_DESCRIPTORS = 64
 _AS_LEADER = 'LISTEN_PID=$$; export LISTEN_PID; exec "$@"'
+
+
+class _Main:
+    """The main process of a service, which need not be a child of this one."""
+
+    def __init__(self, pid: int, child: subprocess.Popen[bytes] | None = None) -> None:
+        self.pid = pid
+        self._child = child
+        self._descriptor = os.pidfd_open(pid)
+
+    def signal(self, number: int) -> None:
+        signal.pidfd_send_signal(self._descriptor, number)
+
+    def has_ended(self, seconds: float = 0.0) -> bool:
+        """Whether it has ended, or ends within that time."""
+        return bool(select.select([self._descriptor], [], [], seconds)[0])
+
+    def wait(self) -> None:
+        """Wait until it has ended.
+
+        Raises:
+            TimeoutError: It does not end.
+        """
+        if not self.has_ended(_PATIENCE):
+            raise TimeoutError(f"process {self.pid} does not end")
+        os.close(self._descriptor)
+        if self._child is not None:
+            self._child.wait()
 
 
 class ServiceManager:
@@ -41,7 +70,7 @@ class ServiceManager:
         self._heard.bind(str(self._socket))
         self._heard.settimeout(_PATIENCE)
         self._keeps_sockets = keeps_sockets
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: _Main | None = None
         self.store: dict[str, int] = {}
         """The descriptors that the service has stored, by their names."""
 
@@ -55,6 +84,17 @@ class ServiceManager:
         self.store.clear()
         self._heard.close()
         self._socket.unlink()
+
+    @property
+    def pid(self) -> int:
+        """The number of the main process of a service that runs."""
+        assert self._process is not None
+        return self._process.pid
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the main process of a service that runs."""
+        assert self._process is not None
+        self._process.signal(number)
 
     @property
     def output(self) -> str:
@@ -73,7 +113,7 @@ class ServiceManager:
             environment["LISTEN_FDS"] = str(len(kept))
             environment["LISTEN_FDNAMES"] = ":".join(name for name, _ in kept)
         with self._log.open("ab") as output:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 ["sh", "-c", _AS_LEADER, "sh", "setpriv", "--pdeathsig", "KILL", *self._command],
                 env=environment,
                 stdout=output,
@@ -81,20 +121,21 @@ class ServiceManager:
                 close_fds=False,
                 preexec_fn=lambda: _hand_over([each for _, each in kept]),  # noqa: PLW1509 - of one thread
             )
-        self._wait_until_ready()
+        self._process = _Main(process.pid, process)
+        self._wait_for("READY=1")
 
     def stop(self) -> None:
         """End the service by SIGTERM; returns when it has ended."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGTERM)
-            self._process.wait(_PATIENCE)
+            self._process.signal(signal.SIGTERM)
+            self._process.wait()
             self._process = None
 
     def kill(self) -> None:
         """End the service by SIGKILL; returns when it has ended."""
         if self._process is not None:
-            self._process.kill()
-            self._process.wait(_PATIENCE)
+            self._process.signal(signal.SIGKILL)
+            self._process.wait()
             self._process = None
 
     def restart(self) -> float:
@@ -105,7 +146,24 @@ class ServiceManager:
         self.start()
         return ended
 
-    def _wait_until_ready(self) -> None:
+    def replace(self) -> float:
+        """Have the service start its successor (SIGUSR2), which is ready when this returns.
+
+        Returns the seconds from the moment in which the old process gives way to its end.
+        """
+        assert self._process is not None
+        old = self._process
+        old.signal(signal.SIGUSR2)
+        pid = int(self._wait_for("MAINPID=").removeprefix("MAINPID="))
+        began = time.monotonic()
+        self._process = _Main(pid)
+        old.wait()
+        ended = time.monotonic() - began
+        self._wait_for("READY=1")
+        return ended
+
+    def _wait_for(self, beginning: str) -> str:
+        """The next line that the service tells and that begins so."""
         end = time.monotonic() + _PATIENCE
         self._heard.settimeout(0.5)
         while time.monotonic() < end:
@@ -114,13 +172,14 @@ class ServiceManager:
                     4096, socket.CMSG_SPACE(_MOST_DESCRIPTORS * array.array("i").itemsize)
                 )
             except TimeoutError:
-                if self._process is None or self._process.poll() is not None:
+                if self._process is None or self._process.has_ended():
                     break
                 continue
             lines = said.decode().splitlines()
             self._note(lines, ancillary)
-            if "READY=1" in lines:
-                return
+            found = next((line for line in lines if line.startswith(beginning)), None)
+            if found is not None:
+                return found
         raise RuntimeError(f"the service does not become ready: {self.output}")
 
     def _note(self, lines: Sequence[str], ancillary: Sequence[tuple[int, int, bytes]]) -> None:

@@ -1,8 +1,8 @@
 """`python -m bench.upgrade`: how long a guest behind an export waits while its agent is restarted.
 
 QEMU's block layer (`qemu-io`, with libiscsi) reads and writes one command after another, while a stand-in for
-systemd restarts the agent as `systemctl restart` does after an upgrade. The figure is the longest wait
-for one command. With *sockets kept*, the agent's listening sockets stay in the manager's store.
+systemd replaces the agent: by its *successor*, or by a restart as `systemctl restart` does it, with the
+listening sockets in the manager's store (*kept*) or not. The figure is the longest wait for one command.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 import msgspec
@@ -41,10 +42,19 @@ _BEFORE, _AFTER = 1.0, 1.0
 """Seconds of load before and after each restart."""
 
 
+class Way(StrEnum):
+    """How the agent is replaced."""
+
+    SUCCESSOR = "successor"
+    """The new process starts first, and the old one gives way to it (SIGUSR2)."""
+    KEPT = "restart, sockets kept"
+    NOT_KEPT = "restart, sockets not kept"
+
+
 class Restart(msgspec.Struct, frozen=True, kw_only=True):
     """One restart under load: seconds."""
 
-    kept: bool
+    way: Way
     longest_wait: float
     old_agent_ended_after: float
     commands: int
@@ -122,20 +132,20 @@ def _until_prompt(descriptor: int) -> bytes:
     return said
 
 
-def measure(rounds: int, kept: Sequence[bool], *, kill: bool = False) -> list[Restart]:
+def measure(rounds: int, ways: Sequence[Way], *, kill: bool = False) -> list[Restart]:
     """Restart an agent that many times under load, for each way.
 
     Raises:
         RuntimeError: A command of the guest has failed, or the agent does not start.
     """
     found = []
-    for keeps in kept:
+    for way in ways:
         with tempfile.TemporaryDirectory(prefix="holdover-bench-") as name:
-            found += _restarts(Path(name), rounds, keeps=keeps, kill=kill)
+            found += _restarts(Path(name), rounds, way, kill=kill)
     return found
 
 
-def _restarts(folder: Path, rounds: int, *, keeps: bool, kill: bool) -> list[Restart]:
+def _restarts(folder: Path, rounds: int, way: Way, *, kill: bool) -> list[Restart]:
     disk = folder / "disk"
     with disk.open("wb") as file:
         file.truncate(64 << 20)
@@ -145,25 +155,26 @@ def _restarts(folder: Path, rounds: int, *, keeps: bool, kill: bool) -> list[Res
         config = folder / "agent.toml"
         config.write_text(settings(folder, _HOST, hosts, export, [url], incoming=False), encoding="utf-8")
         command = [sys.executable, "-m", "holdover", "agent", "--config", str(config)]
+        keeps = way is not Way.NOT_KEPT
         with ServiceManager(command, own_environment(folder), folder, keeps_sockets=keeps) as manager:
             manager.start()
             secret = ChapSecrets(folder / f"{_HOST}.state").file(GUEST).read_text(encoding="ascii")
             of_guest = f"iscsi://{GUEST}%{secret}@{export}/{export_iqn(GUEST)}/0"
-            return [_restart(manager, of_guest, keeps=keeps, kill=kill) for _ in range(rounds)]
+            return [_restart(manager, of_guest, way, kill=kill) for _ in range(rounds)]
 
 
-def _restart(manager: ServiceManager, url: str, *, keeps: bool, kill: bool) -> Restart:
+def _restart(manager: ServiceManager, url: str, way: Way, *, kill: bool) -> Restart:
     guest = Guest(url)
     with guest.running():
         time.sleep(_BEFORE)
         if kill:
             manager.kill()
-        ended = manager.restart()
+        ended = manager.replace() if way is Way.SUCCESSOR else manager.restart()
         time.sleep(_AFTER)
     if guest.failures:
         raise RuntimeError(f"a command of the guest failed: {guest.failures[0]}\n{manager.output}")
     return Restart(
-        kept=keeps,
+        way=way,
         longest_wait=max(guest.waits),
         old_agent_ended_after=ended,
         commands=len(guest.waits),
@@ -173,15 +184,15 @@ def _restart(manager: ServiceManager, url: str, *, keeps: bool, kill: bool) -> R
 def show(restarts: Sequence[Restart]) -> Table:
     """A table of the longest waits."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("SOCKETS", "RESTARTS", "MEDIAN s", "LONGEST s", "OLD AGENT ENDED AFTER s"):
-        table.add_column(heading, justify="left" if heading == "SOCKETS" else "right")
-    for kept in (True, False):
-        found = [each for each in restarts if each.kept is kept]
+    for heading in ("WAY", "RESTARTS", "MEDIAN s", "LONGEST s", "OLD AGENT ENDED AFTER s"):
+        table.add_column(heading, justify="left" if heading == "WAY" else "right")
+    for way in Way:
+        found = [each for each in restarts if each.way is way]
         if found:
             waits = [each.longest_wait for each in found]
             ended = statistics.median(each.old_agent_ended_after for each in found)
             table.add_row(
-                "kept by systemd" if kept else "not kept",
+                way.value,
                 str(len(found)),
                 f"{statistics.median(waits):.2f}",
                 f"{max(waits):.2f}",
@@ -200,7 +211,7 @@ def main() -> int:
     if shutil.which("qemu-io") is None:
         console.print("left out: qemu-io is missing (packages qemu-utils, qemu-block-extra)")
         return 0
-    restarts = measure(options.rounds, (True, False), kill=options.kill)
+    restarts = measure(options.rounds, tuple(Way)[options.kill :], kill=options.kill)
     console.print(show(restarts))
     if options.json is not None:
         report = Report(machine=describe_machine(), restarts=restarts)

@@ -191,7 +191,6 @@ def test_no_signal_ends_an_agent_without_certificates(rig: Rig) -> None:
     for number, words in (
         (signal.SIGHUP, "read again"),
         (signal.SIGUSR1, "SIGUSR1"),
-        (signal.SIGUSR2, "SIGUSR2"),
     ):
         agent.process.popen.send_signal(number)
         while words not in agent.process.output():

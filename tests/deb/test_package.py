@@ -176,6 +176,28 @@ def test_an_upgrade_does_not_disturb_the_guests_of_a_running_agent(
     assert "0xdb1" in must(host, "holdover", "status")
 
 
+def changed(host: SeparateHost, number: str) -> str:
+    """The number of the agent that runs after that one."""
+    until(lambda: agent_number(host) not in {number, "0"}, f"agent {number} is not replaced")
+    until(lambda: host.holdover("status").returncode == 0, "the new agent does not answer")
+    return agent_number(host)
+
+
+def test_systemd_follows_an_agent_to_its_successor(host: SeparateHost, guest: str) -> None:
+    kill = ("systemctl", "kill", "--kill-whom=main", "holdover-agent.service")
+    number, kept = agent_number(host), export_socket(host)
+    for _ in range(2):  # the second time, systemd has not started the agent itself
+        must(host, *kill, "--signal=SIGUSR2")
+        number = changed(host, number)
+        assert export_socket(host) == kept
+        assert "0xdb1" in must(host, "holdover", "status")
+        assert must(host, "systemctl", "is-active", "holdover-agent").strip() == "active"
+        assert must(host, "systemctl", "show", "-P", "NRestarts", "holdover-agent").strip() == "0"
+    must(host, *kill, "--signal=SIGKILL")
+    changed(host, number)
+    assert must(host, "systemctl", "show", "-P", "NRestarts", "holdover-agent").strip() == "1"
+
+
 def test_a_removal_waits_for_the_guests_and_a_purge_leaves_nothing(host: SeparateHost, guest: str) -> None:
     refused = host.run("dpkg", "--remove", "holdover")
     assert refused.returncode != 0

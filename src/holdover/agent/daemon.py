@@ -21,6 +21,7 @@ from holdover.agent.host import Host
 from holdover.agent.reload import Reload
 from holdover.agent.signals import IDLE_SIGNALS, release_signals, tell_idle
 from holdover.agent.state_lock import locked
+from holdover.agent.successor import Successor
 from holdover.api.keep_alive import keep_alive
 from holdover.config.agent_file import (
     AgentConfig,
@@ -63,12 +64,14 @@ async def serve(
     open_disks: OpenDisks | None = None,
     manager: ServiceManager | None = None,
     sockets: StoredSockets | None = None,
+    successor: Successor | None = None,
 ) -> None:
     """Run an agent until SIGINT or SIGTERM; ``ready`` is called once the API answers.
 
     ``journal`` replaces the journal of ``config``; ``open_disks`` has the same meaning as for `Host`.
     ``manager`` is told when the agent is ready, that it lives, and when it ends. ``sockets`` opens the TCP
     sockets, or has them from before a restart.
+    At SIGUSR2 the agent starts its ``successor``, and ends when the successor is ready.
     At SIGHUP the agent reads its certificates again, and its configuration by ``reread``.
 
     Raises:
@@ -77,7 +80,7 @@ async def serve(
         ConfigError: A certificate or key cannot be used, or another agent uses the state folder.
         JournalError: The journal cannot be used.
     """
-    credentials = _credentials(config)
+    credentials = credentials_of(config)
     manager = manager or ServiceManager(None)
     sockets = sockets or StoredSockets(manager)
     with ExitStack() as stack:
@@ -94,7 +97,7 @@ async def serve(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, end.set)
-        _handle_others(Reload(host, credentials, reread, manager))
+        _handle_others(Reload(host, credentials, reread, manager), successor, end)
         if credentials is not None:
             stack.enter_context(_warns_in_time(credentials))
         await host.start()
@@ -161,7 +164,12 @@ def _open_journal(config: AgentConfig) -> Journal:
     return Journal.open(config.journal_file)
 
 
-def _credentials(config: AgentConfig) -> Credentials | None:
+def credentials_of(config: AgentConfig) -> Credentials | None:
+    """What an agent shows to other hosts, and what verifies them; None if it has no TCP address.
+
+    Raises:
+        ConfigError: A certificate or key cannot be used.
+    """
     found = Credentials.of(config.api)
     if found is None and not all(isinstance(each.where, Path) for each in config.api.addresses):
         raise ConfigError("api.listen: a TCP address needs api.certificate, api.key and api.ca")
@@ -199,7 +207,7 @@ def _listen_at(address: HostPort, sockets: StoredSockets) -> socket.socket:
     return sockets.open(family, found[0][4])
 
 
-def _handle_others(reload: Reload) -> None:
+def _handle_others(reload: Reload, successor: Successor | None, end: asyncio.Event) -> None:
     """Handle the other signals that an operator may send, so that none of them ends the agent.
 
     Signals that have come already are handled now.
@@ -208,6 +216,8 @@ def _handle_others(reload: Reload) -> None:
     loop.add_signal_handler(signal.SIGHUP, reload.now)
     for number in IDLE_SIGNALS:
         loop.add_signal_handler(number, tell_idle, number)
+    if successor is not None:
+        loop.add_signal_handler(signal.SIGUSR2, successor.start, end.set)
     release_signals()
 
 

@@ -13,7 +13,7 @@ import structlog
 log = structlog.get_logger()
 
 IDLE_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
-"""The signals for which no daemon of Holdover has a use."""
+"""The signals for which no daemon of Holdover has a use, but the agent for SIGUSR2: `agent.successor`."""
 
 _HELD = {signal.SIGHUP, *IDLE_SIGNALS}
 

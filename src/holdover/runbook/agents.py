@@ -138,6 +138,18 @@ AGENTS = (
         ),
     ),
     Topic(
+        "successor",
+        "An agent that was to be replaced while it runs goes on, since its successor did not start.",
+        "The new process has refused the file or a certificate, or it has failed. The old agent serves its "
+        "guests as before.",
+        (
+            "Read what the successor has logged: `journalctl -u holdover-agent`. Correct that.",
+            "Try again: `systemctl kill --kill-whom=main --signal=SIGUSR2 holdover-agent`.",
+            "If no agent runs any more, systemd starts one within a second: `holdover status`.",
+        ),
+        (r"successor cannot start", r"agent that this one was to replace"),
+    ),
+    Topic(
         "certificate",
         "A certificate is refused.",
         "The certificate is of another name or authority, has ended, or the client has shown none.",

@@ -42,6 +42,11 @@ class ServiceManager:
         """The program begins to end."""
         self._tell("STOPPING=1")
 
+    def replaced_by(self, pid: int) -> None:
+        """Another process of this service is its main process from now on; this one tells nothing more."""
+        self._tell(f"MAINPID={pid}")
+        self._address = None
+
     def alive(self) -> None:
         """The program still does its work."""
         self._tell("WATCHDOG=1", 0.0)

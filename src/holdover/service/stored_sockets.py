@@ -13,7 +13,7 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from typing import Any
 
 from holdover.service.notify import ServiceManager
@@ -41,6 +41,7 @@ class StoredSockets:
         """``inherited``: what the manager has kept since an earlier start; this object owns them."""
         self._manager = manager
         self._inherited = list(inherited)
+        self._opened: list[socket.socket] = []
 
     @classmethod
     def of(cls, environment: MutableMapping[str, str], pid: int, manager: ServiceManager) -> StoredSockets:
@@ -53,7 +54,16 @@ class StoredSockets:
         environment.pop("LISTEN_FDNAMES", None)
         if meant_for != str(pid) or not count.isdecimal():
             return cls(manager)
-        return cls(manager, tuple(_listening(range(_FIRST, _FIRST + int(count)))))
+        return cls.among(range(_FIRST, _FIRST + int(count)), manager)
+
+    @classmethod
+    def among(cls, descriptors: Iterable[int], manager: ServiceManager) -> StoredSockets:
+        """The listening TCP sockets among descriptors that this process has inherited."""
+        return cls(manager, tuple(_listening(descriptors)))
+
+    def descriptors(self) -> list[int]:
+        """Those of the sockets that are open."""
+        return [each.fileno() for each in self._opened if each.fileno() >= 0]
 
     def open(self, family: int, address: Any) -> socket.socket:
         """A listening socket at a numeric address: the one that was kept, or a new one, which is kept from
@@ -67,6 +77,8 @@ class StoredSockets:
             found = self._new(family, address)
         if address[1]:
             self._manager.store(_name(found), found.fileno())
+        self._opened = [each for each in self._opened if each.fileno() >= 0]
+        self._opened.append(found)
         return found
 
     def close_unused(self) -> None:
@@ -108,7 +120,7 @@ class StoredSockets:
         return bool(in_the_way)
 
 
-def _listening(descriptors: range) -> Iterator[socket.socket]:
+def _listening(descriptors: Iterable[int]) -> Iterator[socket.socket]:
     """The listening TCP sockets among the descriptors of this process; the others are closed."""
     for descriptor in descriptors:
         try:

@@ -8,15 +8,17 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import structlog
 
 from holdover.agent.attach.disks.open_disks import OpenDisks
-from holdover.agent.daemon import serve
+from holdover.agent.daemon import credentials_of, serve
 from holdover.agent.handover.recovery import RecoveryError
 from holdover.agent.host import Host
 from holdover.agent.signals import hold_signals
+from holdover.agent.successor import Predecessor, Successor
 from holdover.cli.daemons.descriptors import raise_descriptor_limit
 from holdover.cli.daemons.switching import SWITCH_SECONDS
 from holdover.cli.errors import refuse
@@ -141,18 +143,34 @@ def run(
         structlog.get_logger().warning("The agent warns its operator.", reason=warning)
     raise_descriptor_limit()
     sys.setswitchinterval(SWITCH_SECONDS)
+    predecessor = Predecessor.of(os.environ)
     try:
         manager = ServiceManager.of(os.environ, os.getpid())
-        sockets = StoredSockets.of(os.environ, os.getpid(), manager)
-        # This comes before the first thread, and before anything listens.
-        open_disks = OpenDisks.start_and_give_up()
+        # An OpenDisks comes before the first thread, and before anything listens.
+        if predecessor is None:
+            sockets = StoredSockets.of(os.environ, os.getpid(), manager)
+            open_disks = OpenDisks.start_and_give_up()
+        else:
+            sockets = StoredSockets.among(predecessor.listeners, manager)
+            open_disks = OpenDisks.inherit_and_give_up(predecessor.open_disks)
+            _await_end(predecessor, settings)
+        successor = Successor(manager, sockets, open_disks)
         reread = None if config is None else partial(load_config, config)
         journal = MemoryJournal() if ephemeral else None
         ready = partial(_ready, ephemeral=ephemeral)
-        event_loop.run(serve(settings, ready, journal, reread, open_disks, manager, sockets))
+        event_loop.run(serve(settings, ready, journal, reread, open_disks, manager, sockets, successor))
     except (OSError, ListenerError, ValueError, JournalError, RecoveryError, PrivilegeError) as error:
         refuse(f"agent {settings.name}: {error}", 1)
+    successor.give_way()
     end_at_once()
+
+
+def _await_end(predecessor: Predecessor, settings: AgentConfig) -> None:
+    """Do all of this process's start that can be done while the old agent serves, and await its end."""
+    credentials_of(settings)
+    import_module("holdover.agent.api_server")
+    if not predecessor.await_end():
+        refuse(f"agent {settings.name}: the agent that this one was to replace has ended in another way", 1)
 
 
 def end_at_once() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import socket
 import subprocess
 import sys
@@ -28,7 +29,8 @@ class OpenDisks:
     def __init__(self) -> None:
         self._server: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
-        self._number = 0
+        # an answer to an earlier process of the agent may still be in the socket
+        self._number = secrets.randbits(31)
         self._one_by_one = asyncio.Lock()
 
     @classmethod
@@ -44,6 +46,32 @@ class OpenDisks:
         found.start()
         drop_capability(_CAP_SYS_PTRACE)
         return found
+
+    @classmethod
+    def inherit_and_give_up(cls, descriptor: int) -> OpenDisks:
+        """The client of the process that an earlier process of this agent has started; else as above.
+
+        ``descriptor`` is the socket of that process; this object owns it.
+        """
+        found = cls()
+        found._socket = socket.socket(fileno=descriptor)
+        found._socket.settimeout(_SECONDS)
+        drop_capability(_CAP_SYS_PTRACE)
+        return found
+
+    def fileno(self) -> int:
+        """The socket of the process that looks.
+
+        Raises:
+            OSError: There is no such process.
+        """
+        if self._socket is None:
+            raise OSError("the process that looks at open disks has ended")
+        return self._socket.fileno()
+
+    def leave(self) -> None:
+        """Leave the process that looks to the successor of this agent."""
+        self._server = None
 
     def start(self) -> None:
         """Start the process that looks."""
@@ -89,7 +117,8 @@ class OpenDisks:
     async def close(self) -> None:
         """End the process."""
         async with self._one_by_one:
-            if self._socket is not None and self._server is not None:
+            if self._socket is not None:
                 self._socket.close()
                 self._socket = None
+            if self._server is not None:
                 await asyncio.to_thread(self._server.wait)
