@@ -14,6 +14,7 @@ from holdover.lun.logical_unit import LogicalUnit
 from holdover.reservations.driver import run_sync
 from holdover.reservations.steps import StepFailed
 from holdover.reservations.tracked import Tracked
+from holdover.runbook import explain
 from holdover.scsi.cdbs.cdb import PersistentReserveIn, Write, decode_cdb
 from holdover.scsi.cdbs.cdb import TestUnitReady as UnitReady
 from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, ReservationType
@@ -185,3 +186,23 @@ def test_row_e_a_roll_back_with_a_path_down_on_each_host_ends(full_status: bool)
     lun = here.all(lun, BACK)
     assert here.picture() == "a0 abc*"
     assert lun.tracked == Tracked(KEY, type=TYPE)
+
+
+@pytest.mark.provokes("paths-away")
+def test_what_a_path_that_is_away_prevents_is_done_when_it_is_back() -> None:
+    here = rig(paths_of("a", (1,)), paths_of("b", TWO))
+    lun = here.begin()
+    here.out("c", OutServiceAction.REGISTER, 0, KEY)
+    lun = here.all(lun, PREPARE, COMMIT)
+    assert here.picture() == "b0 abc*, b1 abc, c0 abc"
+    here.fail("b", 0)
+    lun = here.all(lun, BACK[:3])
+    with pytest.raises(StepFailed) as refused:
+        here.work("b", Work.RETURN, lun)
+    told = explain(str(refused.value))
+    assert told is not None
+    assert "paths-away" in told
+    assert "Bring all paths back" in told
+    here.restore("b", 0)
+    here.all(lun, BACK[3:])
+    assert here.picture() == "a0 abc*, c0 abc"

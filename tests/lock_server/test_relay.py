@@ -18,6 +18,7 @@ from holdover.libvirt.lock_protocol import CreateLockspace
 from holdover.lock_server.relay import AgentAddress, Relay
 from holdover.lock_server.server import LockServer
 from holdover.lock_server.tracked_list import FILE_NAME, read_list
+from holdover.runbook import explain
 from tests.agent.hosts import GUEST
 from tests.agent.libvirt.lock_site import LockSite, lock_site
 from tests.agent.libvirt.test_questions import A, B, holder, on_loop, reserved
@@ -77,6 +78,22 @@ async def test_while_the_agent_is_down_its_guests_wait_and_the_others_start(tmp_
         assert "db9" in await site.ask(A, name="db9")
         assert (await site.begin(A, name="web")).refused == ""
         assert await site.ask(A, name="web") == ""
+
+
+@pytest.mark.provokes("libvirt-refused")
+@on_loop
+async def test_a_guest_that_was_refused_runs_when_its_agent_is_started(tmp_path: Path) -> None:
+    async with lock_site(tmp_path) as agents, lock_servers(agents, tmp_path, 1.0) as site:
+        await reserved(site)
+        await site.san.stop(A)
+        refused = await site.resumes(A)
+        assert "so the Holdover agent must say whether it may run here: nobody answers at" in refused
+        told = explain(refused)
+        assert told is not None
+        assert "`systemctl start holdover-agent`, then try again" in told
+        await site.san.start(A)
+        assert await site.resumes(A) == ""
+        assert await holder(site) == A
 
 
 @on_loop

@@ -17,12 +17,12 @@ def provoked() -> list[tuple[str, str]]:
         text = path.read_text(encoding="utf-8")
         if "mark.provokes(" in text:
             for node in ast.walk(ast.parse(text)):
-                if isinstance(node, ast.FunctionDef):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                     found += [(f"{path.name}::{node.name}", topic) for topic in _topics(node)]
     return found
 
 
-def _topics(test: ast.FunctionDef) -> list[str]:
+def _topics(test: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
     marks = [each for each in test.decorator_list if isinstance(each, ast.Call)]
     topics = [
         str(argument.value)

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from holdover.libvirt.policy import Refusal
 from holdover.runbook import TOPICS, Topic, explain, topic_of
 from holdover.runbook.lookup import name_topic
 from tests.runbook.messages import Message, messages
@@ -55,12 +56,15 @@ def test_the_log_names_the_topic_of_a_warning_and_of_nothing_else() -> None:
 
 
 PROVOKED = {topic: where for where, topic in provoked()}
-NOT_PROVOKED = {"paths-away", "libvirt-refused", "handover-stops"}
-"""Rows that no test meets: two need several paths, or libvirt; one is about unforeseen errors."""
 
 
 def test_each_row_is_met_by_a_test() -> None:
-    assert {topic.name for topic in TOPICS} - PROVOKED.keys() == NOT_PROVOKED
+    assert {topic.name for topic in TOPICS} - PROVOKED.keys() == set()
+
+
+@pytest.mark.parametrize("refusal", Refusal, ids=lambda refusal: refusal.name)
+def test_each_answer_to_libvirt_has_a_topic(refusal: Refusal) -> None:
+    assert topic_of(refusal.value) is not None
 
 
 @pytest.mark.parametrize(("where", "topic"), provoked())

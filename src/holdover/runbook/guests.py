@@ -180,10 +180,20 @@ GUESTS = (
         "not here, "
         "or the agent cannot find out.",
         (
+            "If the error says that nobody answers: `systemctl start holdover-agent`, then try again.",
             "The error names the host. `holdover libvirt check GUEST` on both hosts finds what is not set "
             "up.",
             "`holdover handover status GUEST` says whether a handover is open, and the next command.",
         ),
-        (r"libvirt may not run", r"libvirt has ended a QEMU", r"question of libvirt", r"lock_manager"),
+        (
+            r"libvirt may not run",
+            r"libvirt has ended a QEMU",
+            r"question of libvirt",
+            r"lock_manager",
+            r"the Holdover agent must say whether it may run",
+            r"it is in doubt whether guest .* runs on",
+            r"is not handed over from",
+            r"libvirt no longer waits for the answer",
+        ),
     ),
 )

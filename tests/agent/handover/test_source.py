@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from holdover.agent.handover.source import SourceHandover
 from holdover.api.client import AgentError, AgentRefused
@@ -53,6 +54,7 @@ def test_what_was_not_foreseen_in_telling_is_as_no_answer(
     asyncio.run(test())
 
 
+@pytest.mark.provokes("handover-stops")
 def test_a_driver_that_was_ended_is_begun_anew_by_what_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,8 +69,9 @@ def test_a_driver_that_was_ended_is_begun_anew_by_what_is_asked(
 
             monkeypatch.setattr(source.executor, "flush", fails)
             client = set_up.clients["host-a"]
-            with pytest.raises(AgentError, match="not foreseen"):
+            with capture_logs() as logs, pytest.raises(AgentError, match="not foreseen"):
                 await client.commit(GUEST, "h1")
+            assert "A handover has stopped after an unexpected error." in {log["event"] for log in logs}
             shown = await client.handover(GUEST)
             assert shown.state == set_up.journals["host-a"].steps("h1")[-1].state
             assert (await client.roll_back(GUEST, "h1")).state == "stayed"
@@ -100,5 +103,30 @@ def test_what_is_asked_while_the_disk_is_at_work_is_done(
             asked.set()
             assert (await commit).state is SourceState.COMMITTED
             assert (await waiting).is_open
+
+    asyncio.run(test())
+
+
+@pytest.mark.provokes("handover-stops")
+def test_a_handover_that_has_stopped_goes_on_when_its_agent_is_restarted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            source = await prepared(set_up, monkeypatch)
+
+            async def fails() -> None:
+                raise RuntimeError("not foreseen")
+
+            monkeypatch.setattr(source.executor, "flush", fails)
+            with capture_logs() as logs, pytest.raises(AgentError, match="not foreseen"):
+                await set_up.clients["host-a"].commit(GUEST, "h1")
+            assert "A handover has stopped after an unexpected error." in {log["event"] for log in logs}
+            await set_up.stop("host-a")
+            await set_up.start("host-a")
+            client = set_up.clients["host-a"]
+            await client.roll_back(GUEST, "h1")
+            assert await set_up.registrants() == {"host-a": (KEY, True)}
+            assert (await set_up.gates())["host-a"] == "running"
 
     asyncio.run(test())
