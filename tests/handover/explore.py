@@ -22,8 +22,6 @@ from tests.handover.model import Model
 from tests.handover.two_guests import TwoGuests
 from tests.handover.world import KEY, NEW_KEY, THIRD_KEY, Bounds, Case, Violation
 
-__all__ = ["CASES", "GUEST_CASES", "PATH_CASES", "Broken", "Explored", "explore"]
-
 _EXCLUSIVE = ReservationType.WRITE_EXCLUSIVE
 _REGISTRANTS = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
 _ALL = ReservationType.EXCLUSIVE_ACCESS_ALL_REGISTRANTS

@@ -23,8 +23,6 @@ from tests.handover.world import (
     without_item,
 )
 
-__all__ = ["Faults"]
-
 
 class Faults(Parts):
     """Crashes, lost messages and answers, a partition. ``world`` has one fault less already."""

@@ -30,8 +30,6 @@ from tests.handover.world import (
     set_item,
 )
 
-__all__ = ["GuestActs"]
-
 _WERO = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
 
 

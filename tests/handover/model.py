@@ -34,9 +34,6 @@ from tests.handover.world import (
     without_item,
 )
 
-__all__ = ["Model"]
-
-
 _FINDS = frozenset(
     {
         SourceState.COMMITTED,

@@ -36,8 +36,6 @@ from tests.handover.world import (
     with_item,
 )
 
-__all__ = ["Parts"]
-
 
 class Parts:
     """Numbers for parts, and what follows from them."""

@@ -18,8 +18,6 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["MODULES", "ForkedHoldover"]
-
 MODULES = (
     "aiohttp",  # what a command asks an agent with, imported when it does
     "holdover.agent.api_server",

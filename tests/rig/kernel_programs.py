@@ -15,8 +15,6 @@ from pathlib import Path
 from holdover.cli.main import main
 from tests.rig.forked import ForkedHoldover
 
-__all__ = ["Shell", "run_holdover", "start_holdover", "start_program"]
-
 # A user-mode kernel (6.1) kills a process with threads that uses vfork, as Python does unless the child is to
 # change its user. It is root already.
 _USER = "root"

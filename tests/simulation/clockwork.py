@@ -16,8 +16,6 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar, TypeVarTuple
 
-__all__ = ["Broken", "Clockwork", "Process", "Unforeseen", "until"]
-
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 

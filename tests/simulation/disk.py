@@ -13,8 +13,6 @@ from tests.simulation.clockwork import Process, until
 from tests.simulation.rates import NONE
 from tests.simulation.transcript import Transcript
 
-__all__ = ["Disk", "SimulatedJournal"]
-
 _SYNC = 1000.0
 """One by the mean seconds of a sync."""
 

@@ -17,8 +17,6 @@ from tests.simulation.rates import Rates
 from tests.simulation.san import Lun
 from tests.simulation.transcript import Transcript
 
-__all__ = ["Faults", "now_and_then"]
-
 Work = Coroutine[object, object, None]
 T = TypeVar("T")
 

@@ -18,8 +18,6 @@ from tests.simulation.machines import Machine, Placement
 from tests.simulation.promises import Ledger
 from tests.simulation.transcript import Transcript, describe
 
-__all__ = ["Vm"]
-
 _TYPES = tuple(ReservationType)
 _EVERY = 1.5
 """The mean seconds between two commands of a guest."""

@@ -11,8 +11,6 @@ import structlog
 
 from tests.simulation.transcript import Transcript
 
-__all__ = ["Logs"]
-
 _NOT_SHOWN = frozenset({"exc_info"})
 
 

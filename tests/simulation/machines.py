@@ -24,8 +24,6 @@ from tests.simulation.network import Network, Peer
 from tests.simulation.san import Lun, LunPath, PortPath, Sender
 from tests.simulation.transcript import Transcript
 
-__all__ = ["LIMITS", "Machine", "Placement", "nexus_of"]
-
 LIMITS = Limits(connect=3, step=5, drain=4, peer=5, give_up=4, recheck=2, handover=120)
 
 _QEMU = ITNexus(IscsiTransportID("iqn.2026-11.org.example:qemu", b"\x80\0\0\0\0\1"))

@@ -28,8 +28,6 @@ from holdover.journal.records import HandoverRecord, Record
 from holdover.reservations.steps import StepFailed
 from holdover.scsi.path import PathError
 
-__all__ = ["MUTATIONS"]
-
 Mutation = Callable[[pytest.MonkeyPatch], None]
 
 

@@ -21,8 +21,6 @@ from tests.simulation.clockwork import Process
 from tests.simulation.rates import NONE
 from tests.simulation.transcript import Transcript
 
-__all__ = ["Network", "Peer", "Server"]
-
 T = TypeVar("T")
 
 _QUICK = 2000.0

@@ -23,8 +23,6 @@ from tests.simulation.machines import Machine
 from tests.simulation.network import Network
 from tests.simulation.transcript import Transcript
 
-__all__ = ["Operator"]
-
 _STAYED, _MOVED = "stayed", "moved"
 _NOTHING_BEGUN = frozenset({"", "stayed"})
 _PATIENCE = 4

@@ -18,8 +18,6 @@ from holdover.reservations.tracked import Tracked
 from holdover.scsi.nexus import ITNexus
 from tests.simulation.clockwork import Broken
 
-__all__ = ["UNSEEN_SECONDS", "Ledger"]
-
 _NOTHING = Tracked()
 
 UNSEEN_SECONDS = 20.0

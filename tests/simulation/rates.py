@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from random import Random
 
-__all__ = ["NONE", "Rates", "draw"]
-
 
 @dataclass(frozen=True, slots=True)
 class Rates:

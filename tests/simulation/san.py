@@ -28,8 +28,6 @@ from tests.simulation.clockwork import Process
 from tests.simulation.rates import NONE, Rates
 from tests.simulation.transcript import Transcript, describe
 
-__all__ = ["Lun", "LunPath", "Observer", "PortPath", "Sender"]
-
 
 class _Fate(Enum):
     """What becomes of a command on its way."""

@@ -32,8 +32,6 @@ from tests.simulation.san import Lun, Sender
 from tests.simulation.third import Third
 from tests.simulation.transcript import Transcript
 
-__all__ = ["Failure", "Result", "Simulation", "simulate"]
-
 _HOSTS = ("host-a", "host-b", "host-c")
 _CALM_SECONDS = 400.0
 """The virtual seconds within which every handover ends when nothing goes wrong any more."""

@@ -15,8 +15,6 @@ from tests.simulation.promises import Ledger
 from tests.simulation.san import Lun, Sender
 from tests.simulation.transcript import Transcript
 
-__all__ = ["Third"]
-
 _NEXUS = ITNexus(IscsiTransportID("iqn.2026-11.org.example:third", b"\x80\0\0\0\0\1"))
 _SENDER = Sender("third")
 

@@ -12,8 +12,6 @@ from holdover.scsi.errors import DecodeError
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.reservation.reservation_out import ParameterList
 
-__all__ = ["Transcript", "describe"]
-
 
 class Transcript:
     """The lines of one run.

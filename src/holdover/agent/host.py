@@ -76,8 +76,6 @@ from holdover.reservations.steps import StepFailed
 from holdover.scsi.inquiry import Designator
 from holdover.scsi.path import Path, PathError
 
-__all__ = ["Host"]
-
 log = structlog.get_logger()
 
 _START_SECONDS = 1.0

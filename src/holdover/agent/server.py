@@ -55,8 +55,6 @@ from holdover.handover.protocol import Answer
 from holdover.handover.states import Event
 from holdover.pki.tls import CALLER, CHARGE, Credentials, certified_name
 
-__all__ = ["application"]
-
 
 class _Litestar(Litestar):
     """Litestar with the plugins that the routes need: none for pydantic, whose import takes long while guests

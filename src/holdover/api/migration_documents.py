@@ -17,23 +17,6 @@ import msgspec
 
 from holdover.api.documents import LunState, Stale
 
-__all__ = [
-    "Memory",
-    "MigrationCancel",
-    "MigrationChange",
-    "MigrationList",
-    "MigrationOptions",
-    "MigrationRequest",
-    "MigrationState",
-    "PhaseTime",
-    "QemuAction",
-    "QemuAnswer",
-    "QemuPlace",
-    "QemuRequest",
-    "Ran",
-    "TimeoutAction",
-]
-
 
 class TimeoutAction(Enum):
     """What to do if the memory has not been copied within the time limit."""

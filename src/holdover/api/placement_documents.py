@@ -13,17 +13,6 @@ import msgspec
 
 from holdover.placement.claim import Word
 
-__all__ = [
-    "DeadHost",
-    "Declaration",
-    "HostDeclaration",
-    "HostList",
-    "PeerHost",
-    "PlaceAnswer",
-    "PlaceQuestion",
-    "PlacementResult",
-]
-
 
 class DeadHost(msgspec.Struct, frozen=True, kw_only=True):
     """The declaration that a host is dead.

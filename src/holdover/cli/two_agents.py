@@ -10,8 +10,6 @@ from holdover.api.client import AgentClient
 from holdover.cli.asking import Asking
 from holdover.config.agent_file import ConfigError, parse_api
 
-__all__ = ["TwoAgents", "called", "two_agents"]
-
 
 @dataclass(frozen=True, slots=True)
 class TwoAgents:

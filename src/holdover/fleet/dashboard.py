@@ -30,8 +30,6 @@ from holdover.fleet.documents import Fleet
 from holdover.fleet.picture import picture
 from holdover.fleet.survey import Survey
 
-__all__ = ["Session", "dashboard"]
-
 _COOKIE: Final = "holdover-dashboard"
 _HEADERS: Final = {
     "cache-control": "no-store",

@@ -8,8 +8,6 @@ from typing import Any
 from holdover.handover.state_table import SPECS, StateSpec, table_of
 from holdover.handover.states import DestinationState, SourceState
 
-__all__ = ["document"]
-
 _INTRODUCTION = """# The states of a handover
 
 Drawn from the tables in `src/holdover/handover/state_table.py` by `python -m holdover.handover.diagram`; a

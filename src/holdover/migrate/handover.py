@@ -19,8 +19,6 @@ from holdover.handover.states import SourceState
 from holdover.migrate.result import MigrateFailed, Progress, is_in_doubt
 from holdover.migrate.state_description import in_words
 
-__all__ = ["RemoteHandover", "describe", "whole"]
-
 T = TypeVar("T")
 
 _PATIENCE = 10.0

@@ -17,8 +17,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-__all__ = ["PHASES", "Happening", "Phase", "PhaseSpec", "Where"]
-
 
 class Phase(Enum):
     """A phase of a migration."""

@@ -13,16 +13,6 @@ from holdover.handover.state_table import Place
 from holdover.handover.states import DestinationState, SourceState
 from holdover.migrate.state_description import place_of
 
-__all__ = [
-    "Handover",
-    "HandoverProblem",
-    "HandoverSummary",
-    "reached",
-    "refusal",
-    "state_of",
-    "summary_of",
-]
-
 Handover = SourceHandover | DestinationHandover
 
 

@@ -38,8 +38,6 @@ from holdover.journal.journal import JournalError
 from holdover.reservations.steps import StepFailed
 from holdover.scsi.path import PathError
 
-__all__ = ["Expect", "Incoming"]
-
 Expect = Callable[[str, str, tuple[ExpectedDevice, ...]], Awaitable[HostedGuest]]
 """Makes, or finds, a guest that is going to arrive; takes its name, its machine type and its devices."""
 

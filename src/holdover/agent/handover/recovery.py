@@ -22,8 +22,6 @@ from holdover.handover.protocol import Destination, Source
 from holdover.handover.source_rules import after_restart
 from holdover.journal.records import HandoverRecord
 
-__all__ = ["Recovery", "RecoveryError"]
-
 log = structlog.get_logger()
 
 _WHAT_NEXT = "`holdover journal show FILE` shows it; an agent of the version that wrote it can go on with it"

@@ -33,8 +33,6 @@ from holdover.qemu.incoming import Arrival, IncomingQemu, PortTaken
 from holdover.qemu.monitor import MonitorAbsent, MonitorLost, QemuError, QemuMonitor, QemuRefused
 from holdover.qemu.stream import StreamSettings, TlsFolder
 
-__all__ = ["ArrivalRefused", "Arrivals", "stream_settings"]
-
 log = structlog.get_logger()
 
 _LONGEST_WAIT = 20.0

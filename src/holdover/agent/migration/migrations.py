@@ -40,8 +40,6 @@ from holdover.metrics.measurements import Measurements
 from holdover.migrate.migration import Migration, NotNow
 from holdover.qemu.monitor import QemuError
 
-__all__ = ["MigrationProblem", "Migrations"]
-
 log = structlog.get_logger()
 
 

@@ -16,8 +16,6 @@ from holdover.cli.fleet.top import survey
 from holdover.config.agent_file import ConfigError
 from holdover.fleet.dashboard import Session, Settings, dashboard
 
-__all__ = ["run"]
-
 
 def run(apis: list[str], asking: Asking, port: int, allow_changes: bool) -> None:
     """Serve the page until interrupted."""

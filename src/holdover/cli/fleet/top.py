@@ -24,8 +24,6 @@ from holdover.fleet.picture import picture
 from holdover.fleet.survey import Survey
 from holdover.terminal import PlainTable, screen
 
-__all__ = ["run", "shown"]
-
 _PLACES = {
     "here": "green",
     "arriving": "yellow",

@@ -25,8 +25,6 @@ from holdover.migrate.result import MigrateFailed, MigrationResult, Progress, ex
 from holdover.terminal import screen
 from holdover.trace.trace import Trace
 
-__all__ = ["MigrateOptions", "run"]
-
 _MARKS = {"begins": "…", "goes on": "…", "done": "✓", "failed": "✗"}
 
 

@@ -23,8 +23,6 @@ from holdover.config.agent_file import ConfigError
 from holdover.migrate.result import ExitStatus, Progress
 from holdover.terminal import screen
 
-__all__ = ["Order", "end", "run"]
-
 _BEGIN_SECONDS = 10.0
 _PAUSE = 0.2
 

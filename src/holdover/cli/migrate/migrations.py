@@ -16,8 +16,6 @@ from holdover.cli.migrate.migrating import end
 from holdover.cli.one_agent import ask_agent
 from holdover.terminal import PlainTable, screen
 
-__all__ = ["attach", "cancel", "change", "show"]
-
 _INTERVAL = 0.5
 
 

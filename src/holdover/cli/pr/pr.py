@@ -36,8 +36,6 @@ from holdover.scsi.sense import AdditionalSense, decode_sense, describe_response
 from holdover.scsi.status import Status
 from holdover.terminal import PlainTable, screen
 
-__all__ = ["SHOW", "TYPES", "ask", "tell"]
-
 TYPES = {each.short_name: each for each in ReservationType} | {
     str(int(each)): each for each in ReservationType
 }

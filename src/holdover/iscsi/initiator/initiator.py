@@ -31,8 +31,6 @@ from holdover.iscsi.numbers import TaskManagementFunction, TaskManagementRespons
 from holdover.network.receive_buffer import receive_buffer
 from holdover.scsi.command import Command, Response
 
-__all__ = ["DiscoveredTarget", "IscsiInitiator", "send_targets"]
-
 _LOGOUT_TIMEOUT = 2.0
 _SILENT = "the target does not answer"
 
