@@ -40,13 +40,13 @@ def compare(folder: Path, fabric: str, sequences: int, seed: str = "") -> Figure
 
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Figures]:
-    counts = {"loopback": amount(200, _PIECE), "iscsi": amount(100, 250)}
+    counts = {"loopback": amount(400, _PIECE), "iscsi": amount(100, 250)}
     return {each: compare(tmp_path_factory.mktemp(each), each, count) for each, count in counts.items()}
 
 
 @pytest.mark.peer("user-mode-linux")
 @pytest.mark.parametrize(
-    ("fabric", "least"), [("loopback", amount(2_000, 20_000)), ("iscsi", amount(1_000, 3_000))]
+    ("fabric", "least"), [("loopback", amount(5_000, 20_000)), ("iscsi", amount(1_000, 3_000))]
 )
 def test_the_same_commands_lead_to_the_same_state(
     figures: Mapping[str, Figures], fabric: str, least: int
