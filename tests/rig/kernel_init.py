@@ -25,6 +25,9 @@ _STORE = Path("/run/lio")
 _SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 0x41
 _FINIT_MODULE = {"x86_64": 313, "aarch64": 273}
 _POWER_OFF = 0x4321FEDC
+_SCSI_IOCTL_TEST_UNIT_READY = 2
+_ATTENTIONS = 4
+"""More unit attentions than a new disk has."""
 _PATIENCE = 600.0
 
 # In the order in which they need each other; what is built into this kernel is not there as a file.
@@ -138,9 +141,25 @@ def _await_disks(count: int) -> None:
         found = [each for each in os.listdir("/sys/block") if each.startswith("sd")]
         with contextlib.suppress(FileNotFoundError):
             if len(found) == count and all(_has_node(each) for each in found):
+                for each in found:
+                    _clear_attentions(Path("/dev", each))
                 return
         time.sleep(0.02)
     raise TimeoutError(f"{count} disks were to come, and {found} are there")
+
+
+def _clear_attentions(disk: Path) -> None:
+    """Take the unit attentions of a disk. A LUN that came later leaves one on the earlier disks of its nexus.
+
+    The kernel takes it itself if it looks at the earlier disk after that, as it does on a fast machine.
+    """
+    descriptor = os.open(disk, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        for _ in range(_ATTENTIONS):
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(descriptor, _SCSI_IOCTL_TEST_UNIT_READY)
+    finally:
+        os.close(descriptor)
 
 
 def _has_node(disk: str) -> bool:
