@@ -17,6 +17,7 @@ from typing import Protocol
 from holdover.lun.commands.inquiry import UnitIdentity
 from holdover.lun.logical_unit import LogicalUnit
 from holdover.lun.reservations import ReservationState
+from holdover.paths.submitted import Submitted
 from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
@@ -289,6 +290,17 @@ class PortPath(LunPath):
     def port(self) -> str:
         """The initiator port as READ FULL STATUS names it."""
         return str(self.nexus.initiator)
+
+    def submit(self, command: Command) -> Submitted | None:
+        """Send one command, as an open session does."""
+        if not self._session:
+            return None
+        return Submitted(asyncio.ensure_future(self.execute(command)), _as_it_is)
+
+
+def _as_it_is(error: Exception) -> PathError:
+    assert isinstance(error, PathError)
+    return error
 
 
 def _fate(random: Random, rates: Rates) -> _Fate:

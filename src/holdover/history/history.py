@@ -48,7 +48,7 @@ class History:
         self._days = days
         self._most = most
         self._clock = clock
-        self._queue: deque[Entry] = deque()
+        self._queue: deque[Callable[[], Entry | None]] = deque()
         self._wake = threading.Condition()
         self._closing = threading.Event()
         self._database: sqlite3.Connection | None = None
@@ -74,13 +74,17 @@ class History:
 
     def add(self, entry: Entry) -> None:
         """Add an entry, without waiting. Any thread may call this."""
+        self.add_later(lambda: entry)
+
+    def add_later(self, make: Callable[[], Entry | None]) -> None:
+        """Add the entry that ``make`` returns, if any. The thread that writes calls it."""
         if not self._keeps:
             return
         with self._wake:
             if len(self._queue) >= _QUEUE_MOST:
                 self._lost += 1
                 return
-            self._queue.append(entry)
+            self._queue.append(make)
             self._wake.notify()
 
     def _write(self) -> None:
@@ -91,10 +95,11 @@ class History:
                     self._wake.wait()
             self._closing.wait(_TOGETHER_SECONDS)
             with self._wake:
-                entries, lost = tuple(self._queue), self._lost
+                queued, lost = tuple(self._queue), self._lost
                 self._queue.clear()
                 self._lost = 0
                 is_last = self._closing.is_set()
+            entries = [entry for make in queued if (entry := make()) is not None]
             if entries:
                 self._commit(entries)
             if lost:

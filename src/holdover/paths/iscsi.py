@@ -17,6 +17,7 @@ from holdover.iscsi.errors import CommandRefused, ConnectionLost, IscsiError, Lo
 from holdover.iscsi.initiator.initiator import IscsiInitiator, send_targets
 from holdover.iscsi.numbers import LoginStatus
 from holdover.iscsi.url import IscsiUrl
+from holdover.paths.submitted import Submitted
 from holdover.scsi.command import Command, Response
 from holdover.scsi.path import AnswerLost, PathError
 from holdover.scsi.reservation.transport_id import IscsiTransportID
@@ -66,6 +67,16 @@ class _SharedSession:
         if initiator is None or initiator.lost is not None:
             initiator = await self._open()
         return await initiator.execute(lun, command)
+
+    def submit(self, lun: int, command: Command) -> asyncio.Future[Response] | None:
+        """Begin a command; None if there is no session at the moment."""
+        initiator = self._initiator
+        if initiator is None or initiator.lost is not None:
+            return None
+        try:
+            return initiator.submit(lun, command)
+        except (ConnectionLost, ValueError):
+            return None
 
     async def _open(self) -> IscsiInitiator:
         async with self._opening:
@@ -179,13 +190,18 @@ class IscsiPath:
         """
         try:
             return await self._session.execute(self._url.lun, command)
-        except ConnectionLost as error:
-            kind = AnswerLost if error.sent and error.command is not None else PathError
-            raise kind(self.name, str(error)) from error
-        except CommandRefused as error:
-            raise AnswerLost(self.name, str(error)) from error
         except (IscsiError, ValueError) as error:
-            raise PathError(self.name, str(error)) from error
+            raise self._explain(error) from error
+
+    def submit(self, command: Command) -> Submitted | None:
+        """Send one command without waiting; None if there is no session at the moment."""
+        ended = self._session.submit(self._url.lun, command)
+        return None if ended is None else Submitted(ended, self._explain)
+
+    def _explain(self, error: Exception) -> PathError:
+        is_sent = isinstance(error, ConnectionLost) and error.sent and error.command is not None
+        kind = AnswerLost if is_sent or isinstance(error, CommandRefused) else PathError
+        return kind(self.name, str(error))
 
     async def close(self) -> None:
         """Stop using the session. When its last path is closed, the session logs out."""

@@ -38,6 +38,10 @@ class StepRun(Generic[Q, A, T]):
         """
         self._go_on(partial(self._steps.throw, error))
 
+    def close(self) -> None:
+        """End the steps where they are."""
+        self._steps.close()
+
     def _go_on(self, resume: Callable[[], Q]) -> None:
         try:
             self.request = resume()

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from holdover.agent.guests.begun_steps import BegunSteps
 from holdover.agent.guests.device_queue import DeviceQueue
 from holdover.agent.guests.export_nexuses import ExportNexuses
 from holdover.agent.guests.inline_read import HasOpen, InlineReads
@@ -359,6 +360,10 @@ class GuestDevice:
         """
         async with self._queue.turn(limit) as left:
             return await self._queue.run(steps, left())
+
+    def begin(self, steps: Steps[T]) -> BegunSteps[T] | None:
+        """Send the first command of the agent's own ``steps`` now, if nothing has to be waited for."""
+        return self._queue.begin(steps)
 
     async def ascertain(
         self, make: Callable[[], Steps[T]], limit: float, tracked_of: Callable[[T], Tracked]

@@ -9,10 +9,12 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from holdover.agent.guests.begun_steps import BegunSteps
 from holdover.agent.guests.step_runner import OneByOne, run_steps
 from holdover.guest.scsi_block import ScsiBlock
 from holdover.guest.staleness import generation_read
 from holdover.metrics.durations import Durations
+from holdover.reservations.driver import StepRun
 from holdover.reservations.steps import Steps, T
 from holdover.reservations.tracked import Tracked
 from holdover.scsi.cdbs.opcodes import OperationCode
@@ -81,13 +83,35 @@ class DeviceQueue:
                 "nothing was sent"
             )
             raise PathError(self._name, problem) from error
-        self._generation, self._is_own_turn = None, True
+        self._begin_turn()
         try:
             yield lambda: end - loop.time()
         finally:
-            self._is_own_turn = False
-            self._block.end_own()
-            self._turn.release()
+            self._end_turn()
+
+    def begin(self, steps: Steps[T]) -> BegunSteps[T] | None:
+        """Take the turn and send the first command of ``steps``, if that is possible without waiting.
+
+        Otherwise None, and the steps have not begun. Raises what the steps raise at their beginning.
+        """
+        if not self._own.submits or not self._own.idle or not _is_acquired_at_once(self._turn):
+            return None
+        self._begin_turn()
+        try:
+            run = StepRun(steps)
+            submitted = None if run.request is None else self._own.submit(run.request)
+        except BaseException:
+            self._end_turn()
+            raise
+        return BegunSteps(self._own, run, submitted, self._end_turn)
+
+    def _begin_turn(self) -> None:
+        self._generation, self._is_own_turn = None, True
+
+    def _end_turn(self) -> None:
+        self._is_own_turn = False
+        self._block.end_own()
+        self._turn.release()
 
     async def run(self, steps: Steps[T], limit: float) -> T:
         """Carry out steps with the agent's own commands, inside a `turn`. Raises as `run_steps`."""
@@ -122,3 +146,16 @@ class DeviceQueue:
     async def close(self) -> None:
         """Stop waiting for a command that is under way; the path stays open."""
         await self._own.close()
+
+
+def _is_acquired_at_once(lock: asyncio.Lock) -> bool:
+    """Acquire a lock that nobody has and nobody waits for; otherwise leave it."""
+    if lock.locked():
+        return False
+    acquiring = lock.acquire()
+    try:
+        acquiring.send(None)
+    except StopIteration:
+        return True
+    acquiring.close()
+    return False

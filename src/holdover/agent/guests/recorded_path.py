@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable
+from functools import partial
 
 from holdover.history.entry import CAUSE, Cause, Entry
 from holdover.history.history import History
+from holdover.paths.submitted import Submits, Submitted
 from holdover.scsi.cdbs.cdb import PersistentReserveOut
 from holdover.scsi.cdbs.opcodes import OperationCode, OutServiceAction
 from holdover.scsi.command import Command, Response
@@ -33,6 +37,7 @@ class RecordedPath:
     ) -> None:
         """``lun`` names the LUN. ``cause`` is behind all commands; None: `CAUSE` of the task that sends."""
         self._path = path
+        self._submits = path if isinstance(path, Submits) else None
         self._history = history
         self._guest = guest
         self._lun = lun
@@ -59,35 +64,55 @@ class RecordedPath:
         try:
             response = await self._path.execute(command)
         except PathError as error:
-            self._add(command, f"no answer: {error.problem}")
+            self._add(command, error)
             raise
-        self._add(command, describe_response(response))
+        self._add(command, response)
         return response
+
+    def submit(self, command: Command) -> Submitted | None:
+        """As the path does; None if the path cannot."""
+        submitted = None if self._submits is None else self._submits.submit(command)
+        if submitted is not None and command.opcode == OperationCode.PERSISTENT_RESERVE_OUT:
+            submitted.ended.add_done_callback(lambda _: self._add_ended(command, submitted))
+        return submitted
+
+    def _add_ended(self, command: Command, submitted: Submitted) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            try:
+                self._add(command, submitted.result())
+            except PathError as error:
+                self._add(command, error)
 
     async def close(self) -> None:
         """Nothing: the path is another's."""
 
-    def _add(self, command: Command, answer: str) -> None:
-        try:
-            cdb = PersistentReserveOut.decode(command.cdb)
-            action = OutServiceAction(cdb.service_action)
-            keys = ParameterList.decode(command.data_out)
-        except (DecodeError, ValueError):
-            return  # the LUN changes nothing by a command that it cannot read
-        if keys.key == keys.service_action_key and action is OutServiceAction.REGISTER:
-            return  # it changes nothing: the agent asks in this way which registration it has
-        cause = self._cause or CAUSE.get()
-        self._history.add(
-            Entry(
-                at=self._history.now(),
-                guest=self._guest,
-                what=action.name.replace("_", " "),
-                by=cause.by,
-                lun=self._lun(),
-                handover_id=cause.handover_id,
-                key=key_text(keys.key),
-                new_key=key_text(keys.service_action_key),
-                type=cdb.type if action in _WITH_TYPE else None,
-                answer=answer,
-            )
-        )
+    def _add(self, command: Command, ended: Response | PathError) -> None:
+        at, lun, cause = self._history.now(), self._lun(), self._cause or CAUSE.get()
+        # A guest may stand still: the history's own thread makes the entry.
+        self._history.add_later(partial(_entry, at, self._guest, lun, cause, command, ended))
+
+
+def _entry(
+    at: float, guest: str, lun: str, cause: Cause, command: Command, ended: Response | PathError
+) -> Entry | None:
+    """The entry of a command that has ended; None if it changes nothing."""
+    try:
+        cdb = PersistentReserveOut.decode(command.cdb)
+        action = OutServiceAction(cdb.service_action)
+        keys = ParameterList.decode(command.data_out)
+    except (DecodeError, ValueError):
+        return None  # the LUN changes nothing by a command that it cannot read
+    if keys.key == keys.service_action_key and action is OutServiceAction.REGISTER:
+        return None  # the agent asks in this way which registration it has
+    return Entry(
+        at=at,
+        guest=guest,
+        what=action.name.replace("_", " "),
+        by=cause.by,
+        lun=lun,
+        handover_id=cause.handover_id,
+        key=key_text(keys.key),
+        new_key=key_text(keys.service_action_key),
+        type=cdb.type if action in _WITH_TYPE else None,
+        answer=f"no answer: {ended.problem}" if isinstance(ended, PathError) else describe_response(ended),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +11,8 @@ from typing import TypeVar
 
 from holdover.agent.guests.loop_throttle import command_throttle
 from holdover.metrics.durations import Durations
-from holdover.reservations.driver import run_async
+from holdover.paths.submitted import Submits, Submitted
+from holdover.reservations.driver import StepRun, finish
 from holdover.reservations.steps import Steps, is_in_doubt, is_not_now
 from holdover.scsi.command import Command, Response
 from holdover.scsi.path import AnswerLost, Path, PathError
@@ -25,6 +27,17 @@ _RETRY_SECONDS = 0.1
 async def run_steps(path: Path, steps: Steps[T], limit: float) -> T:
     """Carry out ``steps`` on the LUN at the end of ``path`` within ``limit`` seconds; return their result.
 
+    Raises as `finish_steps`.
+    """
+    return await finish_steps(path, StepRun(steps), None, limit, limit)
+
+
+async def finish_steps(
+    path: Path, run: StepRun[Command, Response, T], first: Submitted | None, left: float, limit: float
+) -> T:
+    """Carry out the rest of a run; ``first`` is its request, if that is under way already. ``left`` seconds
+    of ``limit`` are left.
+
     A command that could not be sent, or that met a busy LUN, is sent again until the limit: a target restarts
     in a moment. If the response to a command was lost, or the command was aborted, the steps decide: they ask
     the LUN.
@@ -33,12 +46,12 @@ async def run_steps(path: Path, steps: Steps[T], limit: float) -> T:
         StepFailed: The steps say that they cannot be done.
         PathError: The limit was reached. The last command may or may not have been carried out.
     """
-    sender = _Sender(path)
+    sender = _Sender(path, first)
     try:
-        async with asyncio.timeout(limit):
-            return await run_async(steps, sender.send)
+        async with asyncio.timeout(left):
+            return await finish(run, sender.send)
     except TimeoutError:
-        steps.close()
+        run.close()
         last = sender.last
         why = f"; last: {last.problem}" if last is not None else ""
         problem = (
@@ -55,15 +68,16 @@ class _Sender:
         last: Why the last command had to be sent again, or why its answer is in doubt.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, first: Submitted | None) -> None:
         self._path = path
+        self._first = first
         self.last: PathError | None = None
 
     async def send(self, command: Command) -> Response:
         """Send one command; AnswerLost where its answer was lost, or it was aborted."""
         while True:
             try:
-                response = await self._path.execute(command)
+                response = await self._execute(command)
             except AnswerLost as error:
                 self.last = error
                 raise
@@ -78,6 +92,13 @@ class _Sender:
                     return response
                 self.last = PathError(self._path.name, describe_response(response))
             await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _execute(self, command: Command) -> Response:
+        first, self._first = self._first, None
+        if first is None:
+            return await self._path.execute(command)
+        await asyncio.wait([first.ended])
+        return first.result()
 
 
 class OneByOne:
@@ -97,10 +118,11 @@ class OneByOne:
         """``observe`` is called with every response, even if nobody waits for it any more. ``sending`` is
         called with every command before it is sent. ``durations`` counts the round trips."""
         self._path = path
+        self._submits = path if isinstance(path, Submits) else None
         self._sending = sending
         self._observe = observe
         self._durations = durations
-        self._last: asyncio.Task[Response] | None = None
+        self._last: asyncio.Future[Response] | None = None
 
     @property
     def name(self) -> str:
@@ -135,15 +157,40 @@ class OneByOne:
             self._last = None  # nothing needs to keep its response
         return last.result()
 
+    @property
+    def submits(self) -> bool:
+        """Whether the path can send a command without waiting, at least at some moments."""
+        return self._submits is not None
+
+    def submit(self, command: Command) -> Submitted | None:
+        """Send a command while none is under way; None if that is not possible without waiting."""
+        began = time.perf_counter()
+        submitted = None if self._submits is None else self._submits.submit(command)
+        if submitted is None:
+            return None
+        self._sending(command)
+        self._last = submitted.ended
+        self._last.add_done_callback(lambda _: self._submitted_has_ended(command, submitted, began))
+        return submitted
+
+    def _submitted_has_ended(self, command: Command, submitted: Submitted, began: float) -> None:
+        if self._last is submitted.ended:
+            self._last = None
+        with contextlib.suppress(PathError, asyncio.CancelledError):
+            self._has_ended(command, submitted.result(), began)
+
     async def _execute(self, command: Command) -> Response:
         await command_throttle().wait()
         self._sending(command)
         began = time.perf_counter()
         response = await self._path.execute(command)
+        self._has_ended(command, response, began)
+        return response
+
+    def _has_ended(self, command: Command, response: Response, began: float) -> None:
         if self._durations is not None:
             self._durations.observe(time.perf_counter() - began)
         self._observe(command, response)
-        return response
 
     async def ended(self) -> None:
         """Wait until no command is under way."""

@@ -7,11 +7,13 @@ next of these, and then share one transaction of the journal.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 import structlog
 
+from holdover.agent.guests.begun_steps import run_at_once
 from holdover.agent.guests.device import GuestDevice
 from holdover.agent.guests.guest import HostedGuest
 from holdover.agent.guests.records import device_record
@@ -203,21 +205,28 @@ class HandoverExecutor:
             return HandoverEvent(Event.DONE, ordered.result, devices=self.views())
         luns = ordered.luns
         devices = await self._by_designator(luns)
-        results = await asyncio.gather(
-            *(self._one(ordered.work, lun, devices) for lun in luns), return_exceptions=True
-        )
+        results = await self._on_each(ordered.work, luns, devices)
         problems = []
         known = []
         for lun, result in zip(luns, results, strict=True):
-            if isinstance(result, StepFailed | PathError | _Gone):
-                problems.append(f"{lun.designator}: {result}")
-            elif isinstance(result, BaseException):
-                raise result
-            else:
+            if isinstance(result, LunHandover):
                 known.append(result)
+            elif isinstance(result, StepFailed | PathError | _Gone):
+                problems.append(f"{lun.designator}: {result}")
+            else:
+                raise result
         if problems:
             return HandoverEvent(Event.FAILED, problem="; ".join(problems))
         return HandoverEvent(Event.DONE, tuple(known), devices=self.views())
+
+    async def _on_each(
+        self, work: Work, luns: tuple[LunHandover, ...], devices: dict[str, GuestDevice]
+    ) -> Sequence[LunHandover | BaseException]:
+        if not POLICY[work].is_short or not all(lun.designator in devices for lun in luns):
+            some = (self._one(work, lun, devices) for lun in luns)
+            return await asyncio.gather(*some, return_exceptions=True)
+        jobs = [(devices[lun.designator], partial(self._steps, work, lun, devices)) for lun in luns]
+        return await run_at_once(jobs, self.guest.limits.step)
 
     async def _one(self, work: Work, lun: LunHandover, devices: dict[str, GuestDevice]) -> LunHandover:
         if not lun.migrate_pr:
@@ -225,7 +234,14 @@ class HandoverExecutor:
         device = devices.get(lun.designator)
         if device is None:
             raise _Gone(f"guest {self.guest.name} has no device on this LUN")
-        limit, block = self.guest.limits.step, device.block
+        limit = self.guest.limits.step
+        if POLICY[work].finds_out:
+            steps = partial(self._steps, work, lun, devices)
+            return await device.ascertain(steps, limit, lambda known: known.tracked)
+        return await device.run(self._steps(work, lun, devices), limit)
+
+    def _steps(self, work: Work, lun: LunHandover, devices: dict[str, GuestDevice]) -> Steps[LunHandover]:
+        block = devices[lun.designator].block
 
         def in_turn() -> Steps[LunHandover]:
             # The guest may have changed something since the handover noted it. The device queue runs these
@@ -233,12 +249,7 @@ class HandoverExecutor:
             now = as_the_device_knows(work, lun, block.tracked, block.candidates)
             return (yield from steps_of(work, now, stale=block.stale))
 
-        def steps() -> Steps[LunHandover]:
-            return self.spans.steps(in_turn(), lun.designator)
-
-        if POLICY[work].finds_out:
-            return await device.ascertain(steps, limit, lambda known: known.tracked)
-        return await device.run(steps(), limit)
+        return self.spans.steps(in_turn(), lun.designator)
 
     async def _by_designator(self, luns: tuple[LunHandover, ...]) -> dict[str, GuestDevice]:
         """The guest's devices by designator.

@@ -134,6 +134,8 @@ class WorkPolicy:
         late: Whether it may begin long after the last look at the LUN. No commit waits for it.
         keeps_attentions: Whether it adds to the LUN the unit attentions that the guest, which has stopped
             here, has not got yet.
+        is_short: Whether it needs one command on each LUN, unless something has gone wrong. Then the first
+            commands are sent to all LUNs together.
     """
 
     changes: bool = True
@@ -142,6 +144,7 @@ class WorkPolicy:
     live: bool = False
     late: bool = False
     keeps_attentions: bool = False
+    is_short: bool = False
 
 
 _FINDS_OUT = WorkPolicy(changes=False, finds_out=True, live=True)
@@ -150,7 +153,7 @@ POLICY: Mapping[Work, WorkPolicy] = {
     Work.CHECK: _FINDS_OUT,
     Work.CONFIRM: replace(_FINDS_OUT, keeps_attentions=True),
     Work.DRAIN: WorkPolicy(changes=False, drains=True, keeps_attentions=True),
-    Work.GIVE: WorkPolicy(keeps_attentions=True),
+    Work.GIVE: WorkPolicy(keeps_attentions=True, is_short=True),
     Work.COLLECT: WorkPolicy(keeps_attentions=True),
     Work.SETTLE: WorkPolicy(),
     Work.YIELD: WorkPolicy(),
@@ -162,7 +165,7 @@ POLICY: Mapping[Work, WorkPolicy] = {
     Work.ISOLATE: WorkPolicy(drains=True, live=True, late=True),
     Work.EVICT: WorkPolicy(late=True),
     Work.REGISTER: WorkPolicy(),
-    Work.PREEMPT: WorkPolicy(),
+    Work.PREEMPT: WorkPolicy(is_short=True),
     Work.RECOLLECT: WorkPolicy(changes=False, late=True),
     Work.ASCERTAIN: replace(_FINDS_OUT, drains=True, keeps_attentions=True),
     Work.PROBE: WorkPolicy(drains=True, late=True),

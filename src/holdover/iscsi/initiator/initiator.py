@@ -45,6 +45,15 @@ class DiscoveredTarget:
     addresses: tuple[str, ...]
 
 
+@dataclass(slots=True)
+class _Sent:
+    """A command that is under way."""
+
+    future: asyncio.Future[Response]
+    lun: int
+    command: Command
+
+
 class _Connection(asyncio.BufferedProtocol):
     """Moves bytes between a transport and a session."""
 
@@ -81,7 +90,7 @@ class IscsiInitiator:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._login: asyncio.Future[Parameters] = self._loop.create_future()
-        self._commands: dict[int, asyncio.Future[Response]] = {}
+        self._commands: dict[int, _Sent] = {}
         self._functions: dict[int, asyncio.Future[int]] = {}
         self._texts: dict[int, asyncio.Future[tuple[tuple[str, str], ...]]] = {}
         self._closed: asyncio.Future[str] = self._loop.create_future()
@@ -184,24 +193,47 @@ class IscsiInitiator:
             CommandRefused: The target answered with something other than a SCSI status.
             ValueError: The logical unit number or the CDB cannot be sent.
         """
-        if reason := self.lost or self._leaving:
-            raise ConnectionLost(f"{self._where}: {reason}", lun=lun, command=command, sent=False)
-        tag = self._session.execute(lun, command)
-        future: asyncio.Future[Response] = self._loop.create_future()
-        self._commands[tag] = future
-        self._flush_soon()
+        tag, future = self._begin(lun, command)
         try:
             return await future
         except asyncio.CancelledError:
             await self._abort(tag)
             raise
-        except _LostError as error:
-            raise ConnectionLost(
-                f"{self._where}: {error}", lun=lun, command=command, sent=error.sent
-            ) from None
         finally:
-            self._commands.pop(tag, None)
-            self._leave_when_idle()
+            self._end(tag)
+
+    def submit(self, lun: int, command: Command) -> asyncio.Future[Response]:
+        """Begin one command. The future has its response, or an error as `execute` raises it.
+
+        Commands that begin in one turn of the event loop go in one write. If the future is cancelled, the
+        command is aborted, and nobody waits for the target to confirm its end.
+
+        Raises:
+            ConnectionLost, ValueError: As `execute`, if the command was not sent.
+        """
+        tag, future = self._begin(lun, command)
+
+        def ended(future: asyncio.Future[Response]) -> None:
+            if future.cancelled() and self.lost is None:
+                self._session.abort(tag)
+                self._flush_soon()
+            self._end(tag)
+
+        future.add_done_callback(ended)
+        return future
+
+    def _begin(self, lun: int, command: Command) -> tuple[int, asyncio.Future[Response]]:
+        if reason := self.lost or self._leaving:
+            raise ConnectionLost(f"{self._where}: {reason}", lun=lun, command=command, sent=False)
+        tag = self._session.execute(lun, command)
+        future: asyncio.Future[Response] = self._loop.create_future()
+        self._commands[tag] = _Sent(future, lun, command)
+        self._flush_soon()
+        return tag, future
+
+    def _end(self, tag: int) -> None:
+        self._commands.pop(tag, None)
+        self._leave_when_idle()
 
     async def reset_logical_unit(self, lun: int) -> None:
         """LOGICAL UNIT RESET.
@@ -242,11 +274,13 @@ class IscsiInitiator:
 
     def _handle(self, event: InitiatorEvent) -> None:
         if isinstance(event, CommandCompleted):
-            _resolve(self._commands.get(event.tag), event.response)
+            sent = self._commands.get(event.tag)
+            if sent is not None and not sent.future.done():
+                sent.future.set_result(event.response)
         elif isinstance(event, CommandFailed):
-            future = self._commands.get(event.tag)
-            if future is not None and not future.done():
-                future.set_exception(event.error)
+            sent = self._commands.get(event.tag)
+            if sent is not None and not sent.future.done():
+                sent.future.set_exception(event.error)
         elif isinstance(event, TaskManagementCompleted):
             _resolve(self._functions.get(event.tag), event.response)
         elif isinstance(event, TargetsReceived):
@@ -328,13 +362,18 @@ class IscsiInitiator:
             self._login.set_exception(ConnectError(f"{self._where}: {reason} during login"))
             # Perhaps no caller waits for this future any more.
             self._login.exception()
-        for tag, command in self._commands.items():
-            if not command.done():
-                command.set_exception(_LostError(reason, self._session.was_sent(tag)))
+        for tag, each in self._commands.items():
+            if not each.future.done():
+                was_sent = self._session.was_sent(tag)
+                each.future.set_exception(
+                    ConnectionLost(
+                        f"{self._where}: {reason}", lun=each.lun, command=each.command, sent=was_sent
+                    )
+                )
         waiting: list[asyncio.Future[Any]] = [*self._functions.values(), *self._texts.values()]
         for future in waiting:
             if not future.done():
-                future.set_exception(_LostError(reason, True))
+                future.set_exception(_LostError(reason))
         if self._transport is not None:
             self._transport.abort() if reason == _SILENT else self._transport.close()
 
@@ -352,11 +391,7 @@ class IscsiInitiator:
 
 
 class _LostError(Exception):
-    """The connection ended while something waited for an answer."""
-
-    def __init__(self, reason: str, sent: bool) -> None:
-        super().__init__(reason)
-        self.sent = sent
+    """The connection ended while something other than a command waited for an answer."""
 
 
 def _resolve(future: asyncio.Future[_T] | None, value: _T) -> None:

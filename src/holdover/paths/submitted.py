@@ -1,0 +1,47 @@
+"""Commands that are sent without a task for each, so that one to each of many LUNs goes in one write."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from holdover.scsi.command import Command, Response
+from holdover.scsi.path import PathError
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A command that is under way.
+
+    Attributes:
+        ended: Done when the command has ended, with its response or an error.
+        explain: What `Path.execute` raises for that error.
+    """
+
+    ended: asyncio.Future[Response]
+    explain: Callable[[Exception], PathError]
+
+    def result(self) -> Response:
+        """The response of a command that has ended.
+
+        Raises:
+            PathError, AnswerLost: As `Path.execute`.
+        """
+        try:
+            return self.ended.result()
+        except Exception as error:
+            raise self.explain(error) from error
+
+
+@runtime_checkable
+class Submits(Protocol):
+    """A path that can send a command without waiting."""
+
+    def submit(self, command: Command) -> Submitted | None:
+        """Send one command; None, and nothing is sent, if that is not possible without waiting.
+
+        If the future is cancelled, the command is aborted. The future then does not tell its end.
+        """
+        ...
