@@ -115,7 +115,9 @@ async def server(folder: Path, rates: Rates = WIDE, seconds: float = 30.0) -> As
         async def accept() -> None:
             while True:
                 connection, _ = await loop.sock_accept(listener)
-                first = TlsHandshake(handshakes, context, "party", seconds, echo, found.ends.append)
+                first = TlsHandshake(
+                    handshakes, context, "party", seconds, lambda _: echo(), found.ends.append
+                )
                 found.handshakes.append(first)
                 with contextlib.suppress(OSError):
                     await loop.connect_accepted_socket(functools.partial(_same, first), connection)

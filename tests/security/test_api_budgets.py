@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from holdover.agent import api_server
 from holdover.api import request_bounds
-from holdover.api.http_connection import LARGEST_BODY
+from holdover.api.request_bounds import LARGEST_BODY
 from holdover.network.tls_handshake import Handshakes
 from holdover.pki.authority import issue
 from holdover.pki.tls import ClientTls, Credentials, TlsFiles

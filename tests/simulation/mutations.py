@@ -145,7 +145,7 @@ def _late_message(patch: pytest.MonkeyPatch) -> None:
             under_way.add(asyncio.ensure_future(send(message)))
             done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
             under_way.difference_update(done)
-            return done.pop().result()
+            return replace(done.pop().result(), number=message.number)
 
         make(self, machine, executor, believe)
 

@@ -20,7 +20,7 @@ SEEDS = {
     "an answer before its record": 95,
     "a gate opened early": 2,
     "a lost wake-up": 76,
-    "an exception swallowed": 48,
+    "an exception swallowed": 49,
     "a device of another guest touched": 2,
     "a closed handover reopened": 28,
     "a late message believed": 2401,

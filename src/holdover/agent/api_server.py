@@ -18,12 +18,14 @@ from litestar.types import ASGIApp
 from holdover.admission.admission import Admission, AdmittedConnection
 from holdover.admission.seldom import SeldomByKey
 from holdover.agent.host import Host
+from holdover.agent.messages import Messages
 from holdover.agent.monitoring.metrics_listener import MetricsListener, metrics_application
 from holdover.agent.monitoring.monitor import Monitor
 from holdover.agent.server import application
 from holdover.api.http_connection import HttpConnection
 from holdover.api.keep_alive import AGENT_SECONDS
 from holdover.api.listening import ApiListener
+from holdover.api.stream_connection import StreamConnection
 from holdover.pki.tls import Credentials
 
 _TELL_SECONDS = 10.0
@@ -41,6 +43,7 @@ class ApiServer(uvicorn.Server):
         listeners: Sequence[socket.socket],
         admission: Admission,
         credentials: Credentials | None,
+        messages: Messages,
     ) -> None:
         super().__init__(settings)
         self.servers = []
@@ -48,6 +51,8 @@ class ApiServer(uvicorn.Server):
         self._front_ends: list[ApiListener] = []
         self._admission = admission
         self._credentials = credentials
+        self._messages = messages
+        self._streams: set[StreamConnection] = set()
         self._metrics: MetricsListener | None = None
         self.lines = SeldomByKey(_TELL_SECONDS)
 
@@ -63,6 +68,7 @@ class ApiServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for front_end in self._front_ends:
             front_end.close()
+        self._close_streams()
         await super().shutdown(sockets)
 
     def end(self) -> None:
@@ -71,6 +77,7 @@ class ApiServer(uvicorn.Server):
             self._metrics.close()
         for front_end in self._front_ends:
             front_end.close()
+        self._close_streams()
         for connection in list(self.server_state.connections):
             connection.transport.abort()
 
@@ -87,13 +94,23 @@ class ApiServer(uvicorn.Server):
 
     def _open(self, listener: socket.socket) -> ApiListener:
         if listener.family == socket.AF_UNIX:
-            return ApiListener(listener, self._admission, self._protocol, None)
+            return ApiListener(listener, self._admission, self._protocol, self._stream, None)
         if self._credentials is None:
             raise RuntimeError("a TCP address without TLS")
-        return ApiListener(listener, self._admission, self._protocol, self._credentials)
+        return ApiListener(listener, self._admission, self._protocol, self._stream, self._credentials)
 
     def _protocol(self, entry: AdmittedConnection) -> HttpConnection:
         return HttpConnection(self.config, self.server_state, entry, self.lines)
+
+    def _stream(self, entry: AdmittedConnection) -> StreamConnection:
+        messages = self._messages
+        made = StreamConnection(entry, messages.refusal_of, messages.serve, self.lines, self._streams.discard)
+        self._streams.add(made)
+        return made
+
+    def _close_streams(self) -> None:
+        for stream in tuple(self._streams):
+            stream.close()
 
 
 def api_server(
@@ -104,7 +121,8 @@ def api_server(
     metrics: socket.socket | None,
 ) -> ApiServer:
     """The server of a host's API at ``listeners``, and of its metrics at ``metrics``."""
-    made = ApiServer(_http(application(host, credentials, monitor)), listeners, host.admission, credentials)
+    http = _http(application(host, credentials, monitor))
+    made = ApiServer(http, listeners, host.admission, credentials, Messages(host))
     if metrics is not None:
         made.show_metrics(metrics, monitor, host)
     return made

@@ -49,7 +49,7 @@ from holdover.api.documents import (
     PeerState,
     PrepareRequest,
 )
-from holdover.api.http_connection import LARGEST_BODY
+from holdover.api.request_bounds import LARGEST_BODY
 from holdover.api.screening import Screen
 from holdover.handover.protocol import Answer
 from holdover.handover.states import Event

@@ -6,7 +6,11 @@ for that, and not the further round trips of TCP and TLS.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import socket
+import ssl
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 from urllib.parse import quote
@@ -30,6 +34,8 @@ from holdover.api.documents import (
 )
 from holdover.api.keep_alive import CLIENT_SECONDS, keep_alive
 from holdover.api.libvirt_documents import GuestAnswer, GuestQuestion
+from holdover.api.message_frames import FrameKind
+from holdover.api.message_stream import MessageStream, NoStream, StreamLost
 from holdover.api.migration_documents import (
     GuestStarted,
     MigrationCancel,
@@ -52,14 +58,19 @@ from holdover.api.placement_documents import (
     PlacementResult,
     PlaceQuestion,
 )
+from holdover.config.address import parse_host_port
 from holdover.config.agent_file import ConfigError, parse_api
 from holdover.handover.protocol import Answer
+from holdover.handover.states import MessageKind
 from holdover.pki.tls import ClientTls, explain
 
 if TYPE_CHECKING:
     import aiohttp
 
 T = TypeVar("T")
+
+_NO_STREAM_SECONDS = 600.0
+"""How long an agent that has no streams is asked for none."""
 
 
 class AgentError(Exception):
@@ -97,6 +108,9 @@ class AgentClient:
         self._base = f"https://{self.api}" if self._socket is None else "http://localhost"
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
+        self._stream: MessageStream | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._no_stream_until = 0.0
 
     async def guests(self) -> HostState:
         """The state of the host and of all its guests."""
@@ -170,7 +184,36 @@ class AgentClient:
         Raises:
             AgentError: There is no answer. It is safe to repeat the message.
         """
-        return await self._ask("POST", "/peer/handover", Answer, msgspec.json.encode(message))
+        body, stream = msgspec.json.encode(message), self._stream
+        if stream is not None and stream.has_room:
+            with contextlib.suppress(StreamLost):  # the message may be repeated, so a request follows
+                return await self._tell_by(stream, body)
+        elif message.message.kind is MessageKind.PREPARE:
+            self._open_stream_soon()
+        return await self._ask("POST", "/peer/handover", Answer, body)
+
+    async def _tell_by(self, stream: MessageStream, body: bytes) -> Answer:
+        try:
+            async with asyncio.timeout(self._timeout):
+                frame = await stream.ask(body)
+        except TimeoutError as error:
+            raise self._unanswered() from error
+        return self._decoded(200 if frame.kind is FrameKind.ANSWER else 409, frame.body, Answer)
+
+    def _open_stream_soon(self) -> None:
+        """Open the stream for the messages that follow, unless it is open or was refused a while ago."""
+        tls, now = self._tls, time.monotonic()
+        is_opening = self._opening is not None and not self._opening.done()
+        if tls is None or tls.stream is None or is_opening or now < self._no_stream_until:
+            return
+        self._opening = asyncio.ensure_future(self._open_stream(tls.stream, tls.server_name))
+
+    async def _open_stream(self, context: ssl.SSLContext, name: str | None) -> None:
+        where = parse_host_port(self.api, "API")
+        try:
+            self._stream = await MessageStream.open(where.host, where.port, context, name)
+        except NoStream:
+            self._no_stream_until = time.monotonic() + _NO_STREAM_SECONDS
 
     async def peer_state(self, handover_id: str) -> PeerState:
         """The state of a handover whose source is this agent. Raises as `tell`."""
@@ -306,12 +349,15 @@ class AgentClient:
             ) as response:
                 return response.status, await response.read()
         except TimeoutError as error:
-            raise AgentError(
-                f"agent at {self.api}: no answer within {self._timeout:g} s; whether it did what was "
-                "asked is not known"
-            ) from error
+            raise self._unanswered() from error
         except (aiohttp.ClientError, OSError) as error:
             raise AgentError(f"agent at {self.api}: {self._reason(error)}") from error
+
+    def _unanswered(self) -> AgentError:
+        return AgentError(
+            f"agent at {self.api}: no answer within {self._timeout:g} s; whether it did what was "
+            "asked is not known"
+        )
 
     def _headers(self, body: bytes | None) -> dict[str, str]:
         headers = {"content-type": "application/json"} if body is not None else {}
@@ -365,6 +411,12 @@ class AgentClient:
 
     async def close(self) -> None:
         """Close the connections to the agent."""
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
         if self._session is not None:
             await self._session.close()
             self._session = None

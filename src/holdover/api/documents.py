@@ -216,7 +216,8 @@ class HandoverState(msgspec.Struct, frozen=True, kw_only=True):
         problem: What prevents the handover from going on.
         in_doubt: Whether it is uncertain where the guest's reservations are.
         milliseconds: How long the request took.
-        spans: The parts of the handover so far, with their durations.
+        spans: The parts of the handover so far, with their durations; empty in the answers to `prepare`,
+            `commit`, `finish` and `rollback`.
     """
 
     handover_id: str

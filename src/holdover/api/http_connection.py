@@ -18,14 +18,10 @@ from holdover.admission.admission import AdmittedConnection
 from holdover.admission.seldom import SeldomByKey
 from holdover.api.documents import Problem
 from holdover.api.problems import PROBLEM_TYPE, problem_body
-from holdover.api.request_bounds import HEADER_BYTES, RequestBounds
+from holdover.api.request_bounds import HEADER_BYTES, LARGEST_BODY, RequestBounds
 from holdover.pki.tls import CALLER, CERTIFIED, CHARGE, name_shown
 
 log = structlog.get_logger()
-
-LARGEST_BODY = 4 << 20
-"""In bytes; enough for a message about a guest with some thousands of LUNs."""
-
 
 _LINGER_SECONDS = 0.5
 """The time in which the last answer must have been sent, before the connection is cut."""

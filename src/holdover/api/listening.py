@@ -13,7 +13,7 @@ from holdover.admission.turns_to_begin import Rates
 from holdover.network.connection_owner import party_of
 from holdover.network.paced_listener import AcceptThrottle, PacedListener
 from holdover.network.tls_handshake import Handshakes, TlsHandshake
-from holdover.pki.tls import Credentials
+from holdover.pki.tls import STREAM, Credentials
 
 UNIX = Allowance(strangers=8, strangers_each=8, known=256, known_each=128, kept=16)
 """At a Unix socket the system tells the user of each connection at once, so nobody stays a stranger."""
@@ -36,11 +36,15 @@ class ApiListener:
         listener: socket.socket,
         admission: Admission,
         protocol: Callable[[AdmittedConnection], asyncio.Protocol],
+        stream: Callable[[AdmittedConnection], asyncio.Protocol],
         credentials: Credentials | None,
     ) -> None:
-        """``protocol`` makes a connection's protocol object. ``credentials`` is None for a Unix socket."""
+        """``protocol`` makes the protocol object of a connection with HTTP, ``stream`` that of a stream of
+        messages. ``credentials`` is None for a Unix socket.
+        """
         is_unix = listener.family == socket.AF_UNIX
         self._protocol = protocol
+        self._stream = stream
         self._credentials = credentials
         self._handshakes = Handshakes(HANDSHAKES) if credentials is not None else None
         name = f"API at {listener.getsockname()}"
@@ -101,7 +105,7 @@ class ApiListener:
             credentials.server,
             entry.party,
             _HANDSHAKE_SECONDS,
-            lambda: self._protocol(entry),
+            lambda agreed: self._stream(entry) if agreed == STREAM else self._protocol(entry),
             ended,
         )
         return self._opening[entry]

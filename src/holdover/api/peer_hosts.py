@@ -80,8 +80,12 @@ class Peers:
         return self._clients[name]
 
     def _over_tls(self, peer: PeerConfig) -> AgentClient:
-        tls = None if self._credentials is None else ClientTls(self._credentials.client, peer.name)
+        tls = None if self._credentials is None else self._tls_of(self._credentials, peer)
         return AgentClient(peer.api, tls=tls)
+
+    @staticmethod
+    def _tls_of(credentials: Credentials, peer: PeerConfig) -> ClientTls:
+        return ClientTls(credentials.client, peer.name, credentials.stream)
 
     def reconfigure(self, peers: Sequence[PeerConfig]) -> list[asyncio.Task[None]]:
         """Replace the peers from now on. The returned tasks close the connections to hosts that are gone."""

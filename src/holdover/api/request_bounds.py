@@ -15,6 +15,8 @@ HEADER_SECONDS = 10.0
 """From the beginning of a connection, or from the first byte of a request, to the end of the header."""
 REQUEST_SECONDS = 60.0
 """From the first byte of a request to its last."""
+LARGEST_BODY = 4 << 20
+"""In bytes; enough for a message about a guest with some thousands of LUNs."""
 _PIECE = 4 << 10
 
 

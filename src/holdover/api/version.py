@@ -7,8 +7,10 @@ neighbours hand guests over to each other, so that hosts can be upgraded one by 
 
 from __future__ import annotations
 
-API_VERSION = "3.0"
-"""3.0: the ids of handovers and migrations, a guest's machine type and what a handover knows of a LUN have
+API_VERSION = "3.1"
+"""3.1: messages of handovers may come on a stream. An agent of 3.0 has none and is sent requests.
+
+3.0: the ids of handovers and migrations, a guest's machine type and what a handover knows of a LUN have
 other names. An agent of 2.3 or older is refused.
 
 2.3: the registrants of LUNs, the description of the API, and commits that are done before they are on record

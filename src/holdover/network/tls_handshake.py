@@ -122,10 +122,11 @@ class TlsHandshake(asyncio.Protocol):
         context: ssl.SSLContext,
         party: str,
         seconds: float,
-        protocol: Callable[[], asyncio.Protocol],
+        protocol: Callable[[str | None], asyncio.Protocol],
         ended: Callable[[Exception | None], None],
     ) -> None:
-        """``seconds``: the time limit. ``protocol`` makes the protocol of the established connection.
+        """``seconds``: the time limit. ``protocol`` makes the protocol of the established connection; it
+        gets what client and server have agreed on by ALPN (RFC 7301).
 
         ``ended``: called once, when the handshake has ended; with the reason if it failed, None otherwise.
         """
@@ -221,7 +222,8 @@ class TlsHandshake(asyncio.Protocol):
         if self._received:
             channel.incoming.write(self._received)
             self._received.clear()
-        TlsTransport(transport, channel, self._protocol()).begin()
+        protocol = self._protocol(channel.tls.selected_alpn_protocol())
+        TlsTransport(transport, channel, protocol).begin()
 
     def _fail(self, error: Exception) -> None:
         if self._has_ended:

@@ -25,6 +25,9 @@ from holdover.pki.certificate import CertificateError, describe, load_certificat
 
 log = structlog.get_logger()
 
+STREAM = "holdover-messages"
+"""The name of a stream of messages between agents in TLS (ALPN, RFC 7301)."""
+
 CALLER = "holdover.caller"
 """The key under which the state of an ASGI scope names who asks, for the history."""
 
@@ -51,11 +54,13 @@ class TlsFiles:
 class ClientTls:
     """How a client connects: its certificate, the authorities that it trusts, and the server's name.
 
-    ``server_name`` must be in the server's certificate; None: the address must be in it instead.
+    ``server_name`` must be in the server's certificate; None: the address must be in it instead. ``stream``
+    is the context for a stream of messages; None: there is none.
     """
 
     context: ssl.SSLContext
     server_name: str | None = None
+    stream: ssl.SSLContext | None = None
 
 
 class Credentials:
@@ -66,6 +71,7 @@ class Credentials:
         names: All names and addresses in the certificate.
         server: The context that asks for the client's certificate and verifies it.
         client: The context that verifies the server's certificate and shows the agent's own.
+        stream: The same, for a stream of messages; it offers nothing but that.
     """
 
     def __init__(self, files: TlsFiles) -> None:
@@ -87,7 +93,10 @@ class Credentials:
         self.server.options |= ssl.OP_NO_TICKET
         self.server.num_tickets = 0
         self.client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        for context in (self.server, self.client):
+        self.stream = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self.stream.set_alpn_protocols([STREAM])
+        self.server.set_alpn_protocols([STREAM, "http/1.1"])
+        for context in (self.server, self.client, self.stream):
             context.minimum_version = _MINIMUM
         self._load()
 
@@ -145,7 +154,7 @@ class Credentials:
     def _load(self) -> None:
         files = self._files
         try:
-            for context in (self.server, self.client):
+            for context in (self.server, self.client, self.stream):
                 # OpenSSL does not ask for a password at the terminal if one is given
                 context.load_cert_chain(files.certificate, files.key, password="")
                 context.load_verify_locations(files.ca)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,26 @@ def test_what_was_not_foreseen_in_telling_is_as_no_answer(
                 await client.commit(GUEST, "h1")
             assert (await client.handover(GUEST)).state == "stayed"
             assert (await set_up.registrants())["host-a"] == (KEY, True)
+
+    asyncio.run(test())
+
+
+def test_an_answer_to_another_message_is_as_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            source = await prepared(set_up, monkeypatch)
+            tell, numbers = source._send, []
+
+            async def send(message: Message) -> Answer:
+                answer = await tell(message)
+                numbers.append(message.number)
+                return replace(answer, number=answer.number - 1) if len(numbers) == 1 else answer
+
+            monkeypatch.setattr(source, "_send", send)
+            assert (await set_up.clients["host-a"].commit(GUEST, "h1")).state == "committed"
+            assert len(numbers) == 2
 
     asyncio.run(test())
 

@@ -64,8 +64,10 @@ def refusal(host: str, guest: str, problem: str, about: Handover | None = None) 
     return HandoverProblem(Problem(detail=text, host=host, guest=guest, state=state, in_doubt=in_doubt))
 
 
-def state_of(host: str, handover: Handover) -> HandoverState:
+def state_of(host: str, handover: Handover, *, spans: bool = True) -> HandoverState:
     """The state of a handover, as this host's record of the handover has it.
+
+    Without ``spans`` it says nothing of what took how long.
 
     Raises:
         HandoverProblem: The handover never began.
@@ -83,7 +85,7 @@ def state_of(host: str, handover: Handover) -> HandoverState:
         reason=state_machine.reason if isinstance(state_machine, Source) else "",
         problem=_problem(handover, state_machine),
         in_doubt=_is_in_doubt(state_machine),
-        spans=handover.executor.spans.so_far(),
+        spans=handover.executor.spans.so_far() if spans else (),
     )
 
 
@@ -98,7 +100,8 @@ def reached(host: str, handover: Handover, state: SourceState | DestinationState
         isinstance(state_machine, Source) and is_told_at_once(state_machine)
     )
     if state_machine.state is state and not is_refused:
-        return state_of(host, handover)
+        # A guest may stand still for this answer. Thousands of spans would cost it milliseconds.
+        return state_of(host, handover, spans=False)
     reason = state_machine.reason if isinstance(state_machine, Source) else ""
     parts = [part for part in (reason, _problem(handover, state_machine)) if part]
     raise HandoverProblem(

@@ -26,6 +26,9 @@ log = structlog.get_logger()
 
 M = TypeVar("M", Source, Destination)
 
+_TURNS_OF_AN_ANSWER = 4
+"""Turns of the event loop in which an answer passes from here to the socket."""
+
 What = HandoverEvent | Message
 _Waiter = asyncio.Future[Answer | None]
 """A waiter: for the answer to a message, or until the handover is at rest or cannot go on."""
@@ -208,8 +211,8 @@ class HandoverDriver(ABC, Generic[M]):
         executor, state_machine = self.executor, self.state_machine
         if state_machine is not None:
             executor.record(state_machine, effects)
-            if EffectKind.ANSWER not in effects.durable_first:
-                self._answer(effects)  # before the gate, which may wait for the disk
+            if EffectKind.ANSWER not in effects.durable_first and self._answer(effects):
+                await _answers_have_left()  # before the gate, which may wait for the disk
             await executor.open(effects)
         if effects.work is not None:
             self._begin(self._work(effects.work, effects), effects.again)
@@ -222,11 +225,16 @@ class HandoverDriver(ABC, Generic[M]):
         if effects.tells_now:
             await executor.flush_for(EffectKind.ANSWER, effects)
             self._tell_all()
+            if EffectKind.ANSWER not in effects.durable_first:
+                await _answers_have_left()
 
-    def _answer(self, effects: Effects) -> None:
+    def _answer(self, effects: Effects) -> bool:
+        """Answer the message that was handled; whether somebody waited for that."""
         waiter = None if effects.answer is None else self._agenda.answered()
-        if waiter is not None:
-            _give(waiter, effects.answer)
+        if waiter is None:
+            return False
+        _give(waiter, effects.answer)
+        return True
 
     # -- activities ----------------------------------------------------------------------------------
 
@@ -284,6 +292,15 @@ class HandoverDriver(ABC, Generic[M]):
         state = "" if self.state_machine is None else self.state_machine.state.value
         for what, waiter in refused:
             _fail(waiter, EventNotAllowed(f"{_name_of(what)}: the handover is {state}"))
+
+
+async def _answers_have_left() -> None:
+    """Let the tasks of those who were answered send that on.
+
+    A guest stands still for it, and the records that follow keep both the loop and the interpreter busy.
+    """
+    for _ in range(_TURNS_OF_AN_ANSWER):
+        await asyncio.sleep(0)
 
 
 def _name_of(what: What) -> str:

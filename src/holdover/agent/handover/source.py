@@ -174,6 +174,8 @@ class SourceHandover(HandoverDriver[Source]):
                     exc_info=error,
                 )
                 return self._unreached(f"{type(error).__name__}: {error}")
+        if answer.number != message.number:
+            return self._unreached(f"{peer} has answered message {answer.number}, not {message.number}")
         self._patience.reached()
         if is_prepare and answer.kind is Answered.DONE:
             self._note_told(message, {})
