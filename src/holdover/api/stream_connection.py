@@ -146,5 +146,10 @@ class StreamConnection(asyncio.Protocol):
     def _refuse(self, why: str) -> None:
         count = self._lines.due(why, self._loop.time())
         if count:
-            log.warning("A stream of messages was closed.", reason=why, count=count, last=self._name)
+            log.warning(
+                "A connection with a stream of messages was refused.",
+                reason=why,
+                count=count,
+                last=self._name,
+            )
         self.close()

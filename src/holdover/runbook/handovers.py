@@ -141,6 +141,7 @@ HANDOVERS = (
             r"work of a handover",
             r"destination of a handover could not be told",
             r"source of a handover could not be asked",
+            r"message of a peer was not answered",
             r"what was prepared .*could not be withdrawn",
             r"un(foreseen|expected) error",
             r"what follows the end of a QEMU has failed",
