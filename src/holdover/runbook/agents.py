@@ -8,8 +8,8 @@ AGENTS = (
     Topic(
         "doctor",
         "`holdover doctor` ends with exit status 1.",
-        "A check has found something that does not work. Below each such line stands what to do; a line with "
-        "the word unknown could not be looked at.",
+        "A check has found something that does not work. Below each such line stands what to do; unknown "
+        "means that the check could not be made.",
         (
             "Do what stands below the first line that is wrong: the checks depend on one another in their "
             "order.",
@@ -23,8 +23,8 @@ AGENTS = (
         "The disk is full, fails or is too slow. The history is only for reading: guests and handovers do "
         "not wait for it, and the journal is a file of its own.",
         (
-            "`df /var/lib/holdover`; make room, or repair the disk. New entries are written again by "
-            "themselves.",
+            "`df /var/lib/holdover` shows the room that is left. Make room, or repair the disk. Then the "
+            "agent writes new entries again.",
             "`holdover history` shows what is kept. What was lost stays in the log.",
         ),
         (r"history (has lost|could not be written)",),
@@ -60,9 +60,10 @@ AGENTS = (
         "The journal cannot be written, or cannot be opened.",
         "The disk is full, fails, or another agent has the file open. A handover waits until its state is "
         "on record; "
-        "the guest's commands go on where they passed.",
+        "guests' commands pass as before.",
         (
-            "`df /var/lib/holdover`; make room, or repair the disk. Work that waits goes on by itself.",
+            "`df /var/lib/holdover`; make room, or repair the disk. Then the work that waits continues by "
+            "itself.",
             "Each agent of one machine needs a `state-dir` of its own.",
         ),
         (
@@ -96,7 +97,7 @@ AGENTS = (
     ),
     Topic(
         "agent-unreachable",
-        "An agent does not answer, or the answer is none of an agent.",
+        "An agent does not answer, or what answers is not an agent.",
         "The agent does not run, the address is wrong, or the network or a firewall is in between.",
         (
             "On that host: `systemctl status holdover-agent`, `journalctl -u holdover-agent`.",
@@ -139,7 +140,7 @@ AGENTS = (
     ),
     Topic(
         "successor",
-        "An agent that was to be replaced while it runs goes on, since its successor did not start.",
+        "A successor did not start, so the old agent continues to run.",
         "The new process has refused the file or a certificate, or it has failed. The old agent serves its "
         "guests as before.",
         (
@@ -166,7 +167,7 @@ AGENTS = (
         "The client may not ask this, asks too often, or does not speak the protocol. Nobody else is "
         "disturbed.",
         (
-            "The log names the client and the reason. An operator's name belongs into `operators` in "
+            "The log names the client and the reason. If it is an operator, add the name to `operators` in "
             "`[api]`.",
             'A client that you do not know: see the page "Security".',
         ),

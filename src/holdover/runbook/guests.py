@@ -7,12 +7,12 @@ from holdover.runbook.topic import Topic
 GUESTS = (
     Topic(
         "runs-elsewhere",
-        "A guest is not let run here, or a request finds it on another host.",
+        "A guest may not run here, or a request finds it on another host.",
         "A guest runs on the host whose nexus has its registration and its reservation. Its commands do not "
         "pass "
         "elsewhere, so that it cannot damage its disks.",
         (
-            "`holdover status --api API` of each host says where the guest is (GATE open).",
+            "`holdover status --api API` of each host says where the guest is (GATE running).",
             "To move it while it runs: `holdover migrate GUEST --to HOST` there. After it was shut down: "
             "`holdover guest start GUEST` on the host on which it shall start.",
             "If the other host is dead, fence it, then: `holdover guest start GUEST --without HOST`.",
@@ -32,7 +32,7 @@ GUESTS = (
     ),
     Topic(
         "dead-host",
-        "A host is declared dead, or comes back after it was.",
+        "A host is declared dead, or it comes back after that.",
         "An operator has said that a host is dead and fenced, so its guests may be taken. The host that "
         "comes back "
         "learns of it and keeps its guests shut, so that no guest runs twice.",
@@ -55,7 +55,7 @@ GUESTS = (
         "forgets the "
         "guest must say whether they go.",
         (
-            "To remove them: `holdover guest release GUEST`. It may be repeated, and goes on where it was.",
+            "To remove them: `holdover guest release GUEST`. You may repeat it: it continues where it was.",
             "To keep them: `holdover guest start GUEST` on the host on which the guest starts next.",
         ),
         (
@@ -130,9 +130,9 @@ GUESTS = (
     Topic(
         "machine-type",
         "It is not known whether a guest's machine type has `migrate-pr` on.",
-        "The name of the machine type is none that Holdover knows, so it cannot follow QEMU's default.",
+        "Holdover does not know the name of the machine type, so it does not know QEMU's default.",
         (
-            "Say it in the agent's file, by a `[[rule]]` with `guest` and `migrate-pr`.",
+            "Add a `[[rule]]` with `guest` and `migrate-pr` to the agent's file.",
             "`systemctl reload holdover-agent`.",
         ),
         (

@@ -39,15 +39,15 @@ HANDOVERS = (
     ),
     Topic(
         "third-node",
-        "A handover, a roll back or a take refuses, since another node's registration may be concerned.",
+        "A handover, a roll back or a take is refused, because it might change another node's registration.",
         "Another node has the guest's key, or a registration or reservation is not the one that was "
         "prepared. "
         "Holdover never changes what may be a third party's. Nothing was changed by this step.",
         (
             "List the registrations: `holdover pr status LUN`. Compare each with the nodes of the guest's "
             "cluster.",
-            "If the other host still lives, start its agent: it knows more, and the handover goes on by "
-            "itself.",
+            "If the other host still lives, start its agent: it knows more, and the handover then "
+            "continues by itself.",
             "If a registration is a left-over of the guest, remove it with `holdover pr preempt LUN`, then "
             "repeat.",
         ),
@@ -89,8 +89,8 @@ HANDOVERS = (
         (
             "Find whose key it is: `holdover status` lists the guests' keys, `holdover pr status LUN` the "
             "LUN's.",
-            "Two guests with one LUN on one host: give each an export of its own.",
-            "A left-over: remove it with `holdover pr register LUN --key KEY --new-key 0`.",
+            "If two guests of one host use the LUN: give each of them an export.",
+            "If the key is a left-over: remove it with `holdover pr register LUN --key KEY --new-key 0`.",
         ),
         (
             r"registered (on the LUN )?with (another key|a key that is not)",
@@ -129,8 +129,8 @@ HANDOVERS = (
     Topic(
         "handover-stops",
         "The log says that a handover or a migration stops, waits, or met an unforeseen error.",
-        "The agent could not go on by itself. The state is on record: nothing is lost, and the gate stays "
-        "as it is.",
+        "The agent could not continue by itself. The state is on record: nothing is lost, and the gate "
+        "does not change.",
         (
             "Read the error beside the message; if it is about the journal or a LUN, repair that.",
             "`holdover handover status GUEST` says what is true now. Repeat the command that it names.",

@@ -18,7 +18,8 @@ LUNS = (
         "The agent must send the reservation commands by the same I_T nexus as the guest's data.",
         (
             "Look for the LUN: `ls -l /dev/disk/by-id`, `multipath -ll`.",
-            "Several disks without multipath: start the guest's QEMU first, or name the disk as `drive=` in "
+            "If this host has several disks of the LUN, without multipath: start the guest's QEMU first, "
+            "or name the disk as `drive=` in "
             "the agent's file.",
             "Then start the guest again.",
         ),
@@ -39,8 +40,8 @@ LUNS = (
         "itself while a handover is open.",
         (
             "Ask the LUN yourself from this host: `holdover pr status LUN`, `holdover pr capabilities LUN`.",
-            "Repair the path or the SAN. `holdover handover status GUEST` then shows how the handover goes "
-            "on.",
+            "Repair the path or the SAN. `holdover handover status GUEST` then shows how the handover "
+            "continues.",
         ),
         (
             r"the LUN answers",
