@@ -6,11 +6,12 @@ from holdover.runbook import TOPICS, Topic
 
 _HEAD = """# Runbook
 
-Find what you see in the table, and follow the steps of its topic. A command that fails names its topic. The log
-names it in the field `explain`. `holdover explain TOPIC` prints the same steps and needs no network.
+Find what you see in the table, and follow the steps of its topic. A command that fails names its topic.
+The log names it in the field `explain`. `holdover explain TOPIC` prints the same steps and needs no network.
 `holdover explain MESSAGE` finds the topic of a message.
 
-This page is made from the code (`make reference`). A test checks that each refusal and each alarm has a topic.
+This page is made from the code (`make reference`). A test checks that each refusal and each alarm has a
+topic.
 
 | what you see | topic |
 | --- | --- |
