@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from holdover.guest.gate import Gate
+from holdover.handover.destination_rules import may_hear_that_it_is_over
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover, Registrations
 from holdover.handover.protocol import Answer, Answered, HandoverEvent, Message
 from holdover.handover.source_rules import after_restart, begin, is_allowed, state_for_destination
@@ -213,7 +214,7 @@ class Model(GuestActs):
             and state_for_destination(source, departed=self._is_elsewhere(world)) is SourceState.STAYED
             and destination.is_open
             and self.is_destination_free(world)
-            and Event.OVER in DESTINATION[destination.state].follows
+            and may_hear_that_it_is_over(destination, source_is_dead=world.dead)
         ):
             yield (
                 "the destination hears that it is over",

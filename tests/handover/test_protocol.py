@@ -7,7 +7,12 @@ from dataclasses import replace
 import pytest
 
 from holdover.guest.gate import Gate
-from holdover.handover.destination_rules import destination_step, receive_after_return, receive_message
+from holdover.handover.destination_rules import (
+    destination_step,
+    may_hear_that_it_is_over,
+    receive_after_return,
+    receive_message,
+)
 from holdover.handover.effects import DeviceNews, EffectKind, Effects
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
 from holdover.handover.lun_work.work import Work
@@ -21,7 +26,7 @@ from holdover.handover.protocol import (
     Message,
     Source,
 )
-from holdover.handover.source_rules import begin, source_step
+from holdover.handover.source_rules import begin, source_step, state_for_destination
 from holdover.handover.states import DestinationState, Event, MessageKind, SourceState
 from holdover.reservations.tracked import Tracked
 from holdover.scsi.cdbs.opcodes import ReservationType
@@ -478,3 +483,23 @@ def test_an_operator_may_say_that_the_source_never_comes_back() -> None:
     assert destination.state is DestinationState.TAKING
     assert all(lun.conceded for lun in destination.luns)
     assert works(effects, Work.TAKE, again=True)
+
+
+@pytest.mark.parametrize("state", [DestinationState.COMMITTED, DestinationState.TAKEN])
+def test_a_dead_source_is_not_believed_that_a_guest_without_registration_went_back(
+    state: DestinationState,
+) -> None:
+    registered_here = replace(registered(), state=state)
+    bare = replace(registered_here, luns=tuple(replace(lun, standing=()) for lun in registered_here.luns))
+    assert may_hear_that_it_is_over(bare, source_is_dead=False)
+    assert not may_hear_that_it_is_over(bare, source_is_dead=True)
+    standing = replace(bare, luns=tuple(replace(lun, standing=(1,)) for lun in bare.luns))
+    assert may_hear_that_it_is_over(standing, source_is_dead=True)
+
+
+def test_a_source_whose_gate_was_shut_says_of_a_guest_without_registration_that_it_is_gone() -> None:
+    stayed = replace(prepared(), state=SourceState.STAYED)
+    bare = replace(stayed, luns=tuple(replace(lun, tracked=UNREGISTERED) for lun in stayed.luns))
+    assert state_for_destination(stayed, departed=True) is SourceState.STAYED
+    assert state_for_destination(bare, departed=False) is SourceState.STAYED
+    assert state_for_destination(bare, departed=True) is SourceState.GONE

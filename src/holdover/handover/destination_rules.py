@@ -209,6 +209,16 @@ _NOT_DONE = {DestinationState.RECOLLECTING: Answered.UNKNOWN}
 """The answer to a message whose work has failed, if that does not mean that the message was refused."""
 
 
+def may_hear_that_it_is_over(destination: Destination, *, source_is_dead: bool) -> bool:
+    """Whether a source that says that it has rolled back alone is believed.
+
+    A source that is declared dead is not, if the handover has registered nothing on this host: then no LUN
+    shows whether the guest was taken before or after that roll back.
+    """
+    is_bare = not any(lun.standing for lun in destination.luns)
+    return Event.OVER in DESTINATION[destination.state].follows and not (source_is_dead and is_bare)
+
+
 def _follows(destination: Destination, event: Event) -> DestinationState | None:
     follows: DestinationState | Choice[DestinationState] | None
     follows = DESTINATION[destination.state].follows.get(event)

@@ -61,7 +61,7 @@ class Handovers:
         self.refusal_of_host = refusal_of_host
         self._host = config.name
         self._registry = Registry(config, guests, peers, journal, environment, measurements, history)
-        self._incoming = Incoming(self._registry, expect)
+        self._incoming = Incoming(self._registry, expect, lambda host: bool(refusal_of_host(host)))
         self._recovery = Recovery(self._registry, self._incoming, self._source)
         self._beginning: dict[str, asyncio.Task[SourceHandover]] = {}
 

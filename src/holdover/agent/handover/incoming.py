@@ -20,7 +20,11 @@ from holdover.api.documents import HandoverState, PeerMessage
 from holdover.api.version import API_VERSION, refusal_of_version
 from holdover.config.agent_file import AgentConfig
 from holdover.guest.gate import Gate
-from holdover.handover.destination_rules import receive_after_return, receive_message
+from holdover.handover.destination_rules import (
+    may_hear_that_it_is_over,
+    receive_after_return,
+    receive_message,
+)
 from holdover.handover.lun_handover import LunHandover
 from holdover.handover.lun_work.common_nexus import require_new_spares, require_own_nexus
 from holdover.handover.protocol import (
@@ -32,7 +36,7 @@ from holdover.handover.protocol import (
     Source,
 )
 from holdover.handover.requests import WANTED_OF_DESTINATION, Request, steps_of_destination
-from holdover.handover.state_table import DESTINATION, what_instead
+from holdover.handover.state_table import what_instead
 from holdover.handover.states import DestinationState, Event, MessageKind, SourceState
 from holdover.journal.journal import JournalError
 from holdover.reservations.steps import StepFailed
@@ -52,8 +56,10 @@ class _Refusal(Exception):
 class Incoming:
     """The handovers of which this host is the destination."""
 
-    def __init__(self, registry: Registry, expect: Expect) -> None:
+    def __init__(self, registry: Registry, expect: Expect, is_dead: Callable[[str], bool]) -> None:
+        """``is_dead``: whether a host is declared dead here."""
         self._registry = registry
+        self._is_dead = is_dead
         self._expect = expect
         self._asking: asyncio.Task[None] | None = None
 
@@ -289,9 +295,16 @@ class Incoming:
         # is not told.
         while waiting := [each for each in self._registry.newest.values() if _is_open_here(each)]:
             now = asyncio.get_running_loop().time()
-            silent = [each for each in waiting if _may_be_over(each) and now - each.heard_at > recheck]
+            silent = [each for each in waiting if self._may_be_over(each) and now - each.heard_at > recheck]
             await asyncio.gather(*map(self._ask_source, silent))
             await asyncio.sleep(recheck)
+
+    def _may_be_over(self, destination: DestinationHandover) -> bool:
+        """Whether the source may have rolled this handover back without this host knowing it."""
+        state_machine = destination.state_machine
+        return state_machine is None or may_hear_that_it_is_over(
+            state_machine, source_is_dead=self._is_dead(state_machine.peer)
+        )
 
     async def _ask_source(self, destination: DestinationHandover) -> None:
         state_machine = destination.state_machine
@@ -318,7 +331,7 @@ class Incoming:
         destination.doubt = (
             "" if said.known else f"{state_machine.peer} knows nothing of this handover any more"
         )
-        if said.state == SourceState.STAYED.value:
+        if said.state == SourceState.STAYED.value and self._may_be_over(destination):
             try:
                 with contextlib.suppress(EventNotAllowed):
                     await destination.happen(Event.OVER, "the source has rolled it back without this host")
@@ -343,12 +356,6 @@ def _is_open_here(handover: Handover) -> TypeGuard[DestinationHandover]:
     if not isinstance(handover, DestinationHandover):
         return False
     return handover.state_machine is None or handover.state_machine.is_open
-
-
-def _may_be_over(destination: DestinationHandover) -> bool:
-    """Whether the source may have rolled this handover back without this host knowing it."""
-    state_machine = destination.state_machine
-    return state_machine is None or Event.OVER in DESTINATION[state_machine.state].follows
 
 
 def _state(closed: Destination | None) -> str:
