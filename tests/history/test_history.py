@@ -40,6 +40,20 @@ def test_entries_of_a_guest_and_of_a_lun(tmp_path: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
+def test_what_was_queued_is_in_the_file_once_it_has_settled(tmp_path: Path) -> None:
+    file = tmp_path / "history.db"
+    history = History(file, 90, 1000)
+    try:
+        for at in range(100):
+            history.add(entry(at))
+            if at % 30 == 29:
+                history.settle(600)
+                assert [each.at for each in read(file, "", 0, 1)] == [at]
+    finally:
+        history.close()
+    history.settle(600)
+
+
 def test_old_entries_and_too_many_go(tmp_path: Path) -> None:
     file = tmp_path / "history.db"
     history = History(file, 1, 500, lambda: 10 * 86400.0)

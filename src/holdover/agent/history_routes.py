@@ -27,6 +27,7 @@ def history_routes(host: Host) -> Sequence[BaseRouteHandler]:
     ) -> HistoryList:
         """What changed the reservations of a guest or on a LUN; the newest entries, oldest first."""
         limit = max(1, min(limit, _MOST))
+        await asyncio.to_thread(host.history.settle)
         entries = await asyncio.to_thread(read, host.history.file, name, since, limit)
         return HistoryList(host=host.config.name, entries=entries)
 

@@ -49,7 +49,9 @@ class History:
         self._most = most
         self._clock = clock
         self._queue: deque[Callable[[], Entry | None]] = deque()
-        self._wake = threading.Condition()
+        lock = threading.Lock()
+        self._wake, self._wrote = threading.Condition(lock), threading.Condition(lock)
+        self._queued = self._written = 0
         self._closing = threading.Event()
         self._database: sqlite3.Connection | None = None
         self._lost = 0
@@ -85,7 +87,14 @@ class History:
                 self._lost += 1
                 return
             self._queue.append(make)
+            self._queued += 1
             self._wake.notify()
+
+    def settle(self, limit: float = 5.0) -> None:
+        """Wait until what is queued now is written, or until ``limit`` seconds have passed."""
+        with self._wrote:
+            queued = self._queued
+            self._wrote.wait_for(lambda: self._written >= queued, limit)
 
     def _write(self) -> None:
         """The body of the writer's thread."""
@@ -102,6 +111,9 @@ class History:
             entries = [entry for make in queued if (entry := make()) is not None]
             if entries:
                 self._commit(entries)
+            with self._wrote:
+                self._written += len(queued)
+                self._wrote.notify_all()
             if lost:
                 log.error("The history has lost entries, because its disk was too slow.", count=lost)
             if is_last:
