@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -17,10 +18,15 @@ from pathlib import Path
 import pytest
 from bench.agents import GUEST, own_environment, settings
 from bench.service_manager import ServiceManager as Manager
+from structlog.testing import capture_logs
 
+from holdover.agent.attach.disks.open_disks import OpenDisks
 from holdover.agent.guests.chap_secrets import ChapSecrets
+from holdover.agent.successor import Successor
 from holdover.config.agent_file import export_iqn
 from holdover.demo.processes import free_port
+from holdover.service.notify import ServiceManager
+from holdover.service.stored_sockets import StoredSockets
 from tests.rig.processes import Rig
 
 _PATIENCE = 600.0
@@ -149,3 +155,18 @@ def test_a_successor_whose_agent_has_ended_otherwise_ends_too(service: Service) 
     assert "holdover explain successor" in said
     assert GUEST in service.status()
     os.kill(service.manager.pid, 0)
+
+
+def test_the_first_process_of_a_container_starts_no_successor(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        manager = ServiceManager(None)
+        successor = Successor(manager, StoredSockets(manager), OpenDisks())
+        with capture_logs() as logs:
+            successor.start(pytest.fail)
+            await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
+        assert logs[0]["event"] == "The successor cannot start; this agent goes on."
+        assert "container" in logs[0]["reason"]
+        assert not successor.is_ready
+
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    asyncio.run(test())

@@ -28,6 +28,7 @@ _VARIABLE = "HOLDOVER_SUCCESSOR"
 """What a successor inherits, by the numbers of descriptors: the control socket, the open disks, listeners."""
 _OF_OLD_PROCESS = frozenset({_VARIABLE, "WATCHDOG_PID"})
 _READY, _GO = b"ready", b"go"
+_FIRST_OF_CONTAINER = 1
 _SECONDS = 120.0
 """The seconds that a successor has to start."""
 
@@ -70,6 +71,10 @@ class Successor:
         end()
 
     def _spawn(self, environment: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        if os.getpid() == _FIRST_OF_CONTAINER:
+            raise OSError(
+                "this agent is the first process of its container, which ends with it; restart that"
+            )
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         here.settimeout(_SECONDS)
         with there:
