@@ -159,6 +159,7 @@ def test_an_upgrade_does_not_disturb_the_guests_of_a_running_agent(
     until(lambda: "done" in load.output(), "the guest's commands do not pass")
     told = must(host, "dpkg", "-i", f"/root/{packages[1].name}")
     assert "still runs, and its guests are not disturbed" in told
+    assert "--signal=SIGUSR2 holdover-agent.service" in told
     assert "systemctl restart holdover-agent.service" in told
     before = load.output().count("done")
     until(lambda: load.output().count("done") > before, "the guest's commands do not pass any more")

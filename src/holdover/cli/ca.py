@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from holdover.pki.authority import Issued
 
 
-app = CommandLine("Make and show the certificates by which hosts and operators know each other.")
+app = CommandLine("Make and show the certificates by which hosts and operators identify each other.")
 
 _Replace = Annotated[bool, typer.Option("--replace", help="Replace a file that exists.")]
 _Days = Annotated[int, typer.Option(metavar="DAYS", min=1, help="How long it is valid.")]
@@ -33,7 +33,7 @@ def init(
     replace: _Replace = False,
     json: JsonOption = False,
 ) -> None:
-    """Make an authority: ca.crt for every host, and ca.key for nobody."""
+    """Make an authority: ca.crt is for every host, and ca.key is secret."""
     import datetime
 
     from holdover.pki.authority import AuthorityError

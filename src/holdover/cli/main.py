@@ -93,7 +93,7 @@ def doctor(
     ),
     json: JsonOption = False,
 ) -> None:
-    """Check everything on which the agent of this host stands, and say what to do.
+    """Check everything that the agent of this host needs, and say what to do.
 
     It changes nothing. Run it as root on the agent's host. It looks at the configuration, sockets, rights,
     certificates, the agent, peers, clocks, LUNs, multipathd, libvirt and QEMU. The exit status is 1 if

@@ -105,7 +105,8 @@ def agent(
 ) -> None:
     """Run the agent of this host.
 
-    It runs in the foreground until SIGINT or SIGTERM ends it. SIGHUP makes it read its file again.
+    It runs in the foreground until SIGINT or SIGTERM ends it. SIGHUP makes it read its file again. SIGUSR2
+    makes it start its successor, which replaces it.
     """
     from holdover.cli.daemons.agent import ApiOptions, Export, LogOptions, run
 
@@ -191,7 +192,7 @@ def lock_server(
 ) -> None:
     """Answer libvirt in place of virtlockd, with the agent's help.
 
-    It goes on while the agent is down. Guests without a reservation then start as always.
+    It also answers while the agent is down. Guests without a reservation then start as always.
     """
     from holdover.cli.daemons.lock_server import run
 

@@ -120,7 +120,7 @@ def detach_disk(
 ) -> None:
     """Take a disk away from the export of a guest.
 
-    Unplug it from the guest before, with QEMU's device_del.
+    First unplug it from the guest, with QEMU's device_del.
     """
     from holdover.cli.guest.disks import detach as run
 

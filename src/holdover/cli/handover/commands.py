@@ -147,7 +147,7 @@ def take(
     asking: Asking = BY_OPTIONS,
     json: JsonOption = False,
 ) -> None:
-    """Move everything to the destination while the source is dead.
+    """Move everything to the destination, as the source is dead.
 
     The handover must have been prepared, and the guest must not run on the source any more. There is no way
     back.

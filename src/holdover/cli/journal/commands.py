@@ -22,7 +22,7 @@ File = Annotated[
 def show(file: File, json: JsonOption = False) -> None:
     """Show guests, devices and handovers.
 
-    Of a damaged journal it shows what can be read, and exits with 1.
+    If the journal is damaged, it shows what can be read, and the exit status is 1.
     """
     from holdover.cli.journal.journal import show as run
 

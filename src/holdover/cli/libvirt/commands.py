@@ -41,7 +41,7 @@ def undo(
     root: RootOption = Path("/"),
     json: JsonOption = False,
 ) -> None:
-    """Put back the files that `holdover libvirt setup` has changed."""
+    """Restore the files that `holdover libvirt setup` has changed."""
     from holdover.cli.libvirt.libvirt import undo as run
 
     run(root, dry_run, json)

@@ -125,7 +125,7 @@ def migrate(
     """Move a guest to another host, together with its reservations.
 
     Each host's agent drives the QEMU there.
-    The migration goes on if this command ends: holdover migrations shows it. Exit status: 0 moved, 1 not
+    The migration continues if this command ends: holdover migrations shows it. Exit status: 0 moved, 1 not
     moved, 3 in doubt.
     """
     driven_here = (source_qmp, destination_qmp, migrate_uri, destination_waits, fail_after)
