@@ -10,10 +10,15 @@ from holdover.handover.states import DestinationState, SourceState
 
 _INTRODUCTION = """# The states of a handover
 
-Drawn from the tables in `src/holdover/handover/state_table.py` by `python -m holdover.handover.diagram`; a
-test compares. What a state does when it is entered stands below it: work on all LUNs at once, or, in
-capitals, a message to the destination. An arrow from a state to itself is another try, or news
-that change nothing.
+Guest db1 goes from host-a to host-b. Each host has a state machine of its own. `holdover handover status
+db1` shows the state, and the same sentence as the tables below.
+
+In the diagrams, the second line of a state says what begins when the state is entered: work on all LUNs
+at once, or, in capitals, a message to the destination. An arrow from a state to itself is another try, or
+news that changes nothing.
+
+`python -m holdover.handover.diagram` makes this page from `src/holdover/handover/state_table.py`, and a
+test compares the two.
 """
 
 _ROLES: tuple[tuple[str, type[SourceState] | type[DestinationState], str], ...] = (
@@ -51,8 +56,11 @@ def _diagram(role: type[SourceState] | type[DestinationState], first: str) -> st
 
 
 def _table(role: type[SourceState] | type[DestinationState]) -> str:
-    lines = ["| state | gate | does |", "| --- | --- | --- |"]
-    lines += [f"| {state} | {spec.gate.value} | {_activity(spec)} |" for state, spec in _specs(role).items()]
+    lines = ["| state | gate | does | what is true now |", "| --- | --- | --- | --- |"]
+    here, there = ("host-a", "host-b") if role is SourceState else ("host-b", "host-a")
+    for state, spec in _specs(role).items():
+        now = spec.now.format(guest="db1", host=here, peer=there)
+        lines.append(f"| {state} | {spec.gate.value} | {_activity(spec)} | {now} |")
     return "\n".join(lines) + "\n"
 
 
