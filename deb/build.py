@@ -50,7 +50,7 @@ Maintainer: The authors of Holdover <holdover@example.org>
 Installed-Size: {size}
 Depends: python3 (>= {python}), python3 (<< {next_python}), libc6 (>= {libc}), procps
 Recommends: systemd
-Suggests: apparmor, multipath-tools, libvirt-daemon-system, qemu-system-x86, qemu-block-extra
+Suggests: apparmor, multipath-tools, libvirt-daemon-system, python3-libvirt, qemu-system-x86, qemu-block-extra
 Section: admin
 Priority: optional
 Description: Keeps a virtual machine's SCSI reservations with it when it live-migrates

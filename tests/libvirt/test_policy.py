@@ -15,9 +15,11 @@ from holdover.libvirt.policy import (
     Other,
     Question,
     Refusal,
+    Seen,
     Task,
     Whereabouts,
     decide,
+    observe,
 )
 
 ASKED = (Question.BEGINS, Question.MAY_RUN)
@@ -97,6 +99,62 @@ def test_a_fresh_qemu_does_not_run_while_one_lives_elsewhere() -> None:
     for question in ASKED:
         granted = Known(place=Whereabouts.LEFT, other=Other.GRANTED)
         assert decide(question, granted) == Decision(refusal=Refusal.RUNS_THERE)
+
+
+def test_a_fresh_qemu_waits_for_the_end_of_the_sources_qemu_after_a_commit() -> None:
+    known = Known(place=Whereabouts.COME)
+    assert decide(Question.MAY_RUN, known) == Decision(task=Task.ASK_SOURCE)
+    for said, expected in (
+        (Other.RUNS, Decision(refusal=Refusal.RUNS_THERE)),
+        (Other.UNREACHABLE, Decision(refusal=Refusal.IN_DOUBT)),
+        (Other.ENDED, Decision(task=Task.GRANT)),
+    ):
+        assert decide(Question.MAY_RUN, replace(known, other=said)) == expected
+        # of a migration libvirt itself has ended the sending
+        migrated = replace(known, other=said, incoming=True)
+        assert decide(Question.MAY_RUN, migrated) == Decision(task=Task.GRANT)
+        assert decide(Question.MAY_RUN, replace(known, other=said, granted=True)) == Decision(yes=True)
+
+
+def everything_seen() -> Iterator[tuple[Seen, Known]]:
+    """All combinations of what libvirt passes on and what is known."""
+    for seen, place, other, *rest in itertools.product(Seen, Whereabouts, Other, BOOL, BOOL, BOOL):
+        failed, stopped, gated = rest
+        yield seen, Known(place=place, other=other, failed=failed, stopped=stopped, gated=gated)
+
+
+def test_an_event_commits_only_a_guest_that_leaves_and_has_stopped() -> None:
+    for seen, known in everything_seen():
+        found = observe(seen, known)
+        commits = (
+            seen is not Seen.RUNS
+            and known.place is Whereabouts.LEAVING
+            and known.stopped
+            and not known.failed
+            and (known.gated or seen is Seen.SENT)
+        )
+        assert (found == Decision(task=Task.COMMIT_HERE)) == commits, (seen, known)
+        assert found.yes is False
+        if seen is not Seen.RUNS and not commits:
+            assert found == Decision(), (seen, known)
+
+
+def test_a_guest_that_goes_on_by_itself_is_taken_back_unless_it_runs_elsewhere() -> None:
+    for seen, known in everything_seen():
+        if seen is not Seen.RUNS:
+            continue
+        found = observe(seen, known)
+        if known.place is not Whereabouts.LEFT:
+            assert found == Decision(), known
+        elif known.failed:
+            assert found == Decision(task=Task.TRY_AGAIN), known
+        else:
+            expected = {
+                Other.UNASKED: Decision(task=Task.ASK_DESTINATION),
+                Other.GRANTED: Decision(refusal=Refusal.RUNS_THERE),
+                Other.NOT_GRANTED: Decision(task=Task.ROLL_BACK),
+            }
+            assert found == expected.get(known.other, Decision(task=Task.TRY_AGAIN)), known
 
 
 def test_what_cannot_be_asked_is_refused_as_in_doubt() -> None:

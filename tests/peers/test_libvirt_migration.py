@@ -45,6 +45,21 @@ def test_virsh_migrate_takes_the_reservation_there_and_back(at_home: Machine) ->
     at_home.moves()
 
 
+def test_the_source_commits_at_pre_switchover_before_the_destination_asks(at_home: Machine) -> None:
+    needs("python3-libvirt")
+    for _ in range(2):
+        hears_events(at_home, at_home.here)
+        commits = at_home.says(at_home.here, "commit the handover, of which this host is the source")
+        at_home.moves()
+        assert commits(), "no event has led to the commit"
+
+
+def hears_events(machine: Machine, host: str) -> None:
+    """Wait until the agent of a host has subscribed to libvirt's events."""
+    agent = machine.site.agents[host]
+    until(lambda: "hears libvirt's events" in agent.output(), f"{host}: the agent does not hear events")
+
+
 def test_a_destination_that_dies_before_the_guest_runs_there_gives_it_back(at_home: Machine) -> None:
     commits = at_home.says(at_home.there, "ask the source to commit")
     at_home.site.fault(SLOW_COMMIT)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from holdover.agent.libvirt.libvirt_python import load_libvirt
 from holdover.demo.machines.process import missing_qemu_packages
 
 _SYSTEM = "/bin:/usr/bin:/sbin:/usr/sbin"
@@ -25,6 +26,7 @@ PRESENT: dict[str, Callable[[], bool]] = {
     "multipath-tools": lambda: shutil.which("multipathd", path=_SYSTEM) is not None,
     "nftables": lambda: shutil.which("nft", path=_SYSTEM) is not None,
     "open-iscsi": lambda: shutil.which("iscsistart") is not None,
+    "python3-libvirt": lambda: load_libvirt() is not None,
     "prometheus": lambda: shutil.which("prometheus") is not None and shutil.which("promtool") is not None,
     "qemu-block-extra": lambda: "qemu-block-extra" not in missing_qemu_packages(),
     "qemu-system-common": lambda: shutil.which("qemu-pr-helper") is not None,
@@ -41,16 +43,21 @@ PRESENT: dict[str, Callable[[], bool]] = {
 """Whether a package's programs are here, by the package's name."""
 
 
+def missing(*packages: str) -> list[str]:
+    """Those of the packages whose programs are not here."""
+    return [package for package in packages if not PRESENT[package]()]
+
+
 def needs(*packages: str) -> None:
     """Skip the test that calls this, naming the packages, where they are missing.
 
     Under CI (the environment variable CI is "true") a missing package is a failure: there every peer was
     to be installed, and a test that nobody runs shows nothing.
     """
-    missing = [package for package in packages if not PRESENT[package]()]
-    if not missing:
+    lacks = missing(*packages)
+    if not lacks:
         return
-    reason = f"needs the Debian package{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
+    reason = f"needs the Debian package{'s' if len(lacks) > 1 else ''} {', '.join(lacks)}"
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)

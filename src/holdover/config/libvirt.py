@@ -17,11 +17,14 @@ class LibvirtConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         lock_socket: The socket at which the agent answers the lock server.
         answer_within: The seconds within which the agent answers a question, except in post-copy. libvirt's
             other calls on that host wait meanwhile.
+        events: The URI of the libvirt whose events of QEMU tell the agent that a guest has stopped for a
+            migration, so that it commits at once. Empty: the agent does not subscribe to them.
         uid: The user (uid) that libvirtd runs as. The agent answers no other user.
     """
 
     lock_socket: str = DEFAULT_LOCK_SOCKET
     answer_within: float = 8.0
+    events: str = "qemu:///system"
     uid: int = 0
 
     def __post_init__(self) -> None:

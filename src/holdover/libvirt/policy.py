@@ -5,6 +5,9 @@ whether the guest may run before its CPUs start, and also after they have stoppe
 lockable disks these two look alike, so `decide` answers the question whether it may run. When the QEMU has
 ended, nobody asks, but there may be something to do.
 
+libvirt passes on QEMU's own events, too, where the agent subscribes to them. `observe` returns what to do
+after one of them. No event is needed: without them the source commits when the destination asks.
+
 `decide` returns an answer, or one thing to do. After that is done, what is known is read again, and `decide`
 is asked again. Whoever carries out a decision answers within a limit; `decide` does not know the time.
 
@@ -16,6 +19,10 @@ Rules for whoever edits the tables:
   or if its QEMU has ended.
 - At most one host is *granted*. The destination records it before it answers, and never after it has told the
   source that it has not granted.
+- QEMU may resume the guest by itself, without a question, until all of the guest is sent. So at
+  pre-switchover the source commits only a guest whose I/O waits at the agent's gate; of others it waits for
+  the end of the sending. A guest that goes on by itself is taken back.
+- A fresh QEMU does not run on the destination of a committed handover while the source's QEMU lives.
 - A QEMU that begins only prepares a handover: it is paused, and *may it run* is asked before it runs.
 - In post-copy a refusal loses the guest: try again instead.
 """
@@ -33,6 +40,14 @@ class Question(Enum):
     BEGINS = "a QEMU of the guest begins here"
     MAY_RUN = "may the guest run here"
     ENDED = "the QEMU of the guest has ended here"
+
+
+class Seen(Enum):
+    """What libvirt passes on from a QEMU of a guest on this host."""
+
+    PRE_SWITCHOVER = "the guest has stopped, and QEMU is about to send the last of it"
+    SENT = "all of the guest is sent; from now on QEMU does not resume it by itself"
+    RUNS = "the guest runs"
 
 
 class Whereabouts(Enum):
@@ -66,8 +81,10 @@ class Task(Enum):
 
     ASK_ALL = "ask all peers who has the guest"
     ASK_DESTINATION = "ask the destination whether it has let the guest run; if not, it must not from now on"
+    ASK_SOURCE = "ask the source of the handover whether the guest's QEMU there lives"
     PREPARE = "ask the host that has the guest to prepare a handover to here"
     COMMIT = "ask the source to commit"
+    COMMIT_HERE = "commit the handover, of which this host is the source"
     GRANT = "record that the guest may run here"
     OPEN = "let the guest's commands pass here"
     ROLL_BACK = "roll back the handover, of which this host is the source"
@@ -107,6 +124,9 @@ class Known:
         granted: Whether the present handover's guest was let run here.
         post_copy: Whether the QEMU here gets its memory by post-copy.
         failed: Whether the last task has failed.
+        stopped: Whether libvirt has said, since the handover began, that the guest has stopped here, and not
+            since then that it goes on.
+        gated: Whether all of the guest's I/O passes the agent's gate here, and so waits while that is shut.
     """
 
     place: Whereabouts
@@ -116,6 +136,8 @@ class Known:
     granted: bool = False
     post_copy: bool = False
     failed: bool = False
+    stopped: bool = False
+    gated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +198,11 @@ _FRESH: Mapping[Whereabouts, _ByOther] = {
         Other.RUNS: _RUNS_THERE,
         Other.ENDED: _do(Task.COMMIT),
     },
+    Whereabouts.COME: {
+        Other.UNASKED: _do(Task.ASK_SOURCE),
+        Other.RUNS: _RUNS_THERE,
+        Other.ENDED: _do(Task.GRANT),
+    },
     Whereabouts.AWAY: {
         Other.UNASKED: _do(Task.ASK_ALL),
         Other.NOBODY: _do(Task.OPEN),
@@ -186,6 +213,7 @@ _FRESH: Mapping[Whereabouts, _ByOther] = {
 _INCOMING: Mapping[Whereabouts, _ByOther] = {
     Whereabouts.LEFT: _LEFT,
     Whereabouts.COMING: dict.fromkeys(Other, _do(Task.COMMIT)),
+    Whereabouts.COME: dict.fromkeys(Other, _do(Task.GRANT)),
     Whereabouts.AWAY: {
         Other.UNASKED: _do(Task.ASK_ALL),
         Other.NOBODY: _no(Refusal.FROM_NOWHERE),
@@ -193,6 +221,12 @@ _INCOMING: Mapping[Whereabouts, _ByOther] = {
         Other.ENDED: _do(Task.PREPARE),
     },
 }
+_GOES_ON: _ByOther = {
+    Other.UNASKED: _do(Task.ASK_DESTINATION),
+    Other.GRANTED: _RUNS_THERE,
+    Other.NOT_GRANTED: _do(Task.ROLL_BACK),
+}
+"""The source's QEMU runs the guest after the commit. What is missing: try again."""
 _ARRIVES = frozenset({Whereabouts.COMING, Whereabouts.COME})
 
 
@@ -222,8 +256,8 @@ def _may_run(known: Known) -> Decision:
         return _no(Refusal.QEMU_ENDED)
     if known.failed:
         return _failure(known)
-    if known.place is Whereabouts.COME:
-        return _YES if known.granted else _do(Task.GRANT)
+    if known.place is Whereabouts.COME and known.granted:
+        return _YES
     tables = _INCOMING if known.incoming else _FRESH
     return tables[known.place].get(known.other, _IN_DOUBT)
 
@@ -238,3 +272,16 @@ def _ended(known: Known) -> Decision:
     if known.place is Whereabouts.LEFT:
         return _do(Task.FINISH)
     return _NOTHING
+
+
+def observe(seen: Seen, known: Known) -> Decision:
+    """What to do after libvirt has passed on something about a QEMU here; nothing, where it does not matter.
+
+    A refusal cannot be told to libvirt, which has not asked; it is for the log.
+    """
+    if seen is Seen.RUNS:
+        if known.place is not Whereabouts.LEFT:
+            return _NOTHING
+        return _do(Task.TRY_AGAIN) if known.failed else _GOES_ON.get(known.other, _do(Task.TRY_AGAIN))
+    commits = known.place is Whereabouts.LEAVING and known.stopped and not known.failed
+    return _do(Task.COMMIT_HERE) if commits and (seen is Seen.SENT or known.gated) else _NOTHING

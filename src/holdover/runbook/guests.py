@@ -194,6 +194,9 @@ GUESTS = (
             r"it is in doubt whether guest .* runs on",
             r"is not handed over from",
             r"libvirt no longer waits for the answer",
+            r"libvirt's events cannot be had",
+            r"after an event of a QEMU",
+            r"runs that must not run here",
         ),
     ),
 )

@@ -177,7 +177,11 @@ async def lock_site(
         made = LockSite(site, folder)
         for host in hosts:
             await site.stop(host)
-            values: dict[str, Any] = {"lock_socket": str(made.agent_socket(host)), "uid": os.getuid()}
+            values: dict[str, Any] = {
+                "lock_socket": str(made.agent_socket(host)),
+                "uid": os.getuid(),
+                "events": "",
+            }
             libvirt = LibvirtConfig(**(values | dict(settings or {})))
             site.configs[host] = msgspec.structs.replace(site.configs[host], libvirt=libvirt)
             await site.start(host)

@@ -16,7 +16,9 @@ from holdover.agent.guests.guest import HostedGuest
 from holdover.agent.handover.handovers import HandoverProblem, Handovers
 from holdover.agent.libvirt.facts import Facts
 from holdover.agent.libvirt.memory import GuestMemories
+from holdover.agent.libvirt.observations import Observations
 from holdover.agent.libvirt.peer_questions import AskFailed, PeerAnswers, PeerQuestions, tracked_by
+from holdover.agent.libvirt.qemu_events import QemuEvents
 from holdover.agent.placement.claims import ClaimRefused
 from holdover.agent.placement.refusal import ColdStartRefused
 from holdover.api.client import AgentError
@@ -27,7 +29,7 @@ from holdover.config.agent_file import AgentConfig
 from holdover.handover.states import Event
 from holdover.journal.journal import JournalError
 from holdover.libvirt.lock_protocol import Register
-from holdover.libvirt.policy import Known, Other, Question, Refusal, Task, Whereabouts, decide
+from holdover.libvirt.policy import Known, Other, Question, Refusal, Seen, Task, Whereabouts, decide
 
 log = structlog.get_logger()
 
@@ -47,7 +49,11 @@ _FAILURES = (
 
 
 class Arbiter:
-    """The answers of one host to libvirt, and to other hosts about libvirt's guests."""
+    """The answers of one host to libvirt, and to other hosts about libvirt's guests.
+
+    Attributes:
+        events: libvirt's events of QEMU; None if the agent does not subscribe to them.
+    """
 
     def __init__(
         self,
@@ -71,7 +77,18 @@ class Arbiter:
         memory = GuestMemories(Path(config.state_dir) / "libvirt.json")
         self._facts = Facts(guests, handovers, attached, memory, open_disks, names, self._ended)
         self._answers = PeerAnswers(config.name, self._facts, handovers, self._ended)
+        self._observations = Observations(self._facts, self, self._runs, _FAILURES)
+        self.events: QemuEvents | None = None
+        if config.libvirt is not None and config.libvirt.events:
+            self.events = QemuEvents(config.libvirt.events, self.observed)
         self._after: dict[str, asyncio.Task[None]] = {}
+
+    def observed(self, guest: str, uuid: str, seen: Seen) -> None:
+        """libvirt has passed on something about a guest's QEMU here."""
+        self._observations.add(guest, uuid, seen)
+
+    async def _runs(self, guest: str) -> bool:
+        return self.events is not None and await self.events.runs(guest)
 
     def reconfigure(self, config: AgentConfig) -> None:
         """Use ``config`` from now on."""
@@ -80,6 +97,8 @@ class Arbiter:
     def go_on(self) -> None:
         """After a restart of the agent, and after its handovers have been restored: watch the QEMUs again."""
         self._facts.watch_again()
+        if self.events is not None:
+            self.events.start()
 
     async def asked(self, question: GuestQuestion, sender: str) -> GuestAnswer:
         """The answer to another host; ``sender`` is the name in its certificate."""
@@ -163,7 +182,7 @@ class Arbiter:
             await self._facts.save()
 
     async def _answer(self, question: Question, owner: Register, asks: Callable[[], bool]) -> str:
-        questions = self._questions(owner)
+        questions = self.questions(owner.name, str(owner.uuid))
         limit = _ANSWER_SECONDS if self._config.libvirt is None else self._config.libvirt.answer_within
         end = asyncio.get_running_loop().time() + limit
         other, failed = Other.UNASKED, False
@@ -173,35 +192,37 @@ class Arbiter:
             if decision.yes:
                 return ""
             if decision.refusal is not None:
-                return self._refusal(decision.refusal, owner, questions, known)
+                text = self.refusal(decision.refusal, owner.name, questions, known.place)
+                log.warning("Libvirt may not run a guest.", guest=owner.name, reason=text)
+                return text
             if decision.task is None or decision.task is Task.TRY_AGAIN:
                 await asyncio.sleep(_PAUSE)
                 other, failed = Other.UNASKED, False
                 continue
             try:
                 async with asyncio.timeout_at(None if known.post_copy else end):
-                    other = await self._carry_out(decision.task, owner.name, questions) or other
+                    other = await self.carry_out(decision.task, owner.name, questions) or other
             except TimeoutError:
                 failed, questions.why = True, f"this took longer than {limit:g} s"
             except _FAILURES as error:
                 failed, questions.why = True, str(error)
 
-    def _questions(self, owner: Register) -> PeerQuestions:
-        handover = self._facts.handover(owner.name)
+    def questions(self, guest: str, uuid: str) -> PeerQuestions:
+        """The questions to other hosts about a guest."""
+        handover = self._facts.handover(guest)
         names = tuple(peer.name for peer in self._config.peer) if handover is None else (handover.peer,)
-        return PeerQuestions(self._peers, names, owner.name, str(owner.uuid))
+        return PeerQuestions(self._peers, names, guest, uuid)
 
-    def _refusal(self, refusal: Refusal, owner: Register, questions: PeerQuestions, known: Known) -> str:
-        handover = self._facts.handover(owner.name)
+    def refusal(self, refusal: Refusal, guest: str, questions: PeerQuestions, where: Whereabouts) -> str:
+        """The text of a refusal."""
+        handover = self._facts.handover(guest)
         peer = questions.peer or ("another host" if handover is None else handover.peer)
-        why = questions.why or known.place.value
-        text = refusal.value.format(guest=owner.name, host=self._config.name, peer=peer, why=why)
-        log.warning("Libvirt may not run a guest.", guest=owner.name, reason=text)
-        return text
+        why = questions.why or where.value
+        return refusal.value.format(guest=guest, host=self._config.name, peer=peer, why=why)
 
     # -- tasks --------------------------------------------------------------------------------------
 
-    async def _carry_out(self, task: Task, guest: str, questions: PeerQuestions) -> Other | None:
+    async def carry_out(self, task: Task, guest: str, questions: PeerQuestions) -> Other | None:
         """Do a task; return what other hosts have said, if they were asked."""
         log.info("Another host asks about a guest of libvirt.", guest=guest, task=task.value)
         match task:
@@ -210,6 +231,10 @@ class Arbiter:
             case Task.ASK_DESTINATION:
                 handover = self._handover(guest)
                 return await questions.ask_destination(handover.peer, handover.handover_id)
+            case Task.ASK_SOURCE:
+                return await questions.ask_source(self._handover(guest).peer)
+            case Task.COMMIT_HERE:
+                await self._answers.commit_here(guest, self._handover(guest).handover_id)
             case Task.PREPARE:
                 await questions.prepare()
             case Task.COMMIT:
@@ -279,7 +304,7 @@ class Arbiter:
                 return
             handover = self._handover(guest)
             try:
-                await self._carry_out(task, guest, PeerQuestions(self._peers, (handover.peer,), guest, uuid))
+                await self.carry_out(task, guest, PeerQuestions(self._peers, (handover.peer,), guest, uuid))
             except _FAILURES as error:
                 log.warning(
                     "Libvirt has ended a QEMU process whose guest may not run.",
@@ -292,6 +317,9 @@ class Arbiter:
 
     async def close(self) -> None:
         """Stop. Tasks that are under way continue after the next start of the agent."""
+        if self.events is not None:
+            await self.events.close()
+        await self._observations.close()
         tasks: list[asyncio.Task[Any]] = list(self._after.values())
         for task in tasks:
             task.cancel()

@@ -179,6 +179,18 @@ class Facts:
             failed=failed,
         )
 
+    def observed(self, guest: str, uuid: str, other: Other, *, failed: bool) -> Known:
+        """What matters of a guest after libvirt has passed on something about its QEMU here."""
+        attached, found = self._attached(guest), self._guests.get(guest)
+        exported = found is not None and found.target is not None
+        return Known(
+            place=self.place(guest, uuid),
+            other=other,
+            failed=failed,
+            stopped=self.has_stopped(guest),
+            gated=exported and attached is not None and attached.fixed,
+        )
+
     def has_stopped(self, guest: str) -> bool:
         """Whether libvirt has said, since the present handover began, that a guest has stopped here, and has
         not said since then that the guest goes on.

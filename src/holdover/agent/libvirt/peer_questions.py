@@ -90,6 +90,15 @@ class PeerQuestions:
             return Other.UNREACHABLE
         return Other.GRANTED if answer.granted else Other.NOT_GRANTED
 
+    async def ask_source(self, name: str) -> Other:
+        """Whether the guest's QEMU on the source lives."""
+        self.peer = name
+        answer = await self._has(name)
+        if isinstance(answer, str):
+            self.why = answer
+            return Other.UNREACHABLE
+        return Other.RUNS if answer.alive else Other.ENDED
+
     async def prepare(self) -> None:
         """Have the host that has the guest prepare a handover to here.
 
@@ -174,13 +183,21 @@ class PeerAnswers:
                 )
             if self._facts.place(guest, question.uuid) is not Whereabouts.LEAVING:
                 raise AskFailed(f"handover {handover_id} of guest {guest} is not prepared any more")
-            self._facts.giving[guest] = handover_id
+        await self.commit_here(guest, handover_id)
+        if not await self._facts.lives(guest, question.uuid):
+            self._finish(guest)
+
+    async def commit_here(self, guest: str, handover_id: str) -> None:
+        """Commit a handover of which this host is the source.
+
+        Raises:
+            HandoverProblem: It is not committed.
+        """
+        self._facts.giving[guest] = handover_id
         try:
             await self._handovers.ask(guest, handover_id, Event.ASKED_COMMIT)
         finally:
             self._facts.giving.pop(guest, None)
-        if not await self._facts.lives(guest, question.uuid):
-            self._finish(guest)
 
     async def _stops(self, guest: str, uuid: str) -> bool:
         """Whether libvirt here has said that the guest has stopped, or its QEMU has ended.
