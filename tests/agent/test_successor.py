@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 
 from holdover.agent.attach.disks.open_disks import OpenDisks
 from holdover.agent.guests.chap_secrets import ChapSecrets
-from holdover.agent.successor import Successor
+from holdover.agent.successor import Predecessor, Successor
 from holdover.config.agent_file import export_iqn
 from holdover.demo.processes import free_port
 from holdover.service.notify import ServiceManager
@@ -170,3 +170,18 @@ def test_the_first_process_of_a_container_starts_no_successor(monkeypatch: pytes
 
     monkeypatch.setattr(os, "getpid", lambda: 1)
     asyncio.run(test())
+
+
+def test_an_old_agent_that_does_not_end_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdover.agent.successor._END_SECONDS", 0.01)
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with here:
+        assert not Predecessor(there, 0, ()).await_end()
+        assert here.recv(10) == b"ready"
+
+
+def test_a_successor_goes_on_when_the_old_agent_says_so() -> None:
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with here:
+        here.send(b"go")
+        assert Predecessor(there, 0, ()).await_end()

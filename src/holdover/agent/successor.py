@@ -31,6 +31,8 @@ _READY, _GO = b"ready", b"go"
 _FIRST_OF_CONTAINER = 1
 _SECONDS = 120.0
 """The seconds that a successor has to start."""
+_END_SECONDS = 90.0
+"""The seconds that the old agent has to end; systemd gives it as many (TimeoutStopSec=)."""
 
 
 class Successor:
@@ -138,9 +140,11 @@ class Predecessor:
     def await_end(self) -> bool:
         """Say that this process is ready; returns when the old agent has closed everything.
 
-        It returns False if the old agent has ended in another way, or does not want a successor any more.
+        It returns False if the old agent has ended in another way, does not want a successor any more, or
+        does not end. If this process then ends too, the service manager ends the old one and starts another.
         """
         with self.control:
+            self.control.settimeout(_END_SECONDS)
             try:
                 self.control.send(_READY)
                 return self.control.recv(len(_GO)) == _GO

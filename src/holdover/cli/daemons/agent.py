@@ -170,7 +170,8 @@ def _await_end(predecessor: Predecessor, settings: AgentConfig) -> None:
     credentials_of(settings)
     import_module("holdover.agent.api_server")
     if not predecessor.await_end():
-        refuse(f"agent {settings.name}: the agent that this one was to replace has ended in another way", 1)
+        what = "the agent that this one was to replace does not end, or has ended in another way"
+        refuse(f"agent {settings.name}: {what}", 1)
 
 
 def end_at_once() -> None:
