@@ -41,17 +41,17 @@ class SeparateSite:
     def __getitem__(self, name: str) -> SeparateHost:
         return self.hosts[name]
 
-    def begin(self, initiators: dict[str, str] | None = None, sections: str = "") -> None:
+    def begin(self, initiators: dict[str, str] | None = None, sections: str = "", settings: str = "") -> None:
         """Start the SAN and all agents.
 
         ``initiators`` are initiator names other than the hosts' own, ``sections`` more sections of all
-        agents' files.
+        agents' files, ``settings`` more keys before the first section.
         """
         self._start_san()
         self._make_certificates()
         for name in self.names:
             own = f"iqn.2026-11.org.example:{name}"
-            self._configure(name, (initiators or {}).get(name, own), sections)
+            self._configure(name, (initiators or {}).get(name, own), sections, settings)
             self.start_agent(name)
 
     def start_agent(self, name: str, **environment: str) -> None:
@@ -82,7 +82,7 @@ class SeparateSite:
                 copy.write_bytes((san.var / "ca" / file).read_bytes())
                 copy.chmod(0o600)
 
-    def _configure(self, name: str, initiator: str, sections: str) -> None:
+    def _configure(self, name: str, initiator: str, sections: str, settings: str) -> None:
         host = self[name]
         devices = [
             f"scsi-block,id=disk{lun},drive=iscsi://{SAN}/{_IQN}/{lun},migrate-pr=on"
@@ -92,7 +92,7 @@ class SeparateSite:
             f'[[peer]]\nname = "{peer}"\napi = "{peer}:{_API}"\n' for peer in self.names if peer != name
         )
         (host.etc / "agent.toml").write_text(
-            f'name = "{name}"\ninitiator = "{initiator}"\n'
+            f'name = "{name}"\ninitiator = "{initiator}"\n{settings}'
             f'[api]\nlisten = ["{host.address}:{_API}", "unix:{SOCKET}"]\n'
             f'certificate = "/etc/holdover/{name}.crt"\nkey = "/etc/holdover/{name}.key"\n'
             f'ca = "/etc/holdover/ca.crt"\n{peers}'
