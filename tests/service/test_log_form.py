@@ -13,9 +13,9 @@ LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
 FIELDS = {
     "after", "answer", "before", "by", "host", "source",
     "cdb", "certificates", "changed", "count", "disk", "drive", "exc_info",
-    "export", "file", "front_end", "guest", "handover_id", "identity", "keys", "last", "lun", "luns",
-    "migrate_pr", "migration_id", "monitor", "opcode", "path", "peer", "phase", "pid", "reason", "runs",
-    "seconds", "signal", "state", "task", "to", "uid", "without",
+    "export", "file", "front_end", "guest", "handover_id", "identity", "install", "keys", "last", "lun",
+    "luns", "migrate_pr", "migration_id", "monitor", "opcode", "path", "peer", "phase", "pid", "reason",
+    "runs", "seconds", "seen", "signal", "state", "task", "to", "uid", "uri", "without",
 }  # fmt: skip
 """The names of fields. A new one goes here, if none of these says the same."""
 
