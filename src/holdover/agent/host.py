@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import resource
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path as FilePath
@@ -136,7 +136,9 @@ class Host:
             self.measurements,
             self.history,
         )
-        self._attachments = Attachments(config, self.guests, self._hosted, self._maker, self._in_handover)
+        self._attachments = Attachments(
+            config, self.guests, self._hosted, self._maker, self._in_handover, self._admit
+        )
         self.helpers = HelperSockets(
             config,
             self._attachments,
@@ -270,6 +272,9 @@ class Host:
             ExpectError: This host does not have one of the LUNs, or the guest cannot be handed over to it.
         """
         return await self._arrivals.expect(name, machine_type, devices)
+
+    async def _admit(self, name: str, run: Callable[[], Awaitable[None]]) -> str:
+        return await self.placement.admit(name, run)
 
     def _in_handover(self, name: str) -> bool:
         return self.handovers.is_in_handover(name)
@@ -445,7 +450,7 @@ class Host:
             )
         found += (*self.placement.warnings, *self.migrations.warnings)
         found += (each for g in self.guests.values() for each in g.warnings)
-        return (*found, *self._attachments.claims.warnings)
+        return (*found, *self._attachments.warnings)
 
     def export_secret(self, guest: HostedGuest) -> ExportSecret | None:
         """What a guest's QEMU needs to log in; None for a guest without an export."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,9 @@ class Site:
         self.maker = DeviceMaker(
             Rules(config.rule), Disks(io), io, Keeper(journal), 1, in_handover, OpenDisks()
         )
-        self.attachments = Attachments(config, self.guests, self.make, self.maker, in_handover)
+        self.refusal = ""
+        """Why no guest may start here."""
+        self.attachments = Attachments(config, self.guests, self.make, self.maker, in_handover, self.admit)
         self.peers: list[tuple[Peer, str | None]] = []
         self.arrivals = ExpectedGuests(self.attachments, self.maker, lambda: self.peers)
         for guest in config.guest:
@@ -71,6 +73,16 @@ class Site:
     ) -> HostedGuest:
         kind = LeftToQemu if left_to_qemu else HostedGuest
         return kind(name, "host", machine_type, devices, None, Limits())
+
+    async def admit(self, name: str, run: Callable[[], Awaitable[None]]) -> str:
+        if not self.refusal:
+            await run()
+        return self.refusal
+
+    async def runs(self, attached: Attached) -> None:
+        """Wait until a guest's commands pass."""
+        while attached.gate_now is not Gate.RUNNING:  # noqa: ASYNC110 - no event for it
+            await asyncio.sleep(0)
 
     async def of(
         self, process: subprocess.Popen[bytes], own: str | None = None, *, lun: Designator | None = LUN

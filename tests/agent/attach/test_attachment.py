@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 import pytest
 
+from holdover.agent.attach import starting
 from holdover.agent.attach.attached_guest import Attached, Busy, Refused
 from holdover.agent.attach.expected_guest import ExpectedDevice, ExpectError
 from holdover.agent.attach.hosted_guest import LeftToQemu
@@ -61,7 +63,7 @@ def test_a_process_is_a_guest_while_it_runs_and_forgotten_where_it_holds_nothing
                 assert here.guests["db1"] is attached.guest
                 assert await here.of(process) is attached
                 assert attached.guest.state().machine_type == "pc-q35-7.2"
-                assert attached.gate_now is Gate.RUNNING
+                await here.runs(attached)
             await here.gone(attached)
             assert here.guests == {}
 
@@ -257,9 +259,7 @@ def test_a_qemu_that_waits_for_a_migration_is_a_guest_that_is_to_arrive_until_it
                 attached = await here.of(process)
                 before = attached.gate_now
                 here.attachments.note_command(attached)
-                async with asyncio.timeout(600):
-                    while attached.gate_now is not Gate.RUNNING:  # noqa: ASYNC110 - no event for it
-                        await asyncio.sleep(0.02)
+                await here.runs(attached)
                 assert before is Gate.INCOMING
 
     run(test())
@@ -288,8 +288,70 @@ def test_a_new_process_tells_where_a_known_guest_stands(
             device.block.mark_stale()
             with qemu("-name", "db1", *options) as process:
                 assert await here.of(process) is attached
-                await asyncio.sleep(0)
+                if after is Gate.RUNNING:
+                    await here.runs(attached)
                 assert device.block.gate is after
+
+    run(test())
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("options", [(), ("-incoming", "defer")], ids=["starts", "arrived unannounced"])
+def test_a_guest_that_another_host_has_is_not_let_run_by_its_process(
+    options: tuple[str, ...], known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starting, "retry_pauses", lambda _: itertools.repeat(0.01))
+
+    async def test() -> None:
+        async with site() as here:
+            if known:
+                with qemu("-name", "db1") as process:
+                    attached = await here.of(process)
+                    await here.runs(attached)
+                    holding(attached, 1)
+                    attached.move_gate(Gate.DEPARTED)
+                await here.gone(attached)
+            here.refusal = "guest db1 is on host-b"
+            with qemu("-name", "db1", *options) as process:
+                attached = await here.of(process)
+                here.attachments.note_command(attached)
+                while not here.attachments.warnings:  # noqa: ASYNC110 - no event for it
+                    await asyncio.sleep(0)
+                (warning,) = here.attachments.warnings
+                assert "guest db1: its QEMU runs on host" in warning
+                assert "guest db1 is on host-b" in warning
+                assert attached.gate_now is not Gate.RUNNING
+                # it is claimed again and again
+                here.refusal = ""
+                await here.runs(attached)
+                while here.attachments.warnings:  # noqa: ASYNC110 - no event for it
+                    await asyncio.sleep(0)
+
+    run(test())
+
+
+def test_a_process_that_ends_while_its_guest_is_claimed_leaves_the_guest_where_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test() -> None:
+        async with site() as here:
+            asked, answer = asyncio.Event(), asyncio.Event()
+
+            async def admit(name: str, let_run: Callable[[], Awaitable[None]]) -> str:
+                asked.set()
+                await answer.wait()
+                await let_run()
+                return ""
+
+            monkeypatch.setattr(here.attachments._starting, "_admit", admit)
+            with qemu("-name", "db1") as process:
+                attached = await here.of(process)
+                await asked.wait()
+            await here.gone(attached)
+            answer.set()
+            while attached in here.attachments._starting._tasks:  # noqa: ASYNC110 - no event for it
+                await asyncio.sleep(0)
+            assert attached.gate_now is Gate.INCOMING
 
     run(test())
 
@@ -418,7 +480,8 @@ def test_of_several_who_say_that_they_are_the_expected_guest_it_is_the_one_with_
 
                 monkeypatch.setattr(here.maker, "has_open", has_open)
                 attached = await here.of(squatter, lun=None)
-                assert (attached.settled, attached.gate_now) == (False, Gate.RUNNING)
+                await here.runs(attached)
+                assert not attached.settled
                 here.peers = [(Peer(each.pid, 0, 0), None) for each in (squatter, waiting)]
                 with pytest.raises(ExpectError, match="this host has no disk of LUN"):
                     await here.arrivals.expect("db1", "pc", [ExpectedDevice(str(LUN), migrate_pr=True)])

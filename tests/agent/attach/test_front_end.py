@@ -44,6 +44,10 @@ def no_guest(*_: object, **__: object) -> HostedGuest:
     raise AssertionError("a guest was made")
 
 
+async def nobody_starts(_: str, __: object) -> str:
+    raise AssertionError("a guest was claimed")
+
+
 def test_the_socket_has_the_mode_that_was_asked_for_and_goes_with_the_agent(tmp_path: Path) -> None:
     async def test() -> None:
         socket = tmp_path / "helper.sock"
@@ -65,7 +69,7 @@ def test_a_process_that_is_no_guest_is_refused(alive: bool) -> None:
         io = SgIo(1)
         disks = HostDisks(io)
         maker = DeviceMaker(Rules([]), disks, io, Keeper(MemoryJournal()), 1, lambda _: False, OpenDisks())
-        attachments = Attachments(agent(Path("/x")), {}, no_guest, maker, lambda _: False)
+        attachments = Attachments(agent(Path("/x")), {}, no_guest, maker, lambda _: False, nobody_starts)
         front_end = HelperFrontEnd(attachments, maker, disks)
         response = await front_end.handle(Peer(pid, 0, 0), NO_DISK, in_command(InServiceAction.READ_KEYS))
         assert decode_sense(response.sense).additional == AdditionalSense.LOGICAL_UNIT_NOT_SUPPORTED

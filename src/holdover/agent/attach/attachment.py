@@ -7,8 +7,8 @@ shown one of the guest's disks. If the guest holds something when its process en
 and the next process of that name or UUID continues with it.
 
 A QEMU that waits for a migration becomes a guest that is going to arrive. If it runs although no host has
-announced it, somebody else migrated it or this agent forgot it. After a while its commands pass, and what it
-holds is read from the LUNs before use.
+announced it, somebody else migrated it or this agent forgot it. After a while this host claims it, as it
+claims a guest that a QEMU without -incoming starts here (`holdover.agent.attach.starting`).
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from holdover.agent.attach.processes.process_identity import (
 )
 from holdover.agent.attach.qmp import what_it_says
 from holdover.agent.attach.records import CONFIGURED, EXPECTED, process_of
+from holdover.agent.attach.starting import Admit, StartingGuests
 from holdover.agent.guests.guest import HostedGuest
 from holdover.config.agent_file import AgentConfig
 from holdover.guest.gate import Gate
@@ -42,6 +43,7 @@ from holdover.guest.identity_policy import ProcessClaim, ProcessIdentity, Trust,
 from holdover.guest.machine_type import MachineType
 from holdover.helper.connection import Peer
 from holdover.journal.records import DeviceRecord, GuestRecord
+from holdover.placement.appearance import Appearance, appear
 from holdover.scsi.inquiry import Designator
 
 log = structlog.get_logger()
@@ -65,8 +67,9 @@ class Attachments:
         make: MakeGuest,
         maker: DeviceMaker,
         in_handover: Callable[[str], bool],
+        admit: Admit,
     ) -> None:
-        """``in_handover`` returns whether a guest is being handed over."""
+        """``in_handover`` returns whether a guest is being handed over; ``admit`` claims a guest."""
         self._in_handover = in_handover
         self._config = config
         self._guests = guests
@@ -76,16 +79,21 @@ class Attachments:
         self._by_process: dict[int, Attached] = {}
         self.names = LibvirtNames()
         self.claims = ProcessClaims(config, maker.rules, self._attached)
+        self._starting = StartingGuests(config.name, maker, in_handover, admit)
         self._attaching: dict[tuple[int, str | None, bool], asyncio.Task[Attached]] = {}
         self._asked: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: dict[Attached, asyncio.TimerHandle] = {}
         """The timers that end the time for which guests are remembered."""
-        self._unannounced: dict[Attached, asyncio.TimerHandle] = {}
 
     def reconfigure(self, config: AgentConfig) -> None:
         """Use ``config`` from now on."""
         self._config = config
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What an operator must know of processes that claim to be guests, and of guests that do not run."""
+        return (*self._starting.warnings, *self.claims.warnings)
 
     # -- who it is --------------------------------------------------------------------------------
 
@@ -275,10 +283,11 @@ class Attachments:
         shown = lun is not None and (not luns or lun in luns)
         name = attached.guest.name if attached is not None else said.name or said.uuid or ""
         trust = self.claims.judge(pid, name, attached, said, now, own, named=self.names.has(process))
+        appearance = Appearance.NOTHING
         if attached is None:
             self.claims.check_room(pid, now, trust, shown=shown)
-            gate = Gate.INCOMING if said.incoming else Gate.RUNNING
-            attached = self.add(name, said.machine_type or DEFAULT_MACHINE_TYPE, gate)
+            attached = self.add(name, said.machine_type or DEFAULT_MACHINE_TYPE, Gate.INCOMING)
+            appearance = appear(None, incoming=said.incoming, has_devices=False)
         elif (before := self._running(attached)) is not None and before.pid != pid:
             if not may_replace(ProcessClaim(trust, shown), before.claim):
                 raise self.claims.conflict(
@@ -293,6 +302,8 @@ class Attachments:
         process.identity, process.said, process.claim = now, said, ProcessClaim(trust)
         attached.process = process
         self._by_process[pid] = attached
+        if appearance is Appearance.STARTS:
+            self._starting.start(attached)
         if trust >= Trust.RECORDED:
             self._settle(attached, said)
         return attached
@@ -370,14 +381,16 @@ class Attachments:
         """Set the gate of a known guest by what its new process shows, if that process can be seen."""
         if attached.fixed or identity == QemuIdentity() or self._in_handover(attached.guest.name):
             return
-        # A guest with devices that runs here was migrated to this host long ago.
-        arrives = attached.gate_now is Gate.DEPARTED or not attached.guest.devices
-        if identity.incoming and arrives and attached.gate_now is not Gate.INCOMING:
-            attached.expected = False
-            attached.move_gate(Gate.INCOMING)
-            self._spawn(self._maker.note(attached))
-        elif attached.gate_now is not Gate.RUNNING and not identity.incoming:
-            self._spawn(self._maker.let_run(attached))
+        devices = bool(attached.guest.devices)
+        match appear(attached.gate_now, incoming=identity.incoming, has_devices=devices):
+            case Appearance.ARRIVES:
+                attached.expected = False
+                attached.move_gate(Gate.INCOMING)
+                self._spawn(self._maker.note(attached))
+            case Appearance.STARTS:
+                self._starting.start(attached)
+            case Appearance.NOTHING:
+                pass
 
     def _leave(self, attached: Attached, to_qemu: bool) -> None:
         """Leave a guest's reservations to its QEMU, or take them up again. The tracked state is kept."""
@@ -403,22 +416,8 @@ class Attachments:
 
     def note_command(self, attached: Attached) -> None:
         """A guest has sent a command, so it runs: it runs here even if nobody has announced it."""
-        unannounced = not attached.fixed and not attached.expected and not attached.left_to_qemu
-        if unannounced and attached.gate_now is Gate.INCOMING and attached not in self._unannounced:
-            loop = asyncio.get_running_loop()
-            limit = self._config.limits.step
-            self._unannounced[attached] = loop.call_later(limit, self._let_run, attached)
-
-    def _let_run(self, attached: Attached) -> None:
-        del self._unannounced[attached]
-        if attached.expected or attached.gate_now is not Gate.INCOMING:
-            return
-        if not self._in_handover(attached.guest.name):
-            log.warning(
-                "A guest arrived by a migration that no host has announced; its reservations are not here.",
-                guest=attached.guest.name,
-            )
-            self._spawn(self._maker.let_run(attached))
+        if not attached.fixed:
+            self._starting.note_command(attached, self._config.limits.step)
 
     # -- how it ends ------------------------------------------------------------------------------
 
@@ -472,10 +471,10 @@ class Attachments:
         if self._attached.get(name) is attached:
             del self._attached[name], self._guests[name]
             self.claims.forget(name)
-        for timers in (self._timers, self._unannounced):
-            timer = timers.pop(attached, None)
-            if timer is not None:
-                timer.cancel()
+        timer = self._timers.pop(attached, None)
+        if timer is not None:
+            timer.cancel()
+        self._starting.forget(attached)
         self._spawn(attached.guest.close())
         self._spawn(self._maker.forget(name))
 
@@ -486,7 +485,7 @@ class Attachments:
 
     async def close(self) -> None:
         """Watch no process any more; the owner of the guests closes the guests themselves."""
-        for timer in (*self._timers.values(), *self._unannounced.values()):
+        for timer in self._timers.values():
             timer.cancel()
         for attached in self._by_process.values():
             if attached.process is not None:
@@ -497,4 +496,5 @@ class Attachments:
                 await attached.kept[0].close()
         for task in tuple(self._attaching.values()):
             task.cancel()
+        await self._starting.close()
         await asyncio.gather(*self._tasks, *self._attaching.values(), return_exceptions=True)

@@ -135,9 +135,8 @@ class DeviceMaker:
         if self._in_handover(attached.guest.name):
             raise Busy(f"LUN {designator} is new to guest {attached.guest.name}, which is being handed over")
 
-    async def let_run(self, attached: Attached) -> None:
-        """A guest runs here though nobody handed it over: read what it holds before that is used."""
-        attached.run()
+    async def read_and_note(self, attached: Attached) -> None:
+        """A guest runs here though nobody handed it over: read what it holds, and put it on record."""
         await asyncio.gather(*(self._read(device) for device in attached.guest.devices))
         await self.note(attached)
 

@@ -14,7 +14,7 @@ from holdover.agent.guests.guest import HostedGuest
 from holdover.agent.guests.records import device_record
 from holdover.agent.handover.handovers import Handovers
 from holdover.agent.migration.migrations import Migrations
-from holdover.agent.placement.claims import Claims
+from holdover.agent.placement.claims import ClaimRefused, Claims
 from holdover.agent.placement.cold_start import ColdStarts
 from holdover.agent.placement.dead_hosts import DeadHosts, DeclarationRefused
 from holdover.agent.placement.logins import Logins
@@ -129,6 +129,18 @@ class Placement:
             ClaimRefused, ColdStartRefused: It may not run here; the message says why.
         """
         await self._starts.open_here(guest, secrets.token_hex(8))
+
+    async def admit(self, guest: str, run: Callable[[], Awaitable[None]]) -> str:
+        """Claim a guest that no host has, and call ``run`` when it may run here.
+
+        Returns why it may not, or nothing.
+        """
+        try:
+            async with self._claims.claimed(guest):
+                await run()
+        except ClaimRefused as error:
+            return str(error)
+        return ""
 
     async def release(self, guest: str) -> PlacementResult:
         """Remove a guest's registrations by this host from its LUNs.
