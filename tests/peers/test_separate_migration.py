@@ -6,106 +6,20 @@ exactly one host with its reservation, or its end and the next command are named
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from holdover.api.migration_documents import MigrationState
 from tests.rig.hosts import until
-from tests.rig.separate_guest import SeparateGuest
-from tests.rig.separate_site import GUEST, SAN, separate_site
+from tests.rig.separate_pair import SIDES, Pair
+from tests.rig.separate_site import GUEST, SAN
 
 pytestmark = [
     pytest.mark.peer("qemu-system-x86", "qemu-block-extra"),
     pytest.mark.xdist_group("separate-hosts"),
 ]
-
-KEY = 0xABC
-IQN = "iqn.2026-11.org.example:"
-SIDES = ("host-a", "host-b")
-
-
-class Pool:
-    """A site for several tests, since it takes long to set up; a test that fails has been its last."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._number = 0
-        self._stack = contextlib.ExitStack()
-        self._guest: SeparateGuest | None = None
-
-    def guest(self) -> SeparateGuest:
-        if self._guest is None:
-            self._number += 1
-            folder = self._folder / str(self._number)
-            site = self._stack.enter_context(separate_site(folder, *SIDES))
-            site.begin()
-            self._guest = SeparateGuest(site)
-            self._guest.start("host-a")
-            site.guest("host-a", "register", "--new-key", hex(KEY), "--aptpl")
-            site.guest("host-a", "reserve", "--key", hex(KEY), "--type", "5")
-        return self._guest
-
-    def end(self) -> None:
-        self._guest = None
-        self._stack.close()
-
-
-@pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
-    made = Pool(tmp_path_factory.mktemp("sites"))
-    yield made
-    made.end()
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The guest runs on ``here`` and holds a reservation; a QEMU on ``there`` waits for it."""
-
-    guest: SeparateGuest
-    here: str
-    there: str
-
-    def migrate(self, *options: str) -> subprocess.CompletedProcess[str]:
-        return self.guest.migrate(self.here, self.there, *options)
-
-    def reaches(self, *phases: str) -> MigrationState:
-        return self.guest.reaches(self.here, *phases)
-
-    def restart_agent(self, name: str, **environment: str) -> None:
-        self.guest.site.agents[name].kill()
-        self.guest.site.start_agent(name, **environment)
-
-    def at_home_on(self, name: str) -> None:
-        """The guest runs on one host alone, and its reservation is there and nowhere else."""
-        held = {f"{IQN}{name}": (KEY, True)}
-        until(lambda: self.guest.site.registrants() == held, f"the reservation is not on {name} alone")
-        assert self.guest.running_on() == [name]
-
-    def ends_on_one_host(self) -> MigrationState:
-        state = self.reaches("moved", "stayed")
-        self.at_home_on(self.there if state.moved else self.here)
-        return state
-
-
-@pytest.fixture
-def pair(pool: Pool, request: pytest.FixtureRequest) -> Iterator[Pair]:
-    failed = request.session.testsfailed
-    guest = pool.guest()
-    yield Pair(guest, *guest.rest())
-    if request.session.testsfailed != failed:
-        pool.end()
-        return
-    for name in SIDES:
-        if not guest.site.agents[name].running:
-            guest.site.start_agent(name)
 
 
 def test_a_guest_moves_and_comes_back_by_commands_on_its_hosts(pair: Pair) -> None:
@@ -231,16 +145,7 @@ def test_a_qemu_and_the_source_agent_die_together(pair: Pair, phase: str, source
     killed_at(pair, phase, "before")
     guest.qemus[pair.here if source else pair.there].kill()
     guest.site.start_agent(pair.here)
-    state = pair.reaches("moved", "stayed")
-    at = pair.there if state.moved else pair.here
-    if guest.state(at) != "none":
-        pair.at_home_on(at)
-        return
-    assert guest.running_on() == []
-    assert "does not run" in state.now
-    assert state.next == f"start its QEMU on {at}"
-    held = {f"{IQN}{at}": (KEY, True)}
-    until(lambda: guest.site.registrants() == held, f"the reservation is not on {at} alone")
+    pair.ends_soundly()
 
 
 @pytest.mark.long

@@ -251,6 +251,20 @@ class Program:
         """What it has written so far."""
         return self._log.read_text(errors="replace")
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it has been stopped, as by `kill -STOP`."""
+        try:
+            stat = Path(f"/proc/{_child(self._popen.pid)}/stat").read_text(encoding="ascii")
+        except OSError:
+            return False
+        return stat.rpartition(")")[2].split()[0] == "T"
+
+    def go_on(self) -> None:
+        """Let it go on after a stop; nsenter(1) has stopped together with it."""
+        self.send(signal.SIGCONT)
+        self._popen.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         """End it as by `kill -9`."""
         self.send(signal.SIGKILL)

@@ -15,43 +15,49 @@ from typing import Any
 from holdover.agent.guests.chap_secrets import ChapSecrets
 from holdover.api.client import AgentClient, AgentError
 from holdover.api.migration_documents import MigrationState
+from holdover.config.agent_file import export_iqn
 from holdover.qemu.monitor import QemuError, QemuMonitor
 from tests.rig.hosts import Program, until
-from tests.rig.separate_site import EXPORT, GUEST, GUEST_IQN, MONITOR, SOCKET, SeparateSite
+from tests.rig.separate_site import GUEST, MONITOR, SOCKET, SeparateSite
 
 _QEMU = "qemu-system-x86_64"
-_TEST_MONITOR = f"/run/{GUEST}.test"
 _HANG = 600.0
 
 
 class SeparateGuest:
-    """The QEMUs of the guest on the hosts of a site."""
+    """The QEMUs of a guest on the hosts of a site.
 
-    def __init__(self, site: SeparateSite) -> None:
+    Attributes:
+        name: The guest's name.
+    """
+
+    def __init__(self, site: SeparateSite, name: str = GUEST) -> None:
         self.site = site
+        self.name = name
+        self._test_monitor = f"/run/{name}.test"
         self.qemus: dict[str, Program] = {}
 
     def start(self, name: str, incoming: str | None = None, *options: str) -> None:
         """Start a QEMU on a host; ``incoming``: it waits for the guest."""
         host = self.site[name]
-        monitor = MONITOR.format(name=GUEST)
-        secret = f"/var/lib/holdover/{ChapSecrets(host.var).file(GUEST).relative_to(host.var)}"
-        arguments = [_QEMU, "-name", GUEST, "-machine", "pc", "-accel", "tcg", "-m", "16", "-nodefaults"]
+        monitor = MONITOR.format(name=self.name)
+        secret = f"/var/lib/holdover/{ChapSecrets(host.var).file(self.name).relative_to(host.var)}"
+        arguments = [_QEMU, "-name", self.name, "-machine", "pc", "-accel", "tcg", "-m", "16", "-nodefaults"]
         arguments += ["-no-user-config", "-display", "none", "-device", "virtio-scsi-pci"]
         arguments += ["-object", f"secret,id=chap,file={secret}"]
         arguments += [
             "-blockdev",
-            f"driver=iscsi,transport=tcp,portal={EXPORT},target={GUEST_IQN},lun=0,user={GUEST},"
-            f"password-secret=chap,initiator-name=iqn.2026-11.org.example:{GUEST},node-name=d0",
+            f"driver=iscsi,transport=tcp,portal={self.site.export(self.name)},target={export_iqn(self.name)},lun=0,user={self.name},"
+            f"password-secret=chap,initiator-name=iqn.2026-11.org.example:{self.name},node-name=d0",
         ]
         arguments += ["-device", "scsi-block,drive=d0"]
-        for path in (monitor, _TEST_MONITOR):
+        for path in (monitor, self._test_monitor):
             host.inside(path).unlink(missing_ok=True)
             arguments += ["-qmp", f"unix:{path},server=on,wait=off"]
         if incoming is not None:
             arguments += ["-incoming", incoming]
         qemu = self.qemus[name] = host.spawn(*arguments, *options)
-        until(lambda: not qemu.running or host.listens(_TEST_MONITOR), f"{name}: QEMU does not start")
+        until(lambda: not qemu.running or host.listens(self._test_monitor), f"{name}: QEMU does not start")
         assert qemu.running, qemu.output()
         # it listens before it has opened its disk, and answers when it has
         self.tell(name, "query-status")
@@ -83,7 +89,7 @@ class SeparateGuest:
 
         async def ask() -> object:
             async with await QemuMonitor.connect(
-                self.site[name].inside(_TEST_MONITOR), name, timeout=_HANG
+                self.site[name].inside(self._test_monitor), name, timeout=_HANG
             ) as qemu:
                 return await qemu.execute(command, arguments)
 
@@ -112,11 +118,11 @@ class SeparateGuest:
 
     def migrate(self, name: str, to: str, *options: str) -> subprocess.CompletedProcess[str]:
         """`holdover migrate` typed on a host."""
-        return self.site[name].holdover("migrate", GUEST, "--to", to, *options, timeout=300)
+        return self.site[name].holdover("migrate", self.name, "--to", to, *options, timeout=300)
 
     def begin(self, name: str, to: str, *options: str) -> Program:
         """`holdover migrate` on a host, which is not waited for."""
-        return self.site[name].start("migrate", GUEST, "--to", to, *options)
+        return self.site[name].start("migrate", self.name, "--to", to, *options)
 
     def migration(self, name: str) -> MigrationState | None:
         """The newest migration of the guest from a host; None if it cannot be asked, or there is none."""
@@ -124,7 +130,9 @@ class SeparateGuest:
         async def ask() -> MigrationState | None:
             client = AgentClient(f"unix:{self.site[name].inside(SOCKET)}")
             try:
-                return next(iter((await client.migrations()).migrations), None)
+                return next(
+                    (each for each in (await client.migrations()).migrations if each.guest == self.name), None
+                )
             except AgentError:
                 return None
             finally:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from holdover.agent.guests.chap_secrets import ChapSecrets
+from holdover.config.agent_file import export_iqn
 from tests.rig.hosts import Program, SeparateHost, SeparateHosts, separate_hosts, until
 
 GUEST = "db1"
@@ -17,10 +18,12 @@ SOCKET = "/run/holdover/api.sock"
 _IQN = "iqn.2026-11.org.example:san"
 _API = 7411
 _CONTROL = "/run/holdover/san.sock"
-EXPORT = "127.0.0.1:3261"
+_FIRST_PORT = 3261
+EXPORT = f"127.0.0.1:{_FIRST_PORT}"
+"""The export of the first guest, on each host."""
+GUEST_IQN = export_iqn(GUEST)
 MONITOR = "/run/{name}.qmp"
 """Where an agent finds the monitor of a guest's QEMU."""
-GUEST_IQN = f"iqn.2026-11.org.holdover:guest.{GUEST}"
 _LIMITS = "[limits]\nconnect = 5\nstep = 10\ndrain = 5\npeer = 5\ngive_up = 2\nrecheck = 0.5\n"
 
 
@@ -29,12 +32,16 @@ class SeparateSite:
 
     Attributes:
         hosts: All hosts.
-        names: Those with an agent; the guest runs on the first.
+        names: Those with an agent.
+        guests: The guests, each with the host on which it runs first.
     """
 
-    def __init__(self, hosts: SeparateHosts, names: Sequence[str], luns: int) -> None:
+    def __init__(
+        self, hosts: SeparateHosts, names: Sequence[str], luns: int, guests: Mapping[str, str] | None = None
+    ) -> None:
         self.hosts = hosts
         self.names = tuple(names)
+        self.guests = dict(guests or {GUEST: names[0]})
         self.agents: dict[str, Program] = {}
         self._luns = luns
 
@@ -47,7 +54,7 @@ class SeparateSite:
         ``initiators`` are initiator names other than the hosts' own, ``sections`` more sections of all
         agents' files, ``settings`` more keys before the first section.
         """
-        self._start_san()
+        self.start_san()
         self._make_certificates()
         for name in self.names:
             own = f"iqn.2026-11.org.example:{name}"
@@ -62,12 +69,13 @@ class SeparateSite:
         until(lambda: not agent.running or host.listens(SOCKET), f"{name}: the agent cannot be asked")
         assert agent.running, agent.output()
 
-    def _start_san(self) -> None:
+    def start_san(self) -> None:
+        """Start the target; it has the LUNs and the registrations that it had when it was killed."""
         san = self[SAN]
         arguments = ["target", "--listen", f"{san.address}:3260", "--iqn", _IQN, "--control", _CONTROL]
         for lun in range(self._luns):
             arguments += ["--lun", f"file=/var/lib/holdover/lun{lun},size=16M"]
-        target = san.start(*arguments)
+        target = self.target = san.start(*arguments)
         until(lambda: not target.running or san.listens(f"{san.address}:3260"), "the SAN does not listen")
         assert target.running, target.output()
 
@@ -84,10 +92,6 @@ class SeparateSite:
 
     def _configure(self, name: str, initiator: str, sections: str, settings: str) -> None:
         host = self[name]
-        devices = [
-            f"scsi-block,id=disk{lun},drive=iscsi://{SAN}/{_IQN}/{lun},migrate-pr=on"
-            for lun in range(self._luns)
-        ]
         peers = "".join(
             f'[[peer]]\nname = "{peer}"\napi = "{peer}:{_API}"\n' for peer in self.names if peer != name
         )
@@ -98,18 +102,40 @@ class SeparateSite:
             f'ca = "/etc/holdover/ca.crt"\n{peers}'
             f'[qmp]\nsocket = "{MONITOR}"\n'
             f'[journal]\nfile = "/var/lib/holdover/journal"\n{_LIMITS}'
-            f'[[guest]]\nname = "{GUEST}"\nmachine = "pc"\nexport = "{EXPORT}"\n'
-            f"incoming = {str(name != self.names[0]).lower()}\ndevices = {json.dumps(devices)}\n{sections}",
+            f"{''.join(self._section(guest, name) for guest in self.guests)}{sections}",
             encoding="utf-8",
         )
 
+    def _section(self, guest: str, host: str) -> str:
+        devices = [
+            f"scsi-block,id=disk{lun},drive=iscsi://{SAN}/{_IQN}/{lun},migrate-pr=on"
+            for lun in self.luns_of(guest)
+        ]
+        return (
+            f'[[guest]]\nname = "{guest}"\nmachine = "pc"\nexport = "{self.export(guest)}"\n'
+            f"incoming = {str(host != self.guests[guest]).lower()}\ndevices = {json.dumps(devices)}\n"
+        )
+
+    def export(self, guest: str = GUEST) -> str:
+        """The address of a guest's export, on each host."""
+        return f"127.0.0.1:{_FIRST_PORT + list(self.guests).index(guest)}"
+
+    def luns_of(self, guest: str) -> tuple[int, ...]:
+        """A guest's LUNs: all of them if it is the only guest, otherwise one for each guest."""
+        if len(self.guests) == 1:
+            return tuple(range(self._luns))
+        return (list(self.guests).index(guest),)
+
     # -- what is asked --------------------------------------------------------------------------------
 
-    def guest(self, name: str, action: str, *options: str, lun: int = 0) -> None:
-        """The guest, on host ``name``, changes its reservations: `holdover pr ACTION` by its export."""
-        secret = ChapSecrets(self[name].var).file(GUEST).read_text(encoding="ascii")
-        url = f"iscsi://{GUEST}%{secret}@{EXPORT}/{GUEST_IQN}/{lun}"
-        self[name].must("pr", action, url, *options, "--initiator", f"{_IQN}:{GUEST}")
+    def guest(self, name: str, action: str, *options: str, lun: int = 0, guest: str = GUEST) -> None:
+        """A guest, on host ``name``, changes its reservations: `holdover pr ACTION` by its export.
+
+        ``lun`` is the number of the LUN at the export.
+        """
+        secret = ChapSecrets(self[name].var).file(guest).read_text(encoding="ascii")
+        url = f"iscsi://{guest}%{secret}@{self.export(guest)}/{export_iqn(guest)}/{lun}"
+        self[name].must("pr", action, url, *options, "--initiator", f"{_IQN}:{guest}")
 
     def handover(self, name: str, action: str, *options: str) -> Any:
         """`holdover handover ACTION` on a host; it has to succeed."""
@@ -131,11 +157,15 @@ class SeparateSite:
     @property
     def lun_url(self) -> str:
         """The first LUN, as any host reaches it."""
-        return f"iscsi://{self[SAN].address}/{_IQN}/0"
+        return self.url_of(0)
+
+    def url_of(self, lun: int) -> str:
+        """A LUN, as any host reaches it."""
+        return f"iscsi://{self[SAN].address}/{_IQN}/{lun}"
 
     def registrants(self, lun: int = 0) -> dict[str, tuple[int, bool]]:
         """Who is registered on a LUN: initiator name -> key, and whether it holds the reservation."""
-        status = self[SAN].json("pr", "status", f"iscsi://{self[SAN].address}/{_IQN}/{lun}")
+        status = self[SAN].json("pr", "status", self.url_of(lun))
         return {
             each["initiator"].partition(",")[0]: (int(each["key"], 16), each["holder"])
             for each in status["registrants"]
@@ -143,7 +173,12 @@ class SeparateSite:
 
 
 @contextlib.contextmanager
-def separate_site(folder: Path, *names: str, luns: int = 1) -> Iterator[SeparateSite]:
-    """A SAN and hosts with these names, nothing started on them yet; shut down at the end."""
+def separate_site(
+    folder: Path, *names: str, luns: int = 1, guests: Mapping[str, str] | None = None
+) -> Iterator[SeparateSite]:
+    """A SAN and hosts with these names, nothing started on them yet; shut down at the end.
+
+    ``guests`` are the guests with their first hosts; without it there is one guest, on the first host.
+    """
     with separate_hosts(folder, SAN, *names) as hosts:
-        yield SeparateSite(hosts, names, luns)
+        yield SeparateSite(hosts, names, luns, guests)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -30,6 +31,20 @@ def test_it_strikes_at_the_write_that_was_named(text: str, written: int) -> None
     )
     assert len(done.stdout.splitlines()) == written
     assert done.returncode == (0 if written == 3 else -signal.SIGKILL)
+
+
+def test_it_stops_at_the_write_that_was_named_and_goes_on() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT],
+        env={"HOLDOVER_STOP_AT": "committing:2:before"},
+        stdout=subprocess.PIPE,
+    ) as process:
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        process.send_signal(signal.SIGCONT)
+        said, _ = process.communicate()
+    assert len(said.splitlines()) == 3
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize("text", ["giving", "giving:1", "giving:0:after", ":1:after", "giving:x:before"])

@@ -1,10 +1,10 @@
-"""A hook for tests: the agent ends itself, as by ``kill -9``, when it writes a certain state of a handover.
+"""A hook for tests: the agent ends or stops itself when it writes a certain state of a handover.
 
 The phases of a migration are such states too; their names begin with "migration-".
 
 ``HOLDOVER_KILL_AT=STATE:N:before`` ends the agent right before it asks the journal to write STATE for the Nth
 time since the agent began. With ``:after`` the agent ends when STATE is on disk and nothing has followed from
-it yet.
+it yet. ``HOLDOVER_STOP_AT`` is the same for ``kill -STOP``: the agent goes on when it gets SIGCONT.
 """
 
 from __future__ import annotations
@@ -15,16 +15,23 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Self
 
-_VARIABLE = "HOLDOVER_KILL_AT"
+_VARIABLES = {"HOLDOVER_KILL_AT": signal.SIGKILL, "HOLDOVER_STOP_AT": signal.SIGSTOP}
 
 
 class KillHook:
     """A counter of the states that are written; without a state to wait for it does nothing."""
 
-    def __init__(self, state: str = "", number: int = 0, side: str = "") -> None:
+    def __init__(
+        self,
+        state: str = "",
+        number: int = 0,
+        side: str = "",
+        number_of_signal: signal.Signals = signal.SIGKILL,
+    ) -> None:
         self._state = state
         self._number = number
         self._side = side
+        self._signal = number_of_signal
         self._written: Counter[str] = Counter()
 
     @classmethod
@@ -32,16 +39,17 @@ class KillHook:
         """The hook that the environment asks for.
 
         Raises:
-            ValueError: The variable is neither STATE:N:before nor STATE:N:after.
+            ValueError: A variable is neither STATE:N:before nor STATE:N:after.
         """
-        text = os.environ.get(_VARIABLE)
-        if not text:
+        variable = next((each for each in _VARIABLES if os.environ.get(each)), "")
+        if not variable:
             return cls()
+        text = os.environ[variable]
         state, _, rest = text.rpartition(":")[0].rpartition(":")
         side = text.rpartition(":")[2]
         if not state or not rest.isdigit() or int(rest) < 1 or side not in ("before", "after"):
-            raise ValueError(f"{_VARIABLE}={text}: write STATE:N:before or STATE:N:after")
-        return cls(state, int(rest), side)
+            raise ValueError(f"{variable}={text}: write STATE:N:before or STATE:N:after")
+        return cls(state, int(rest), side, _VARIABLES[variable])
 
     def before(self, states: Sequence[str]) -> None:
         """Count these states, which are about to be written in one transaction."""
@@ -60,4 +68,4 @@ class KillHook:
 
     def _strike(self, state: str) -> None:
         if state == self._state and self._written[state] == self._number:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self._signal)
