@@ -33,17 +33,20 @@ TOUR = ("host-b", "host-c", "host-a")
 IQN = "iqn.2026-11.org.example:"
 KEY = 0xABC
 ALL_REGISTRANTS = 8
-CONSOLE = f"/run/{GUEST}.console"
 PERSIST = "sg_persist --out --no-inquiry"
 
 
 class Tourist:
-    """The guest, and the host on which it is."""
+    """A guest, and the host on which it is."""
 
-    def __init__(self, site: SeparateSite) -> None:
+    def __init__(self, site: SeparateSite, name: str = GUEST, *, linux: bool = True) -> None:
+        """``linux``: it boots Linux; otherwise it has its firmware alone."""
         self.site = site
-        self.guest = SeparateGuest(site)
-        self.here = HOSTS[0]
+        self._linux = linux
+        self.guest = SeparateGuest(site, name)
+        self.here = site.guests[name]
+        (self.lun,) = site.luns_of(name)
+        self._console = f"/run/{name}.console"
 
     def boot(self) -> None:
         """Start it on its host, and wait until its shell answers."""
@@ -51,9 +54,12 @@ class Tourist:
         self.shell("true", boots=True)
 
     def start(self, name: str, incoming: str | None = None) -> None:
+        if not self._linux:
+            self.guest.start(name, incoming)
+            return
         image = guest_image()
-        self.site[name].inside(CONSOLE).unlink(missing_ok=True)
-        options = ["-m", "96", "-serial", f"unix:{CONSOLE},server=on,wait=off", "-no-reboot"]
+        self.site[name].inside(self._console).unlink(missing_ok=True)
+        options = ["-m", "96", "-serial", f"unix:{self._console},server=on,wait=off", "-no-reboot"]
         options += ["-kernel", str(image.kernel), "-initrd", str(image.initrd)]
         options += ["-append", "console=ttyS0 quiet panic=-1"]
         self.guest.start(name, incoming, *options)
@@ -62,7 +68,7 @@ class Tourist:
         """A command in the guest, by its serial console; it has to succeed. Returns its output."""
 
         async def run() -> str:
-            console = await Console.connect(self.site[self.here].inside(CONSOLE))
+            console = await Console.connect(self.site[self.here].inside(self._console))
             try:
                 if boots:
                     await console.wait_for(READY, 600)
@@ -85,9 +91,16 @@ class Tourist:
     def is_at_home(self, *, third: bool, all_registrants: bool) -> None:
         """It runs on its host alone, and its reservation is there alone, through a loss of power too."""
         held = {f"{IQN}{self.here}": (KEY, True)} | ({f"{IQN}third": (KEY, all_registrants)} if third else {})
-        until(lambda: self.site.registrants() == held, f"the reservation is not on {self.here} alone")
+        until(lambda: self.site.registrants(self.lun) == held, f"the reservation is not on {self.here} alone")
         assert self.guest.running_on() == [self.here]
-        assert self.site[SAN].json("pr", "capabilities", self.site.lun_url)["ptpl_a"] is True
+        assert self.site[SAN].json("pr", "capabilities", self.site.url_of(self.lun))["ptpl_a"] is True
+
+    def counts_no_error(self) -> None:
+        """End what writes in the guest: it has written, and has met no error."""
+        said = self.shell("workload stop").splitlines()
+        counts = dict(line.split("=") for line in said if "=" in line)
+        assert int(counts["writes"]) > 0
+        assert (counts["write_errors"], counts["mismatches"], counts["read_errors"]) == ("0", "0", "0")
 
 
 @pytest.fixture(scope="module")
@@ -100,12 +113,12 @@ def tourist(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tourist]:
 
 
 @contextmanager
-def intruder(site: SeparateSite) -> Iterator[list[Report]]:
+def intruder(site: SeparateSite, lun: int = 0) -> Iterator[list[Report]]:
     """Somebody writes without a registration; the report is in the list at the end."""
     reports: list[Report] = []
     with site[SAN].converse(sys.executable, "-m", "holdover.demo.intruder") as process:
         assert process.stdin is not None
-        process.stdin.write(encode(Connect(site.lun_url)))
+        process.stdin.write(encode(Connect(site.url_of(lun))))
         process.stdin.flush()
         try:
             yield reports
@@ -136,9 +149,7 @@ def test_the_reservation_goes_round_with_the_guest(tourist: Tourist, kind: int, 
     (report,) = reports
     assert report.accepted == 0
     assert report.refused > 0
-    counts = dict(line.split("=") for line in tourist.shell("workload stop").splitlines() if "=" in line)
-    assert int(counts["writes"]) > 0
-    assert (counts["write_errors"], counts["mismatches"], counts["read_errors"]) == ("0", "0", "0")
+    tourist.counts_no_error()
     tourist.shell(f"{PERSIST} --release --param-rk={KEY:x} --prout-type={kind} /dev/sda")
     tourist.shell(f"{PERSIST} --register --param-rk={KEY:x} --param-sark=0 --param-aptpl /dev/sda")
     if third:
