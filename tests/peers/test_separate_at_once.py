@@ -14,6 +14,7 @@ from tests.rig.separate_site import SAN, SeparateSite, separate_site
 pytestmark = [
     pytest.mark.peer("qemu-system-x86", "qemu-block-extra", "busybox-static", "sg3-utils"),
     pytest.mark.xdist_group("separate-hosts"),
+    pytest.mark.long,
 ]
 
 HOMES = dict(zip(("db1", "db2", "db3"), HOSTS, strict=True))
@@ -55,7 +56,6 @@ def test_three_guests_move_at_once_and_each_keeps_its_reservation(tmp_path: Path
         go_round(site, tourists, 1)
 
 
-@pytest.mark.long
 def test_three_linux_guests_go_round_at_once_while_they_write(tmp_path: Path) -> None:
     with separate_site(tmp_path, *HOSTS, luns=len(HOMES), guests=HOMES) as site:
         site.begin()
