@@ -14,6 +14,8 @@ from holdover.demo.machines.process import missing_qemu_packages
 _SYSTEM = "/bin:/usr/bin:/sbin:/usr/sbin"
 
 PRESENT: dict[str, Callable[[], bool]] = {
+    "apparmor": lambda: shutil.which("apparmor_parser", path=_SYSTEM) is not None,
+    "secilc": lambda: shutil.which("secilc") is not None,
     "busybox-static": lambda: shutil.which("busybox") is not None,
     "iproute2": lambda: shutil.which("ip", path=_SYSTEM) is not None,
     "fish": lambda: shutil.which("fish") is not None,
