@@ -14,11 +14,16 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import pytest
+
 from holdover.demo.machines.image import cache_folder
 from tests.rig.packages import needs
 
 RELEASE = "bookworm"
 """The release of Debian for which `make deb` builds where it is built on that release."""
+NEWER_RELEASE = "trixie"
+_NEWER = ("libvirt-daemon-plugin-lockd", "iproute2")
+"""What Debian 13 has in packages of their own."""
 _SYSTEM = (
     "systemd",
     "dbus",
@@ -38,24 +43,39 @@ def debian_root() -> Path:
     needs("mmdebstrap", "systemd-container")
     if given := os.environ.get("HOLDOVER_DEBIAN_ROOT"):
         return Path(given)
-    packages = sorted((*_SYSTEM, *_HYPERVISOR))
-    recipe = hashlib.sha256(" ".join((RELEASE, *packages)).encode()).hexdigest()[:12]
-    folder = cache_folder() / "debian" / f"{RELEASE}-{recipe}"
+    return _root(RELEASE, sorted((*_SYSTEM, *_HYPERVISOR)))
+
+
+def newer_libvirt_root() -> Path:
+    """The folder of a Debian 13 with QEMU and libvirt 11; nobody may write into it.
+
+    The test that calls this is skipped, with the reason, where the folder cannot be made.
+    """
+    needs("mmdebstrap")
+    try:
+        return _root(NEWER_RELEASE, sorted((*_HYPERVISOR, *_NEWER)))
+    except AssertionError as error:
+        pytest.skip(str(error))
+
+
+def _root(release: str, packages: list[str]) -> Path:
+    recipe = hashlib.sha256(" ".join((release, *packages)).encode()).hexdigest()[:12]
+    folder = cache_folder() / "debian" / f"{release}-{recipe}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.is_dir():
-            _make(folder, packages)
+            _make(folder, release, packages)
     return folder
 
 
-def _make(folder: Path, packages: list[str]) -> None:
+def _make(folder: Path, release: str, packages: list[str]) -> None:
     new = Path(tempfile.mkdtemp(dir=folder.parent, prefix="new-"))
     try:
         root = new / "root"
         options = ["--variant=minbase", f"--include={','.join(packages)}"]
         done = subprocess.run(
-            ["mmdebstrap", *options, RELEASE, str(root)], capture_output=True, text=True, check=False
+            ["mmdebstrap", *options, release, str(root)], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"mmdebstrap failed; is the mirror reachable?\n{done.stderr[-2000:]}"
         root.rename(folder)

@@ -68,13 +68,14 @@ class Machine:
 
 
 @contextmanager
-def libvirt_site(folder: Path) -> Iterator[Machine]:
-    """A SAN, two hosts with an agent and a libvirtd each; the domain runs on the first."""
+def libvirt_site(folder: Path, root: Path | None = None) -> Iterator[Machine]:
+    """A SAN, two hosts with an agent and a libvirtd each; the domain runs on the first. ``root``: a Debian
+    whose libvirt and QEMU the hosts run."""
     needs_separate_hosts()
     needs_libvirt()
     with separate_site(folder, A, B) as site:
         site.begin(sections="[libvirt]\n")
-        libvirt = SeparateLibvirt(site)
+        libvirt = SeparateLibvirt(site, root)
         libvirt.begin()
         made = Machine(libvirt)
         made.start()

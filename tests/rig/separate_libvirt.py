@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import subprocess
 import uuid
+from pathlib import Path
 
 from holdover.agent.guests.chap_secrets import ChapSecrets
 from holdover.demo.machines.image import GuestImage
 from tests.rig.hosts import Program, until
 from tests.rig.packages import needs
-from tests.rig.separate_site import EXPORT, GUEST, GUEST_IQN, SeparateSite
+from tests.rig.separate_site import EXPORT, GUEST, GUEST_IQN, SAN, SAN_IQN, SeparateSite
 
 LOCK_SOCKET = "/run/libvirt/virtlockd-sock"
 AGENT_LOCK_SOCKET = "/run/holdover/lock.sock"
@@ -47,6 +48,19 @@ for each in /etc/libvirt /var/lib/libvirt /var/log/libvirt /var/cache/libvirt; d
 done
 mkdir -p /run/libvirt
 """
+_INSIDE = "/run/debian/root"
+"""Where a host has another Debian."""
+_OTHER_ROOT = """
+set -eu
+mkdir -p {inside} /run/debian/upper /run/debian/work
+mount -t overlay overlay -o lowerdir={root},upperdir=/run/debian/upper,workdir=/run/debian/work {inside}
+var="/var/lib/libvirt /var/log/libvirt /var/cache/libvirt /var/lib/holdover"
+for each in /proc /sys /dev /run /etc/hosts /etc/libvirt $var; do
+  [ -d "$each" ] && mkdir -p "{inside}$each"
+  mount --rbind "$each" "{inside}$each"
+done
+mount -t tmpfs tmpfs {inside}/tmp
+"""
 _SECRET_XML = f"""
 <secret ephemeral='no' private='yes'>
   <uuid>{_CHAP}</uuid>
@@ -74,16 +88,18 @@ _DOMAIN = f"""
     <controller type='usb' model='none'/>
     <disk type='network' device='lun'>
       <driver name='qemu' type='raw' cache='none'/>
-      <source protocol='iscsi' name='{GUEST_IQN}/0'>
-        <host name='{EXPORT.partition(":")[0]}' port='{EXPORT.partition(":")[2]}'/>
-        <auth username='{GUEST}'><secret type='iscsi' usage='{GUEST}'/></auth>
-      </source>
+      {{source}}
       <target dev='sda' bus='scsi'/>
     </disk>{{console}}
     <memballoon model='none'/>
   </devices>
 </domain>
 """
+_BY_EXPORT = f"""<source protocol='iscsi' name='{GUEST_IQN}/0'>
+        <host name='{EXPORT.partition(":")[0]}' port='{EXPORT.partition(":")[2]}'/>
+        <auth username='{GUEST}'><secret type='iscsi' usage='{GUEST}'/></auth>
+      </source>"""
+_STRAIGHT = """<source protocol='iscsi' name='{iqn}/0'><host name='{address}' port='3260'/></source>"""
 _PLAIN = """
 <domain type='qemu'>
   <name>{name}</name>
@@ -99,9 +115,13 @@ _PLAIN = """
 """
 
 
+PACKAGES = ("libvirt-daemon-system", "libvirt-clients", "qemu-system-x86", "qemu-block-extra")
+"""The packages without which nothing here runs."""
+
+
 def needs_libvirt() -> None:
     """Skip the test that calls this where libvirt or QEMU is missing, with the packages' names."""
-    needs("libvirt-daemon-system", "libvirt-clients", "qemu-system-x86", "qemu-block-extra")
+    needs(*PACKAGES)
 
 
 class SeparateLibvirt:
@@ -112,8 +132,10 @@ class SeparateLibvirt:
         lock_servers: The lock servers by host.
     """
 
-    def __init__(self, site: SeparateSite) -> None:
+    def __init__(self, site: SeparateSite, root: Path | None = None) -> None:
+        """``root``: a Debian whose libvirt and QEMU all hosts run, in place of this machine's."""
         self.site = site
+        self._root = root
         self.daemons: dict[str, Program] = {}
         self.lock_servers: dict[str, Program] = {}
 
@@ -130,6 +152,9 @@ class SeparateLibvirt:
         host = self.site[name]
         made = host.run("sh", "-c", _OWN_FOLDERS)
         assert made.returncode == 0, made.stderr
+        if self._root is not None:
+            made = host.run("sh", "-c", _OTHER_ROOT.format(root=self._root, inside=_INSIDE))
+            assert made.returncode == 0, made.stderr
         own = uuid.uuid5(uuid.NAMESPACE_DNS, name)
         self._write(name, "/etc/libvirt/libvirtd.conf", _LIBVIRTD_CONF.format(uuid=own))
         self._write(name, "/etc/libvirt/qemu.conf", _QEMU_CONF.format(lock_manager=lock_manager))
@@ -142,10 +167,9 @@ class SeparateLibvirt:
 
     def start_daemon(self, name: str) -> None:
         """Start libvirtd on a host, and wait until it answers."""
-        daemon = self.daemons[name] = self.site[name].spawn("libvirtd", "--listen")
-        answers = ["virsh", "-c", "qemu:///system", "version"]
+        daemon = self.daemons[name] = self.site[name].spawn(*self._entering, "libvirtd", "--listen")
         until(
-            lambda: not daemon.running or self.site[name].run(*answers).returncode == 0,
+            lambda: not daemon.running or self.virsh(name, "version").returncode == 0,
             f"{name}: libvirtd does not answer",
         )
         assert daemon.running, daemon.output()
@@ -159,13 +183,23 @@ class SeparateLibvirt:
         self.must(name, "secret-set-value", _CHAP, "--file", inside, "--plain")
 
     def define(
-        self, name: str, image: GuestImage | None = None, events: str = "<on_crash>destroy</on_crash>"
+        self,
+        name: str,
+        image: GuestImage | None = None,
+        events: str = "<on_crash>destroy</on_crash>",
+        *,
+        straight: bool = False,
     ) -> None:
         """Define the domain on a host; without an image its firmware alone runs. ``events`` says in XML what
-        follows a crash or a reboot."""
+        follows a crash or a reboot. ``straight``: its disk is the SAN's LUN, and not the agent's export."""
+        source = _BY_EXPORT
+        if straight:
+            source = _STRAIGHT.format(iqn=SAN_IQN, address=self.site[SAN].address)
         kernel = "" if image is None else _KERNEL.format(kernel=image.kernel, initrd=image.initrd)
         console = "" if image is None else _CONSOLE_XML
-        domain = _DOMAIN.format(memory=96 if image else 16, kernel=kernel, console=console, events=events)
+        domain = _DOMAIN.format(
+            memory=96 if image else 16, kernel=kernel, console=console, events=events, source=source
+        )
         self._write(name, f"/etc/libvirt/{GUEST}.xml", domain)
         self.must(name, "define", f"/etc/libvirt/{GUEST}.xml")
 
@@ -181,7 +215,13 @@ class SeparateLibvirt:
 
     def virsh(self, name: str, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """`virsh ARGUMENTS` on a host, to its end."""
-        return self.site[name].run("virsh", "-c", "qemu:///system", *arguments, timeout=timeout)
+        virsh = (*self._entering, "virsh", "-c", "qemu:///system")
+        return self.site[name].run(*virsh, *arguments, timeout=timeout)
+
+    @property
+    def _entering(self) -> tuple[str, ...]:
+        """The start of a command of libvirt on a host."""
+        return () if self._root is None else ("chroot", _INSIDE)
 
     def must(self, name: str, *arguments: str) -> str:
         """`virsh ARGUMENTS` on a host; it has to succeed. Returns what it printed."""

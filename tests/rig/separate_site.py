@@ -15,7 +15,7 @@ from tests.rig.hosts import Program, SeparateHost, SeparateHosts, separate_hosts
 GUEST = "db1"
 SAN = "san"
 SOCKET = "/run/holdover/api.sock"
-_IQN = "iqn.2026-11.org.example:san"
+SAN_IQN = "iqn.2026-11.org.example:san"
 _API = 7411
 _CONTROL = "/run/holdover/san.sock"
 _FIRST_PORT = 3261
@@ -72,7 +72,7 @@ class SeparateSite:
     def start_san(self) -> None:
         """Start the target; it has the LUNs and the registrations that it had when it was killed."""
         san = self[SAN]
-        arguments = ["target", "--listen", f"{san.address}:3260", "--iqn", _IQN, "--control", _CONTROL]
+        arguments = ["target", "--listen", f"{san.address}:3260", "--iqn", SAN_IQN, "--control", _CONTROL]
         for lun in range(self._luns):
             arguments += ["--lun", f"file=/var/lib/holdover/lun{lun},size=16M"]
         target = self.target = san.start(*arguments)
@@ -108,7 +108,7 @@ class SeparateSite:
 
     def _section(self, guest: str, host: str) -> str:
         devices = [
-            f"scsi-block,id=disk{lun},drive=iscsi://{SAN}/{_IQN}/{lun},migrate-pr=on"
+            f"scsi-block,id=disk{lun},drive=iscsi://{SAN}/{SAN_IQN}/{lun},migrate-pr=on"
             for lun in self.luns_of(guest)
         ]
         return (
@@ -135,7 +135,7 @@ class SeparateSite:
         """
         secret = ChapSecrets(self[name].var).file(guest).read_text(encoding="ascii")
         url = f"iscsi://{guest}%{secret}@{self.export(guest)}/{export_iqn(guest)}/{lun}"
-        self[name].must("pr", action, url, *options, "--initiator", f"{_IQN}:{guest}")
+        self[name].must("pr", action, url, *options, "--initiator", f"{SAN_IQN}:{guest}")
 
     def handover(self, name: str, action: str, *options: str) -> Any:
         """`holdover handover ACTION` on a host; it has to succeed."""
@@ -161,7 +161,7 @@ class SeparateSite:
 
     def url_of(self, lun: int) -> str:
         """A LUN, as any host reaches it."""
-        return f"iscsi://{self[SAN].address}/{_IQN}/{lun}"
+        return f"iscsi://{self[SAN].address}/{SAN_IQN}/{lun}"
 
     def registrants(self, lun: int = 0) -> dict[str, tuple[int, bool]]:
         """Who is registered on a LUN: initiator name -> key, and whether it holds the reservation."""

@@ -1,0 +1,40 @@
+"""The cases of `test_libvirt_cases` with libvirt 11 and QEMU 10 of Debian 13, in a root of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.peers.test_libvirt_cases import CASES
+from tests.rig.debian_root import newer_libvirt_root
+from tests.rig.hosts import needs_separate_hosts
+from tests.rig.libvirt_machine import A, Machine, libvirt_site
+
+pytestmark = [pytest.mark.xdist_group("separate-hosts"), pytest.mark.long]
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """The domain on two hosts."""
+    needs_separate_hosts()
+    with libvirt_site(tmp_path_factory.mktemp("libvirt"), newer_libvirt_root()) as made:
+        yield made
+
+
+def test_it_is_libvirt_11(machine: Machine) -> None:
+    assert "libvirt 11." in machine.libvirt.must(A, "version")
+
+
+def test_virsh_migrate_takes_the_reservation_there_and_back(machine: Machine) -> None:
+    machine.is_at_home()
+    machine.moves()
+    machine.moves()
+
+
+@pytest.mark.parametrize("text", list(CASES))
+def test_case(machine: Machine, text: str) -> None:
+    machine.site.no_faults()
+    machine.is_at_home()
+    CASES[text](machine)
+    machine.is_at_home()
