@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Two cores: more workers than cores only make the real guests slower.
 WORKERS ?= 2
 
-.PHONY: deb docs reference demo demo-vm demo-libvirt test test-long check format bench bench-target bench-gateway bench-standstill bench-scale bench-helper bench-upgrade explore simulate requirements clean
+.PHONY: deb docs reference demo demo-vm demo-libvirt test test-long check format bench bench-target bench-gateway bench-standstill bench-scale bench-helper bench-upgrade bench-libvirt explore simulate requirements clean
 
 demo: $(VENV)/run.stamp
 	$(BIN)/holdover demo
@@ -52,6 +52,10 @@ bench-helper: $(VENV)/dev.stamp
 bench-upgrade: $(VENV)/dev.stamp
 	$(BIN)/python -m compileall -q src $(VENV)/lib
 	$(BIN)/python -m bench.upgrade
+
+# `virsh migrate --live` with Holdover beside libvirt alone (packages libvirt-daemon-system, libvirt-clients, python3-libvirt).
+bench-libvirt: $(VENV)/dev.stamp
+	$(BIN)/python -m bench.libvirt
 
 # One agent with up to 1,000 guests.
 bench-scale: $(VENV)/dev.stamp

@@ -31,6 +31,7 @@ _BENCHES = (
     _Bench("gateway", ("--rounds", "1", "--seconds", "1")),
     _Bench("helper", ("--rounds", "1", "--seconds", "1")),
     _Bench("upgrade", ("--rounds", "2")),
+    _Bench("libvirt", ("--rounds", "2")),
     _Bench("scale", ("--guests", "10", "100")),
     _Bench("standstill", ("--rounds", "2", "--luns", "1", "16", "64"), draws=True),
 )
