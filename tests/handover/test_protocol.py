@@ -503,3 +503,20 @@ def test_a_source_whose_gate_was_shut_says_of_a_guest_without_registration_that_
     assert state_for_destination(stayed, departed=True) is SourceState.STAYED
     assert state_for_destination(bare, departed=False) is SourceState.STAYED
     assert state_for_destination(bare, departed=True) is SourceState.GONE
+
+
+def test_a_roll_back_alone_that_is_refused_before_a_commit_is_not_one_after_a_commit() -> None:
+    """A source that lost its registration to a fence must not take it for one that a commit has moved."""
+    undoing = happen(prepared(), Event.ASKED_ROLL_BACK)
+    assert undoing.state is SourceState.UNDOING
+    weighing = happen(undoing, Event.UNREACHED, Event.ASKED_ALONE)
+    assert weighing.state is SourceState.WEIGHING
+    for event in (Event.FAILED, Event.RESTARTED):
+        after, effects = source_step(weighing, HandoverEvent(event, problem="a key is there"))
+        assert after.state is SourceState.UNDOING
+        assert effects.gate is Gate.RUNNING
+    committed = replace(prepared(), state=SourceState.CLOSING)
+    refused, _ = source_step(
+        happen(committed, Event.ASKED_ALONE), HandoverEvent(Event.FAILED, problem="a key is there")
+    )
+    assert refused.state is SourceState.CLOSING

@@ -137,6 +137,8 @@ def _learn(source: Source, happened: HandoverEvent) -> Source:
         # The number of a COMMIT may have been used without a record.
         unrecorded = _UNRECORDED_MESSAGES if source.armed else 0
         source = replace(source, restarted=True, number=source.number + unrecorded)
+    if happened.event is Event.ASKED_ALONE and source.state in _UNCOMMITTED:
+        source = replace(source, uncommitted=True)
     if happened.event is Event.DONE:
         source = _learn_result(source, happened)
     if happened.event is Event.TOLD:
@@ -254,6 +256,12 @@ def _is_only_recheck(known: Source, _: Source) -> bool:
     return known.rechecks and not known.changed
 
 
+_ASK_AGAIN = frozenset({SourceState.CLOSING, SourceState.RETURNING, SourceState.UNDOING})
+"""The states in which the destination is asked again and again, if the source cannot act alone."""
+
+_UNCOMMITTED = frozenset({SourceState.UNDOING, SourceState.REVIEWING})
+"""The states of a roll back that began before a commit: the guest's registration has not been moved."""
+
 _UNRECORDED_MESSAGES = 1
 """How many messages an armed source sends without a record."""
 
@@ -272,6 +280,7 @@ _CONDITIONS: dict[str, Callable[[Source, Source], bool]] = {
     "alone": _may_act_alone,
     "isolated": lambda known, _: known.isolated,
     "reclaimed": lambda known, _: known.reclaimed,
+    "uncommitted": lambda known, _: known.uncommitted,
     "only rechecked": _is_only_recheck,
     "armed": _may_have_committed,
     "lost": lambda known, _: any(lun.lost for lun in known.luns),
@@ -283,7 +292,7 @@ def _explain(known: Source, before: Source, follows: SourceState, happened: Hand
     problem = happened.problem if happened.event in HINDERS else ""
     if before.state is SourceState.WEIGHING:
         known = replace(known, not_alone=problem)
-    elif known.not_alone and problem and follows in (SourceState.CLOSING, SourceState.RETURNING):
+    elif known.not_alone and problem and follows in _ASK_AGAIN:
         problem = f"{problem}; the source cannot roll back without the destination: {known.not_alone}"
     if SOURCE[follows].rolls_back and not SOURCE[before.state].rolls_back and not before.reason:
         reason = happened.problem or f"the handover was {before.state.value}: {happened.event.value}"

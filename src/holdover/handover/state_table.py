@@ -517,9 +517,9 @@ SOURCE: Mapping[SourceState, StateSpec[SourceState | Choice[SourceState]]] = {
         rolls_back=True,
         follows={
             _E.DONE: _S.ISOLATING,
-            _E.FAILED: Choice("reclaimed", _S.RETURNING, _S.CLOSING),
+            _E.FAILED: Choice("uncommitted", _S.UNDOING, Choice("reclaimed", _S.RETURNING, _S.CLOSING)),
             _E.CHANGED: _S.WEIGHING,
-            _E.RESTARTED: Choice("reclaimed", _S.RETURNING, _S.CLOSING),
+            _E.RESTARTED: Choice("uncommitted", _S.UNDOING, Choice("reclaimed", _S.RETURNING, _S.CLOSING)),
         },
     ),
     # ISOLATING and EVICTING never lead back to CLOSING. When they are half done, it looks as if nothing had
