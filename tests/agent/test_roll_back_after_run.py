@@ -15,7 +15,7 @@ from holdover.scsi.reservation.reservation_out import out_command
 from holdover.scsi.status import Status
 from tests.agent.handover.test_trouble import QUICK, until
 from tests.agent.hosts import GUEST, KEY, WRITE, Fate, Initiator, San, san
-from tests.rig.amounts import some
+from tests.rig.amounts import amount, some
 
 WERO = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
 EXCLUSIVE = ReservationType.WRITE_EXCLUSIVE
@@ -209,7 +209,7 @@ def test_it_comes_back_whichever_agent_dies_on_the_way(
             folder.mkdir()
             if not await one(folder, number):
                 return
-            number += 1
+            number += amount(3, 1)
 
     asyncio.run(test())
 

@@ -111,7 +111,13 @@ WITHOUT = {
 """Safeguards that are taken away, each with a case and bounds in which that breaks a promise."""
 
 
-@pytest.mark.parametrize("name", WITHOUT)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=_LONG if name == "the record that announces PREEMPT" else ())
+        for name in WITHOUT
+    ],
+)
 def test_without_a_safeguard_a_promise_is_broken(name: str) -> None:
     safeguards, case, bounds = WITHOUT[name]
     if is_whole():

@@ -9,7 +9,7 @@ import pytest
 from tests.peers.kernel_inside_attach import KEY, LUN, OTHER_LUN, UUID
 from tests.rig.kernel import observe
 
-pytestmark = [pytest.mark.peer("user-mode-linux"), pytest.mark.xdist_group("kernel")]
+pytestmark = [pytest.mark.long, pytest.mark.peer("user-mode-linux"), pytest.mark.xdist_group("kernel")]
 
 GOOD = "GOOD"
 REFUSED = "CHECK CONDITION: ILLEGAL REQUEST, LOGICAL UNIT NOT SUPPORTED (5h 25h/00h)"

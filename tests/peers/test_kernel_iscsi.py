@@ -9,6 +9,7 @@ import pytest
 from tests.rig.kernel import observe
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.peer("user-mode-linux", "open-iscsi", "sg3-utils", "e2fsprogs"),
     pytest.mark.xdist_group("kernel"),
 ]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from holdover.scsi.status import Status
+from tests.rig.amounts import is_whole
 from tests.rig.kernel import observe
 
 pytestmark = [
@@ -22,7 +23,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Any:
     Registrants are shown as "sda a*": the disk, the key, and a star on who holds the reservation.
     """
     folder = tmp_path_factory.mktemp("kernel")
-    return observe("tests.peers.kernel_inside_multipath", folder, nexuses=3, timeout=1500)
+    whole = "whole" if is_whole() else "brief"
+    return observe("tests.peers.kernel_inside_multipath", folder, whole, nexuses=3, timeout=1500)
 
 
 def test_every_path_is_registered_and_one_holds_the_reservation(seen: Any) -> None:
@@ -92,6 +94,7 @@ def test_why_mpathpersist_is_not_what_does_it(seen: Any) -> None:
     assert seen["a wrong release"]["mpathpersist"] == "0: sda a, sdb a", "and sdc's registration with it"
 
 
+@pytest.mark.long
 def test_where_nothing_is_amiss_mpathpersist_leads_to_the_same(seen: Any) -> None:
     assert seen["beside mpathpersist"]["ours"] == seen["beside mpathpersist"]["mpathpersist"]
     assert seen["beside mpathpersist"]["ours"][2] == "0: sda b*, sdb b, sdc c; 0xb 1"
@@ -116,6 +119,7 @@ def test_the_helper_answers_byte_for_byte_as_the_logical_unit_does(seen: Any) ->
     assert seen["helpers"]["ends"] == [0, 0]
 
 
+@pytest.mark.long
 def test_an_agent_with_the_capabilities_of_its_unit_serves_the_guest(seen: Any) -> None:
     found = seen["agent"]
     assert found["register"] == [Status.GOOD, "sda a", "sdb a"]
@@ -126,6 +130,7 @@ def test_an_agent_with_the_capabilities_of_its_unit_serves_the_guest(seen: Any) 
     assert (found["group"], found["end"]) == (65534, 0)
 
 
+@pytest.mark.long
 def test_holdover_pr_takes_the_device(seen: Any) -> None:
     assert seen["by hand"] == ["0: REGISTER: GOOD", "sda a", "sdb a"]
 

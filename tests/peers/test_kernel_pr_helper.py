@@ -15,6 +15,7 @@ from holdover.scsi.status import Status
 from tests.rig.kernel import observe
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.peer("user-mode-linux", "qemu-system-common"),
     pytest.mark.xdist_group("kernel"),
 ]

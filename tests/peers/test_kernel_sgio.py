@@ -13,6 +13,7 @@ from tests.peers.kernel_inside_sgio import LENGTHS
 from tests.rig.kernel import observe
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.peer("user-mode-linux", "sg3-utils"),
     pytest.mark.xdist_group("kernel"),
 ]

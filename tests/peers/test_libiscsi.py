@@ -88,7 +88,7 @@ def assert_passes(suite: str, url: str) -> None:
     assert "SKIPPED" not in said, said
 
 
-# RESERVE(6) takes longest; through an export with migrate-pr it is tried in `make test` too
+# RESERVE(6) takes longest
 _EACH = [pytest.param(each, marks=pytest.mark.long if each == "Reserve6" else ()) for each in SUITES]
 
 
@@ -97,6 +97,7 @@ def test_a_target_passes(suite: str, rig: Rig) -> None:
     assert_passes(suite, rig.target().url())
 
 
+@pytest.mark.long
 def test_reserve_6_makes_no_difference_through_an_agents_export_with_migrate_pr(rig: Rig) -> None:
     agent = rig.agent("host-a", guest="db1", drives=[rig.target().url()], migrate_pr=True)
     assert_passes("Reserve6", agent.url())

@@ -21,6 +21,7 @@ from holdover.scsi.reservation.key import key_text
 from holdover.scsi.status import Status
 from tests.agent.handover.moves import reserved
 from tests.agent.hosts import GUEST, KEY, WRITE, Fate, San, san
+from tests.rig.amounts import amount
 
 QUICK = Limits(connect=2, step=5, drain=2, peer=5, give_up=1, recheck=0.3)
 WERO = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
@@ -185,7 +186,7 @@ def test_death_at_every_write(tmp_path: Path, host: str, when: str, until: str, 
     type_, shared = KINDS[kind]
     number, died = 0, True
     while died:
-        number += 1
+        number += amount(3, 1)
         folder = tmp_path / str(number)
         folder.mkdir()
         died = asyncio.run(
