@@ -2,7 +2,7 @@
 
 /dev/sda is the source host's nexus, /dev/sdb the destination's, /dev/sdc a third that never registers.
 Writes what it sees to the file that is its first argument; then come a kernel and an initrd for the guest,
-"whole" or "brief", and how to start the newest QEMU, if that is here. What it should see is
+and how to start the newest QEMU, if that is here. What it should see is
 `test_kernel_helper`'s to say.
 """
 
@@ -45,8 +45,8 @@ from tests.rig.served import served
 HOSTS = ("host-a", "host-b")
 GUEST = "db1"
 KEY = "0x600d"
-TYPES, BRIEF = (1, 5, 8), (8,)
-"""The types of reservation with which the guest moves: all, and those of `make test`."""
+TYPES = (1, 5, 8)
+"""The types of reservation with which the guest moves."""
 DISKS = (Path("/dev/sda"), Path("/dev/sdb"), Path("/dev/sdc"))
 _BOOT = 600.0
 
@@ -312,14 +312,14 @@ async def without_agents(site: Site) -> dict[str, Any]:
     return seen
 
 
-async def main(image: GuestImage, newest: tuple[str, ...], whole: bool) -> dict[str, Any]:
+async def main(image: GuestImage, newest: tuple[str, ...]) -> dict[str, Any]:
     observed: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(dir="/run") as name:
         site = Site(Path(name), image)
         try:
             with agents(site):
                 await site.boot(site.helper(0))
-                for kind in TYPES if whole else BRIEF:
+                for kind in TYPES:
                     await site.reserve(kind)
                     before = await site.seen()
                     outcome = await site.migrate()
@@ -334,16 +334,14 @@ async def main(image: GuestImage, newest: tuple[str, ...], whole: bool) -> dict[
                 outcome = await site.migrate(fail_after="commit")
                 observed["failed"] = {"outcome": outcome, "after": await site.seen(), "here": site.here}
                 await site.forget()
-            if whole:
-                async with agents_without_guests(site) as hosts:
-                    observed["unnamed"] = await unnamed(site, hosts)
-                    await site.forget()
-            if whole and newest:
+            async with agents_without_guests(site) as hosts:
+                observed["unnamed"] = await unnamed(site, hosts)
+                await site.forget()
+            if newest:
                 async with agents_without_guests(site) as hosts:
                     observed["moved by QEMU"] = await moved_by_qemu(site, hosts, newest)
                     await site.forget()
-            if whole:
-                observed["without"] = await without_agents(site)
+            observed["without"] = await without_agents(site)
         except BaseException:
             for host in HOSTS:
                 log = site.folder / f"{host}.log"
@@ -354,5 +352,5 @@ async def main(image: GuestImage, newest: tuple[str, ...], whole: bool) -> dict[
 
 if __name__ == "__main__":
     result, kernel, initrd = (Path(argument) for argument in sys.argv[1:4])
-    observed = asyncio.run(main(GuestImage(kernel, initrd), tuple(sys.argv[5:]), sys.argv[4] == "whole"))
+    observed = asyncio.run(main(GuestImage(kernel, initrd), tuple(sys.argv[4:])))
     result.write_text(json.dumps(observed))

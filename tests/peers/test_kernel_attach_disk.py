@@ -8,7 +8,7 @@ import pytest
 
 from tests.rig.kernel import observe
 
-pytestmark = [pytest.mark.peer("user-mode-linux"), pytest.mark.xdist_group("kernel")]
+pytestmark = [pytest.mark.long, pytest.mark.peer("user-mode-linux"), pytest.mark.xdist_group("kernel")]
 
 SDA = ["GOOD", "/dev/sda"]
 

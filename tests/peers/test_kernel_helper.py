@@ -10,12 +10,12 @@ import pytest
 from bench.qemu11 import Qemu11, qemu11_folder
 
 from holdover.demo.machines.image import guest_image
-from tests.peers.kernel_inside_helper import BRIEF, GUEST
+from tests.peers.kernel_inside_helper import GUEST
 from tests.peers.kernel_inside_helper import TYPES as KINDS
-from tests.rig.amounts import is_whole
 from tests.rig.kernel import run_in_kernel
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.peer(
         "user-mode-linux", "sg3-utils", "busybox-static", "qemu-system-x86", "qemu-system-common"
     ),
@@ -37,9 +37,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("kernel")
     result = folder / "observed.json"
     command = [sys.executable, "-m", "tests.peers.kernel_inside_helper"]
-    amount = "whole" if is_whole() else "brief"
     done = run_in_kernel(
-        [*command, str(result), str(image.kernel), str(image.initrd), amount, *newest],
+        [*command, str(result), str(image.kernel), str(image.initrd), *newest],
         folder,
         nexuses=3,
         memory="1536M",
@@ -66,15 +65,12 @@ def check(state: Any, kind: int, host: int) -> None:
     assert state["third"] == CONFLICT
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=() if kind in BRIEF else pytest.mark.long) for kind in KINDS]
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_reservation_moves_to_the_other_nexus_and_nothing_is_left(seen: Any, kind: int) -> None:
     found = seen[f"type {kind}"]
     assert found["outcome"] == "moved"
     # it goes back and forth, type after type
-    moved = KINDS if is_whole() else BRIEF
-    destination = (moved.index(kind) + 1) % 2
+    destination = (KINDS.index(kind) + 1) % 2
     assert found["here"] == destination
     check(found["before"], kind, 1 - destination)
     check(found["after"], kind, destination)
@@ -88,7 +84,6 @@ def test_the_guest_sees_the_mask_and_the_power_loss_bit_survives(seen: Any) -> N
         assert "(PTPL_A): 1\n" in capabilities
 
 
-@pytest.mark.long
 def test_with_the_helper_of_qemu_nothing_is_masked(seen: Any) -> None:
     true = seen["without"]["before"]["guest_capabilities"]
     assert "(SIP_C): 1\n" in true
@@ -102,7 +97,6 @@ def test_after_a_failure_at_commit_the_guest_goes_on_on_the_source(seen: Any) ->
     check(found["after"], 1, 1)
 
 
-@pytest.mark.long
 def test_a_guest_that_no_file_names_moves_to_a_host_that_did_not_know_it(seen: Any) -> None:
     found = seen["unnamed"]
     assert found["outcome"] == "moved"
@@ -111,14 +105,12 @@ def test_a_guest_that_no_file_names_moves_to_a_host_that_did_not_know_it(seen: A
     check(found["after"], 1, 1)
 
 
-@pytest.mark.long
 def test_a_guest_whose_qemu_is_started_anew_goes_on_with_what_it_held(seen: Any) -> None:
     found = seen["unnamed"]
     check(found["restarted"], 1, 1)
     assert found["known"] == [[["/dev/sdb", f"{KEY:#x}", "running"]]]
 
 
-@pytest.mark.long
 @pytest.mark.skipif(not present(), reason="needs QEMU 11: python -m bench.qemu11 unpacks it")
 def test_a_qemu_that_moves_reservations_itself_does_so_through_the_helpers(seen: Any) -> None:
     found = seen["moved by QEMU"]
@@ -129,7 +121,6 @@ def test_a_qemu_that_moves_reservations_itself_does_so_through_the_helpers(seen:
     assert found["shown"] == [[], ["MOVED BY QEMU"]]
 
 
-@pytest.mark.long
 def test_with_the_helper_of_qemu_the_guest_is_a_stranger_after_the_move(seen: Any) -> None:
     """The harm; and the proof that the tests above could fail."""
     found = seen["without"]
