@@ -13,7 +13,7 @@ from typing import Any
 
 from holdover.agent.daemon import serve
 from holdover.agent.host import Host
-from holdover.config.agent_file import AgentConfig, ApiConfig, PeerConfig
+from holdover.config.agent_file import DEFAULT_STATE_DIR, AgentConfig, ApiConfig, PeerConfig
 from holdover.journal.journal import JournalLike
 from holdover.journal.memory import MemoryJournal
 from holdover.network import event_loop
@@ -56,6 +56,8 @@ async def running(
     config: AgentConfig, journal: JournalLike | None = _FORGETFUL
 ) -> AsyncGenerator[Host, None]:
     """An agent in this process; ``journal`` None: the journal that its configuration names."""
+    # another worker's agent may have that folder
+    assert config.state_dir != DEFAULT_STATE_DIR, "give the agent a state_dir of its own"
     ready: asyncio.Future[Host] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(
         serve(config, ready.set_result, MemoryJournal() if journal is _FORGETFUL else journal)

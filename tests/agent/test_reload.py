@@ -104,6 +104,7 @@ def test_in_force_is_what_can_be_taken_and_the_rest_is_named(keys: set[str]) -> 
 FILE = """
 name = "host-a"
 initiator = "iqn.2026-11.org.example:a"
+state-dir = "{folder}/state"
 [api]
 listen = "unix:{folder}/api.sock"
 """
