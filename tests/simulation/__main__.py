@@ -8,8 +8,9 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -90,38 +91,45 @@ def _run(seeds: tuple[int, int], steps: int, cores: int) -> Result | None:
     """The first result that shows a problem; None where there is none."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     began, handovers = time.monotonic(), 0
-    with ProcessPoolExecutor(cores, initializer=_be_quiet) as pool, Progress(*columns) as progress:
+    simulated = _simulate_here(seeds, steps) if cores == 1 else _simulate_on(cores, seeds, steps)
+    with closing(simulated), Progress(*columns) as progress:
         bar = progress.add_task("seeds", total=seeds[1] - seeds[0] + 1)
-        batches = _batches(*seeds)
+        for batch in simulated:
+            if batch.failed is not None:
+                return batch.failed
+            handovers += batch.handovers
+            progress.update(bar, advance=batch.seeds)
+    seconds = (time.monotonic() - began) * cores
+    sys.stdout.write(f"{handovers} handovers, {handovers / seconds:.0f} a second and core\n")
+    return None
+
+
+def _simulate_here(seeds: tuple[int, int], steps: int) -> Generator[_Batch, None, None]:
+    """In this process, so that a profiler or a measurement of the coverage sees it."""
+    _be_quiet()
+    for first, last in _batches(*seeds):
+        yield _simulate_all(first, last, steps)
+
+
+def _simulate_on(cores: int, seeds: tuple[int, int], steps: int) -> Generator[_Batch, None, None]:
+    pool = ProcessPoolExecutor(cores, initializer=_be_quiet)
+    try:
         running: set[Future[_Batch]] = set()
-        for first, last in batches:
+        for first, last in _batches(*seeds):
             running.add(pool.submit(_simulate_all, first, last, steps))
             if len(running) < 2 * cores:
                 continue
             done, running = wait(running, return_when=FIRST_COMPLETED)
-            handovers += _tell(progress, bar, done)
-            failed = _failed(done)
-            if failed is not None:
-                pool.shutdown(wait=True, cancel_futures=True)
-                return failed
-        done, _ = wait(running)
-        handovers += _tell(progress, bar, done)
-    seconds = (time.monotonic() - began) * cores
-    failed = _failed(done)
-    if failed is None:
-        sys.stdout.write(f"{handovers} handovers, {handovers / seconds:.0f} a second and core\n")
-    return failed
+            yield from _in_order(done)
+        yield from _in_order(running)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _tell(progress: Progress, bar: int, done: set[Future[_Batch]]) -> int:
-    results = [each.result() for each in done]
-    progress.update(bar, advance=sum(each.seeds for each in results))  # type: ignore[arg-type]
-    return sum(each.handovers for each in results)
-
-
-def _failed(done: set[Future[_Batch]]) -> Result | None:
-    found = [batch.failed for batch in (each.result() for each in done) if batch.failed is not None]
-    return min(found, key=lambda each: each.seed, default=None)
+def _in_order(done: set[Future[_Batch]]) -> list[_Batch]:
+    """The results, those with a problem first, and of these the one with the lowest seed."""
+    batches = [each.result() for each in done]
+    return sorted(batches, key=lambda each: each.failed.seed if each.failed else sys.maxsize)
 
 
 if __name__ == "__main__":

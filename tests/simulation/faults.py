@@ -11,6 +11,7 @@ from typing import TypeVar
 from tests.simulation.clockwork import until
 from tests.simulation.guests import Vm
 from tests.simulation.machines import Machine
+from tests.simulation.multipath import HostPaths
 from tests.simulation.network import Network
 from tests.simulation.operators import Operator
 from tests.simulation.rates import Rates
@@ -30,7 +31,10 @@ async def now_and_then(random: Random, rate: float, what: Callable[[], Work]) ->
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """The faults of one run."""
+    """The faults of one run.
+
+    ``path_failures``: how many times a second a path of a multipath device fails.
+    """
 
     random: Random
     rates: Rates
@@ -40,6 +44,7 @@ class Faults:
     operators: list[Operator]
     network: Network
     log: Transcript
+    path_failures: float
 
     def all(self) -> Iterator[Work]:
         """Everything that happens now and then, for ever."""
@@ -48,6 +53,8 @@ class Faults:
             yield self._each(rates.crash, self._crash, machine)
             yield self._each(rates.restart, self._restart, machine)
             yield self._each(rates.host_death, self._lose_host, machine)
+            for disk in machine.multipaths.values():
+                yield self._each(self.path_failures, self._fail_path, disk)
         for lun in self.luns:
             yield self._each(rates.hang, self._hang, lun)
             yield self._each(rates.power_loss, self._lose_lun, lun)
@@ -98,6 +105,17 @@ class Faults:
             self.log.line(machine.name, "the machine is back")
             machine.dead = False
             self._come_back(machine)
+
+    async def _fail_path(self, disk: HostPaths) -> None:
+        path = self.random.randrange(len(disk.nexuses))
+        if path in disk.down:
+            return
+        self.log.line(disk.sender.host, f"{disk.lun.name}: PATH {path} FAILS")
+        disk.fail(path)
+        await self._a_while(1, 10, 60)
+        if path in disk.down:
+            self.log.line(disk.sender.host, f"{disk.lun.name}: path {path} is back")
+            disk.restore(path)
 
     async def _hang(self, lun: Lun) -> None:
         self.log.line(lun.name, "HANGS")

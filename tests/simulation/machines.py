@@ -20,6 +20,8 @@ from holdover.scsi.path import Path, PathError
 from holdover.scsi.reservation.transport_id import IscsiTransportID
 from tests.simulation.clockwork import Clockwork, Process, until
 from tests.simulation.disk import Disk
+from tests.simulation.features import ONE_PATH, Layout
+from tests.simulation.multipath import HostPaths, MultipathDisk
 from tests.simulation.network import Network, Peer
 from tests.simulation.san import Lun, LunPath, PortPath, Sender
 from tests.simulation.transcript import Transcript
@@ -31,10 +33,14 @@ _QEMU = ITNexus(IscsiTransportID("iqn.2026-11.org.example:qemu", b"\x80\0\0\0\0\
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A LUN of a guest; ``disk``: the host's own disk, which all its guests share, instead of iSCSI."""
+    """A LUN of a guest; ``disk``: the host's own disk, which all its guests share, instead of iSCSI.
+
+    ``layout``: the paths of that disk.
+    """
 
     lun: Lun
     disk: bool = False
+    layout: Layout = ONE_PATH
 
     @property
     def drive(self) -> str:
@@ -43,11 +49,16 @@ class Placement:
         return f"/dev/{name}" if self.disk else f"iscsi://10.0.0.9:3260/iqn.2026-11.org.example:{name}/0"
 
 
-def nexus_of(host: str, guest: str, placement: Placement) -> ITNexus:
-    """The nexus by which a LUN knows a guest on a host."""
-    if placement.disk:
-        return ITNexus(IscsiTransportID(_initiator(host), isid_of("kernel")))
-    return ITNexus(IscsiTransportID(_initiator(host), isid_of(f"{guest}\0")))
+def nexuses_of(host: str, guest: str, placement: Placement) -> tuple[ITNexus, ...]:
+    """The nexuses by which a LUN knows a guest on a host: one for each path."""
+    if not placement.disk:
+        return (ITNexus(IscsiTransportID(_initiator(host), isid_of(f"{guest}\0"))),)
+    layout = placement.layout
+    return tuple(
+        ITNexus(IscsiTransportID(_initiator(host), isid_of(f"kernel{port}")), 1 if layout.by_port else target)
+        for port in range(layout.initiator_ports)
+        for target in range(1, layout.target_ports + 1)
+    )
 
 
 def _initiator(host: str) -> str:
@@ -62,6 +73,8 @@ class Machine:
         host: The agent, when it has started.
         process: The agent's process; None: it has none.
         powered: Whether the machine has power.
+        issued: The commands of guests that are under way.
+        multipaths: The disks that have several paths, by their place.
         dead: It has been declared dead and is not to come back until somebody has taken its guests.
     """
 
@@ -74,17 +87,20 @@ class Machine:
     names: list[str]
     numbers: Callable[[], int]
     early_commit: bool
+    issued: dict[int, Command]
     disk: Disk = field(init=False)
     host: Host | None = None
     process: Process | None = None
     powered: bool = True
     dead: bool = False
     paths: list[LunPath] = field(default_factory=list)
+    multipaths: dict[str, HostPaths] = field(default_factory=dict)
     _commands: dict[asyncio.Future[Response], Process] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.disk = Disk(self.name, self.random, self.log)
         self.config = self._config()
+        self.multipaths = self._multipaths()
 
     def _config(self) -> AgentConfig:
         guests = tuple(
@@ -135,18 +151,37 @@ class Machine:
     def _path(self, process: Process, place: LunLocator, identity: InitiatorIdentity) -> Path:
         for guest, (_, placements) in self.guests.items():
             for placement in placements:
-                nexus = nexus_of(self.name, guest, placement)
-                if str(place) != placement.drive:
-                    continue
+                nexuses = nexuses_of(self.name, guest, placement)
+                port = IscsiTransportID(identity.initiator, identity.isid)
                 is_disk = not isinstance(place, IscsiUrl)
-                if not is_disk and nexus.initiator != IscsiTransportID(identity.initiator, identity.isid):
+                if str(place) != placement.drive or not (is_disk or nexuses[0].initiator == port):
                     continue
                 kind = LunPath if is_disk else PortPath
                 sender = Sender(self.name, guest)
-                path = kind(placement.lun, process, sender, nexus, str(place), self.numbers)
-                self.paths.append(path)
-                return path
+                paths = [
+                    kind(placement.lun, process, sender, nexus, str(place), self.numbers, number)
+                    for number, nexus in enumerate(nexuses)
+                ]
+                self.paths.extend(paths)
+                if not placement.layout.several:
+                    return paths[0]
+                disk = self.multipaths[placement.drive]
+                disk.opened.extend(paths)
+                return MultipathDisk(disk, paths, str(place), self.issued)
         raise PathError(str(place), "no such LUN")
+
+    def _multipaths(self) -> dict[str, HostPaths]:
+        found = {}
+        for guest, (_, placements) in self.guests.items():
+            for each in placements:
+                if each.layout.several:
+                    nexuses = nexuses_of(self.name, guest, each)
+                    disk = HostPaths(each.lun, Sender(self.name, guest), nexuses)
+                    if each.layout.known:
+                        for nexus in nexuses:
+                            disk.ports.add(str(nexus.initiator), nexus.initiator)
+                    found[each.drive] = disk
+        return found
 
     def crash(self) -> None:
         """The agent dies."""
@@ -184,6 +219,8 @@ class Machine:
         for path in self.paths:
             path.die()
         self.paths.clear()
+        for disk in self.multipaths.values():
+            disk.agent_has_died()
         self.network.died(process)
         for done, caller in self._commands.items():
             caller.call_soon(_lose, done)

@@ -29,15 +29,23 @@ class _Guest:
     """What a guest has established on one LUN.
 
     Attributes:
-        nexuses: Its nexus on each host.
+        nexuses: Its nexuses on each host; a multipath device has one for each path.
         truth: What it has established.
+        between: Other keys that its nexuses may have: a command that goes to several paths was not carried
+            out by all of them.
         open_end: Somebody has preempted it while one of its nexuses had another key for a moment: to be
             removed is then as right as to stay.
     """
 
-    nexuses: dict[str, ITNexus]
+    nexuses: dict[str, tuple[ITNexus, ...]]
     truth: Tracked = _NOTHING
+    between: frozenset[int] = frozenset()
     open_end: bool = False
+
+    @property
+    def all(self) -> frozenset[ITNexus]:
+        """Its nexuses on all hosts."""
+        return frozenset(nexus for each in self.nexuses.values() for nexus in each)
 
 
 @dataclass(slots=True)
@@ -57,8 +65,8 @@ class Ledger:
     _aptpl_at: float = 0.0
     _registered_at: dict[tuple[ITNexus, int], float] = field(default_factory=dict)
 
-    def add(self, guest: str, nexuses: dict[str, ITNexus]) -> None:
-        """A guest that has this LUN, by its nexus on each host."""
+    def add(self, guest: str, nexuses: dict[str, tuple[ITNexus, ...]]) -> None:
+        """A guest that has this LUN, by its nexuses on each host."""
         self.guests[guest] = _Guest(nexuses)
 
     def truth(self, guest: str) -> Tracked:
@@ -68,22 +76,35 @@ class Ledger:
     # -- what was carried out -----------------------------------------------------------------------
 
     def by_guest(
-        self, guest: str, host: str, before: ReservationState, after: ReservationState, *, registers: bool
+        self,
+        guest: str,
+        host: str,
+        nexus: ITNexus,
+        before: ReservationState,
+        after: ReservationState,
+        *,
+        registers: bool,
     ) -> None:
-        """A command of a guest itself has been carried out; ``registers``: a REGISTER of any kind."""
+        """A command of a guest itself has been carried out; ``registers``: a REGISTER of any kind.
+
+        ``nexus``: the one by which it has come. Another path of the same device may have carried it out
+        before, or carries it out afterwards.
+        """
         if before == after:
             return
         own = self.guests[guest]
-        nexus = own.nexuses[host]
+        nexuses = own.nexuses[host]
+        keys = {after.key_of(each) for each in nexuses} - {0}
         key = after.key_of(nexus)
-        if key == 0:
+        own.open_end = bool(keys) and key == 0
+        own.between = frozenset(keys - {key})
+        if not keys:
             own.truth = _NOTHING
         else:
             held = after.reservation
-            kind = held.type if held is not None and after.holds(nexus) else None
+            kind = held.type if held is not None and any(after.holds(each) for each in nexuses) else None
             aptpl = after.aptpl if registers else own.truth.aptpl
-            own.truth = Tracked(key, aptpl, kind)
-        own.open_end = False
+            own.truth = Tracked(key or min(keys), aptpl, kind)
         for name in self.guests:
             if name != guest:
                 self._subtract(name, before, after)
@@ -112,7 +133,7 @@ class Ledger:
         if before == after:
             return
         own = self.guests[guest]
-        mine = frozenset(own.nexuses.values())
+        mine = own.all
         if self._require_others(guest, host, before, after, mine):
             return
         self._note(before, after)  # what one guest's handover registers, another's may not have seen either
@@ -171,11 +192,11 @@ class Ledger:
         own = self.guests[guest]
         if not after.aptpl:
             own.truth = replace(own.truth, aptpl=False)  # APTPL is the whole LUN's: the last REGISTER decides
-        left = [nexus for nexus in own.nexuses.values() if after.key_of(nexus)]
+        left = [nexus for nexus in own.all if after.key_of(nexus)]
         if not left:
             own.truth, own.open_end = _NOTHING, False
             return
-        if any(before.key_of(nexus) and nexus not in left for nexus in own.nexuses.values()):
+        if any(before.key_of(nexus) and nexus not in left for nexus in own.all):
             own.open_end = True
         if own.truth.type is not None and not any(after.holds(nexus) for nexus in left):
             own.truth = replace(own.truth, type=None)
@@ -190,19 +211,21 @@ class Ledger:
             held = state.reservation
             if held is None or held.type is not own.truth.type:
                 raise Broken(f"{self.lun}: the reservation of {guest} is not held")
-            if held.holder is not None and held.holder not in own.nexuses.values():
+            if held.holder is not None and held.holder not in own.all:
                 raise Broken(f"{self.lun}: somebody else holds the reservation of {guest}")
 
     def require_runs(self, guest: str, host: str, state: ReservationState, why: str) -> None:
         """The guest may run on this host: its nexus there has exactly what the guest has established."""
         own = self.guests[guest]
-        nexus = own.nexuses[host]
-        key = state.key_of(nexus)
+        nexuses = own.nexuses[host]
+        keys = {state.key_of(each) for each in nexuses}
+        key = max(keys)
         if own.open_end and key == 0:
             return
-        if key != own.truth.key:
+        allowed = {own.truth.key, *own.between}
+        if not keys & allowed or not keys <= {0, *allowed}:
             raise Broken(f"{self.lun}: {why}, and its nexus has key {key:#x}, not {own.truth.key:#x}")
-        if own.truth.type is not None and not state.holds(nexus):
+        if own.truth.type is not None and not any(state.holds(each) for each in nexuses):
             raise Broken(f"{self.lun}: {why}, and does not hold its reservation there")
         if key and own.truth.aptpl and not state.aptpl:
             raise Broken(f"{self.lun}: {why}, without the APTPL that it asked for")
@@ -222,9 +245,10 @@ class Ledger:
 
     def require_left(self, guest: str, host: str, state: ReservationState) -> None:
         """Nothing of the guest is left behind on this host."""
-        key = state.key_of(self.guests[guest].nexuses[host])
-        if key:
-            raise Broken(f"{self.lun}: key {key:#x} of {guest} is left behind on {host}")
+        for nexus in self.guests[guest].nexuses[host]:
+            key = state.key_of(nexus)
+            if key:
+                raise Broken(f"{self.lun}: key {key:#x} of {guest} is left behind on {host}")
 
 
 def _others(state: ReservationState, mine: frozenset[ITNexus]) -> frozenset[tuple[ITNexus, int]]:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from holdover.lun.commands.inquiry import UnitIdentity
 from holdover.lun.logical_unit import LogicalUnit
-from holdover.lun.reservations import ReservationState
+from holdover.lun.reservations import ReservationState, TargetLimits
 from holdover.paths.submitted import Submitted
 from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command, Response
@@ -102,6 +102,7 @@ class Lun:
         log: Transcript,
         *,
         full_status: bool,
+        target_ports: int = 1,
     ) -> None:
         """``full_status``: whether it has READ FULL STATUS."""
         self.name = name
@@ -114,9 +115,10 @@ class Lun:
         self._full_status = full_status
         self._identity = UnitIdentity(name)
         self._medium = MemoryMedium()
-        self._unit = LogicalUnit(self._medium, self._identity)
+        self._limits = TargetLimits(ports=tuple(range(1, target_ports + 1)))
+        self._unit = LogicalUnit(self._medium, self._identity, limits=self._limits)
         self._waiting: list[_Flight] = []
-        self._sessions: dict[ITNexus, int] = {}
+        self._sessions: dict[tuple[ITNexus, int], int] = {}
         self._under_way: dict[_Flight, None] = {}
 
     @property
@@ -136,14 +138,15 @@ class Lun:
 
     def _arrive(self, flight: _Flight) -> None:
         path = flight.path
-        newest = self._sessions.get(path.nexus, 0)
+        login = path.nexus, path.number
+        newest = self._sessions.get(login, 0)
         if flight.session < newest:
             self._under_way.pop(flight, None)  # the target has ended it: the nexus has logged in again
             return
         if flight.session > newest:
             if newest:
                 self._unit.nexus_lost(path.nexus)
-            self._sessions[path.nexus] = flight.session
+            self._sessions[login] = flight.session
         if self.hanging:
             self._waiting.append(flight)
             return
@@ -198,7 +201,8 @@ class Lun:
         flights, self._under_way, self._waiting = tuple(self._under_way), {}, []
         for flight in flights:
             flight.session = -1
-        self._unit = LogicalUnit(self._medium, self._identity, state=self._unit.state.after_power_loss())
+        state = self._unit.state.after_power_loss()
+        self._unit = LogicalUnit(self._medium, self._identity, state=state, limits=self._limits)
         self._observer.lost_power(self)
         for flight in flights:
             if not flight.ended:
@@ -218,6 +222,7 @@ class LunPath:
     Attributes:
         process: The process that uses it; commands of a process that has died go on without it.
         sender: Whose nexus it is.
+        number: Which of several paths it is: on some LUNs, two paths by one initiator port are one nexus.
     """
 
     lun: Lun
@@ -226,6 +231,7 @@ class LunPath:
     nexus: ITNexus
     name: str
     numbers: Callable[[], int]
+    number: int = 0
     nexuses: int = 1
     _session: int = 0
     _flights: dict[_Flight, None] = field(default_factory=dict)

@@ -20,10 +20,10 @@ from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
 from tests.simulation.clockwork import Broken, Clockwork, Process, Unforeseen, until
 from tests.simulation.faults import Faults, now_and_then
-from tests.simulation.features import features
+from tests.simulation.features import Layout, features
 from tests.simulation.guests import Vm
 from tests.simulation.logs import Logs
-from tests.simulation.machines import Machine, Placement, nexus_of
+from tests.simulation.machines import Machine, Placement, nexuses_of
 from tests.simulation.network import Network
 from tests.simulation.operators import Operator
 from tests.simulation.promises import Ledger
@@ -75,12 +75,20 @@ class Simulation:
         numbers = itertools.count(1)
         self.network = Network(self.world, random, self.log)
         self.luns = [
-            Lun(f"lun{number}", self.world, random, self, self.log, full_status=can.full_status)
+            Lun(
+                f"lun{number}",
+                self.world,
+                random,
+                self,
+                self.log,
+                full_status=can.full_status,
+                target_ports=can.layout.target_ports,
+            )
             for number in range(random.choice((1, 1, 2)))
         ]
         self.ledgers = {lun.name: Ledger(lun.name, self.world.time) for lun in self.luns}
         self.issued: dict[int, Command] = {}
-        guests = self._guests()
+        guests = self._guests(can.layout)
         self.machines = {
             name: Machine(
                 name,
@@ -92,6 +100,7 @@ class Simulation:
                 list(_HOSTS),
                 lambda: next(numbers),
                 can.early_commit,
+                self.issued,
             )
             for name in _HOSTS
         }
@@ -104,27 +113,32 @@ class Simulation:
             Operator(vm, self.world, random, self.network, self.machines, self.log, handovers)
             for vm in self.vms
         ]
-        self.third = Third(self.luns, self.ledgers, random, self.log)
+        self.third = Third(self.luns, self.ledgers, random, self.log, has_own_key=can.layout.several)
+        self.layout = can.layout
         self._gates: dict[tuple[str, str, int], Gate | None] = {}
         self._hosts: dict[str, Host | None] = dict.fromkeys(self.machines)
 
-    def _guests(self) -> dict[str, tuple[str, list[Placement]]]:
+    def _guests(self, layout: Layout) -> dict[str, tuple[str, list[Placement]]]:
         count = self.random.choice((1, 2, 2))
+        if layout.several:
+            count = 1
         found = {}
         for number in range(count):
             home = self.random.choice(_HOSTS)
             # a host's own disk is one nexus for all its guests, so only one guest may have it
-            disk = count == 1 and self.random.random() < 0.4
+            disk = count == 1 and (layout.several or self.random.random() < 0.4)
             luns = [lun for lun in self.luns if self.random.random() < 0.8] or self.luns[:1]
-            found[f"db{number + 1}"] = (home, [Placement(lun, disk) for lun in luns])
+            found[f"db{number + 1}"] = (home, [Placement(lun, disk, layout) for lun in luns])
         return found
 
     def _vm(self, name: str, home: str, placements: list[Placement], number: int) -> Vm:
         for placement in placements:
-            nexuses = {host: nexus_of(host, name, placement) for host in _HOSTS}
+            nexuses = {host: nexuses_of(host, name, placement) for host in _HOSTS}
             self.ledgers[placement.lun.name].add(name, nexuses)
-            for host, nexus in nexuses.items():
-                self.log.names[nexus] = f"{host} for {name}"
+            for host, each in nexuses.items():
+                for path_number, nexus in enumerate(each):
+                    path = f" by path {path_number}" if len(each) > 1 else ""
+                    self.log.names[nexus] = f"{host} for {name}{path}"
         shared = self.random.random() < 0.3
         keys = (0xD1, 0xD2) if shared else (0xA0 + number, 0xB0 + number)
         return Vm(
@@ -163,7 +177,8 @@ class Simulation:
                 ledger.by_third(before, after)
             elif id(command) in self.issued:
                 action = PersistentReserveOut.decode(command.cdb).service_action
-                ledger.by_guest(sender.guest, sender.host, before, after, registers=action in _REGISTERS)
+                registers = action in _REGISTERS
+                ledger.by_guest(sender.guest, sender.host, nexus, before, after, registers=registers)
             else:
                 ledger.by_agent(sender.guest, sender.host, before, after)
             ledger.require_held(after)
@@ -261,6 +276,10 @@ class Simulation:
         for vm in self.vms:
             vm.calm = True
         self.network.cut.clear()
+        for machine in self.machines.values():
+            for disk in machine.multipaths.values():
+                for path in sorted(disk.down):
+                    disk.restore(path)
         for lun in self.luns:
             lun.work()
         for machine in self.machines.values():
@@ -285,6 +304,7 @@ class Simulation:
             self.operators,
             self.network,
             self.log,
+            self.layout.failures,
         )
 
     def _begin(self, *works: Coroutine[object, object, None]) -> list[asyncio.Task[None]]:

@@ -22,11 +22,25 @@ _SENDER = Sender("third")
 class Third:
     """The node; each time that it acts it sends one command to one LUN."""
 
-    def __init__(self, luns: list[Lun], ledgers: dict[str, Ledger], random: Random, log: Transcript) -> None:
+    def __init__(
+        self,
+        luns: list[Lun],
+        ledgers: dict[str, Ledger],
+        random: Random,
+        log: Transcript,
+        *,
+        has_own_key: bool,
+    ) -> None:
+        """``has_own_key``: it never has a key of the guests.
+
+        multipathd of a host may register a path of a guest that was fenced with such a key
+        (docs/develop/design.md).
+        """
         self._luns = luns
         self._ledgers = ledgers
         self._random = random
-        self._key = random.choice((0xC, 0xC, 0xD1))
+        key = random.choice((0xC, 0xC, 0xD1))
+        self._key = 0xC if has_own_key else key
         log.names[_NEXUS] = "third"
 
     async def act(self) -> None:
