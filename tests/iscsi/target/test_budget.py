@@ -44,8 +44,24 @@ def test_unsolicited_data_has_half_of_the_room_and_keeps_nobody_from_going_on() 
     assert not budget.take_unsolicited(11)
     other = ByteBudget(20, whole)
     assert other.take_unsolicited(10)
+    assert budget.take_unsolicited(2)
     # half of the whole is 15
-    assert not budget.take_unsolicited(6)
+    assert not budget.take_unsolicited(4)
+
+
+def test_the_unsolicited_data_of_one_command_gets_in_whatever_others_hold() -> None:
+    whole = ByteBudget(10)
+    one, other = ByteBudget(8, whole), ByteBudget(8, whole)
+    assert one.take(8)
+    assert one.take_unsolicited(0)
+    assert not other.take_unsolicited(5)  # more than half of its own room
+    assert other.take_unsolicited(4)
+    assert not other.take_unsolicited(1)
+    assert other.take(20)
+    assert not other.take(1)
+    other.give(24, 4)
+    assert other.take_unsolicited(4)
+    assert whole.used == 12
 
 
 def test_who_waits_is_woken_once_by_whoever_gives() -> None:

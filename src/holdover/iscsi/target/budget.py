@@ -17,8 +17,9 @@ _Wake = Callable[[], None]
 class ByteBudget:
     """A limit of bytes. It may be part of a larger limit: then there must be room in both.
 
-    A part that holds nothing but unsolicited data always gets room, whatever the other parts hold. So one
-    command of each part can always be carried out.
+    A part that holds nothing gets room for the unsolicited data of a command, and a part that holds nothing
+    but unsolicited data gets room for other data, whatever the other parts hold. So one command of each part
+    can always be carried out.
 
     Args:
         limit: The most bytes.
@@ -60,7 +61,7 @@ class ByteBudget:
         while budget is not None:
             if budget.used + count > budget._limit or budget.unsolicited + count > budget._limit // 2:
                 return False
-            budget = budget._whole
+            budget = budget._whole if self.used else None
         budget = self
         while budget is not None:
             budget.used += count
