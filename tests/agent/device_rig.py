@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec import structs
 
 from holdover.agent.guests.device import GuestDevice
 from holdover.guest.gate import Gate
@@ -58,7 +60,7 @@ class ScriptedPath:
             await step.wait()
         response = self.unit.execute(GUEST, command)
         if self.carried and command.opcode == OperationCode.PERSISTENT_RESERVE_OUT:
-            response = replace(response, carried=self.carried)
+            response = structs.replace(response, carried=self.carried)
         self.after()
         if isinstance(step, Exception):
             raise step
@@ -77,11 +79,15 @@ class Rig:
 
     def __init__(self, *, migrate_pr: bool = True, gate: Gate = Gate.RUNNING) -> None:
         self.unit = LogicalUnit(MemoryMedium(), UnitIdentity("device"), greet=False)
-        self.path = ScriptedPath(self.unit)
+        self.path = self.make_path()
         block = ScsiBlock(DeviceOptions("disk0", "memory", migrate_pr), MachineType.parse("q35"), gate)
         self.device = GuestDevice(block, "disk0", lambda _: self.path)
         self.records: list[BlockState] = []
         self.device.on_change = self.record
+
+    def make_path(self) -> ScriptedPath:
+        """The path to the logical unit."""
+        return ScriptedPath(self.unit)
 
     async def record(self, device: GuestDevice) -> None:
         assert device is self.device

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from holdover.reservations.tracked import Tracked
 from holdover.scsi.cdbs.cdb import PersistentReserveOut
@@ -101,7 +102,7 @@ class TestRefusals:
         block = scsi_block()
         block.adopt(Tracked(5))
         command = _out(RESERVE, ParameterList(5, all_tg_pt=True).encode())
-        command = replace(command, cdb=PersistentReserveOut(RESERVE, 24, type=WE).encode())
+        command = structs.replace(command, cdb=PersistentReserveOut(RESERVE, 24, type=WE).encode())
         assert drive(block, command, script(GOOD)) == GOOD
         assert block.tracked == Tracked(5, type=WE)
 

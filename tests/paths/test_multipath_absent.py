@@ -6,10 +6,10 @@ commands and in the middle of one.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 import pytest
+from msgspec import structs
 
 from holdover.paths.multipath_absent import read_registrants
 from holdover.paths.multipath_steps import InitiatorPorts, Send, Usable
@@ -232,7 +232,7 @@ def test_a_third_node_with_the_same_key_is_not_hurt(command: Command, name: str)
 def test_a_handover_leaves_alone_what_a_path_that_is_away_has(new: int) -> None:
     device = holder_away()
     device.directly(OTHER, REGISTER, 0, K)
-    assert device.run(replace(out_command(REGISTER, K, new), leave_absent=True)) == GOOD
+    assert device.run(structs.replace(out_command(REGISTER, K, new), leave_absent=True)) == GOOD
     assert device.keys() == [K, new, new]
     assert device.held() == (K, WE_RO)
     assert device.unit.state.key_of(OTHER) == K

@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from holdover.lun.commands.inquiry import UnitIdentity
 from holdover.lun.logical_unit import LogicalUnit
@@ -92,7 +93,7 @@ class Rig:
         response = self.unit.execute(SELF, command)
         if self.twin is not None and command.opcode == OperationCode.PERSISTENT_RESERVE_OUT:
             both = self.do(self.twin, command).good and response.good
-            response = replace(response, carried=("host1", "host2")) if both else response
+            response = structs.replace(response, carried=("host1", "host2")) if both else response
         return response
 
     def do(self, who: ITNexus, command: Command) -> Response:

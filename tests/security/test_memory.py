@@ -6,10 +6,10 @@ import asyncio
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from holdover.iscsi.initiator.initiator import IscsiInitiator
 from holdover.iscsi.pdu import PduReader
@@ -272,4 +272,4 @@ def test_nothing_stays_held_after_aborts_resets_and_ends() -> None:
 def replace_sn(cmd_sn: int) -> ScsiCommand:
     """A write with immediate data that comes before its turn."""
     pdu = ScsiCommand(9, 0, write(0, bytes(BLOCK)).cdb.ljust(16, b"\0"), 4096, 1, write=True, data=bytes(512))
-    return replace(pdu, cmd_sn=cmd_sn)
+    return structs.replace(pdu, cmd_sn=cmd_sn)

@@ -27,7 +27,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec import structs
 
 from holdover.guest.added import FILTERED, Added, without_added
 from holdover.guest.gate import BECOMING_READY, REFUSAL, Gate, GateDecision, is_harmless, is_opening_read
@@ -321,7 +323,9 @@ class ScsiBlock:
         if not whole.good:
             return observed
         data = without_added(action, observed.data_in, added, self._tracked.key)
-        return replace(observed, data_in=data[: PersistentReserveIn.decode(command.cdb).allocation_length])
+        return structs.replace(
+            observed, data_in=data[: PersistentReserveIn.decode(command.cdb).allocation_length]
+        )
 
     # -- a PERSISTENT RESERVE IN that another thread carries out ----------------------------------
 
@@ -487,4 +491,4 @@ def _action_of(command: Command) -> int | None:
 def _masked(action: int, response: Response) -> Response:
     if action != InServiceAction.REPORT_CAPABILITIES:
         return response
-    return replace(response, data_in=without_port_capabilities(response.data_in))
+    return structs.replace(response, data_in=without_port_capabilities(response.data_in))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from holdover.iscsi.errors import IscsiNameError
 
@@ -34,6 +35,7 @@ def check_iscsi_name(name: str) -> str:
     return folded
 
 
+@lru_cache(512)
 def encode_lun(number: int) -> int:
     """The 64-bit LUN field of a PDU: peripheral device addressing up to 255, flat space above.
 
@@ -45,6 +47,7 @@ def encode_lun(number: int) -> int:
     return (number if number <= 0xFF else 0x4000 | number) << 48
 
 
+@lru_cache(512)
 def decode_lun(field: int) -> int | None:
     """The logical unit number of a 64-bit LUN field, or None for an address that has no number here.
 

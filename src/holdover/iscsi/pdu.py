@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from struct import Struct
+
+import msgspec
 
 from holdover.iscsi.digest import DIGEST_LENGTH, Digest, digest_of
 from holdover.iscsi.errors import PduError
@@ -13,10 +14,10 @@ from holdover.iscsi.requests import REQUEST_DECODERS, RequestPdu, decode_scsi_co
 from holdover.iscsi.responses import RESPONSE_DECODERS, ResponsePdu
 
 _LENGTHS = Struct(">4xI")
+_NONE = Digest.NONE
 
 
-@dataclass(frozen=True, slots=True)
-class UnknownPdu:
+class UnknownPdu(msgspec.Struct, frozen=True):
     """A PDU with an operation code that this package does not use, such as SNACK."""
 
     code: int
@@ -30,8 +31,7 @@ class UnknownPdu:
 Pdu = RequestPdu | ResponsePdu | UnknownPdu
 
 
-@dataclass(frozen=True, slots=True)
-class DamagedPdu:
+class DamagedPdu(msgspec.Struct, frozen=True):
     """A PDU whose data segment does not match its data digest; its header is valid."""
 
     pdu: Pdu
@@ -43,6 +43,7 @@ def header_of(pdu: Pdu) -> bytes:
 
 
 _DECODERS = {**REQUEST_DECODERS, **RESPONSE_DECODERS}
+_SCSI_COMMAND = int(Opcode.SCSI_COMMAND)  # for every PDU: an enum's attribute costs 0.1 µs
 
 
 def decode_pdu(header: bytes, additional: bytes, data: bytes) -> Pdu:
@@ -54,7 +55,7 @@ def decode_pdu(header: bytes, additional: bytes, data: bytes) -> Pdu:
     if len(header) != HEADER_LENGTH:
         raise PduError(f"header of {len(header)} bytes")
     code = header[0] & 0x3F
-    if code == Opcode.SCSI_COMMAND:
+    if code == _SCSI_COMMAND:
         return decode_scsi_command(header, additional, data)
     decode = _DECODERS.get(code)
     if decode is None:
@@ -79,6 +80,7 @@ class PduReader:
         self._kept: list[bytes] = []
         self._kept_length = 0
         self._view = memoryview(b"")
+        self._length = 0
         self._at = 0
         self._header = b""
         self._additional: bytes | None = None
@@ -86,6 +88,7 @@ class PduReader:
     def feed(self, data: Buffer | bytearray) -> None:
         """Add bytes. Call `next` until it returns None before you use the buffer again."""
         self._view = memoryview(data)
+        self._length = len(data)
         self._at = 0
 
     def next(self) -> Pdu | DamagedPdu | None:
@@ -96,18 +99,24 @@ class PduReader:
                 header does not match its digest. The stream is then lost.
         """
         if not self._header:
-            header = self._take(HEADER_LENGTH)
-            if header is None:
-                return None
+            at, end = self._at, self._at + HEADER_LENGTH
+            if self._kept_length or end > self._length:
+                taken = self._take(HEADER_LENGTH)
+                if taken is None:
+                    return None
+                header = taken
+            else:
+                header = bytes(self._view[at:end])
+                self._at = end
             (lengths,) = _LENGTHS.unpack_from(header)
             if lengths & 0xFF_FFFF > self.max_data_length:
                 raise PduError(
                     f"data segment of {lengths & 0xFF_FFFF} bytes where {self.max_data_length} may come"
                 )
-            if not lengths and self.header_digest is Digest.NONE:
+            if not lengths and self.header_digest is _NONE:
                 return decode_pdu(header, b"", b"")
             self._header = header
-        if self.header_digest is Digest.CRC32C or self.data_digest is Digest.CRC32C:
+        if self.header_digest is not _NONE or self.data_digest is not _NONE:
             return self._next_with_digests()
         header = self._header
         (lengths,) = _LENGTHS.unpack_from(header)
@@ -153,11 +162,10 @@ class PduReader:
 
     def _take(self, length: int) -> bytes | None:
         """This number of bytes; None when there are fewer, which are then kept."""
-        missing = length - self._kept_length
-        end = self._at + missing
-        if end > len(self._view):
+        end = self._at + length - self._kept_length
+        if end > self._length:
             rest = bytes(self._view[self._at :])
-            self._at = len(self._view)
+            self._at = self._length
             if rest:
                 self._kept.append(rest)
                 self._kept_length += len(rest)

@@ -1,22 +1,24 @@
 """PDUs that a target sends (RFC 7143 11.4, 11.6 to 11.9, 11.11, 11.13, 11.15, 11.17, 11.19).
 
-Each is a dataclass; `encode()` returns the buffers to send, in order. Those that every transfer needs are not
-frozen, because to create a frozen one costs more than all other work with it. Nobody changes them.
+`encode()` returns the buffers to send, in order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar
+
+import msgspec
 
 from holdover.iscsi.errors import PduError
 from holdover.iscsi.header import CONTINUE, FINAL, HEADER, Buffer, Words, segments
 from holdover.iscsi.numbers import NO_TAG, Opcode
 
+_SCSI_RESPONSE, _DATA_IN = int(Opcode.SCSI_RESPONSE), int(Opcode.DATA_IN)
+"""For every transfer: an enum's attribute costs 0.1 µs."""
 
-@dataclass(slots=True)
-class ScsiResponse:
+
+class ScsiResponse(msgspec.Struct, frozen=True):
     """SCSI Response (11.4). `sense` is the sense data alone, without its length.
 
     Attributes:
@@ -45,7 +47,7 @@ class ScsiResponse:
         data = len(self.sense).to_bytes(2) + self.sense if self.sense else b""
         flags = self.read_overflow << 4 | self.read_underflow << 3 | self.overflow << 2 | self.underflow << 1
         header = HEADER.pack(
-            Opcode.SCSI_RESPONSE,
+            _SCSI_RESPONSE,
             FINAL | flags,
             self.response,
             self.status,
@@ -89,8 +91,7 @@ def _decode_scsi_response(words: Words, data: bytes) -> ScsiResponse:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class TaskManagementResponsePdu:
+class TaskManagementResponsePdu(msgspec.Struct, frozen=True):
     """Task Management Function Response (11.6)."""
 
     task_tag: int
@@ -111,8 +112,7 @@ def _decode_task_management_response(words: Words, _data: bytes) -> TaskManageme
     return TaskManagementResponsePdu(words[6], words[2], words[8], words[9], words[10])
 
 
-@dataclass(slots=True)
-class DataIn:
+class DataIn(msgspec.Struct, frozen=True):
     """SCSI Data-In (11.7); `stat_sn`, `status` and the residual are valid with `has_status`."""
 
     task_tag: int
@@ -133,7 +133,7 @@ class DataIn:
 
     def encode(self) -> list[Buffer]:
         header = HEADER.pack(
-            Opcode.DATA_IN,
+            _DATA_IN,
             (FINAL if self.final else 0) | self.overflow << 2 | self.underflow << 1 | self.has_status,
             0,
             self.status,
@@ -171,8 +171,7 @@ def _decode_data_in(words: Words, data: bytes) -> DataIn:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class ReadyToTransfer:
+class ReadyToTransfer(msgspec.Struct, frozen=True):
     """Ready To Transfer (11.8): the target asks for `length` bytes from `offset` on."""
 
     task_tag: int
@@ -214,8 +213,7 @@ def _decode_r2t(words: Words, _data: bytes) -> ReadyToTransfer:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class AsyncMessage:
+class AsyncMessage(msgspec.Struct, frozen=True):
     """Asynchronous Message (11.9)."""
 
     event: int
@@ -267,8 +265,7 @@ def _decode_async_message(words: Words, data: bytes) -> AsyncMessage:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class TextResponse:
+class TextResponse(msgspec.Struct, frozen=True):
     """Text Response (11.11)."""
 
     task_tag: int
@@ -305,8 +302,7 @@ def _decode_text_response(words: Words, data: bytes) -> TextResponse:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class LoginResponse:
+class LoginResponse(msgspec.Struct, frozen=True):
     """Login Response (11.13). `status` is class << 8 | detail."""
 
     task_tag: int
@@ -362,8 +358,7 @@ def _decode_login_response(words: Words, data: bytes) -> LoginResponse:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class LogoutResponsePdu:
+class LogoutResponsePdu(msgspec.Struct, frozen=True):
     """Logout Response (11.15); times in seconds."""
 
     task_tag: int
@@ -388,8 +383,7 @@ def _decode_logout_response(words: Words, _data: bytes) -> LogoutResponsePdu:
     return LogoutResponsePdu(words[6], words[2], words[8], words[9], words[10], times >> 16, times & 0xFFFF)
 
 
-@dataclass(frozen=True, slots=True)
-class Reject:
+class Reject(msgspec.Struct, frozen=True):
     """Reject (11.17); `data` is the header of the PDU that was refused."""
 
     reason: int
@@ -411,8 +405,7 @@ def _decode_reject(words: Words, data: bytes) -> Reject:
     return Reject(words[2], data, words[8], words[9], words[10], words[11])
 
 
-@dataclass(frozen=True, slots=True)
-class NopIn:
+class NopIn(msgspec.Struct, frozen=True):
     """NOP-In (11.19): the answer to a ping, or with a `target_tag` a ping of the target."""
 
     task_tag: int

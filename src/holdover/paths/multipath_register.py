@@ -31,6 +31,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from msgspec import structs
+
 from holdover.paths.multipath_absent import absent_have, learn_ports, remove_left, unregister_all
 from holdover.paths.multipath_steps import (
     PathSteps,
@@ -122,7 +124,9 @@ def _unregister_with_absent(request: _Registering) -> PathSteps[Response]:
         last = yield from unregister_all(request.command, request.old, path, request.device)
         if last.status is not Status.RESERVATION_CONFLICT:
             break
-    return replace(last, carried=request.device.labels_of(request.device.paths)) if last.good else last
+    return (
+        structs.replace(last, carried=request.device.labels_of(request.device.paths)) if last.good else last
+    )
 
 
 def _who_is_registered(paths: Sequence[int]) -> PathSteps[Round | Response]:
@@ -162,7 +166,7 @@ def _register_by_all(request: _Registering) -> PathSteps[Response]:
     if answer.good:
         yield from _finish(request, found)
         carried = found.good if not request.new else (*found.good, *found.conflict)
-        answer = replace(answer, carried=device.labels_of(sorted(carried)))
+        answer = structs.replace(answer, carried=device.labels_of(sorted(carried)))
     if found.lost is not None:
         raise found.lost
     return answer

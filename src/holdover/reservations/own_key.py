@@ -11,7 +11,9 @@ The first one also sets APTPL for the whole logical unit, so it must carry the v
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec import structs
 
 from holdover.reservations.steps import StepFailed, Steps, insist
 from holdover.reservations.tracked import Tracked
@@ -117,7 +119,7 @@ def made_one(tracked: Tracked, candidates: tuple[int, ...]) -> Steps[Own]:
 def register_command(key: int, new_key: int, aptpl: bool = False) -> Command:
     """REGISTER for the paths of this host that can be reached. The handover accounts for the other paths."""
     command = out_command(OutServiceAction.REGISTER, key, new_key, aptpl=aptpl)
-    return replace(command, leave_absent=True)
+    return structs.replace(command, leave_absent=True)
 
 
 def probe(key: int, new_key: int, aptpl: bool = False, step: str = PROBE) -> Steps[Response]:

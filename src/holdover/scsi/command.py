@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Protocol
+
+import msgspec
 
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.status import Status
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(msgspec.Struct, frozen=True):
     """One command as an application client sends it.
 
     Attributes:
@@ -36,8 +37,7 @@ class Command:
         return self.cdb[0] if self.cdb else -1
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(msgspec.Struct, frozen=True, eq=False):
     """How a command ended.
 
     Attributes:
@@ -59,12 +59,22 @@ class Response:
     sense: bytes = b""
     data_out_length: int | None = None
     data_in_length: int | None = None
-    carried: tuple[str, ...] = field(default=(), compare=False)
+    carried: tuple[str, ...] = ()
 
     @property
     def good(self) -> bool:
         """Whether the command succeeded."""
         return self.status is Status.GOOD
+
+    def __eq__(self, other: object) -> bool:
+        return self._compared == other._compared if isinstance(other, Response) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._compared)
+
+    @property
+    def _compared(self) -> tuple[object, ...]:
+        return (self.status, self.data_in, self.sense, self.data_out_length, self.data_in_length)
 
 
 class DeviceServer(Protocol):
@@ -87,6 +97,30 @@ class ImmediateDeviceServer(DeviceServer, Protocol):
 
     def execute_now(self, nexus: ITNexus, command: Command) -> Response | None:
         """As `execute`, or None for a command that has to wait and for which nothing was done yet."""
+        ...
+
+
+class Forwarded(Protocol):
+    """A command that a device server has passed on, and that has not ended."""
+
+    async def abort(self) -> None:
+        """Abort the command; return when it does nothing to the logical unit any more.
+
+        From now on nobody is told its response.
+        """
+        ...
+
+
+class ForwardingDeviceServer(DeviceServer, Protocol):
+    """A device server that passes most commands on to a logical unit elsewhere, without a task for each."""
+
+    def forward(
+        self, nexus: ITNexus, command: Command, answered: Callable[[Response], None]
+    ) -> Forwarded | None:
+        """Begin a command; None for one that `execute` must carry out, and for which nothing was done yet.
+
+        ``answered`` is called with the response, once, and never before this has returned.
+        """
         ...
 
 

@@ -8,6 +8,7 @@ from holdover.iscsi.errors import ProtocolError
 from holdover.iscsi.initiator.task import InitiatorTask
 from holdover.iscsi.responses import DataIn
 from holdover.scsi.command import Command
+from holdover.scsi.status import Status
 
 
 def test_pieces_come_in_order_and_within_the_buffer() -> None:
@@ -18,4 +19,4 @@ def test_pieces_come_in_order_and_within_the_buffer() -> None:
         with pytest.raises(ProtocolError):
             task.take(wrong)
     task.take(DataIn(1, 2, 3, b"de", 0, 0))
-    assert b"".join(task.parts) == b"abcde"
+    assert task.response(Status.GOOD, b"", 0, 0).data_in == b"abcde"

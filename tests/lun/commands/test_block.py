@@ -82,6 +82,7 @@ def test_less_data_than_the_cdb_names(length: int) -> None:
         assert isinstance(answer, Response)
         assert answer.data_out_length == 1024
         return
+    assert isinstance(answer, WriteBlocks)
     assert answer == WriteBlocks(0, b"a" * length, asked=1024)
     medium = MemoryMedium()
     done = answer.run(medium)

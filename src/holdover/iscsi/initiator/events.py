@@ -2,45 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from holdover.iscsi.errors import CommandRefused, LoginError
 from holdover.iscsi.negotiation import Parameters
 from holdover.scsi.command import Response
 
 
-@dataclass(frozen=True, slots=True)
-class LoggedIn:
+class LoggedIn(msgspec.Struct, frozen=True):
     """Full feature phase has begun."""
 
     parameters: Parameters
 
 
-@dataclass(frozen=True, slots=True)
-class LoginFailed:
+class LoginFailed(msgspec.Struct, frozen=True):
     """The login failed: there will be no session, and the connection must be closed."""
 
     error: LoginError
 
 
-@dataclass(slots=True)
-class CommandCompleted:
+class CommandCompleted(msgspec.Struct, frozen=True):
     """A command was answered with a SCSI status."""
 
     tag: int
     response: Response
 
 
-@dataclass(frozen=True, slots=True)
-class CommandFailed:
+class CommandFailed(msgspec.Struct, frozen=True):
     """A command was answered with something other than a SCSI status."""
 
     tag: int
     error: CommandRefused
 
 
-@dataclass(frozen=True, slots=True)
-class TaskManagementCompleted:
+class TaskManagementCompleted(msgspec.Struct, frozen=True):
     """A task management function was answered.
 
     Attributes:
@@ -51,23 +46,20 @@ class TaskManagementCompleted:
     response: int
 
 
-@dataclass(frozen=True, slots=True)
-class TargetsReceived:
+class TargetsReceived(msgspec.Struct, frozen=True):
     """The whole answer to SendTargets, as pairs in their order."""
 
     tag: int
     pairs: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class LogoutRequested:
+class LogoutRequested(msgspec.Struct, frozen=True):
     """The target asks this session to log out within a number of seconds (RFC 7143 11.9.1)."""
 
     seconds: int
 
 
-@dataclass(frozen=True, slots=True)
-class SessionClosed:
+class SessionClosed(msgspec.Struct, frozen=True):
     """The session is over: send the remaining bytes, and close the connection.
 
     Commands without an answer never get one.

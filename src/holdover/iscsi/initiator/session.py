@@ -78,6 +78,9 @@ class _InitiatorState(Enum):
     CLOSED = auto()
 
 
+_LOGIN, _CLOSED = _InitiatorState.LOGIN, _InitiatorState.CLOSED
+
+
 class InitiatorSession:
     """One session. It has bytes to send as soon as it exists.
 
@@ -91,6 +94,7 @@ class InitiatorSession:
 
     def __init__(self, config: InitiatorConfig, entropy: Callable[[int], bytes]) -> None:
         self.parameters = Parameters()
+        self._digests = False
         self._config = config
         self._login = InitiatorLogin(config, entropy)
         self._reader = PduReader(_LOGIN_DATA_LENGTH)
@@ -121,9 +125,10 @@ class InitiatorSession:
         """Take bytes of the connection; the buffer may be used again afterwards. Never raises: an error of
         the protocol that cannot be repaired becomes a `LoginFailed` or `SessionClosed` event.
         """
-        self._reader.feed(data)
+        reader = self._reader
+        reader.feed(data)
         try:
-            while self._state is not _InitiatorState.CLOSED and (pdu := self._reader.next()) is not None:
+            while self._state is not _CLOSED and (pdu := reader.next()) is not None:
                 self._receive(pdu)
         except LoginError as error:
             self._events.append(LoginFailed(error))
@@ -215,7 +220,7 @@ class InitiatorSession:
     def _receive(self, pdu: Pdu | DamagedPdu) -> None:
         if isinstance(pdu, DamagedPdu):
             raise ProtocolError("data that do not match their digest")
-        if self._state is _InitiatorState.LOGIN:
+        if self._state is _LOGIN:
             if not isinstance(pdu, LoginResponse):
                 raise LoginError(f"the target answers the login with PDU {_opcode(pdu):02X}h")
             return self._login_response(pdu)
@@ -248,15 +253,14 @@ class InitiatorSession:
 
     def _note(self, pdu: ResponsePdu) -> None:
         """Note a PDU that carries status: StatSN advances, and the window may advance too."""
-        if not isinstance(pdu, ReadyToTransfer):
-            self._exp_stat_sn = (pdu.stat_sn + 1) & 0xFFFF_FFFF
-        self._note_window(pdu)
+        self._exp_stat_sn = (pdu.stat_sn + 1) & 0xFFFF_FFFF
+        if pdu.max_cmd_sn != self._max_cmd_sn:
+            self._note_window(pdu)
 
     def _note_window(self, pdu: ResponsePdu) -> None:
         """Note MaxCmdSN, which never goes back (RFC 7143 4.2.2.1)."""
         if (
-            pdu.max_cmd_sn != self._max_cmd_sn
-            and serial_distance(pdu.exp_cmd_sn, pdu.max_cmd_sn) >= -1
+            serial_distance(pdu.exp_cmd_sn, pdu.max_cmd_sn) >= -1
             and serial_distance(self._max_cmd_sn, pdu.max_cmd_sn) > 0
         ):
             self._max_cmd_sn = pdu.max_cmd_sn
@@ -276,6 +280,7 @@ class InitiatorSession:
         self._state = _InitiatorState.FULL_FEATURE
         self._max_cmd_sn = pdu.max_cmd_sn
         self.parameters = self._login.negotiator.parameters()
+        self._digests = self.parameters.digests
         self._reader.max_data_length = self.parameters.max_recv_data_segment_length
         self._reader.header_digest = self.parameters.header_digest
         self._reader.data_digest = self.parameters.data_digest
@@ -288,7 +293,8 @@ class InitiatorSession:
         task.take(pdu)
         if pdu.has_status:
             self._note(pdu)
-            self._complete(task, pdu.status, b"", _signed(pdu.overflow, pdu.underflow, pdu.residual))
+            residual = _signed(pdu.overflow, pdu.underflow, pdu.residual) if pdu.residual else 0
+            self._complete(task, pdu.status, b"", residual)
         else:
             self._note_window(pdu)
 
@@ -406,7 +412,7 @@ class InitiatorSession:
 
     def _send(self, pdu: RequestPdu) -> None:
         buffers = pdu.encode()
-        if self.parameters.digests:
+        if self._digests:
             buffers = add_digests(buffers, self.parameters.header_digest, self.parameters.data_digest)
         self._out += buffers
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from holdover.scsi.command import Command
 
 
-@dataclass(frozen=True, slots=True)
-class LoginCompleted:
+class LoginCompleted(msgspec.Struct, frozen=True):
     """An initiator has logged in; call `admit` or `refuse`. Nothing else happens until then.
 
     Attributes:
@@ -26,8 +25,7 @@ class LoginCompleted:
     discovery: bool
 
 
-@dataclass(slots=True)
-class CommandReceived:
+class CommandReceived(msgspec.Struct, frozen=True):
     """A command with all its data; call `respond` with the tag when it is done.
 
     Attributes:
@@ -40,8 +38,7 @@ class CommandReceived:
     command: Command
 
 
-@dataclass(frozen=True, slots=True)
-class TaskManagementReceived:
+class TaskManagementReceived(msgspec.Struct, frozen=True):
     """A task management function; call `answer_task_management` when it is done.
 
     Attributes:
@@ -61,8 +58,7 @@ class TaskManagementReceived:
     found: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Closed:
+class Closed(msgspec.Struct, frozen=True):
     """The session is over: stop its commands, send the remaining bytes and close the connection."""
 
     reason: str

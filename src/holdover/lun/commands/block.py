@@ -5,8 +5,10 @@ Each command becomes a refusal, or work on the medium.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
+
+from msgspec import structs
 
 from holdover.lun.commands.answers import GOOD, illegal, miscompare, read_failure, write_failure, written
 from holdover.lun.commands.work import INLINE_LIMIT, MediumWork, Span
@@ -224,7 +226,7 @@ def deliver(data_out: bytes, blocks: int, geometry: Geometry) -> Delivered | Res
         return Delivered(data_out[:length], length)
     if len(data_out) % geometry.block_length:
         refusal = illegal(AdditionalSense.INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT)
-        return replace(refusal, data_out_length=length)
+        return structs.replace(refusal, data_out_length=length)
     return Delivered(data_out, length)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec import structs
 
 from holdover.iscsi.chap import ChapCredentials, chap_response
 from holdover.iscsi.numbers import LoginStatus
@@ -60,7 +59,7 @@ def test_a_text_may_come_in_pieces() -> None:
     whole = encode_text(SAID.items())
     first = LoginRequest(7, ISID, 0, 1, 0, False, whole[:20], more=True)
     assert target.receive(first) == LoginAnswer(1)
-    assert target.receive(replace(request({}), data=whole[20:])).complete
+    assert target.receive(structs.replace(request({}), data=whole[20:])).complete
 
 
 def test_no_transit_without_being_asked() -> None:
@@ -100,14 +99,14 @@ def test_discovery_needs_no_target() -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        replace(request(SAID), version_min=1),
-        replace(request(SAID), stage=2),
-        replace(request(SAID), stage=3),
-        replace(request(SAID), next_stage=1),
-        replace(request(SAID), next_stage=2),
-        replace(request(SAID), more=True),
-        replace(request(SAID), data=b"no pair"),
-        replace(request(SAID), data=bytes(20000)),
+        structs.replace(request(SAID), version_min=1),
+        structs.replace(request(SAID), stage=2),
+        structs.replace(request(SAID), stage=3),
+        structs.replace(request(SAID), next_stage=1),
+        structs.replace(request(SAID), next_stage=2),
+        structs.replace(request(SAID), more=True),
+        structs.replace(request(SAID), data=b"no pair"),
+        structs.replace(request(SAID), data=bytes(20000)),
     ],
 )
 def test_requests_that_are_wrong_in_themselves(bad: LoginRequest) -> None:
@@ -117,10 +116,10 @@ def test_requests_that_are_wrong_in_themselves(bad: LoginRequest) -> None:
 @pytest.mark.parametrize(
     "second",
     [
-        replace(request({}), isid=bytes(6)),
-        replace(request({}), tsih=1),
-        replace(request({}), task_tag=8),
-        replace(request({}), stage=0),
+        structs.replace(request({}), isid=bytes(6)),
+        structs.replace(request({}), tsih=1),
+        structs.replace(request({}), task_tag=8),
+        structs.replace(request({}), stage=0),
     ],
 )
 def test_requests_that_do_not_follow_from_the_first(second: LoginRequest) -> None:
@@ -138,7 +137,7 @@ def test_a_login_without_end() -> None:
 
 def test_a_text_without_end() -> None:
     target = login()
-    piece = replace(request({}, transit=False), data=b"x" * 8000, more=True)
+    piece = structs.replace(request({}, transit=False), data=b"x" * 8000, more=True)
     statuses = [target.receive(piece).status for _ in range(3)]
     assert statuses == [LoginStatus.SUCCESS, LoginStatus.SUCCESS, LoginStatus.INITIATOR_ERROR]
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec import structs
 
 from holdover.iscsi.requests import ScsiCommand
 from holdover.iscsi.responses import DataIn, ScsiResponse
@@ -38,7 +37,7 @@ def test_data_in_carry_the_status() -> None:
 
 def test_more_data_than_there_is_room_for() -> None:
     peer = RawInitiator()
-    peer.send(replace(READ, expected_length=100))
+    peer.send(structs.replace(READ, expected_length=100))
     peer.session.respond(10, Response(Status.GOOD, bytes(128)))
     (answer,) = peer.answers()
     assert isinstance(answer, DataIn)
@@ -68,7 +67,7 @@ def test_a_read_without_data_tells_what_is_missing() -> None:
 
 def test_stat_sn_moves_with_each_status() -> None:
     peer = RawInitiator()
-    peer.send(replace(READ, task_tag=1), replace(READ, task_tag=2, cmd_sn=2))
+    peer.send(structs.replace(READ, task_tag=1), structs.replace(READ, task_tag=2, cmd_sn=2))
     peer.session.respond(2, GOOD)
     peer.session.respond(1, GOOD)
     numbers = [pdu.stat_sn for pdu in peer.answers() if isinstance(pdu, ScsiResponse)]
@@ -77,7 +76,7 @@ def test_stat_sn_moves_with_each_status() -> None:
 
 def test_the_residual_of_a_command_in_both_directions_is_that_of_its_reads() -> None:
     peer = RawInitiator()
-    peer.send(replace(READ, expected_length=3, data=b"abc", write=True, read_length=10))
+    peer.send(structs.replace(READ, expected_length=3, data=b"abc", write=True, read_length=10))
     peer.session.respond(10, Response(Status.GOOD, b"1234"))
     data, status = peer.answers()
     assert isinstance(data, DataIn)
@@ -106,7 +105,7 @@ def test_a_write_tells_what_the_cdb_asked_for(
     expected: int, asked: int | None, overflow: bool, underflow: bool, residual: int
 ) -> None:
     peer = RawInitiator()
-    peer.send(replace(READ, read=False, write=True, expected_length=expected, data=bytes(expected)))
+    peer.send(structs.replace(READ, read=False, write=True, expected_length=expected, data=bytes(expected)))
     peer.session.respond(10, Response(Status.GOOD, data_out_length=asked))
     (answer,) = peer.answers()
     assert isinstance(answer, ScsiResponse)
@@ -115,7 +114,7 @@ def test_a_write_tells_what_the_cdb_asked_for(
 
 def test_a_command_in_both_directions_has_a_residual_for_each() -> None:
     peer = RawInitiator()
-    peer.send(replace(READ, expected_length=3, data=b"abc", write=True, read_length=10))
+    peer.send(structs.replace(READ, expected_length=3, data=b"abc", write=True, read_length=10))
     peer.session.respond(10, Response(Status.GOOD, b"123456789012", data_out_length=5))
     _, status = peer.answers()
     assert isinstance(status, ScsiResponse)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec import structs
 
 from holdover.iscsi.negotiation import NegotiationLimits
 from holdover.iscsi.numbers import (
@@ -127,7 +126,7 @@ def test_r2ts_ask_for_what_is_missing() -> None:
     peer = RawInitiator(
         offers={"MaxBurstLength": "2048", "FirstBurstLength": "1024", "MaxOutstandingR2T": "1"}
     )
-    (first,) = peer.send(replace(WRITE, data=bytes(100)))
+    (first,) = peer.send(structs.replace(WRITE, data=bytes(100)))
     assert isinstance(first, ReadyToTransfer)
     assert (first.offset, first.length, first.r2t_sn) == (100, 2048, 0)
     (second,) = peer.send(DataOut(10, first.target_tag, 0, 0, 100, bytes(2048), True))
@@ -145,7 +144,7 @@ def test_several_r2ts_are_out_at_once(ours: int, theirs: str, open_at_once: int)
     config = TargetConfig(TARGET, limits=NegotiationLimits(max_burst_length=1024, max_outstanding_r2t=ours))
     peer = RawInitiator(config, offers={"MaxBurstLength": "1024", "MaxOutstandingR2T": theirs})
     data = bytes(range(200)) * 25
-    asked = peer.send(replace(WRITE, expected_length=len(data)))
+    asked = peer.send(structs.replace(WRITE, expected_length=len(data)))
     assert len(asked) == open_at_once
     for number in range(5):
         r2t = asked[number]
@@ -172,7 +171,7 @@ def test_data_out_of_turn_end_the_command() -> None:
 
 def test_unsolicited_data_of_a_held_command() -> None:
     peer = RawInitiator(offers={"InitialR2T": "No"})
-    held = replace(WRITE, cmd_sn=2, final=False, expected_length=8)
+    held = structs.replace(WRITE, cmd_sn=2, final=False, expected_length=8)
     assert peer.send(held, DataOut(10, NO_TAG, 0, 0, 0, bytes(8), True)) == []
     assert tags(peer) == []
     peer.send(command(1, tag=1))
@@ -181,7 +180,7 @@ def test_unsolicited_data_of_a_held_command() -> None:
 
 def test_commands_wait_for_room_before_they_are_asked_for_data() -> None:
     peer = RawInitiator(TargetConfig(TARGET, max_buffered=6000))
-    (first,) = peer.send(WRITE, replace(WRITE, task_tag=11, cmd_sn=2))
+    (first,) = peer.send(WRITE, structs.replace(WRITE, task_tag=11, cmd_sn=2))
     assert isinstance(first, ReadyToTransfer)
     assert first.task_tag == 10
     assert peer.send(DataOut(10, first.target_tag, 0, 0, 0, bytes(4096), True)) == []
@@ -194,7 +193,7 @@ def test_commands_wait_for_room_before_they_are_asked_for_data() -> None:
 
 def test_a_command_that_waits_for_room_can_be_aborted() -> None:
     peer = RawInitiator(TargetConfig(TARGET, max_buffered=6000))
-    peer.send(WRITE, replace(WRITE, task_tag=11, cmd_sn=2))
+    peer.send(WRITE, structs.replace(WRITE, task_tag=11, cmd_sn=2))
     abort = TaskManagementRequest(12, TaskManagementFunction.ABORT_TASK, 0, 11, 3)
     assert peer.send(abort) == []
     assert peer.events == [TaskManagementReceived(12, 1, 0, (), True)]
@@ -262,7 +261,7 @@ def test_an_abort_that_names_another_commands_cmd_sn_spends_nothing() -> None:
 @pytest.mark.parametrize("function", [2, 4, 5, 6, 7])
 def test_functions_end_what_was_sent_before_them_though_its_turn_has_not_come(function: int) -> None:
     peer = RawInitiator()
-    peer.send(command(2, tag=22), replace(command(3, tag=33), lun=1 << 48), command(5, tag=55))
+    peer.send(command(2, tag=22), structs.replace(command(3, tag=33), lun=1 << 48), command(5, tag=55))
     peer.send(TaskManagementRequest(9, function, 0, NO_TAG, 4, immediate=True))
     (event,) = peer.events
     assert isinstance(event, TaskManagementReceived)
@@ -297,7 +296,7 @@ def test_the_target_asks_for_a_logout() -> None:
 
 def test_functions_name_the_commands_that_they_end() -> None:
     peer = RawInitiator()
-    peer.send(*(replace(command(number), lun=(number % 2) << 48) for number in range(1, 5)))
+    peer.send(*(structs.replace(command(number), lun=(number % 2) << 48) for number in range(1, 5)))
     for function, lun, ended in ((2, 1, (1, 3)), (5, 1, ()), (6, 0, (2, 4))):
         peer.send(TaskManagementRequest(50, function, lun << 48, NO_TAG, 5))
         (event,) = peer.events

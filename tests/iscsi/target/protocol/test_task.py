@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from holdover.iscsi.negotiation import Parameters
 from holdover.iscsi.numbers import NO_TAG
@@ -27,7 +28,7 @@ def data_out(target_tag: int, data_sn: int, offset: int, data: bytes, final: boo
 
 
 def test_immediate_unsolicited_and_solicited_data_become_one_buffer() -> None:
-    write = task(replace(WRITE, data=b"abc", final=False))
+    write = task(structs.replace(WRITE, data=b"abc", final=False))
     assert write.awaits_unsolicited
     write.receive(data_out(NO_TAG, 0, 3, b"de", False))
     write.receive(data_out(NO_TAG, 1, 5, b"f", True))
@@ -77,16 +78,20 @@ def test_data_that_nobody_asked_for_fail_the_command() -> None:
 @pytest.mark.parametrize(
     ("pdu", "parameters", "failure"),
     [
-        (replace(WRITE, data=b"abc", write=False), PARAMETERS, UNEXPECTED_UNSOLICITED_DATA),
+        (structs.replace(WRITE, data=b"abc", write=False), PARAMETERS, UNEXPECTED_UNSOLICITED_DATA),
         (
-            replace(WRITE, data=b"abc"),
+            structs.replace(WRITE, data=b"abc"),
             replace(PARAMETERS, immediate_data=False),
             UNEXPECTED_UNSOLICITED_DATA,
         ),
-        (replace(WRITE, final=False), replace(PARAMETERS, initial_r2t=True), UNEXPECTED_UNSOLICITED_DATA),
-        (replace(WRITE, final=False, write=False), PARAMETERS, UNEXPECTED_UNSOLICITED_DATA),
-        (replace(WRITE, data=b"123456789"), PARAMETERS, INCORRECT_AMOUNT_OF_DATA),
-        (replace(WRITE, expected_length=2, data=b"123"), PARAMETERS, INCORRECT_AMOUNT_OF_DATA),
+        (
+            structs.replace(WRITE, final=False),
+            replace(PARAMETERS, initial_r2t=True),
+            UNEXPECTED_UNSOLICITED_DATA,
+        ),
+        (structs.replace(WRITE, final=False, write=False), PARAMETERS, UNEXPECTED_UNSOLICITED_DATA),
+        (structs.replace(WRITE, data=b"123456789"), PARAMETERS, INCORRECT_AMOUNT_OF_DATA),
+        (structs.replace(WRITE, expected_length=2, data=b"123"), PARAMETERS, INCORRECT_AMOUNT_OF_DATA),
     ],
 )
 def test_commands_that_break_what_was_negotiated(
@@ -100,7 +105,7 @@ def test_commands_that_break_what_was_negotiated(
 
 
 def test_a_buffer_beyond_the_limit_is_refused() -> None:
-    failure = task(replace(WRITE, expected_length=65)).failure
+    failure = task(structs.replace(WRITE, expected_length=65)).failure
     assert failure is not None
     assert "INVALID FIELD IN CDB" in describe_response(failure)
 

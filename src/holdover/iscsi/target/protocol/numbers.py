@@ -37,6 +37,13 @@ class TargetNumbers:
         """StatSN, ExpCmdSN and MaxCmdSN for a status that is sent now."""
         return self.next_stat_sn(), self.exp_cmd_sn, self.max_cmd_sn
 
+    def take(self, cmd_sn: int) -> bool:
+        """Advance if this is the next expected request, and within the window: most requests are."""
+        if cmd_sn != self.exp_cmd_sn or self.open_commands >= self._max_commands:
+            return False
+        self.exp_cmd_sn = (cmd_sn + 1) & 0xFFFF_FFFF
+        return True
+
     def ahead(self, cmd_sn: int) -> int | None:
         """The number of requests that must come before this one; None for one outside the window."""
         ahead = serial_distance(self.exp_cmd_sn, cmd_sn)

@@ -80,6 +80,9 @@ class _TargetState(Enum):
     CLOSED = auto()
 
 
+_FULL_FEATURE, _CLOSED = _TargetState.FULL_FEATURE, _TargetState.CLOSED
+
+
 class TargetSession:
     """One session.
 
@@ -100,6 +103,7 @@ class TargetSession:
         self, config: TargetConfig, addresses: tuple[str, ...], entropy: Callable[[int], bytes]
     ) -> None:
         self.parameters = Parameters()
+        self._digests = False
         self.unsent = 0
         self.refused = ""
         self._config = config
@@ -142,7 +146,7 @@ class TargetSession:
         reader = self._reader
         reader.feed(data)
         try:
-            while self._state is not _TargetState.CLOSED and (pdu := reader.next()) is not None:
+            while self._state is not _CLOSED and (pdu := reader.next()) is not None:
                 self._receive(pdu)
         except PduError as error:
             self._close(f"the initiator sent something that is no PDU: {error}")
@@ -166,6 +170,7 @@ class TargetSession:
         self._send_login(tsih=tsih)
         # The login's last response has no digests yet.
         self.parameters = self._login.negotiator.parameters()
+        self._digests = self.parameters.digests
         self._reader.max_data_length = self.parameters.max_recv_data_segment_length
         self._reader.header_digest = self.parameters.header_digest
         self._reader.data_digest = self.parameters.data_digest
@@ -181,7 +186,7 @@ class TargetSession:
     def respond(self, tag: int, response: Response) -> None:
         """Answer a command. This has no effect if the command was aborted in the meantime."""
         task = self._tasks.get(tag)
-        if task is None or self._state is _TargetState.CLOSED:
+        if task is None or self._state is _CLOSED:
             return
         self._forget(task)
         for pdu in response_pdus(task, response, self.parameters, self._numbers):
@@ -229,7 +234,7 @@ class TargetSession:
     # Requests
 
     def _receive(self, pdu: Pdu | DamagedPdu) -> None:
-        if self._state is _TargetState.FULL_FEATURE:
+        if self._state is _FULL_FEATURE:
             self._receive_full_feature(pdu)
         elif isinstance(pdu, DamagedPdu):
             raise PduError("digests before they were agreed upon")
@@ -242,7 +247,10 @@ class TargetSession:
 
     def _receive_full_feature(self, pdu: Pdu | DamagedPdu) -> None:
         if isinstance(pdu, ScsiCommand):
-            self._receive_numbered(pdu)
+            if pdu.immediate or self._held or not self._numbers.take(pdu.cmd_sn):
+                self._receive_numbered(pdu)
+            elif (opened := self._open_task(pdu)) is not None:
+                self._begin(opened)
         elif isinstance(pdu, DataOut):
             if (task := self._tasks.get(pdu.task_tag)) is not None:
                 # Data of an ended or unknown command is dropped. It may have been sent before the command was
@@ -296,12 +304,7 @@ class TargetSession:
 
     def _perform(self, item: _Numbered | TargetTask | None) -> None:
         if isinstance(item, TargetTask):
-            item.started = True
-            if item.immediate:
-                self._open_immediate += 1
-            else:
-                self._numbers.open_commands += 1
-            self._advance(item)
+            self._begin(item)
         elif isinstance(item, NopOut):
             self._nop_out(item)
         elif isinstance(item, TaskManagementRequest):
@@ -310,6 +313,14 @@ class TargetSession:
             self._text_request(item)
         elif isinstance(item, LogoutRequest):
             self._logout(item)
+
+    def _begin(self, task: TargetTask) -> None:
+        task.started = True
+        if task.immediate:
+            self._open_immediate += 1
+        else:
+            self._numbers.open_commands += 1
+        self._advance(task)
 
     def _nop_out(self, pdu: NopOut) -> None:
         if self._login.discovery:
@@ -479,7 +490,7 @@ class TargetSession:
 
     def _send(self, pdu: ResponsePdu) -> None:
         buffers = pdu.encode()
-        if self.parameters.digests:
+        if self._digests:
             buffers = add_digests(buffers, self.parameters.header_digest, self.parameters.data_digest)
         for buffer in buffers:
             self.unsent += len(buffer)

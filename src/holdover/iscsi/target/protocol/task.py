@@ -4,7 +4,6 @@ of the commands that task management ends (11.5.1).
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -51,52 +50,44 @@ class TargetTask:
         failure: The response if the command ends without being carried out, or None.
     """
 
-    __slots__ = (
-        "_cdb",
-        "_parts",
-        "_sequences",
-        "bidirectional",
-        "damaged",
-        "delivered",
-        "failure",
-        "immediate",
-        "lun",
-        "r2t_sn",
-        "read_length",
-        "received",
-        "requested",
-        "reserved",
-        "started",
-        "tag",
-        "unsolicited",
-        "write_length",
-    )
+    # Most commands never change these. So they stand with the class, and no command has to set each.
+    bidirectional = False
+    read_length = 0
+    write_length = 0
+    received = 0
+    requested = 0
+    r2t_sn = 0
+    reserved = 0
+    unsolicited = 0
+    started = False
+    damaged = False
+    delivered = False
+    failure: Response | None = None
+    _immediate_data = b""
+    _parts: list[Buffer] | None = None
+    _sequences: tuple[_Sequence, ...] = ()
 
     def __init__(self, pdu: ScsiCommand, parameters: Parameters, max_out: int, max_in: int) -> None:
         self.tag = pdu.task_tag
         self.lun = pdu.lun
         self.immediate = pdu.immediate
-        self.bidirectional = pdu.read and pdu.write
-        self.write_length = pdu.expected_length if pdu.write else 0
-        self.read_length = 0
-        if pdu.read:
-            self.read_length = (pdu.read_length or 0) if pdu.write else pdu.expected_length
-        self.r2t_sn = 0
-        self.reserved = self.unsolicited = 0
-        self.started = False
-        self.damaged = False
-        self.delivered = False
         self._cdb = pdu.cdb
-        self._parts: list[Buffer] = [pdu.data] if pdu.data else []
-        self._sequences: deque[_Sequence] = deque()
-        self.received = self.requested = len(pdu.data)
-        self.failure = _first_failure(pdu, parameters, self.write_length)
+        if pdu.write:
+            self.write_length = pdu.expected_length
+        if pdu.read:
+            self.bidirectional = pdu.write
+            self.read_length = (pdu.read_length or 0) if pdu.write else pdu.expected_length
+        if pdu.data:
+            self._immediate_data = bytes(pdu.data)
+            self.received = self.requested = len(pdu.data)
+        if pdu.data or not pdu.final:
+            self.failure = _first_failure(pdu, parameters, self.write_length)
         if self.write_length > max_out or self.read_length > max_in:
             self.failure = self.failure or _TOO_LONG
         if not pdu.final and self.failure is None:
             end = min(parameters.first_burst_length, self.write_length)
             self.requested = end
-            self._sequences.append(_Sequence(NO_TAG, end))
+            self._sequences = (_Sequence(NO_TAG, end),)
 
     @property
     def open_sequences(self) -> int:
@@ -117,7 +108,7 @@ class TargetTask:
         """Note that an R2T asks for the next bytes; returns their offset."""
         offset = self.requested
         self.requested += length
-        self._sequences.append(_Sequence(target_tag, self.requested))
+        self._sequences += (_Sequence(target_tag, self.requested),)
         return offset
 
     def receive(self, pdu: DataOut) -> None:
@@ -152,11 +143,13 @@ class TargetTask:
         ):
             raise ProtocolError("data out of turn")
         if pdu.data:
+            if self._parts is None:
+                self._parts = [self._immediate_data]
             self._parts.append(pdu.data)
         self.received = end
         sequence.data_sn += 1
         if pdu.final:
-            self._sequences.popleft()
+            self._sequences = self._sequences[1:]
             if sequence.target_tag == NO_TAG:
                 # An initiator may send less unsolicited data than FirstBurstLength allows.
                 self.requested = end
@@ -166,14 +159,17 @@ class TargetTask:
     def fail(self, failure: Response) -> None:
         """End the command with a status of the transport, and drop its data."""
         self.failure = failure
-        self._parts.clear()
-        self._sequences.clear()
+        self._immediate_data, self._parts, self._sequences = b"", None, ()
 
     def command(self) -> Command:
         """The whole command. This gives its data away, so call it only once."""
         self.delivered = True
-        parts, self._parts = self._parts, []
-        return Command(self._cdb, b"".join(parts), self.read_length)
+        data, parts = self._immediate_data, self._parts
+        if parts is not None:
+            data = b"".join(parts)
+        if data:
+            self._immediate_data, self._parts = b"", None
+        return Command(self._cdb, data, self.read_length)
 
 
 def _first_failure(pdu: ScsiCommand, parameters: Parameters, write_length: int) -> Response | None:
