@@ -19,7 +19,7 @@ from holdover.iscsi.numbers import LoginStatus
 from holdover.iscsi.url import IscsiUrl
 from holdover.paths.submitted import Submitted
 from holdover.scsi.command import Command, Response
-from holdover.scsi.path import AnswerLost, PathError
+from holdover.scsi.path import AnswerLost, Awaited, PathError
 from holdover.scsi.reservation.transport_id import IscsiTransportID
 
 _ISID_RANDOM = 0x80
@@ -75,6 +75,15 @@ class _SharedSession:
             return None
         try:
             return initiator.submit(lun, command)
+        except (ConnectionLost, ValueError):
+            return None
+
+    def forward(self, lun: int, command: Command, awaited: Awaited) -> Callable[[], Awaitable[None]] | None:
+        """Begin a command; None if there is no session at the moment."""
+        if self._initiator is None:
+            return None
+        try:
+            return self._initiator.forward(lun, command, awaited)
         except (ConnectionLost, ValueError):
             return None
 
@@ -191,14 +200,19 @@ class IscsiPath:
         try:
             return await self._session.execute(self._url.lun, command)
         except (IscsiError, ValueError) as error:
-            raise self._explain(error) from error
+            raise self.explain(error) from error
 
     def submit(self, command: Command) -> Submitted | None:
         """Send one command without waiting; None if there is no session at the moment."""
         ended = self._session.submit(self._url.lun, command)
-        return None if ended is None else Submitted(ended, self._explain)
+        return None if ended is None else Submitted(ended, self.explain)
 
-    def _explain(self, error: Exception) -> PathError:
+    def forward(self, command: Command, awaited: Awaited) -> Callable[[], Awaitable[None]] | None:
+        """Send one command without waiting, and tell its end to ``awaited``; None if there is no session."""
+        return self._session.forward(self._url.lun, command, awaited)
+
+    def explain(self, error: Exception) -> PathError:
+        """What `execute` raises for an error of the session."""
         is_sent = isinstance(error, ConnectionLost) and error.sent and error.command is not None
         kind = AnswerLost if is_sent or isinstance(error, CommandRefused) else PathError
         return kind(self.name, str(error))

@@ -1,14 +1,17 @@
-"""Commands that are sent without a task for each, so that one to each of many LUNs goes in one write."""
+"""Commands that are sent without a task for each.
+
+So one to each of many LUNs goes in one write, and those of a guest cost little.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from holdover.scsi.command import Command, Response
-from holdover.scsi.path import PathError
+from holdover.scsi.path import Awaited, PathError
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,4 +47,21 @@ class Submits(Protocol):
 
         If the future is cancelled, the command is aborted. The future then does not tell its end.
         """
+        ...
+
+
+@runtime_checkable
+class Forwards(Protocol):
+    """A path that can send a command without waiting, and tells its end by a call."""
+
+    def forward(self, command: Command, awaited: Awaited) -> Callable[[], Awaitable[None]] | None:
+        """Send one command; None, and nothing is sent, if that is not possible without waiting.
+
+        Returns:
+            A function that aborts the command. It returns when the command does nothing more.
+        """
+        ...
+
+    def explain(self, error: Exception) -> PathError:
+        """What `Path.execute` raises for an error that `Awaited.failed` got."""
         ...

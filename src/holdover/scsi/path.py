@@ -60,6 +60,18 @@ class Path(Protocol):
         ...
 
 
+class Awaited(Protocol):
+    """Somebody who is told the end of one command, by one of these calls."""
+
+    def answered(self, response: Response) -> None:
+        """Take the response."""
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """Take the reason why there is no response."""
+        ...
+
+
 @runtime_checkable
 class HasPort(Protocol):
     """A path that knows its initiator port."""

@@ -17,6 +17,7 @@ import structlog
 from holdover.agent.guests.begun_steps import BegunSteps
 from holdover.agent.guests.device_queue import DeviceQueue
 from holdover.agent.guests.export_nexuses import ExportNexuses
+from holdover.agent.guests.forwarded import ForwardedCommand, InFlight, forward
 from holdover.agent.guests.inline_read import HasOpen, InlineReads
 from holdover.agent.guests.recorded_path import RecordedPath
 from holdover.guest.adoption import decide
@@ -76,6 +77,7 @@ class GuestDevice:
         recorded_as: The designator of the record that gave the device its state; empty if there is none.
         sole_nexus: Whether the nexus belongs to the guest alone, and not to the host.
         inline_reads: The commands in flight that threads other than the loop's carry out.
+        in_flight_here: All other commands in flight.
         held: How many commands of the guest wait at the gate.
         gate_moved_at: When the gate got its state, in seconds of the monotonic clock.
     """
@@ -101,10 +103,10 @@ class GuestDevice:
         self.recorded_as = ""
         self.sole_nexus = False
         self.inline_reads = InlineReads()
+        self.in_flight_here = InFlight()
         self.held = 0
         self.gate_moved_at = time.monotonic()
         self._measurements = measurements or Measurements()
-        self._in_flight = 0
         self._path = open_path("")
         history = history or NO_HISTORY
         self._sent = RecordedPath(self._path, history, guest, lambda: self.lun_name, Cause("guest"))
@@ -115,8 +117,6 @@ class GuestDevice:
         self._designator: Designator | None = None
         self._nexus: ITNexus | None = None
         self._gate_moved = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._rereading: asyncio.Task[None] | None = None
 
     @property
@@ -142,7 +142,7 @@ class GuestDevice:
     @property
     def in_flight(self) -> int:
         """How many commands of the guest are at the LUN."""
-        return self._in_flight + self.inline_reads.under_way
+        return self.in_flight_here.count + self.inline_reads.under_way
 
     @property
     def port(self) -> str:
@@ -179,6 +179,12 @@ class GuestDevice:
             return await self._reserve(nexus, command)
         return await self._carry(nexus, command)
 
+    def forward(
+        self, nexus: ITNexus, command: Command, answered: Callable[[Response], None]
+    ) -> ForwardedCommand | None:
+        """Pass a command on now; None for one that has to wait, or that is not for the LUN alone."""
+        return forward(self, self._front, nexus, command, answered)
+
     async def _reserve(self, nexus: ITNexus, command: Command) -> Response:
         """Carry out a PERSISTENT RESERVE OUT when the device queue allows it. Afterwards the snoop asks the
         LUN, and must not see the effect of another command.
@@ -197,8 +203,7 @@ class GuestDevice:
         return await asyncio.shield(task)
 
     async def _carry(self, nexus: ITNexus, command: Command) -> Response:
-        self._in_flight += 1
-        self._idle.clear()
+        self.in_flight_here.begin()
         try:
             if self.block.passes_through(command):
                 shared = self._front.of(nexus, alone=self.block.migrate_pr)
@@ -208,15 +213,13 @@ class GuestDevice:
                 else:
                     response = await shared.path.execute(command)
                 if response.status is _CHECK_CONDITION and self.block.observe_attention(response):
-                    await self._has_become_stale()
+                    await self.has_become_stale()
                 return response
             return await self._process(command)
         except (PathError, NotSent) as error:
-            return self._unanswered(command, error)
+            return self.unanswered(command, error)
         finally:
-            self._in_flight -= 1
-            if self._in_flight == 0:
-                self._idle.set()
+            self.in_flight_here.end()
 
     async def observe_reservation_in(self, command: Command, response: Response, sent: int) -> Response:
         """Learn from a PERSISTENT RESERVE IN that an inline read has sent, as
@@ -224,7 +227,7 @@ class GuestDevice:
         epoch = self.block.staleness_epoch
         answer = self.block.observe_reservation_in(command, response, sent)
         if self.block.staleness_epoch != epoch:
-            await self._has_become_stale()
+            await self.has_become_stale()
         return answer
 
     async def _process(self, command: Command) -> Response:
@@ -238,7 +241,7 @@ class GuestDevice:
         finally:
             steps.close()
             if self.block.staleness_epoch != epoch:
-                await self._has_become_stale()
+                await self.has_become_stale()
 
     async def _process_reserve_out(self, run: StepRun[Command, Response, Response]) -> Response:
         """Carry out a PERSISTENT RESERVE OUT. What it may change is on record before it is sent; what it has
@@ -276,17 +279,14 @@ class GuestDevice:
         finally:
             self._measurements.guest_reservations.observe(time.perf_counter() - began)
 
-    def _unanswered(self, command: Command, error: Exception) -> Response:
+    def unanswered(self, command: Command, error: Exception) -> Response:
         """The response for a LUN that did not answer: one that makes guests try again (SPC-4 table 56)."""
-        fields = {"guest": self.guest, "lun": self.lun_name, "opcode": f"{command.opcode:#04x}"}
+        said = {"guest": self.guest, "lun": self.lun_name, "opcode": f"{command.opcode:#04x}"}
+        said["reason"] = str(error)
         if isinstance(error, _NotRecorded):
-            log.warning(
-                "A command of a guest was not sent, because the journal cannot record it.",
-                **fields,
-                reason=str(error),
-            )
+            log.warning("A command of a guest was not sent, because the journal cannot record it.", **said)
         else:
-            log.warning("The LUN did not answer a command of a guest.", **fields, reason=str(error))
+            log.warning("The LUN did not answer a command of a guest.", **said)
         return check_condition(SenseKey.ABORTED_COMMAND, AdditionalSense.LOGICAL_UNIT_COMMUNICATION_FAILURE)
 
     async def reset(self) -> None:
@@ -340,7 +340,7 @@ class GuestDevice:
         try:
             async with asyncio.timeout(limit):
                 # The gate is shut, so no new command begins when one ends.
-                await self._idle.wait()
+                await self.in_flight_here.ended()
                 await self.inline_reads.ended()
         except TimeoutError:
             return False
@@ -441,7 +441,7 @@ class GuestDevice:
 
     # -- what others did --------------------------------------------------------------------------
 
-    async def _has_become_stale(self) -> None:
+    async def has_become_stale(self) -> None:
         """The tracked state has become stale: put that on record, and have it read again."""
         await self._try_to_record()
         self.read_again()

@@ -11,6 +11,7 @@ import structlog
 
 from holdover.agent.guests.step_runner import OneByOne, run_steps
 from holdover.lun.shared_reserve import RESERVE_AND_RELEASE, SharedReserve
+from holdover.paths.submitted import Forwards
 from holdover.reservations.steps import StepFailed, Steps, insist
 from holdover.scsi.cdbs.cdb import Release
 from holdover.scsi.cdbs.opcodes import OperationCode
@@ -37,6 +38,7 @@ class LunNexus:
 
     Attributes:
         path: The path.
+        forwards: The path, if it can send a command without waiting.
         reserve: Which of the sessions has reserved the LUN.
         attentions: Unit attentions that the sessions have not got yet; each goes to one session.
         sessions: The sessions by their I_T nexuses at the export; only some owners maintain it.
@@ -46,6 +48,7 @@ class LunNexus:
         """``observe`` is called with every response to the agent's own commands. Without it, a unit attention
         in such a response is kept for the sessions."""
         self.path = path
+        self.forwards = path if isinstance(path, Forwards) else None
         self.reserve = SharedReserve()
         self.attentions: deque[Response] = deque()
         self.sessions: set[ITNexus] = set()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self, TypeVar, cast
 
 from holdover.iscsi.chap import ChapCredentials
@@ -28,8 +30,10 @@ from holdover.iscsi.keep_alive import KeepAlive
 from holdover.iscsi.names import check_iscsi_name
 from holdover.iscsi.negotiation import NegotiationLimits, Parameters
 from holdover.iscsi.numbers import TaskManagementFunction, TaskManagementResponse
+from holdover.network.pending_flushes import pending_flushes
 from holdover.network.receive_buffer import receive_buffer
 from holdover.scsi.command import Command, Response
+from holdover.scsi.path import Awaited
 
 _LOGOUT_TIMEOUT = 2.0
 _SILENT = "the target does not answer"
@@ -45,13 +49,21 @@ class DiscoveredTarget:
     addresses: tuple[str, ...]
 
 
-@dataclass(slots=True)
-class _Sent:
-    """A command that is under way."""
+class _AwaitedFuture:
+    """A future that gets the end of one command."""
 
-    future: asyncio.Future[Response]
-    lun: int
-    command: Command
+    __slots__ = ("_future",)
+
+    def __init__(self, future: asyncio.Future[Response]) -> None:
+        self._future = future
+
+    def answered(self, response: Response) -> None:
+        if not self._future.done():
+            self._future.set_result(response)
+
+    def failed(self, error: Exception) -> None:
+        if not self._future.done():
+            self._future.set_exception(error)
 
 
 class _Connection(asyncio.BufferedProtocol):
@@ -90,11 +102,12 @@ class IscsiInitiator:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._login: asyncio.Future[Parameters] = self._loop.create_future()
-        self._commands: dict[int, _Sent] = {}
+        self._commands: dict[int, tuple[Awaited, int, Command]] = {}
         self._functions: dict[int, asyncio.Future[int]] = {}
         self._texts: dict[int, asyncio.Future[tuple[tuple[str, str], ...]]] = {}
         self._closed: asyncio.Future[str] = self._loop.create_future()
         self._leaving = ""
+        self._flushes = pending_flushes(self._loop)
         self._flush_due = False
 
     @classmethod
@@ -193,7 +206,8 @@ class IscsiInitiator:
             CommandRefused: The target answered with something other than a SCSI status.
             ValueError: The logical unit number or the CDB cannot be sent.
         """
-        tag, future = self._begin(lun, command)
+        future: asyncio.Future[Response] = self._loop.create_future()
+        tag = self._begin(lun, command, _AwaitedFuture(future))
         try:
             return await future
         except asyncio.CancelledError:
@@ -211,7 +225,8 @@ class IscsiInitiator:
         Raises:
             ConnectionLost, ValueError: As `execute`, if the command was not sent.
         """
-        tag, future = self._begin(lun, command)
+        future: asyncio.Future[Response] = self._loop.create_future()
+        tag = self._begin(lun, command, _AwaitedFuture(future))
 
         def ended(future: asyncio.Future[Response]) -> None:
             if future.cancelled() and self.lost is None:
@@ -222,14 +237,34 @@ class IscsiInitiator:
         future.add_done_callback(ended)
         return future
 
-    def _begin(self, lun: int, command: Command) -> tuple[int, asyncio.Future[Response]]:
-        if reason := self.lost or self._leaving:
+    def forward(self, lun: int, command: Command, awaited: Awaited) -> Callable[[], Awaitable[None]]:
+        """Begin one command, and tell its end to ``awaited``, without a task or a future.
+
+        Commands that begin in one turn of the event loop go in one write.
+
+        Returns:
+            A function that aborts the command: it returns when the target has confirmed the end of the
+            command, or the session is lost.
+
+        Raises:
+            ConnectionLost, ValueError: As `execute`, if the command was not sent. ``awaited`` is not told.
+        """
+        return partial(self._abort_and_end, self._begin(lun, command, awaited))
+
+    def _begin(self, lun: int, command: Command, awaited: Awaited) -> int:
+        if self._leaving or self._closed.done():
+            reason = self.lost or self._leaving
             raise ConnectionLost(f"{self._where}: {reason}", lun=lun, command=command, sent=False)
         tag = self._session.execute(lun, command)
-        future: asyncio.Future[Response] = self._loop.create_future()
-        self._commands[tag] = _Sent(future, lun, command)
+        self._commands[tag] = (awaited, lun, command)
         self._flush_soon()
-        return tag, future
+        return tag
+
+    async def _abort_and_end(self, tag: int) -> None:
+        try:
+            await self._abort(tag)
+        finally:
+            self._end(tag)
 
     def _end(self, tag: int) -> None:
         self._commands.pop(tag, None)
@@ -267,20 +302,24 @@ class IscsiInitiator:
     def _received(self, data: Buffer) -> None:
         if self._keep_alive is not None:
             self._keep_alive.received()
-        self._session.receive_data(data)
-        for event in self._session.events_received():
-            self._handle(event)
-        self._flush()
+        self._flushes.receiving()
+        try:
+            self._session.receive_data(data)
+            for event in self._session.events_received():
+                self._handle(event)
+        finally:
+            self._flush()
+            self._flushes.run()
 
     def _handle(self, event: InitiatorEvent) -> None:
         if isinstance(event, CommandCompleted):
-            sent = self._commands.get(event.tag)
-            if sent is not None and not sent.future.done():
-                sent.future.set_result(event.response)
+            if (sent := self._commands.pop(event.tag, None)) is not None:
+                sent[0].answered(event.response)
+            self._leave_when_idle()
         elif isinstance(event, CommandFailed):
-            sent = self._commands.get(event.tag)
-            if sent is not None and not sent.future.done():
-                sent.future.set_exception(event.error)
+            if (sent := self._commands.pop(event.tag, None)) is not None:
+                sent[0].failed(event.error)
+            self._leave_when_idle()
         elif isinstance(event, TaskManagementCompleted):
             _resolve(self._functions.get(event.tag), event.response)
         elif isinstance(event, TargetsReceived):
@@ -362,14 +401,10 @@ class IscsiInitiator:
             self._login.set_exception(ConnectError(f"{self._where}: {reason} during login"))
             # Perhaps no caller waits for this future any more.
             self._login.exception()
-        for tag, each in self._commands.items():
-            if not each.future.done():
-                was_sent = self._session.was_sent(tag)
-                each.future.set_exception(
-                    ConnectionLost(
-                        f"{self._where}: {reason}", lun=each.lun, command=each.command, sent=was_sent
-                    )
-                )
+        commands, self._commands = self._commands, {}
+        for tag, (awaited, lun, command) in commands.items():
+            sent = self._session.was_sent(tag)
+            awaited.failed(ConnectionLost(f"{self._where}: {reason}", lun=lun, command=command, sent=sent))
         waiting: list[asyncio.Future[Any]] = [*self._functions.values(), *self._texts.values()]
         for future in waiting:
             if not future.done():
@@ -380,7 +415,7 @@ class IscsiInitiator:
     def _flush_soon(self) -> None:
         if not self._flush_due:
             self._flush_due = True
-            self._loop.call_soon(self._flush)
+            self._flushes.add(self._flush)
 
     def _flush(self) -> None:
         self._flush_due = False

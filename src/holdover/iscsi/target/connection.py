@@ -1,7 +1,7 @@
 """One connection of the asyncio target. It moves bytes and runs commands; `TargetSession` decides everything
 about iSCSI.
 
-A command runs as a task of its own unless its device can answer at once (`ImmediateDeviceServer`).
+`RunningCommands` carries the commands out.
 A session is over only when its last command has stopped. Until then `TargetConnection.ended` is not set, and
 the initiator's next login waits.
 """
@@ -25,14 +25,13 @@ from holdover.iscsi.target.events import (
     TargetEvent,
     TaskManagementReceived,
 )
-from holdover.iscsi.target.logical_units import answer_for_missing, report_luns
 from holdover.iscsi.target.portals import SocketAddress, format_address
 from holdover.iscsi.target.protocol.session import TargetSession
+from holdover.iscsi.target.running import RunningCommands
 from holdover.iscsi.target.stall import StallWatch
-from holdover.scsi.cdbs.opcodes import OperationCode
-from holdover.scsi.command import DeviceServer, ImmediateDeviceServer, NexusAware, Response
+from holdover.network.pending_flushes import pending_flushes
+from holdover.scsi.command import DeviceServer, NexusAware, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 
 _log = logging.getLogger(__name__)
 
@@ -120,7 +119,7 @@ class TargetConnection(asyncio.BufferedProtocol):
         if ping is not None:
             self._keep_alive = KeepAlive(*ping, self._ask, self._no_answer)
         self._transport: asyncio.Transport
-        self._running: dict[int, asyncio.Task[None]] = {}
+        self._commands = RunningCommands(loop, self._command_ended)
         self._others: set[asyncio.Task[None]] = set()
         self._waiting: deque[CommandReceived] = deque()
         self._budget = owner.budget
@@ -129,6 +128,7 @@ class TargetConnection(asyncio.BufferedProtocol):
         self._watch: asyncio.TimerHandle | None = None
         self._stalls = StallWatch(_STALL_SECONDS)
         self._paused = False
+        self._flushes = pending_flushes(loop)
         self._flush_due = False
         self._closing = ""
         self._ended: asyncio.Task[None] | None = None
@@ -158,10 +158,14 @@ class TargetConnection(asyncio.BufferedProtocol):
             return
         if self._keep_alive is not None:
             self._keep_alive.received()
-        self.session.receive_data(self._buffer[:nbytes])
-        for event in self.session.events_received():
-            self._handle(event)
-        self._flush()
+        self._flushes.receiving()
+        try:
+            self.session.receive_data(self._buffer[:nbytes])
+            for event in self.session.events_received():
+                self._handle(event)
+        finally:
+            self._flush()
+            self._flushes.run()
         self._watch_data_out()
 
     def eof_received(self) -> bool:
@@ -275,44 +279,23 @@ class TargetConnection(asyncio.BufferedProtocol):
         self._watch_data_out()
 
     def _start(self, event: CommandReceived) -> None:
-        command, luns = event.command, self._owner.luns
-        device = None if event.lun is None else luns.get(event.lun)
-        response: Response | None = None
-        if command.opcode == OperationCode.REPORT_LUNS and (device is not None or event.lun == 0):
-            response = report_luns(command, luns)
-        elif device is None or self.nexus is None:
-            response = answer_for_missing(command)
-        elif hasattr(device, "execute_now"):
-            try:
-                response = cast(ImmediateDeviceServer, device).execute_now(self.nexus, command)
-            except Exception:
-                response = _failed(event)
+        response = self._commands.start(self._owner.luns, self.nexus, event)
         if response is not None:
-            self._unsent += command.data_in_length
+            self._unsent += event.command.data_in_length
             self.session.respond(event.tag, response)
             if self.session.unsent > _FLUSH_AT:
                 self._flush()
-        elif device is not None and self.nexus is not None:
-            task = self._loop.create_task(self._execute(device, self.nexus, event))
-            self._running[event.tag] = task
-            task.add_done_callback(lambda _: self._executed(event))
 
-    async def _execute(self, device: DeviceServer, nexus: ITNexus, event: CommandReceived) -> None:
-        try:
-            response = await device.execute(nexus, event.command)
-        except Exception:
-            response = _failed(event)
-        finally:
-            if self._running.get(event.tag) is asyncio.current_task():
-                del self._running[event.tag]
-        self.session.respond(event.tag, response)
-
-    def _executed(self, event: CommandReceived) -> None:
-        """Handle the end of a command: the data that it has read is sent with the next flush."""
+    def _command_ended(self, event: CommandReceived, response: Response | None) -> None:
+        """Answer a command. The data that it has read are sent with the next flush; also those of a command
+        that was stopped count until then.
+        """
         self._unsent += event.command.data_in_length
+        if response is not None:
+            self.session.respond(event.tag, response)
         if not self._flush_due:
             self._flush_due = True
-            self._loop.call_soon(self._flush)
+            self._flushes.add(self._flush)
 
     async def _manage(self, event: TaskManagementReceived) -> None:
         """Carry out a task management function (RFC 7143 11.5, SAM-5 7)."""
@@ -360,8 +343,7 @@ class TargetConnection(asyncio.BufferedProtocol):
         """Cancel commands and wait until they have stopped."""
         tags = set(tags)
         self._waiting = deque(event for event in self._waiting if event.tag not in tags)
-        tasks = [task for tag, task in self._running.items() if tag in tags]
-        await _cancel(tasks)
+        await self._commands.stop(tags)
 
     # The end
 
@@ -399,7 +381,8 @@ class TargetConnection(asyncio.BufferedProtocol):
         return self._ended
 
     async def _finish(self) -> None:
-        await _cancel([*self._running.values(), *self._others])
+        await _cancel(self._others)
+        await self._commands.stop_all()
         self._give_up_room()
         if self.nexus is not None:
             for number, device in list(self._owner.luns.items()):
@@ -484,8 +467,3 @@ async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
         task.cancel()
     if stopping:
         await asyncio.wait(stopping)
-
-
-def _failed(event: CommandReceived) -> Response:
-    _log.exception("LUN %s: command %s failed inside the target", event.lun, event.command.cdb.hex(" "))
-    return check_condition(SenseKey.HARDWARE_ERROR, AdditionalSense.INTERNAL_TARGET_FAILURE)
