@@ -13,13 +13,17 @@ from tests.rig.processes import Rig
 
 DOMAIN = "<domain><name>db1</name><devices>{}</devices></domain>"
 LUN = "<disk type='block' device='lun'><source dev='/dev/sda'>{}</source><target dev='sda'/></disk>"
+AGENT = 'name = "a"\ninitiator = "iqn.2026-11.org.example:a"\n'
 OWN = "<reservations managed='no'><source type='unix' path='/run/h.sock' mode='client'/></reservations>"
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """The files of a host with libvirt and an agent."""
-    for path, text in ((QEMU_CONF, 'user = "root"\n'), ("/etc/holdover/agent.toml", 'name = "a"\n')):
+    for path, text in (
+        (QEMU_CONF, 'user = "root"\n'),
+        ("/etc/holdover/agent.toml", AGENT),
+    ):
         file = tmp_path / path.lstrip("/")
         file.parent.mkdir(parents=True)
         file.write_text(text)
@@ -81,3 +85,10 @@ def test_check_looks_at_each_disk(devices: str, works: bool, says: str) -> None:
     assert says in found.text
     (broken,) = checks_of("<domain>")
     assert not broken.works
+
+
+def test_xml_refuses_where_the_agent_has_no_helper_for_all_guests(rig: Rig, root: Path) -> None:
+    refused = rig.holdover("libvirt", "xml", "db1", "--config", str(root / "etc/holdover/agent.toml"))
+    assert refused.returncode == 1
+    assert refused.stdout == ""
+    assert "[helper]" in refused.stderr

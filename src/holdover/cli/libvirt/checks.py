@@ -98,16 +98,32 @@ def _command_line(pid: int) -> bytes:
         return b""
 
 
-def domain_checks(domain: str) -> list[Check]:
-    """What matters in a domain, as libvirt's own command shows it."""
-    command = ["virsh", "-c", "qemu:///system", "dumpxml", domain]
+class VirshError(Exception):
+    """virsh does not show a domain; the message says why."""
+
+
+def domain_xml(domain: str, *options: str) -> str:
+    """The XML of a domain, as libvirt's own command shows it.
+
+    Raises:
+        VirshError: It does not.
+    """
+    command = ["virsh", "-c", "qemu:///system", "dumpxml", *options, "--domain", domain]
     try:
         shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return [Check(False, f"virsh cannot be asked about {domain}: {error}")]
+        raise VirshError(f"virsh cannot be asked about {domain}: {error}") from error
     if shown.returncode != 0:
-        return [Check(False, shown.stderr.strip())]
-    return list(checks_of(shown.stdout))
+        raise VirshError(shown.stderr.strip())
+    return shown.stdout
+
+
+def domain_checks(domain: str) -> list[Check]:
+    """What matters in a domain."""
+    try:
+        return list(checks_of(domain_xml(domain)))
+    except VirshError as error:
+        return [Check(False, str(error))]
 
 
 def checks_of(xml: str) -> Iterator[Check]:
@@ -141,15 +157,20 @@ def _disk_check(name: str, disk: ElementTree.Element) -> Check:
     if reservations is None:
         return Check(
             False,
-            f"{label}: has no <reservations> in its <source>; add <reservations managed='no'><source "
-            "type='unix' path='/run/holdover/helper.sock' mode='client'/></reservations> with the path "
-            "of the agent's helper socket",
+            f"{label}: has no <reservations> in its <source>, so QEMU sends the guest's reservations to no "
+            f"helper; {_fix(name)}",
         )
     if reservations.get("managed") == "yes":
         return Check(
             False,
-            f"{label}: has <reservations managed='yes'>, so libvirt starts QEMU's helper; write managed='no' "
-            "and the path of the agent's helper socket",
+            f"{label}: has <reservations managed='yes'>, so libvirt starts QEMU's helper; {_fix(name)}",
         )
     path = reservations.find("source")
     return Check(True, f"{label}: by the helper at {'?' if path is None else path.get('path')}")
+
+
+def _fix(name: str) -> str:
+    return (
+        f"holdover libvirt xml {name} >{name}.xml prints its XML with the agent's helper; then "
+        f"virsh define {name}.xml, and shut the guest down and start it"
+    )

@@ -9,6 +9,7 @@ import typer
 
 from holdover.cli.command_line import CommandLine
 from holdover.cli.options import JsonOption
+from holdover.libvirt.setup_plan import AGENT_FILE
 
 app = CommandLine("Let libvirt ask the agent of this host before a guest runs, and see whether it does.")
 
@@ -58,3 +59,20 @@ def check(
     from holdover.cli.libvirt.libvirt import check as run
 
     run(domain, json)
+
+
+@app.command()
+def xml(
+    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="A domain of libvirt.")],
+    config: Annotated[
+        Path,
+        typer.Option("--config", metavar="FILE", help="The agent's file, with its helper socket."),
+    ] = Path(AGENT_FILE),
+) -> None:
+    """Print a domain's XML in which each disk of the host sends its reservations to the agent's helper.
+
+    It changes nothing: give the XML to virsh define, then shut the guest down and start it.
+    """
+    from holdover.cli.libvirt.libvirt import xml as run
+
+    run(domain, config)

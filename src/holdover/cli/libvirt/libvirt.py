@@ -9,7 +9,9 @@ from pathlib import Path
 import msgspec
 
 from holdover.cli.errors import refuse
-from holdover.cli.libvirt.checks import domain_checks, host_checks
+from holdover.cli.libvirt.checks import VirshError, domain_checks, domain_xml, host_checks
+from holdover.config.agent_file import ConfigError, load_config
+from holdover.libvirt.domain_xml import DomainXmlError, with_helper
 from holdover.libvirt.setup_plan import FILES, FileChange, SetupPlan, plan_setup, plan_undo
 
 _STATE = "/var/lib/holdover/libvirt-setup.json"
@@ -59,6 +61,17 @@ def check(domain: str | None, json: bool) -> None:
             print(f"{'ok' if each.works else 'NO'}  {each.text}")
     if not all(each.works for each in checks):
         raise SystemExit(1)
+
+
+def xml(domain: str, config: Path) -> None:
+    """Print the XML of a domain whose disks of the host use the helper that the agent's file names."""
+    try:
+        helper = load_config(config).helper
+        if helper is None or helper.socket is None:
+            refuse(f"{config} has no [helper] with a socket for all guests", 1)
+        print(with_helper(domain_xml(domain, "--inactive", "--security-info"), helper.socket), end="")
+    except (ConfigError, VirshError, DomainXmlError) as error:
+        refuse(str(error), 1)
 
 
 def _read(root: Path) -> dict[str, str | None]:
