@@ -30,8 +30,8 @@ from rich.table import Table
 from tests.rig.hosts import Program, until
 from tests.rig.libvirt_machine import A, B, Machine
 from tests.rig.packages import missing
-from tests.rig.separate_libvirt import PACKAGES, SeparateLibvirt
-from tests.rig.separate_site import GUEST, SeparateSite, separate_site
+from tests.rig.separate_libvirt import PACKAGES, SeparateLibvirt, straight_disk
+from tests.rig.separate_site import GUEST, SAN, SeparateSite, separate_site
 
 from bench.figures import Spread, differences, median_ratio
 from bench.machine import Machine as MachineDescription
@@ -90,7 +90,7 @@ def _way(name: str, folder: Path) -> Iterator[_Way]:
         libvirt.begin("nop" if name == STOCK else "lockd")
         machine = Machine(libvirt)
         if name == STOCK:
-            libvirt.define(A, straight=True)
+            libvirt.define(A, disk=straight_disk(site[SAN].address))
             libvirt.must(A, "start", GUEST)
         else:
             machine.start()

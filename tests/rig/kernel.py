@@ -83,12 +83,18 @@ def run_in_kernel(
 
 
 def observe(
-    module: str, folder: Path, *arguments: str, nexuses: int = 2, luns: int = 1, timeout: float = 1200.0
+    module: str,
+    folder: Path,
+    *arguments: str,
+    nexuses: int = 2,
+    luns: int = 1,
+    memory: str = "768M",
+    timeout: float = 1200.0,
 ) -> Any:
     """Boot, run a module of ours there, and give what it has put into the JSON file of its first argument."""
     result = folder / "observed.json"
     command = [sys.executable, "-m", module, str(result), *arguments]
-    done = run_in_kernel(command, folder, nexuses=nexuses, luns=luns, timeout=timeout)
+    done = run_in_kernel(command, folder, nexuses=nexuses, luns=luns, memory=memory, timeout=timeout)
     assert done.status == 0, f"{module} ended with {done.status}:\n{done.output}"
     return json.loads(result.read_text())
 

@@ -6,6 +6,7 @@ QEMU's own iSCSI initiator, as `device='lun'`, so that QEMU has a real `scsi-blo
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import uuid
 from pathlib import Path
@@ -14,7 +15,7 @@ from holdover.agent.guests.chap_secrets import ChapSecrets
 from holdover.demo.machines.image import GuestImage
 from tests.rig.hosts import Program, until
 from tests.rig.packages import needs
-from tests.rig.separate_site import EXPORT, GUEST, GUEST_IQN, SAN, SAN_IQN, SeparateSite
+from tests.rig.separate_site import EXPORT, GUEST, GUEST_IQN, SAN_IQN, SeparateSite
 
 LOCK_SOCKET = "/run/libvirt/virtlockd-sock"
 AGENT_LOCK_SOCKET = "/run/holdover/lock.sock"
@@ -29,6 +30,9 @@ auth_tcp = "none"
 listen_tls = 0
 listen_tcp = 1
 """
+_QEMU_DAEMON = "virtqemud"
+_BESIDE: dict[str, tuple[str, ...]] = {"virtsecretd": (), "virtproxyd": ("--listen",)}
+"""The other daemons that a modular libvirt needs here: for secrets, and for connections by TCP."""
 _QEMU_CONF = """
 security_driver = "none"
 user = "root"
@@ -86,20 +90,27 @@ _DOMAIN = f"""
     <emulator>/usr/bin/qemu-system-x86_64</emulator>
     <controller type='scsi' model='virtio-scsi'/>
     <controller type='usb' model='none'/>
-    <disk type='network' device='lun'>
-      <driver name='qemu' type='raw' cache='none'/>
-      {{source}}
-      <target dev='sda' bus='scsi'/>
-    </disk>{{console}}
+    {{disk}}{{console}}
     <memballoon model='none'/>
+    <panic model='isa'/>
   </devices>
 </domain>
 """
-_BY_EXPORT = f"""<source protocol='iscsi' name='{GUEST_IQN}/0'>
+_DISK = """<disk type='{kind}' device='lun'>
+      <driver name='qemu' type='raw' cache='none'/>
+      <source {source}</source>
+      <target dev='sda' bus='scsi'/>
+    </disk>"""
+EXPORT_DISK = _DISK.format(
+    kind="network",
+    source=f"""protocol='iscsi' name='{GUEST_IQN}/0'>
         <host name='{EXPORT.partition(":")[0]}' port='{EXPORT.partition(":")[2]}'/>
         <auth username='{GUEST}'><secret type='iscsi' usage='{GUEST}'/></auth>
-      </source>"""
-_STRAIGHT = """<source protocol='iscsi' name='{iqn}/0'><host name='{address}' port='3260'/></source>"""
+      """,
+)
+"""The domain's disk by the agent's export."""
+_STRAIGHT = "protocol='iscsi' name='{iqn}/0'><host name='{address}' port='3260'/>"
+_HOST_DISK = "dev='{path}'><reservations managed='yes'/>"
 _PLAIN = """
 <domain type='qemu'>
   <name>{name}</name>
@@ -124,19 +135,34 @@ def needs_libvirt() -> None:
     needs(*PACKAGES)
 
 
+def straight_disk(address: str) -> str:
+    """The domain's disk straight by the SAN's LUN, in XML."""
+    return _DISK.format(kind="network", source=_STRAIGHT.format(iqn=SAN_IQN, address=address))
+
+
+def host_disk(path: str) -> str:
+    """The domain's disk as a disk of the host, whose reservations go to QEMU's own helper, in XML."""
+    return _DISK.format(kind="block", source=_HOST_DISK.format(path=path))
+
+
 class SeparateLibvirt:
     """A libvirtd on each host of a site.
 
     Attributes:
-        daemons: The libvirtds by host.
+        daemons: By host: its libvirtd, or its virtqemud.
+        agents_then: By host: its agent when its libvirtd was started, and what that had written by then.
         lock_servers: The lock servers by host.
     """
 
-    def __init__(self, site: SeparateSite, root: Path | None = None) -> None:
-        """``root``: a Debian whose libvirt and QEMU all hosts run, in place of this machine's."""
+    def __init__(self, site: SeparateSite, root: Path | None = None, modular: Path | None = None) -> None:
+        """``root``: a Debian whose libvirt and QEMU all hosts run, in place of this machine's. ``modular``: a
+        folder with the daemons of a modular libvirt, which all hosts run in place of libvirtd."""
         self.site = site
         self._root = root
+        self._modular = modular
+        self._beside: dict[tuple[str, str], Program] = {}
         self.daemons: dict[str, Program] = {}
+        self.agents_then: dict[str, tuple[Program, int]] = {}
         self.lock_servers: dict[str, Program] = {}
 
     def begin(self, lock_manager: str = "lockd") -> None:
@@ -156,7 +182,8 @@ class SeparateLibvirt:
             made = host.run("sh", "-c", _OTHER_ROOT.format(root=self._root, inside=_INSIDE))
             assert made.returncode == 0, made.stderr
         own = uuid.uuid5(uuid.NAMESPACE_DNS, name)
-        self._write(name, "/etc/libvirt/libvirtd.conf", _LIBVIRTD_CONF.format(uuid=own))
+        for daemon in ("libvirtd", _QEMU_DAEMON, *_BESIDE):
+            self._write(name, f"/etc/libvirt/{daemon}.conf", _LIBVIRTD_CONF.format(uuid=own))
         self._write(name, "/etc/libvirt/qemu.conf", _QEMU_CONF.format(lock_manager=lock_manager))
 
     def start_lock_server(self, name: str) -> None:
@@ -167,12 +194,34 @@ class SeparateLibvirt:
 
     def start_daemon(self, name: str) -> None:
         """Start libvirtd on a host, and wait until it answers."""
-        daemon = self.daemons[name] = self.site[name].spawn(*self._entering, "libvirtd", "--listen")
+        agent = self.site.agents[name]
+        self.agents_then[name] = agent, len(agent.output())
+        command: tuple[str, ...] = ("libvirtd", "--listen")
+        if self._modular is not None:
+            command = (str(self._modular / _QEMU_DAEMON),)
+            self._start_beside(name, self._modular)
+        daemon = self.daemons[name] = self.site[name].spawn(*self._entering, *command)
         until(
             lambda: not daemon.running or self.virsh(name, "version").returncode == 0,
             f"{name}: libvirtd does not answer",
         )
         assert daemon.running, daemon.output()
+
+    def _start_beside(self, name: str, folder: Path) -> None:
+        """Start the other daemons of a modular libvirt, unless they run."""
+        for daemon, options in _BESIDE.items():
+            before = self._beside.get((name, daemon))
+            if before is None or not before.running:
+                self._beside[name, daemon] = self.site[name].spawn(
+                    *self._entering, str(folder / daemon), *options
+                )
+
+    def kill_daemons(self, name: str) -> None:
+        """End libvirt's daemons on a host as by a crash of the host; guests go on."""
+        self.daemons[name].send(signal.SIGKILL)
+        for (host, _), daemon in self._beside.items():
+            if host == name:
+                daemon.send(signal.SIGKILL)
 
     def _define_secret(self, name: str) -> None:
         host = self.site[name]
@@ -182,25 +231,32 @@ class SeparateLibvirt:
         self.must(name, "secret-define", "/etc/libvirt/chap.xml")
         self.must(name, "secret-set-value", _CHAP, "--file", inside, "--plain")
 
+    def hears_events(self, name: str) -> bool:
+        """Whether the agent of a host has subscribed to the events of the libvirtd that runs there now."""
+        agent = self.site.agents[name]
+        then, length = self.agents_then[name]
+        return "hears libvirt's events" in agent.output()[length if agent is then else 0 :]
+
     def define(
         self,
         name: str,
         image: GuestImage | None = None,
         events: str = "<on_crash>destroy</on_crash>",
         *,
-        straight: bool = False,
+        disk: str = EXPORT_DISK,
     ) -> None:
         """Define the domain on a host; without an image its firmware alone runs. ``events`` says in XML what
-        follows a crash or a reboot. ``straight``: its disk is the SAN's LUN, and not the agent's export."""
-        source = _BY_EXPORT
-        if straight:
-            source = _STRAIGHT.format(iqn=SAN_IQN, address=self.site[SAN].address)
+        follows a crash or a reboot."""
         kernel = "" if image is None else _KERNEL.format(kernel=image.kernel, initrd=image.initrd)
         console = "" if image is None else _CONSOLE_XML
         domain = _DOMAIN.format(
-            memory=96 if image else 16, kernel=kernel, console=console, events=events, source=source
+            memory=96 if image else 16, kernel=kernel, console=console, events=events, disk=disk
         )
-        self._write(name, f"/etc/libvirt/{GUEST}.xml", domain)
+        self.define_xml(name, domain)
+
+    def define_xml(self, name: str, xml: str) -> None:
+        """Define the domain on a host by its XML."""
+        self._write(name, f"/etc/libvirt/{GUEST}.xml", xml)
         self.must(name, "define", f"/etc/libvirt/{GUEST}.xml")
 
     def define_plain(self, name: str, domain: str) -> None:
@@ -249,6 +305,10 @@ class SeparateLibvirt:
         except FileNotFoundError:
             return ""
         return pid.strip() if self.site[name].run("kill", "-0", pid.strip()).returncode == 0 else ""
+
+    def panic(self, name: str) -> None:
+        """Write to the port of the domain's panic device, as a guest does that panics."""
+        self.must(name, "qemu-monitor-command", GUEST, "--hmp", "o /b 0x505 1")
 
     def kill_qemu(self, name: str) -> None:
         """End the domain's QEMU on a host as by a crash."""
