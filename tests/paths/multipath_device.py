@@ -34,6 +34,7 @@ WE, WE_RO, WE_AR = (
 )
 K, L, THIRD = 0xA, 0xB, 0xC
 GOOD, CONFLICT = Response(Status.GOOD), Response(Status.RESERVATION_CONFLICT)
+BUSY = Response(Status.BUSY)
 
 PATHS = [ITNexus(initiator(f"path{number}")) for number in range(3)]
 FOUR = [ITNexus(initiator(f"port{number // 2}"), number % 2 + 1) for number in range(4)]

@@ -19,6 +19,7 @@ from holdover.scsi.sense import AdditionalSense, SenseKey, is_unit_attention
 from holdover.scsi.status import Status
 from tests.lun.support import TEST_UNIT_READY, TWO_PORTS, initiator, make_unit, sense_of
 from tests.paths.multipath_device import (
+    BUSY,
     CLEAR,
     CONFLICT,
     GOOD,
@@ -371,3 +372,31 @@ def test_a_device_with_three_paths_answers_as_one_nexus_does(
         assert device.unit.state.key_of(OTHER) == single.state.key_of(OTHER)
         assert device.held() == held(single)
         assert device.unit.state.aptpl == single.state.aptpl
+
+
+def busy(path: int) -> Callable[[Send], Response | None]:
+    return lambda request: BUSY if request.path == path else None
+
+
+def test_a_change_that_a_busy_path_refuses_is_put_back(device: Device) -> None:
+    device.instead = busy(1)
+    assert device.out(REGISTER, 0, K) == BUSY
+    device.instead = lambda _: None
+    assert device.keys() == [0, 0, 0]
+    assert device.out(REGISTER, 0, K).good
+    device.instead = busy(1)
+    assert device.out(REGISTER, K, L) == BUSY
+    assert device.keys() == [K, K, K]
+
+
+def test_a_change_that_cannot_be_put_back_for_a_busy_path_is_in_doubt(holder: Device) -> None:
+    holder.instead = busy(1)
+    with pytest.raises(AnswerLost, match="a path answered BUSY after other paths had carried out"):
+        holder.out(IGNORE, 0, L)
+    assert holder.keys() == [L, K, L]
+    with pytest.raises(AnswerLost, match="BUSY"):
+        holder.out(RELEASE, L, kind=WE_RO)
+    assert holder.held() is None
+    with pytest.raises(AnswerLost, match="BUSY"):
+        holder.out(REGISTER, L, 0)
+    assert holder.keys() == [0, K, 0]

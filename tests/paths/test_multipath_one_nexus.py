@@ -17,6 +17,7 @@ from holdover.scsi.reservation.reservation_out import out_command
 from holdover.scsi.sense import decode_sense, is_unit_attention
 from tests.lun.support import TEST_UNIT_READY, make_unit
 from tests.paths.multipath_device import (
+    BUSY,
     CLEAR,
     GOOD,
     IGNORE,
@@ -41,7 +42,8 @@ class Event:
     """What becomes of a path when the device sends its ``at``-th command for a path.
 
     ``how``: "unsent", the path that is to carry it out has failed; "lost", it fails before it has answered;
-    "undone", the same before it has carried it out; "back", a path that was away comes back.
+    "undone", the same before it has carried it out; "back", a path that was away comes back; "busy", the
+    logical unit answers BUSY, and carries nothing out.
     """
 
     at: int
@@ -79,14 +81,15 @@ class Story:
             self.device.come_back(min(self.device.down))
 
     def _fail(self, request: Send) -> PathError | None:
-        if self.failing is None:
+        if self.failing is None or self.failing.how == "busy":
             return None
         self.device.fail(request.path)
         kind = PathError if self.failing.how == "unsent" else AnswerLost
         return kind("sdx", "gone")
 
     def _undo(self, _: Send) -> Response | None:
-        return GOOD if self.failing is not None and self.failing.how == "undone" else None
+        instead = {"undone": GOOD, "busy": BUSY}
+        return None if self.failing is None else instead.get(self.failing.how)
 
     def other(self, command: Command) -> None:
         """The other initiator does the same to both."""
@@ -120,6 +123,10 @@ class Story:
             return True
         finally:
             self.events = []
+        if answer == BUSY:
+            assert self.picture() == before, "answered BUSY, and nothing is changed"
+            assert any(each.how == "busy" for each in events)
+            return True
         assert answer == self._single(command)
         self._check_what_is_told()
         self.check()
@@ -195,7 +202,9 @@ def commands(draw: st.DrawFn, keys: tuple[int, ...]) -> Command:
     return out_command(action, key, new, type=kind)
 
 
-events = st.builds(Event, st.integers(0, 24), st.sampled_from(["unsent", "lost", "undone", "back", "back"]))
+events = st.builds(
+    Event, st.integers(0, 24), st.sampled_from(["unsent", "lost", "undone", "back", "back", "busy"])
+)
 paths = st.integers(0, 3)
 acts: st.SearchStrategy[tuple[str, Any, list[Event]]] = st.one_of(
     st.tuples(st.just("run"), commands((K, K, K, L, 0)), st.lists(events, max_size=2)),

@@ -88,7 +88,7 @@ def test_a_command_goes_there_and_its_answer_comes_back(devices: FakeDevices, io
 
 
 def test_commands_wait_side_by_side_and_the_loop_goes_on(devices: FakeDevices, io: SgIo, disk: Path) -> None:
-    all_there = threading.Barrier(4, timeout=300)
+    all_there = threading.Barrier(4, timeout=600)
 
     def wait(descriptor: int, header: SgHeader) -> None:
         all_there.wait()
@@ -113,7 +113,7 @@ def test_a_device_that_hangs_holds_up_nobody_else(devices: FakeDevices, tmp_path
         device = os.fstat(descriptor).st_rdev
         seen.append(device)
         if device == hanging:
-            assert go_on.wait(20)
+            assert go_on.wait(600)
         devices.good(descriptor, header)
 
     async def main() -> None:
@@ -146,7 +146,7 @@ def test_what_waits_when_it_is_closed_is_not_sent(devices: FakeDevices, disk: Pa
 
     def answer(descriptor: int, header: SgHeader) -> None:
         begun.set()
-        assert go_on.wait(20)
+        assert go_on.wait(600)
         devices.good(descriptor, header)
 
     async def main() -> None:
@@ -173,7 +173,7 @@ def test_a_command_under_way_keeps_its_device_when_others_close_theirs(
 
     def wait(descriptor: int, header: SgHeader) -> None:
         begun.set()
-        assert closed.wait(10)
+        assert closed.wait(600)
         inodes.append(os.fstat(descriptor).st_ino)
         devices.good(descriptor, header)
 
@@ -199,7 +199,7 @@ def test_no_descriptor_is_left_when_commands_fail_or_are_cancelled(
     go_on = threading.Event()
 
     def fail(_: int, _header: SgHeader) -> None:
-        go_on.wait(10)
+        go_on.wait(600)
         raise OSError(errno.EIO, "Input/output error")
 
     async def main() -> None:

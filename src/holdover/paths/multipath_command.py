@@ -51,9 +51,11 @@ from holdover.paths.multipath_steps import (
     clear_attentions,
     has_key,
     held_reservation,
+    is_not_now,
     join,
     leave,
     must,
+    partly_done,
     reservation_in,
     send_to_all,
 )
@@ -173,6 +175,8 @@ def _release(command: Command, parameters: ParameterList, device: Usable) -> Pat
     if found.lost is not None:
         raise found.lost
     if found.other is not None:
+        if found.good and is_not_now(found.other):
+            raise partly_done(found.other)  # one of these paths may have been the holder
         return found.other
     if not found.good:
         return _CONFLICT

@@ -43,6 +43,7 @@ from holdover.paths.multipath_steps import (
     join,
     leave,
     must,
+    partly_done,
     send_to_all,
 )
 from holdover.scsi.cdbs.cdb import PersistentReserveOut
@@ -148,6 +149,8 @@ def _register_by_all(request: _Registering) -> PathSteps[Response]:
         asked = yield from _only_asking(_who_is_registered(paths))
         if isinstance(asked, Response):
             return asked
+        if asked.other is not None:
+            return asked.other
         unregistered = asked.good
         # a path that did not answer may be back by now, and nobody knows whether it was registered
         paths = [path for path in paths if path not in asked.failed]
@@ -156,9 +159,7 @@ def _register_by_all(request: _Registering) -> PathSteps[Response]:
         return found
     found.check()
     if found.other is not None:
-        if request.action is _REGISTER:
-            yield from _put_back(parameters, found.good)
-        answer = found.other
+        answer = yield from _refused_by_one(request, found, found.other)
     elif found.good and found.conflict:
         answer = yield from _register_the_rest(parameters, found, unregistered)
     else:
@@ -169,6 +170,19 @@ def _register_by_all(request: _Registering) -> PathSteps[Response]:
         answer = structs.replace(answer, carried=device.labels_of(sorted(carried)))
     if found.lost is not None:
         raise found.lost
+    return answer
+
+
+def _refused_by_one(request: _Registering, found: Round, answer: Response) -> PathSteps[Response]:
+    """Put back what paths have done before one path answered neither GOOD nor a conflict.
+
+    Raises:
+        AnswerLost: It cannot be put back.
+    """
+    if found.good and request.old != request.new:
+        if request.action is _IGNORE or request.new == 0:
+            raise partly_done(answer)  # nobody knows what such a path had, or it has lost what it held
+        yield from _put_back(request.parameters, found.good)
     return answer
 
 

@@ -25,7 +25,7 @@ from holdover.scsi.reservation.transport_id import (
     SasTransportID,
     TransportID,
 )
-from holdover.scsi.sense import is_unit_attention
+from holdover.scsi.sense import SenseKey, decode_sense, describe_response, is_unit_attention
 from holdover.scsi.status import Status
 
 T = TypeVar("T")
@@ -204,13 +204,35 @@ def past_attentions(path: int, command: Command) -> PathSteps[Response]:
 
 
 def must(path: int, command: Command) -> PathSteps[Response]:
-    """Send a command that follows something done already, so that even "not sent" leaves a doubt."""
+    """Send a command that follows something done already, so that even "not sent" leaves a doubt.
+
+    Raises:
+        AnswerLost: The command was not carried out, or it is not known whether it was.
+    """
     try:
-        return (yield from past_attentions(path, command))
+        response = yield from past_attentions(path, command)
     except AnswerLost:
         raise
     except PathError as error:
         raise AnswerLost(error.path, error.problem) from error
+    if is_not_now(response):
+        raise partly_done(response)
+    return response
+
+
+def is_not_now(response: Response) -> bool:
+    """Whether the logical unit has not carried out the command now, and may do so later (SAM-5 5.3.1)."""
+    if response.status is Status.CHECK_CONDITION:
+        return decode_sense(response.sense).key in (SenseKey.ABORTED_COMMAND, SenseKey.NOT_READY)
+    return response.status not in (Status.GOOD, Status.CONDITION_MET, Status.RESERVATION_CONFLICT)
+
+
+def partly_done(response: Response) -> AnswerLost:
+    """The error of a command which some paths have carried out, and which one path answered like this."""
+    return AnswerLost(
+        "multipath device",
+        f"a path answered {describe_response(response)} after other paths had carried out the command",
+    )
 
 
 def has_key(path: int, parameters: ParameterList) -> PathSteps[bool]:
