@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import TypeVar
 
@@ -54,7 +55,7 @@ class Faults:
             yield self._each(rates.restart, self._restart, machine)
             yield self._each(rates.host_death, self._lose_host, machine)
             for disk in machine.multipaths.values():
-                yield self._each(self.path_failures, self._fail_path, disk)
+                yield now_and_then(self.random, self.path_failures, partial(self._fail_path, machine, disk))
         for lun in self.luns:
             yield self._each(rates.hang, self._hang, lun)
             yield self._each(rates.power_loss, self._lose_lun, lun)
@@ -106,7 +107,7 @@ class Faults:
             machine.dead = False
             self._come_back(machine)
 
-    async def _fail_path(self, disk: HostPaths) -> None:
+    async def _fail_path(self, machine: Machine, disk: HostPaths) -> None:
         path = self.random.randrange(len(disk.nexuses))
         if path in disk.down:
             return
@@ -115,7 +116,7 @@ class Faults:
         await self._a_while(1, 10, 60)
         if path in disk.down:
             self.log.line(disk.sender.host, f"{disk.lun.name}: path {path} is back")
-            disk.restore(path)
+            disk.restore(path, has_daemon=not machine.dead)
 
     async def _hang(self, lun: Lun) -> None:
         self.log.line(lun.name, "HANGS")

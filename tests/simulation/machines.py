@@ -21,7 +21,7 @@ from holdover.scsi.reservation.transport_id import IscsiTransportID
 from tests.simulation.clockwork import Clockwork, Process, until
 from tests.simulation.disk import Disk
 from tests.simulation.features import ONE_PATH, Layout
-from tests.simulation.multipath import HostPaths, MultipathDisk
+from tests.simulation.multipath import HostPaths, MultipathDisk, PathObserver
 from tests.simulation.network import Network, Peer
 from tests.simulation.san import Lun, LunPath, PortPath, Sender
 from tests.simulation.transcript import Transcript
@@ -74,6 +74,7 @@ class Machine:
         process: The agent's process; None: it has none.
         powered: Whether the machine has power.
         issued: The commands of guests that are under way.
+        observer: Is told what goes wrong with the paths of disks.
         multipaths: The disks that have several paths, by their place.
         dead: It has been declared dead and is not to come back until somebody has taken its guests.
     """
@@ -88,6 +89,7 @@ class Machine:
     numbers: Callable[[], int]
     early_commit: bool
     issued: dict[int, Command]
+    observer: PathObserver
     disk: Disk = field(init=False)
     host: Host | None = None
     process: Process | None = None
@@ -176,7 +178,8 @@ class Machine:
             for each in placements:
                 if each.layout.several:
                     nexuses = nexuses_of(self.name, guest, each)
-                    disk = HostPaths(each.lun, Sender(self.name, guest), nexuses)
+                    sender = Sender(self.name, guest)
+                    disk = HostPaths(each.lun, sender, nexuses, self.observer)
                     if each.layout.known:
                         for nexus in nexuses:
                             disk.ports.add(str(nexus.initiator), nexus.initiator)

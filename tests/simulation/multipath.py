@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from holdover.paths.multipath_command import DeviceRegistration, carry, catch_up, registration_of, rejoin
 from holdover.paths.multipath_steps import InitiatorPorts, PathSteps, T, Usable
@@ -22,6 +23,18 @@ from holdover.scsi.reservation.reservation_in import ReadKeys
 from holdover.scsi.reservation.reservation_out import in_command, out_command
 from holdover.scsi.sense import is_unit_attention
 from tests.simulation.san import Lun, LunPath, Sender
+
+
+class PathObserver(Protocol):
+    """Is told what goes wrong with paths."""
+
+    def path_failed(self, lun: Lun, guest: str, nexus: ITNexus) -> None:
+        """A path has failed."""
+        ...
+
+    def doubtful(self, lun: Lun, guest: str) -> None:
+        """It is not known by which paths a change of the guest was carried out."""
+        ...
 
 
 @dataclass(eq=False)
@@ -39,15 +52,32 @@ class HostPaths:
     lun: Lun
     sender: Sender
     nexuses: tuple[ITNexus, ...]
+    observer: PathObserver
     down: set[int] = field(default_factory=set)
     kept: DeviceRegistration | None = None
     watched: bool = False
     ports: InitiatorPorts = field(default_factory=InitiatorPorts)
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     opened: list[LunPath] = field(default_factory=list)
+    _changes: bool = False
+
+    @contextlib.contextmanager
+    def change_of_a_guest(self) -> Iterator[None]:
+        """While a guest's change is carried out. An answer that is lost, and a death, leave it in doubt."""
+        self._changes = True
+        try:
+            yield
+        except AnswerLost:
+            self.observer.doubtful(self.lun, self.sender.guest)
+            raise
+        finally:
+            self._changes = False
 
     def agent_has_died(self) -> None:
         """Note that the agent has died: what it was doing goes no further."""
+        if self._changes:
+            self._changes = False
+            self.observer.doubtful(self.lun, self.sender.guest)
         self.opened.clear()
         self.changing = asyncio.Lock()
 
@@ -75,16 +105,23 @@ class HostPaths:
     def _labels(self) -> tuple[str, ...]:
         return tuple(str(each.initiator) for each in self.nexuses)
 
+    def has_failed(self, path: int) -> None:
+        """Note that a command could not go by a path."""
+        self.observer.path_failed(self.lun, self.sender.guest, self.nexuses[path])
+
     def fail(self, path: int) -> None:
         """A path can be used no more; what is under way by it has no answer."""
         self.down.add(path)
+        self.has_failed(path)
         for each in self.opened:
             if each.number == path:
                 each.break_session("the path fails")
 
-    def restore(self, path: int) -> None:
-        """A path is back: multipathd's checker asks it, then multipathd registers it."""
+    def restore(self, path: int, *, has_daemon: bool) -> None:
+        """A path is back: multipathd, if it runs, asks it, and then registers it."""
         self.down.discard(path)
+        if not has_daemon:
+            return
         nexus, kept = self.nexuses[path], self.registration
         self._past_attentions(nexus, Command(bytes(6)))
         if kept is None:
@@ -124,7 +161,10 @@ class MultipathDisk:
         if command.opcode != OperationCode.PERSISTENT_RESERVE_OUT:
             return await self._drive(carry(command, self.host.usable()), command)
         async with self.host.changing:
-            return await self._change(command)
+            if id(command) not in self.issued:
+                return await self._change(command)
+            with self.host.change_of_a_guest():
+                return await self._change(command)
 
     async def _change(self, command: Command) -> Response:
         host = self.host
@@ -189,6 +229,7 @@ class MultipathDisk:
                 try:
                     response = await self._send(request.path, request.command)
                 except PathError as error:
+                    self.host.has_failed(request.path)
                     if failed is not None:
                         failed.add(request.path)
                     request = steps.throw(error)

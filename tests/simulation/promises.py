@@ -35,12 +35,15 @@ class _Guest:
             out by all of them.
         open_end: Somebody has preempted it while one of its nexuses had another key for a moment: to be
             removed is then as right as to stay.
+        away: The nexuses of paths that have failed. What they have registered may stay: nobody could reach
+            them, or nobody knows that they belong to the host.
     """
 
     nexuses: dict[str, tuple[ITNexus, ...]]
     truth: Tracked = _NOTHING
     between: frozenset[int] = frozenset()
     open_end: bool = False
+    away: set[ITNexus] = field(default_factory=set)
 
     @property
     def all(self) -> frozenset[ITNexus]:
@@ -110,6 +113,18 @@ class Ledger:
                 self._subtract(name, before, after)
         self._note(before, after)
         self._rely(after, after.aptpl and (self.aptpl or own.truth.aptpl))
+
+    def doubt(self, guest: str, state: ReservationState) -> None:
+        """Nobody knows by which paths a change of the guest was carried out, so each of them is right."""
+        own = self.guests[guest]
+        own.open_end = True
+        own.between = frozenset(
+            {own.truth.key, *own.between, *(state.key_of(each) for each in own.all)} - {0}
+        )
+
+    def path_failed(self, guest: str, nexus: ITNexus) -> None:
+        """A path of a guest's disk has failed."""
+        self.guests[guest].away.add(nexus)
 
     def by_third(self, before: ReservationState, after: ReservationState) -> None:
         """A command of a third node, which no agent knows, has been carried out."""
@@ -223,7 +238,8 @@ class Ledger:
         if own.open_end and key == 0:
             return
         allowed = {own.truth.key, *own.between}
-        if not keys & allowed or not keys <= {0, *allowed}:
+        sure = {state.key_of(each) for each in nexuses if each not in own.away}
+        if not keys & allowed or not sure <= {0, *allowed}:
             raise Broken(f"{self.lun}: {why}, and its nexus has key {key:#x}, not {own.truth.key:#x}")
         if own.truth.type is not None and not any(state.holds(each) for each in nexuses):
             raise Broken(f"{self.lun}: {why}, and does not hold its reservation there")
@@ -245,9 +261,10 @@ class Ledger:
 
     def require_left(self, guest: str, host: str, state: ReservationState) -> None:
         """Nothing of the guest is left behind on this host."""
-        for nexus in self.guests[guest].nexuses[host]:
+        own = self.guests[guest]
+        for nexus in own.nexuses[host]:
             key = state.key_of(nexus)
-            if key:
+            if key and nexus not in own.away:
                 raise Broken(f"{self.lun}: key {key:#x} of {guest} is left behind on {host}")
 
 

@@ -101,6 +101,7 @@ class Simulation:
                 lambda: next(numbers),
                 can.early_commit,
                 self.issued,
+                self,
             )
             for name in _HOSTS
         }
@@ -154,6 +155,14 @@ class Simulation:
             home,
             keys,
         )
+
+    def path_failed(self, lun: Lun, guest: str, nexus: ITNexus) -> None:
+        """Note that a path of a guest's disk has failed."""
+        self.ledgers[lun.name].path_failed(guest, nexus)
+
+    def doubtful(self, lun: Lun, guest: str) -> None:
+        """Note that nobody knows by which paths a change of a guest was carried out."""
+        self.ledgers[lun.name].doubt(guest, lun.state)
 
     def _other_keys(self, placement: Placement) -> list[int]:
         return sorted({each.key for each in placement.lun.state.registrations})
@@ -279,7 +288,7 @@ class Simulation:
         for machine in self.machines.values():
             for disk in machine.multipaths.values():
                 for path in sorted(disk.down):
-                    disk.restore(path)
+                    disk.restore(path, has_daemon=not machine.dead)
         for lun in self.luns:
             lun.work()
         for machine in self.machines.values():
@@ -345,10 +354,10 @@ class Simulation:
                 if running != (name == vm.place):
                     gate = device.block.gate.value
                     raise Broken(f"{lun.name}: {vm.name} runs on {vm.place}, its gate on {name} is {gate}")
-                if name != vm.place and not self._is_told(machine, vm, lun):
+                if name != vm.place and not self._is_told(vm, lun):
                     ledger.require_left(vm.name, name, lun.state)
 
-    def _is_told(self, machine: Machine, vm: Vm, lun: Lun) -> bool:
+    def _is_told(self, vm: Vm, lun: Lun) -> bool:
         for each in self.machines.values():
             assert each.host is not None
             state = each.host.handovers.state(vm.name)
