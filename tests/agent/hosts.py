@@ -290,7 +290,7 @@ class San:
         other = name or next(each for each in self.certified if each != of)
         host = self.certified[other]
         credentials = Credentials(TlsFiles(host.certificate, host.key, host.ca))
-        return AgentClient(self.apis[of], timeout=300, tls=ClientTls(credentials.client, of))
+        return AgentClient(self.apis[of], timeout=600, tls=ClientTls(credentials.client, of))
 
     def orchestrator(self, source: str = "host-a", destination: str = "host-b") -> MigrationJob:
         return MigrationJob(GUEST, self.clients[source], self.clients[destination], self.progress.append)
@@ -370,7 +370,7 @@ async def san(
         )
         set_up.journals[name] = DyingJournal()
         set_up.apis[name] = host.address
-        set_up.clients[name] = AgentClient(host.api, timeout=300)
+        set_up.clients[name] = AgentClient(host.api, timeout=600)
     try:
         for name in hosts:
             await set_up.start(name)

@@ -33,7 +33,7 @@ async def agent(authority: Authority, files: TlsFiles | None = None) -> AsyncGen
 
 async def ask(api: str, tls: ClientTls | None) -> str:
     """The host's name, or why it does not tell."""
-    client = AgentClient(api, timeout=300, tls=tls)
+    client = AgentClient(api, timeout=600, tls=tls)
     try:
         return (await client.guests()).host
     except AgentError as error:

@@ -89,7 +89,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     """Run a test that may not last for ever."""
 
     async def limited() -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(600):
             await test()
 
     asyncio.run(limited())

@@ -57,7 +57,7 @@ def host(tmp_path_factory: pytest.TempPathFactory, packages: list[Path]) -> Iter
 
 def must(host: SeparateHost, *command: str) -> str:
     """What a command on a host prints; it has to succeed."""
-    done = host.run(*command, timeout=300)
+    done = host.run(*command, timeout=600)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
     return done.stdout + done.stderr
 
@@ -125,7 +125,7 @@ def test_the_apparmor_profile_is_one(host: SeparateHost) -> None:
 def test_the_helper_answers_at_its_socket(host: SeparateHost) -> None:
     must(host, "systemctl", "start", "holdover-pr-helper.socket")
     ask = (
-        "import socket; client = socket.socket(socket.AF_UNIX); client.settimeout(60);"
+        "import socket; client = socket.socket(socket.AF_UNIX); client.settimeout(600);"
         "client.connect('/run/holdover/pr-helper.sock'); print(client.recv(4))"
     )
     assert r"b'\x00\x00\x00\x00'" in must(host, "python3", "-c", ask)

@@ -117,7 +117,7 @@ def leave_nothing_to_load(typist: Typist) -> None:
         typist.hosts[name].run("sh", "-c", "mkdir /opt/keep && cp -a /opt/away /opt/keep/holdover")
     host = typist.hosts["host-b"]
     words = ["migrate", "db1", "--to", "host-a", "--reservations-only"]
-    done = host.run("/opt/holdover/bin/python", "-c", command, *words, timeout=300)
+    done = host.run("/opt/holdover/bin/python", "-c", command, *words, timeout=600)
     typist.transcript.append(
         f"== host-b, without /opt/holdover\nholdover {' '.join(words)}\n{done.stdout}{done.stderr}"
     )

@@ -44,7 +44,7 @@ def check(answer: Answer) -> None:
 
 
 def test_with_migration_on_no_harm_is_done_and_with_it_off_it_is(rig: Rig, tmp_path: Path) -> None:
-    done = rig.holdover("demo", "--json", "--html", "page.html", timeout=120)
+    done = rig.holdover("demo", "--json", "--html", "page.html", timeout=600)
     assert done.returncode == 0, done.stderr
     check(msgspec.json.decode(done.stdout, type=Answer))
     assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
@@ -52,7 +52,7 @@ def test_with_migration_on_no_harm_is_done_and_with_it_off_it_is(rig: Rig, tmp_p
 
 @pytest.mark.long
 def test_without_json_it_shows_a_timeline_and_a_table(rig: Rig) -> None:
-    done = rig.holdover("demo", timeout=120)
+    done = rig.holdover("demo", timeout=600)
     assert done.returncode == 0, done.stderr
     assert "guest's writes refused" in done.stdout
     assert "▒" in done.stdout
@@ -63,6 +63,6 @@ def test_without_json_it_shows_a_timeline_and_a_table(rig: Rig) -> None:
 @pytest.mark.xdist_group("qemu")
 def test_the_same_with_a_real_guest(rig: Rig) -> None:
     needs("qemu-system-x86", "busybox-static", "sg3-utils")
-    done = rig.holdover("demo", "--vm", "--json", timeout=400)
+    done = rig.holdover("demo", "--vm", "--json", timeout=600)
     assert done.returncode == 0, done.stderr
     check(msgspec.json.decode(done.stdout, type=Answer))

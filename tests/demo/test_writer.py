@@ -39,13 +39,13 @@ def _listening() -> subprocess.Popen[str]:
 
 
 def test_orders_arrive_after_a_garbage_collection_and_end_with_the_input() -> None:
-    said, _ = _listening().communicate(encode(Connect("iscsi://h/t/0")).decode(), timeout=60)
+    said, _ = _listening().communicate(encode(Connect("iscsi://h/t/0")).decode(), timeout=600)
     assert said == "Connect\nEnd\n"
 
 
 def test_a_line_that_is_no_order_ends_the_process() -> None:
     child = _listening()
-    said, error = child.communicate('{"type":"dance"}\n', timeout=60)
+    said, error = child.communicate('{"type":"dance"}\n', timeout=600)
     assert said == ""
     assert child.returncode != 0
     assert "dance" in error

@@ -31,7 +31,7 @@ async def serving(site: San, *, allow_changes: bool = False) -> AsyncIterator[tu
     """The page of a site; its address and its session."""
 
     def connect(api: str, _name: str | None) -> AgentClient:
-        return AgentClient(api, timeout=300)
+        return AgentClient(api, timeout=600)
 
     survey = Survey([host.api for host in site.certified.values()], connect, peers=False)
     session = Session()
@@ -110,7 +110,7 @@ def test_a_change_is_carried_out_or_its_refusal_is_shown(tmp_path: Path) -> None
 def test_a_browser_shows_the_site_and_obeys_the_keyboard(tmp_path: Path) -> None:
     async def test() -> None:
         async with (
-            asyncio.timeout(300),
+            asyncio.timeout(600),
             san(tmp_path, luns=2) as site,
             serving(site) as (address, session),
             browser(tmp_path) as page,

@@ -33,7 +33,7 @@ async def site_of(site: San) -> Fleet:
     """What `holdover top` has from the agents of a site."""
 
     def connect(api: str, _name: str | None) -> AgentClient:
-        return AgentClient(api, timeout=300)
+        return AgentClient(api, timeout=600)
 
     survey = Survey([host.api for host in site.certified.values()], connect, peers=False)
     try:

@@ -24,7 +24,7 @@ class Reply:
 class HelperClient:
     """One connection. The features are exchanged when it is made, unless `greet` is False."""
 
-    def __init__(self, path: Path, *, greet: bool = True, timeout: float = 20.0) -> None:
+    def __init__(self, path: Path, *, greet: bool = True, timeout: float = 600.0) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.settimeout(timeout)
         self.socket.connect(str(path))

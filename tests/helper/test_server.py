@@ -361,7 +361,7 @@ def test_a_client_gives_its_place_to_one_at_another_socket(tmp_path: Path) -> No
     try:
         with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
             for client, path in zip((first, second), paths, strict=True):
-                client.settimeout(60)
+                client.settimeout(600)
                 client.connect(str(path))
                 assert client.recv(4)
             assert first.recv(4) == b""

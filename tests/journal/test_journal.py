@@ -172,7 +172,7 @@ def test_those_who_wait_together_fail_together_and_may_go_on(
         sizes.append(len(taken))
         if len(sizes) == 1:
             begun.set()
-            go_on.wait(60)
+            go_on.wait(600)
         if len(sizes) == 2:
             raise JournalError(store.file, "no room", "make some")
         commit(store, taken)

@@ -55,7 +55,7 @@ class Gate:
 
         def gated(*arguments: object) -> object:
             self.entered.set()
-            assert self._opened.wait(30)
+            assert self._opened.wait(600)
             return inner(*arguments)
 
         monkeypatch.setattr(owner, name, gated)

@@ -174,7 +174,7 @@ async def agents(folder: Path) -> AsyncGenerator[list[AgentClient]]:
         task, host = served(config)
         tasks.append(task)
         await host
-    clients = [AgentClient(certified[name].api, timeout=120) for name in HOSTS]
+    clients = [AgentClient(certified[name].api, timeout=600) for name in HOSTS]
     try:
         yield clients
     finally:

@@ -90,7 +90,7 @@ class Site:
         await self.console.wait_for(READY, _BOOT)
 
     async def shell(self, command: str) -> str:
-        result = await self.console.run(command, timeout=120)
+        result = await self.console.run(command, timeout=600)
         return result.output if result.status == 0 else f"status {result.status}: {result.output}"
 
     async def reserve(self, kind: int) -> None:
@@ -144,11 +144,11 @@ class Site:
         self.port += 1
         uri = f"tcp:127.0.0.1:{self.port}"
         qemu = self.start_qemu(there, helper or self.helper(there), uri)
-        clients = [AgentClient(self.certified[HOSTS[host]].api, timeout=120) for host in (self.here, there)]
+        clients = [AgentClient(self.certified[HOSTS[host]].api, timeout=600) for host in (self.here, there)]
         orchestrator = MigrationJob(GUEST, clients[0], clients[1], lambda _: None, fail_after=fail_after)
         try:
             outcome = await orchestrator.run(
-                Qemus(source=self.qemu.qmp_path, destination=qemu.qmp_path, uri=uri, timeout=300)
+                Qemus(source=self.qemu.qmp_path, destination=qemu.qmp_path, uri=uri, timeout=600)
             )
         except MigrateFailed as error:
             await qemu.end()
@@ -214,7 +214,7 @@ def agents(site: Site) -> Iterator[None]:
             for process in processes:
                 process.terminate()
             for process in processes:
-                process.wait(30)
+                process.wait(600)
 
 
 @asynccontextmanager
@@ -252,7 +252,7 @@ def qemu_pr_helper(socket: Path) -> Iterator[Path]:
         yield socket
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(600)
 
 
 def appears(socket: Path) -> None:

@@ -129,7 +129,7 @@ def main() -> dict[str, Any]:
             disk.take_away()
             disk.shell.close()
             target.terminate()
-            target.wait(30)
+            target.wait(600)
 
 
 def look(disk: Disk) -> dict[str, Any]:

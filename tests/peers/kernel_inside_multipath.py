@@ -313,7 +313,7 @@ def through_the_helpers(scene: Scene) -> dict[str, Any]:
         client.close()
     for helper in helpers:
         helper.terminate()
-    found["ends"] = [helper.wait(20) for helper in helpers]
+    found["ends"] = [helper.wait(600) for helper in helpers]
     return found
 
 
@@ -344,7 +344,7 @@ def through_an_agent(scene: Scene) -> dict[str, Any]:
         found["unmasked"] = send(_DISKS["sda"], command).data_in.hex()
     os.close(descriptor)
     agent.terminate()
-    found["end"] = agent.wait(30)
+    found["end"] = agent.wait(600)
     return found
 
 

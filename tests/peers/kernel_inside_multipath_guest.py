@@ -29,7 +29,7 @@ _WRITE = "dd if=/dev/zero of=/dev/sda bs=4096 count=1 oflag=direct 2>&1"
 
 async def run(console: Console, command: str) -> str:
     """A command in the guest: what it has written, after its status where that is not 0."""
-    result = await console.run(command, timeout=120)
+    result = await console.run(command, timeout=600)
     return result.output if result.status == 0 else f"status {result.status}: {result.output}"
 
 
@@ -68,7 +68,7 @@ def main(image: GuestImage, helpers: list[str]) -> dict[str, Any]:
         scene.clear()
         found[name] = asyncio.run(through(scene, socket, image))
         helper.terminate()
-        helper.wait(20)
+        helper.wait(600)
     scene.shell.close()
     return found
 

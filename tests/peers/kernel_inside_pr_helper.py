@@ -82,7 +82,7 @@ class Bench:
             client.close()
         for helper in self.helpers:
             helper.terminate()
-        return [helper.wait(20) for helper in self.helpers]
+        return [helper.wait(600) for helper in self.helpers]
 
 
 def _connect(path: Path) -> HelperClient:

@@ -90,7 +90,7 @@ class Hosts:
         for agent in self._agents.values():
             agent.terminate()
         for agent in self._agents.values():
-            agent.wait(60)
+            agent.wait(600)
 
     def guest(
         self,

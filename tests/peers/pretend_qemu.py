@@ -31,7 +31,7 @@ def main() -> None:
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
     disks = [_open(disk) for disk in sys.argv[3 : 3 + int(sys.argv[2])]]
-    with HelperClient(Path(sys.argv[1]), timeout=120.0) as client:
+    with HelperClient(Path(sys.argv[1]), timeout=600.0) as client:
         print("ready", flush=True)
         for line in sys.stdin:
             disk, cdb, data = line.split()

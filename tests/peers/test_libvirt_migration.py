@@ -236,7 +236,7 @@ def test_the_guest_writes_and_the_intruder_does_not_with_types_5_1_and_8(machine
         intruder.stdin.flush()
         machine.moves()
         machine.moves()
-        said, _ = intruder.communicate(encode(End()), timeout=60)
+        said, _ = intruder.communicate(encode(End()), timeout=600)
         report = next(each for line in said.splitlines() if isinstance(each := decode_said(line), Report))
         assert report.accepted == 0
         assert report.refused > 0
@@ -257,7 +257,7 @@ def shell(machine: Machine, command: str, *, boots: bool = False) -> str:
         try:
             if boots:
                 await console.wait_for(READY, 600)
-            result = await console.run(command, timeout=300)
+            result = await console.run(command, timeout=600)
             assert result.status == 0, f"{command}: {result.output}"
             return result.output
         finally:

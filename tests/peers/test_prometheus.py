@@ -30,7 +30,7 @@ OF_PEERS = {
 
 def ask(port: int, path: str, **query: str) -> Any:
     text = urllib.parse.urlencode(query)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/{path}?{text}", timeout=30) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/{path}?{text}", timeout=600) as answer:
         return json.load(answer)["data"]
 
 

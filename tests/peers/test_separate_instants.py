@@ -80,7 +80,7 @@ def test_a_link_is_cut(pair: Pair, between: str, phase: str, when: str) -> None:
     try:
         pair.guest.site.agents[pair.here].go_on()
         # the agent meets the cut before that is mended: it has entered the phase, or gives up
-        pair.guest.site[pair.here].holdover("status", timeout=120)
+        pair.guest.site[pair.here].holdover("status", timeout=600)
     finally:
         hosts.mend(*cut)
     until(lambda: not command.running, "the command does not end")

@@ -114,7 +114,7 @@ def test_a_start_during_a_partition_changes_nothing_or_ends_on_one_host(
     begin_on(site, B, "held")
     site.hosts.cut(*between)
     try:
-        during = site[A].holdover("guest", "start", GUEST, timeout=120)
+        during = site[A].holdover("guest", "start", GUEST, timeout=600)
     finally:
         site.hosts.mend(*between)
     assert during.returncode == 1, during.stdout

@@ -167,7 +167,7 @@ def test_a_partition_between_the_hosts_while_the_memory_is_copied(pair: Pair) ->
     pair.migrate("--detach")
     pair.reaches("copying")
     guest.site.hosts.cut(*SIDES)
-    cancelled = guest.site[pair.here].holdover("migrations", "cancel", GUEST, timeout=120)
+    cancelled = guest.site[pair.here].holdover("migrations", "cancel", GUEST, timeout=600)
     guest.site.hosts.mend(*SIDES)
     assert cancelled.returncode == 0, cancelled.stdout + cancelled.stderr
     pair.at_home_on(pair.here)

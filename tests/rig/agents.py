@@ -49,7 +49,7 @@ class RealAgent:
         self.name = name
         host = rig.hosts[name]
         self.api, self.address = host.api, host.address
-        self.client = AgentClient(self.api, timeout=60)
+        self.client = AgentClient(self.api, timeout=600)
         self._rig = rig
         self._guest = guest
         state = rig.folder / f"{name}.state"

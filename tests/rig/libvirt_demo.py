@@ -72,7 +72,7 @@ def _show(machine: Machine) -> int:
     if done.returncode == 0:
         machine.here, machine.there = destination, source
     machine.is_at_home()
-    said, _ = intruder.communicate(encode(End()), timeout=60)
+    said, _ = intruder.communicate(encode(End()), timeout=600)
     report = next(each for line in said.splitlines() if isinstance(each := decode_said(line), Report))
     _say_where(machine, "After")
     print(f"The intruder: {report.refused} writes refused, {report.accepted} carried out.")

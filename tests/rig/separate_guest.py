@@ -118,7 +118,7 @@ class SeparateGuest:
 
     def migrate(self, name: str, to: str, *options: str) -> subprocess.CompletedProcess[str]:
         """`holdover migrate` typed on a host."""
-        return self.site[name].holdover("migrate", self.name, "--to", to, *options, timeout=300)
+        return self.site[name].holdover("migrate", self.name, "--to", to, *options, timeout=600)
 
     def begin(self, name: str, to: str, *options: str) -> Program:
         """`holdover migrate` on a host, which is not waited for."""

@@ -269,7 +269,7 @@ class SeparateLibvirt:
 
     # -- what people type -----------------------------------------------------------------------------
 
-    def virsh(self, name: str, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def virsh(self, name: str, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         """`virsh ARGUMENTS` on a host, to its end."""
         virsh = (*self._entering, "virsh", "-c", "qemu:///system")
         return self.site[name].run(*virsh, *arguments, timeout=timeout)

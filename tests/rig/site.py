@@ -136,7 +136,7 @@ class Site:
             arguments = ["migrate", GUEST, "--from", self.here.api, "--to", self.there.api]
             arguments += ["--source-qmp", str(self.qemu.qmp_path), "--migrate-uri", uri]
             arguments += ["--destination-qmp", str(destination.qmp_path), *options]
-            done = await asyncio.to_thread(self.rig.holdover, *arguments, timeout=300)
+            done = await asyncio.to_thread(self.rig.holdover, *arguments, timeout=600)
             if done.returncode == 0:
                 await self._has_moved_to(destination)
             return done
@@ -157,7 +157,7 @@ class Site:
             here, there = AgentClient(self.here.api), AgentClient(self.there.api)
             stack.push_async_callback(here.close)
             stack.push_async_callback(there.close)
-            qemus = Qemus(source=self.qemu.qmp_path, destination=destination.qmp_path, uri=uri, timeout=300)
+            qemus = Qemus(source=self.qemu.qmp_path, destination=destination.qmp_path, uri=uri, timeout=600)
             await MigrationJob(GUEST, here, there, kill).run(qemus)
 
     @contextlib.asynccontextmanager

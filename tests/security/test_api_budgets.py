@@ -51,7 +51,7 @@ def attacked(tmp_path: Path, attack: Callable[[San], Awaitable[None]]) -> None:
     """Attack the agent of host-a, whose guest reads all along, and whose operator is answered at the end."""
 
     async def test() -> None:
-        async with asyncio.timeout(180), san(tmp_path) as site:
+        async with asyncio.timeout(600), san(tmp_path) as site:
             guest = site.guest_on("host-a")
             await guest.must(READ)
             reading = asyncio.create_task(read_on(guest.must))
@@ -175,7 +175,7 @@ context = ssl.create_default_context(cafile=sys.argv[3])
 def attack():
     while True:
         try:
-            with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=300) as connection:
+            with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=600) as connection:
                 with context.wrap_socket(connection, server_hostname="host-a") as tls:
                     tls.recv(1)
         except OSError:

@@ -39,7 +39,7 @@ def connect_to(front_end):
         client.connect(front_end.removeprefix("unix:"))
         return client
     host, _, port = front_end.rpartition(":")
-    return socket.create_connection((host, int(port)), timeout=30)
+    return socket.create_connection((host, int(port)), timeout=600)
 
 def any_server():
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -52,7 +52,7 @@ for front_end in json.loads(sys.argv[1]):
         for path, document in json.loads(sys.argv[2]):
             try:
                 client = connect_to(front_end)
-                client.settimeout(30)
+                client.settimeout(600)
                 if secure:
                     client = any_server().wrap_socket(client)
                 said.append(answer(client, "localhost", path, document))
@@ -72,7 +72,7 @@ async def a_guest_that_holds(folder: Path) -> AsyncIterator[San]:
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
     async def limited() -> None:
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(600):
             await test()
 
     asyncio.run(limited())
@@ -253,7 +253,7 @@ def test_a_client_without_certificate_hears_nothing(tmp_path: Path) -> None:
 
 
 def ask_without_certificate(host: str, port: int, secure: bool) -> bytes:
-    connection: socket.socket = socket.create_connection((host, port), timeout=30)
+    connection: socket.socket = socket.create_connection((host, port), timeout=600)
     try:
         if secure:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

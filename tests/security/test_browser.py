@@ -131,7 +131,7 @@ async def browse(address: str, folder: Path, evil: Evil) -> None:
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
 def test_a_page_gets_nothing_done(tmp_path: Path) -> None:
     async def test() -> None:
-        async with asyncio.timeout(180), san(tmp_path) as site:
+        async with asyncio.timeout(600), san(tmp_path) as site:
             await reserved(site)
             forwarder = Forwarder(site.certified["host-a"].api.removeprefix("unix:"))
             evil = Evil()

@@ -25,7 +25,7 @@ from tests.security.local_user import needs_root, open_folder, program_of
 ATTACK = """
 said = []
 for login in json.loads(sys.argv[2]):
-    client = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=60)
+    client = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=600)
     client.sendall(bytes.fromhex(login))
     answer = client.recv(48)
     said.append(answer[36:38].hex() if len(answer) == 48 else "hung up")

@@ -38,7 +38,7 @@ held = []
 def open_them(count):
     for number in range(count):
         client = socket.socket(socket.AF_UNIX)
-        client.settimeout(20)
+        client.settimeout(600)
         try:
             client.connect(sys.argv[1])
             if greets:
@@ -84,7 +84,7 @@ def test_connections_of_a_user_keep_out_nobody(rig: Rig, greets: str, processes:
             assert attacker.stdout.readline() == "there\n"
             null = os.open("/dev/null", os.O_RDWR)
             for _ in range(3):
-                with HelperClient(path, timeout=60) as victim:
+                with HelperClient(path, timeout=600) as victim:
                     assert victim.run(null, READ_KEYS).status == 2, "answered: this is no SCSI device"
             os.close(null)
         assert "Clients of the helper were turned away." in helper.output()

@@ -42,7 +42,7 @@ class Attacker:
     """A session that sends what it likes, and reads when it likes."""
 
     def __init__(self, port: int, iqn: str, number: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=120)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=600)
         self.reader = PduReader(1 << 20)
         self.cmd_sn = 1
         pairs = {"InitiatorName": f"{INITIATOR}{number}", "TargetName": iqn, **OFFERS}
@@ -160,7 +160,7 @@ class Served:
         return await asyncio.to_thread(begin)
 
     async def until_free(self) -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(600):
             while self.target.budget.used:  # noqa: ASYNC110 - there is nothing that tells it
                 await asyncio.sleep(0.01)
 
@@ -258,7 +258,7 @@ def test_nothing_stays_held_after_aborts_resets_and_ends() -> None:
         await served.until_free()
         held = replace_sn(7)
         (session,) = await served.attack(lambda found: found[0].send(held), 1)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(600):
             while not served.target.budget.used:  # noqa: ASYNC110 - there is nothing that tells it
                 await asyncio.sleep(0.01)
         session.socket.close()

@@ -127,7 +127,7 @@ def test_a_real_agent_says_nothing_of_it(tmp_path: Path) -> None:
         status = subprocess.run(ask, capture_output=True, text=True, check=False)
         assert status.returncode == 0, status.stderr
         agent.send_signal(signal.SIGTERM)
-        out, errors = agent.communicate(timeout=60)
+        out, errors = agent.communicate(timeout=600)
     show = [sys.executable, "-m", "holdover", "journal", "show", "--json", str(tmp_path / "journal")]
     journal = subprocess.run(show, capture_output=True, text=True, check=True).stdout
     assert json.loads(status.stdout)[0]["host"] == "host", status.stderr

@@ -90,7 +90,7 @@ def fail(secret: str) -> None:
 def test_the_journal_gets_the_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
         journald.bind(str(tmp_path / "socket"))
-        journald.settimeout(30)
+        journald.settimeout(600)
         monkeypatch.setattr(log, "JournalSocket", lambda: JournalSocket(tmp_path / "socket"))
         stream = io.StringIO()
         configure("holdover-agent", LogLevel.INFO, LogFormat.JOURNALD, {}, stream)

@@ -23,7 +23,7 @@ from tests.rig.processes import Rig
 def manager(tmp_path: Path) -> socket.socket:
     made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     made.bind(str(tmp_path / "notify"))
-    made.settimeout(30)
+    made.settimeout(600)
     return made
 
 

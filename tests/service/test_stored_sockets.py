@@ -26,7 +26,7 @@ def heard(tmp_path: Path) -> Iterator[socket.socket]:
     """The manager's socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
         made.bind(str(tmp_path / "notify"))
-        made.settimeout(30)
+        made.settimeout(600)
         yield made
 
 

@@ -65,7 +65,7 @@ def test_a_browser_draws_it(tmp_path: Path) -> None:
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=True,
     )
     drawn = re.search(r'<div id="chart"><svg.*?</svg>', done.stdout, re.DOTALL)

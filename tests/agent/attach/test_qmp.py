@@ -59,7 +59,7 @@ async def identity(
     folder: Path, machine_type: str, options: tuple[str, ...] = (), program: tuple[str, ...] = ()
 ) -> MonitorIdentity:
     async with qemu(folder, machine_type, options, program) as process:
-        return await ask_monitor(process.qmp_path, timeout=60)
+        return await ask_monitor(process.qmp_path, timeout=600)
 
 
 @peer
@@ -91,7 +91,7 @@ def test_a_monitor_that_another_holds_is_an_error_in_time(tmp_path: Path) -> Non
     async def test() -> None:
         async with (
             qemu(tmp_path, "pc") as process,
-            await QemuMonitor.connect(process.qmp_path, "holder", timeout=60),
+            await QemuMonitor.connect(process.qmp_path, "holder", timeout=600),
         ):
             with pytest.raises(QemuError, match="QEMU serves one client per monitor"):
                 await ask_monitor(process.qmp_path, timeout=0.5)

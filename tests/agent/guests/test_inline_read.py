@@ -232,7 +232,7 @@ def test_a_guest_that_leaves_waits_for_what_is_inline(monkeypatch: pytest.Monkey
 
     def wait(_: Command) -> Response:
         begun.set()
-        assert go_on.wait(20)
+        assert go_on.wait(600)
         return Response(Status.GOOD, ReadKeys(0, ()).encode())
 
     async def test() -> None:

@@ -247,7 +247,7 @@ def test_events_end_with_their_reader_and_the_target_goes_on(rig: Rig) -> None:
 
     run(test)
     popen.terminate()
-    assert popen.wait(20) == 0
+    assert popen.wait(600) == 0
     assert popen.stderr is not None
     assert popen.stderr.read().decode() == "holdover: --json-events: Broken pipe; no more events\n"
     popen.stderr.close()
@@ -391,6 +391,6 @@ def test_a_terminal_shows_who_is_there(rig: Rig) -> None:
 
     run(test)
     popen.terminate()
-    assert popen.wait(20) == 0
+    assert popen.wait(600) == 0
     os.close(ours)
     rig.processes.clear()

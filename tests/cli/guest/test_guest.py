@@ -12,7 +12,7 @@ from tests.rig.processes import Rig
 
 def qemu_img(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = ["qemu-img", "info", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.mark.peer("qemu-utils", "qemu-block-extra")

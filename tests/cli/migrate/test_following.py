@@ -93,7 +93,7 @@ def follow(client: Client, *, interrupt: bool = False) -> tuple[MigrationState |
         if interrupt:
             os.kill(os.getpid(), signal.SIGINT)
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(600):
                 return await task
         except Detached as error:
             return error

@@ -112,7 +112,7 @@ async def acting(play: Play, *, login: bool = True) -> AsyncIterator[int]:
 
 
 async def connect(
-    port: int, timeout: float = 10.0, ping: tuple[float | None, float] = (None, 1.0)
+    port: int, timeout: float = 600.0, ping: tuple[float | None, float] = (None, 1.0)
 ) -> IscsiInitiator:
     return await IscsiInitiator.connect(
         "127.0.0.1",

@@ -26,7 +26,7 @@ ANNA, DISK = ChapCredentials("anna", "annassecretword"), ChapCredentials("disk",
 
 def admin(port: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = ["tgtadm", "-C", str(port), "--lld", "iscsi", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     finally:
         # It goes on as long as anything is logged in.
         process.kill()
-        process.wait(10)
+        process.wait(600)
 
 
 def connect(port: int, disk: ChapCredentials | None = DISK, limits: NegotiationLimits | None = None) -> str:
