@@ -24,7 +24,7 @@ _SCSI_COMMAND, _DATA_OUT = int(Opcode.SCSI_COMMAND), int(Opcode.DATA_OUT)
 """For every transfer: an enum's attribute costs 0.1 µs."""
 
 
-class ScsiCommand(msgspec.Struct, frozen=True):
+class ScsiCommand(msgspec.Struct, frozen=True, gc=False):
     """SCSI Command (11.3).
 
     Attributes:
@@ -157,7 +157,7 @@ def _decode_task_management_request(words: Words, _data: bytes) -> TaskManagemen
     )
 
 
-class DataOut(msgspec.Struct, frozen=True):
+class DataOut(msgspec.Struct, frozen=True, gc=False):
     """SCSI Data-Out (11.7); `target_tag` is NO_TAG when no R2T asked for the data."""
 
     task_tag: int

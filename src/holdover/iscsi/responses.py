@@ -18,7 +18,7 @@ _SCSI_RESPONSE, _DATA_IN = int(Opcode.SCSI_RESPONSE), int(Opcode.DATA_IN)
 """For every transfer: an enum's attribute costs 0.1 µs."""
 
 
-class ScsiResponse(msgspec.Struct, frozen=True):
+class ScsiResponse(msgspec.Struct, frozen=True, gc=False):
     """SCSI Response (11.4). `sense` is the sense data alone, without its length.
 
     Attributes:
@@ -112,7 +112,7 @@ def _decode_task_management_response(words: Words, _data: bytes) -> TaskManageme
     return TaskManagementResponsePdu(words[6], words[2], words[8], words[9], words[10])
 
 
-class DataIn(msgspec.Struct, frozen=True):
+class DataIn(msgspec.Struct, frozen=True, gc=False):
     """SCSI Data-In (11.7); `stat_sn`, `status` and the residual are valid with `has_status`."""
 
     task_tag: int
@@ -171,7 +171,7 @@ def _decode_data_in(words: Words, data: bytes) -> DataIn:
     )
 
 
-class ReadyToTransfer(msgspec.Struct, frozen=True):
+class ReadyToTransfer(msgspec.Struct, frozen=True, gc=False):
     """Ready To Transfer (11.8): the target asks for `length` bytes from `offset` on."""
 
     task_tag: int

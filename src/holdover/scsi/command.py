@@ -11,7 +11,7 @@ from holdover.scsi.nexus import ITNexus
 from holdover.scsi.status import Status
 
 
-class Command(msgspec.Struct, frozen=True):
+class Command(msgspec.Struct, frozen=True, gc=False):
     """One command as an application client sends it.
 
     Attributes:
@@ -37,7 +37,7 @@ class Command(msgspec.Struct, frozen=True):
         return self.cdb[0] if self.cdb else -1
 
 
-class Response(msgspec.Struct, frozen=True, eq=False):
+class Response(msgspec.Struct, frozen=True, eq=False, gc=False):
     """How a command ended.
 
     Attributes:

@@ -21,7 +21,7 @@ class LoginFailed(msgspec.Struct, frozen=True):
     error: LoginError
 
 
-class CommandCompleted(msgspec.Struct, frozen=True):
+class CommandCompleted(msgspec.Struct, frozen=True, gc=False):
     """A command was answered with a SCSI status."""
 
     tag: int

@@ -25,7 +25,7 @@ class LoginCompleted(msgspec.Struct, frozen=True):
     discovery: bool
 
 
-class CommandReceived(msgspec.Struct, frozen=True):
+class CommandReceived(msgspec.Struct, frozen=True, gc=False):
     """A command with all its data; call `respond` with the tag when it is done.
 
     Attributes:
