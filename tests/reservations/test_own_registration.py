@@ -59,6 +59,8 @@ class Rig:
     missing: frozenset[int] = frozenset()
     faults: dict[int, bool] = field(default_factory=dict)
     """The number of a command -> whether it is carried out before its answer is lost."""
+    carried: tuple[str, ...] = ()
+    """The paths that a PERSISTENT RESERVE OUT names, while one path of a multipath device can be used."""
     twin: ITNexus | None = None
     """A second path of this host, for which a PERSISTENT RESERVE OUT is carried out too."""
     beside: dict[int, Callable[[], None]] = field(default_factory=dict)
@@ -91,6 +93,8 @@ class Rig:
         if command.opcode == OperationCode.PERSISTENT_RESERVE_IN and command.cdb[1] in self.missing:
             return LACKING
         response = self.unit.execute(SELF, command)
+        if self.carried and response.good and command.opcode == OperationCode.PERSISTENT_RESERVE_OUT:
+            response = structs.replace(response, carried=self.carried)
         if self.twin is not None and command.opcode == OperationCode.PERSISTENT_RESERVE_OUT:
             both = self.do(self.twin, command).good and response.good
             response = structs.replace(response, carried=("host1", "host2")) if both else response
@@ -280,6 +284,18 @@ def test_a_nexus_that_is_known_is_found_by_reading_alone() -> None:
     rig.must(SELF, out_command(RESERVE, 5, type=WE))
     assert rig.run(find_own_registration(nexus=SELF)) == Found(Tracked(5, type=WE), certain=True, nexus=SELF)
     assert rig.probes() == []
+
+
+def test_the_one_path_that_is_registered_is_not_taken_for_the_whole_device() -> None:
+    rig = registered((THIRD, 9), (SELF, 5))
+    rig.carried = ("host1",)
+    found = rig.run(find_own_registration((5,)))
+    assert found == Found(Tracked(5), certain=True)  # no nexus: another path may come back, and may reserve
+    rig.must(FOURTH, out_command(REGISTER, 0, 5))
+    rig.must(FOURTH, out_command(RESERVE, 5, type=WERO))
+    rig.twin, rig.carried = FOURTH, ()
+    again = rig.run(find_own_registration((5,), nexus=found.nexus))
+    assert again == Found(Tracked(5, type=WERO), certain=True)
 
 
 def test_of_two_with_one_key_the_holder_cannot_be_told() -> None:

@@ -234,11 +234,11 @@ class Ledger:
         own = self.guests[guest]
         nexuses = own.nexuses[host]
         keys = {state.key_of(each) for each in nexuses}
+        sure = {state.key_of(each) for each in nexuses if each not in own.away}
         key = max(keys)
-        if own.open_end and key == 0:
+        if own.open_end and not sure - {0}:
             return
         allowed = {own.truth.key, *own.between}
-        sure = {state.key_of(each) for each in nexuses if each not in own.away}
         if not keys & allowed or not sure <= {0, *allowed}:
             raise Broken(f"{self.lun}: {why}, and its nexus has key {key:#x}, not {own.truth.key:#x}")
         if own.truth.type is not None and not any(state.holds(each) for each in nexuses):

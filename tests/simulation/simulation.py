@@ -165,7 +165,12 @@ class Simulation:
         self.ledgers[lun.name].doubt(guest, lun.state)
 
     def _other_keys(self, placement: Placement) -> list[int]:
-        return sorted({each.key for each in placement.lun.state.registrations})
+        keys = {each.key for each in placement.lun.state.registrations}
+        if placement.layout.several:
+            # multipathd does not know that a guest has unregistered itself by a PREEMPT of its own key
+            ledger = self.ledgers[placement.lun.name]
+            keys -= {ledger.truth(name).key for name in ledger.guests}
+        return sorted(keys)
 
     # -- what LUNs have done ------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ probe must find what the first one found.
 
 READ FULL STATUS names nexuses by their TransportIDs. If the TransportID of this nexus is known, that command
 is enough. If not, it is learned from a descriptor whose key is proven to be this nexus's and belongs to no
-other nexus.
+other nexus. For a multipath device it is never learned: another of its paths may hold the reservation.
 """
 
 from __future__ import annotations
@@ -169,7 +169,9 @@ def _belonging_together(own: Own, before: Picture, after: Picture, aptpl: bool) 
 def _judge(registered: Tracked, picture: Picture, own: Own, beside: int) -> Steps[Found]:
     """What a host has whose key is proven; ``beside``: how many others with it are of a handover's making."""
     held, count = picture.reservation, picture.keys.count(registered.key)
-    nexus = (yield from _learn_nexus(registered.key, picture)) if count == 1 else None
+    # a multipath device is one nexus for each path, even if only one of them is registered now
+    is_one = count == 1 and not own.carried
+    nexus = (yield from _learn_nexus(registered.key, picture)) if is_one else None
     if held is None or not _names(held, registered.key):
         return Found(registered, certain=True, nexus=nexus)
     if held.type.all_registrants or (yield from _are_own(own, count - beside)):
