@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from holdover.agent.reload import LIVE
+from holdover.agent.reload import LIVE, LIVE_OF_GUESTS
 from holdover.config.agent_file import AgentConfig
 
 _TEMPLATE = Path(__file__).with_name("configuration.md")
@@ -71,6 +71,8 @@ def _table(section: str) -> str:
 
 
 def _reload(section: str, name: str) -> str:
+    if section == "guest" and name in LIVE_OF_GUESTS:
+        return "yes"
     key = name if section == "file" else f"api.{name}" if section == "api" else section
     return "yes" if key in LIVE else "restart"
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import MutableMapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from holdover.agent.hotplug.record import DiskChanges, DiskRecord, numbered
+from holdover.agent.reload import Reload
 from holdover.api.client import AgentRefused
 from holdover.api.placement_documents import AttachDisk, DetachDisk
 from holdover.config.agent_file import ConfigError, GuestConfig
 from holdover.journal.journal import JournalError
 from holdover.scsi.cdbs.cdb import ReportLuns
-from holdover.scsi.cdbs.opcodes import ReservationType
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.command import Command
+from holdover.scsi.reservation.reservation_out import out_command
 from holdover.scsi.sense import AdditionalSense, SenseKey, decode_sense
 from tests.agent.hosts import GUEST, KEY, READ, WRITE, Initiator, San, san
 
@@ -182,6 +187,94 @@ def test_no_disk_comes_or_goes_while_the_guest_moves_and_a_new_one_moves_along(t
             await operator.finish(GUEST, "0" * 16)
             assert await set_up.registrants(1) == {"host-b": (KEY, True)}
             await set_up.guest_on("host-b", 1).must(WRITE)
+
+    asyncio.run(test())
+
+
+def reload(set_up: San, host: str, *devices: str) -> list[str]:
+    """Reload an agent, with these devices of the guest in its file; the keys that wait for a restart."""
+    config = set_up.configs[host]
+    wanted = msgspec.structs.replace(
+        config, guest=(msgspec.structs.replace(config.guest[0], devices=devices),)
+    )
+    with capture_logs() as logs:
+        Reload(set_up.hosts[host], None, lambda: wanted).now()
+    set_up.configs[host] = wanted
+    return [log["keys"] for log in logs if "keys" in log]
+
+
+async def until_logged(logs: list[MutableMapping[str, Any]], text: str) -> None:
+    while not any(text in str(log.get("reason")) for log in logs):  # noqa: ASYNC110 - no event
+        await asyncio.sleep(0.01)
+
+
+async def until_luns(guest: Initiator, wanted: list[int]) -> None:
+    while await luns(guest) != wanted:  # noqa: ASYNC110 - no event
+        await asyncio.sleep(0.01)
+
+
+async def drives(set_up: San) -> list[str]:
+    return [each.drive for each in (await set_up.clients["host-a"].guest(GUEST)).devices]
+
+
+def test_a_reload_attaches_and_detaches_the_disks_of_the_file(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with san(tmp_path, luns=3, hosts=("host-a",), migrate_pr=("on",)) as set_up:
+            first, second, third = (disk(set_up, number) for number in range(3))
+            guest = set_up.guest_on("host-a")
+            assert await luns(guest) == [0, 1, 2]
+            assert reload(set_up, "host-a", first) == []
+            await until_luns(guest, [0])
+            reload(set_up, "host-a", first, second)
+            await until_luns(guest, [0, 1])
+            await set_up.guest_on("host-a", 1).register()
+            with capture_logs() as logs:
+                # the guest is registered on what goes; what comes comes nevertheless
+                assert reload(set_up, "host-a", first, third, second.replace("disk1", "disk7")) == []
+                await until_logged(logs, "holdover guest detach-disk db1 1 --release")
+                await until_logged(logs, "at LUN 1 already")
+            assert await luns(guest) == [0, 1]
+            await set_up.guest_on("host-a", 1).must(out_command(OutServiceAction.REGISTER, KEY, 0))
+            reload(set_up, "host-a", first, third)
+            changed = [set_up.url(0), set_up.url(2)]
+            while await drives(set_up) != changed:  # noqa: ASYNC110 - no event
+                await asyncio.sleep(0.01)
+            await set_up.stop("host-a")
+            await set_up.start("host-a")
+            assert await drives(set_up) == changed
+
+    asyncio.run(test())
+
+
+def test_a_reload_moves_no_disk_to_another_number(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with san(tmp_path, luns=3, hosts=("host-a",), migrate_pr=("on",)) as set_up:
+            first, second, third = (disk(set_up, number) for number in range(3))
+            with capture_logs() as logs:
+                reload(set_up, "host-a", first, third)
+                await until_logged(logs, "has the disk of LUN 2 at place 1")
+            assert await luns(set_up.guest_on("host-a")) == [0, 1, 2]
+            # what an operator has changed stays changed
+            reload(set_up, "host-a", first, second, third)
+            await set_up.clients["host-a"].detach_disk(GUEST, DetachDisk(lun=1))
+            reload(set_up, "host-a", first, second)
+            await until_luns(set_up.guest_on("host-a"), [0])
+
+    asyncio.run(test())
+
+
+def test_changes_that_the_file_has_taken_over_are_forgotten(tmp_path: Path) -> None:
+    async def test() -> None:
+        record = DiskRecord(tmp_path)
+        old = GuestConfig(name="db1", machine_type="q35", devices=("a", "b"))
+        await record.detach(old, 1, "b")
+        await record.attach(old, 2, "c")
+        await record.attach(old, 4, "d")
+        assert record.devices(old) == {0: "a", 2: "c", 4: "d"}
+        new = GuestConfig(name="db1", machine_type="q35", devices=("a", "x", "c"))
+        await record.settle(new)
+        assert record.devices(new) == {0: "a", 1: "x", 2: "c", 4: "d"}
+        assert DiskRecord(tmp_path).devices(old) == {0: "a", 1: "b", 4: "d"}
 
     asyncio.run(test())
 

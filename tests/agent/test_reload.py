@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from holdover.agent.host import Host
-from holdover.agent.reload import LIVE, RESTART, Reload, merge
+from holdover.agent.reload import LIVE, RESTART, Merged, Reload, merge
 from holdover.api.peer_hosts import UnknownPeer
 from holdover.config.agent_file import (
     AgentConfig,
@@ -99,6 +99,25 @@ def test_in_force_is_what_can_be_taken_and_the_rest_is_named(keys: set[str]) -> 
         assert value(merged.config, key) == value(wanted if key in LIVE else RUNNING, key)
     # once the agent has started anew nothing waits
     assert merge(wanted, wanted) == type(merged)(wanted, (), ())
+
+
+def test_of_a_guest_only_the_disks_of_its_export_are_taken() -> None:
+    exported = GuestConfig(name="db1", machine_type="pc", export="127.0.0.1:3260", devices=("a",))
+    plain = GuestConfig(name="db2", machine_type="pc", devices=("a",))
+    running = msgspec.structs.replace(RUNNING, guest=(exported, plain))
+
+    def wanted(*guests: GuestConfig) -> AgentConfig:
+        return msgspec.structs.replace(running, guest=guests)
+
+    grown = msgspec.structs.replace(exported, devices=("a", "b"))
+    assert merge(running, wanted(grown, plain)) == Merged(wanted(grown, plain), ("guest.devices",), ())
+    moved = msgspec.structs.replace(grown, export="127.0.0.1:3261")
+    assert merge(running, wanted(moved, plain)) == Merged(running, (), ("guest",))
+    other = msgspec.structs.replace(plain, devices=("b",))
+    assert merge(running, wanted(grown, other)) == Merged(
+        wanted(grown, plain), ("guest.devices",), ("guest",)
+    )
+    assert merge(running, wanted(grown)) == Merged(wanted(grown, plain), ("guest.devices",), ("guest",))
 
 
 FILE = """

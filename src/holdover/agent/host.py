@@ -30,6 +30,7 @@ from holdover.agent.guests.guest import HostedGuest
 from holdover.agent.guests.records import keep_records, remembered_by_guest
 from holdover.agent.guests.step_runner import run_steps
 from holdover.agent.handover.handovers import Handovers
+from holdover.agent.hotplug.file_disks import FileDisks
 from holdover.agent.hotplug.hotplug import Hotplug
 from holdover.agent.hotplug.record import DiskRecord
 from holdover.agent.libvirt.arbiter import Arbiter
@@ -178,17 +179,17 @@ class Host:
             self._attachments,
             environment,
         )
-        self._disk_record = DiskRecord(FilePath(config.state_dir))
         self.hotplug = Hotplug(
             lambda: self.config,
             self.guests,
             self._attachments.get,
             self.placement.moves,
-            self._disk_record,
+            DiskRecord(FilePath(config.state_dir)),
             self.journal,
             self._device,
             self.handovers.lock,
         )
+        self._file_disks = FileDisks(lambda: self.config, self.hotplug)
         arbiter = Arbiter(
             config,
             self.guests,
@@ -236,6 +237,7 @@ class Host:
             self._settling.append(asyncio.ensure_future(self._settle.all_guests()))
             if waits:
                 self._settling.append(asyncio.ensure_future(self._open_when_known()))
+            self._file_disks.follow()  # the file may have been read again meanwhile
             await asyncio.wait(self._settling, timeout=_START_SECONDS)
         except BaseException:
             await self.close()
@@ -295,7 +297,7 @@ class Host:
         machine_type, _, address = parse_guest(config, "configuration")
         gate = Gate.INCOMING if config.incoming else Gate.RUNNING
         devices = []
-        for number, text in self._disk_record.devices(config).items():
+        for number, text in (await self.hotplug.begin(config)).items():
             device = await self._device(config.name, parse_device(text), machine_type, gate)
             device.number = number
             devices.append(device)
@@ -426,6 +428,7 @@ class Host:
         self.migrations.reconfigure(config)
         self.placement.reconfigure(config)
         self.libvirt.reconfigure(config)
+        self._file_disks.follow()
 
     def state(self) -> HostState:
         """The document that `holdover status` shows."""
@@ -480,6 +483,7 @@ class Host:
     async def close(self) -> None:
         """End all exports, then close the paths to the LUNs; registrations stay as they are."""
         await self.helpers.close()
+        await self._file_disks.close()
         for task in self._settling:
             task.cancel()
         await asyncio.gather(*self._settling, return_exceptions=True)

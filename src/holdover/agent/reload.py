@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from holdover.agent.host import Host
-from holdover.config.agent_file import AgentConfig, ApiConfig, ConfigError, check_config
+from holdover.config.agent_file import AgentConfig, ApiConfig, ConfigError, GuestConfig, check_config
 from holdover.pki.tls import Credentials
 from holdover.service.notify import ServiceManager
 
@@ -48,6 +48,9 @@ RESTART = frozenset(
 )
 """The keys that only a restart takes. A reload reads the contents of certificate files again."""
 
+LIVE_OF_GUESTS = frozenset({"devices"})
+"""The keys of ``guest`` that are taken at once, if the guest has an export and nothing else of it changes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Merged:
@@ -67,8 +70,25 @@ def merge(running: AgentConfig, wanted: AgentConfig) -> Merged:
         key.removeprefix("api."): getattr(wanted.api, key.removeprefix("api.")) for key in taken if "." in key
     }
     api = msgspec.structs.replace(running.api, **of_api)
-    config = msgspec.structs.replace(running, api=api, **top)
-    return Merged(config, taken, tuple(key for key in changed if key not in LIVE))
+    guests = _guests(running.guest, wanted.guest)
+    config = msgspec.structs.replace(running, api=api, guest=guests, **top)
+    if guests != running.guest:
+        taken = (*taken, "guest.devices")
+    followed = {"guest"} if guests == wanted.guest else set()
+    return Merged(config, taken, tuple(key for key in changed if key not in LIVE | followed))
+
+
+def _guests(running: tuple[GuestConfig, ...], wanted: tuple[GuestConfig, ...]) -> tuple[GuestConfig, ...]:
+    """The running guests. Those of which only keys in `LIVE_OF_GUESTS` change are as wanted."""
+    by_name = {guest.name: guest for guest in wanted}
+
+    def in_force(guest: GuestConfig) -> GuestConfig:
+        other = by_name.get(guest.name, guest)
+        live = {key: getattr(other, key) for key in LIVE_OF_GUESTS}
+        same = msgspec.structs.replace(guest, **live) == other
+        return other if same and guest.export is not None else guest
+
+    return tuple(in_force(guest) for guest in running)
 
 
 def _changed(running: AgentConfig, wanted: AgentConfig) -> list[str]:

@@ -98,8 +98,9 @@ class GuestConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         name: The guest's name, without `/`. Guests on the helper are known by the `-name` or the `-uuid` of
             their QEMU.
         machine: The machine type, as QEMU writes it. It decides the default of `migrate-pr`.
-        devices: The disks, in QEMU's syntax. An export needs at least one. Without this key the guest's
-            disks are those that its QEMU gives to the helper.
+        devices: The disks, in QEMU's syntax. An export needs at least one; the place is the LUN number, and
+            a reload attaches and detaches disks. Without this key the guest's disks are those that its QEMU
+            gives to the helper.
         export: `HOST:PORT` at which the guest's QEMU finds its devices by iSCSI.
         export-open: Whether the export needs no CHAP; on loopback alone. Every process of the host can then
             read and write the guest's disks.

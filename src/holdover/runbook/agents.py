@@ -125,7 +125,8 @@ AGENTS = (
     Topic(
         "reload-refused",
         "A reload changed nothing, or some changes wait for a restart.",
-        "The file or a certificate cannot be used, or a key is one that an agent reads only when it starts.",
+        "The file or a certificate cannot be used, a key is one that an agent reads only when it starts, or "
+        "a disk of an export cannot be attached or detached now.",
         (
             "Correct what the log names, then `systemctl reload holdover-agent`.",
             "For a change that waits: `systemctl restart holdover-agent`.",

@@ -65,6 +65,29 @@ class Hotplug:
         self._journal = journal
         self._make = make
         self._lock = lock
+        self._served: dict[str, dict[int, str]] = {}
+        """For each guest, what its export has: by LUN number the device in QEMU's syntax."""
+
+    async def begin(self, config: GuestConfig) -> dict[int, str]:
+        """The devices of a guest when the agent starts, by LUN number, in QEMU's syntax.
+
+        Raises:
+            ConfigError: The agent's file contradicts the record.
+            OSError: The record cannot be written.
+        """
+        self._served[config.name] = await self.wanted(config)
+        return self.served(config.name)
+
+    def served(self, name: str) -> dict[int, str]:
+        """The devices of a guest's export now, by LUN number, in QEMU's syntax; none before `begin`."""
+        return dict(self._served.get(name, {}))
+
+    async def wanted(self, config: GuestConfig) -> dict[int, str]:
+        """The devices that a guest has by the agent's file and by what operators have changed since. The
+        changes that the file has taken over are forgotten. Raises as `begin`.
+        """
+        await self._record.settle(config)
+        return self._record.devices(config)
 
     async def attach(self, name: str, request: AttachDisk) -> PlacementResult:
         """Give the export of a guest one more disk.
@@ -149,8 +172,9 @@ class Hotplug:
             await self._journal.put(device_record(guest.name, device))
             self._require_at_rest(guest.name)
         except BaseException:
-            await self._record.detach(config, number)
+            await self._record.detach(config, number, text)
             raise
+        self._served[guest.name][number] = text
         device.move_gate(attached.gate_now)
         keep_records(guest.name, device, self._journal)
 
@@ -220,14 +244,15 @@ class Hotplug:
 
     async def _forget(self, guest: HostedGuest, config: GuestConfig, device: GuestDevice) -> None:
         number = guest.number_of(device)
-        text = self._record.devices(config)[number]
-        await self._record.detach(config, number)
+        text = self._served[guest.name][number]
+        await self._record.detach(config, number, text)
         try:
             await self._journal.forget((guest.name, device.lun_of_record))
             self._require_at_rest(guest.name)
         except BaseException:
             await self._record.attach(config, number, text)
             raise
+        del self._served[guest.name][number]
 
     # -- both ---------------------------------------------------------------------------------------
 

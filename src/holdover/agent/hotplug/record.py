@@ -68,18 +68,28 @@ class DiskRecord:
         """
         changes = self._copy(guest)
         if number < len(guest.devices) and guest.devices[number] == device:
-            del changes.detached[number]
+            changes.detached.pop(number, None)
         else:
             changes.attached[number] = device
         await self._replace(guest, changes)
 
-    async def detach(self, guest: GuestConfig, number: int) -> None:
-        """Put on record that a guest has the device of that number no more. Raises as `attach`."""
+    async def detach(self, guest: GuestConfig, number: int, device: str) -> None:
+        """Put on record that a guest has this device at that number no more. Raises as `attach`."""
         changes = self._copy(guest)
-        if number < len(guest.devices) and changes.detached.get(number) != guest.devices[number]:
-            changes.detached[number] = guest.devices[number]
+        if number < len(guest.devices) and guest.devices[number] == device:
+            changes.detached[number] = device
         changes.attached.pop(number, None)
         await self._replace(guest, changes)
+
+    async def settle(self, guest: GuestConfig) -> None:
+        """Forget the changes that the agent's file has taken over since. Raises as `attach`."""
+        known, own = self._copy(guest), dict(enumerate(guest.devices))
+        left = DiskChanges(
+            attached={number: each for number, each in known.attached.items() if own.get(number) != each},
+            detached={number: each for number, each in known.detached.items() if own.get(number) == each},
+        )
+        if left != known:
+            await self._replace(guest, left)
 
     def _copy(self, guest: GuestConfig) -> DiskChanges:
         known = self._changes.get(guest.name, DiskChanges())
