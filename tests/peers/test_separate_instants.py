@@ -1,10 +1,14 @@
 """Each process of a migration dies at twelve instants, and each link is cut there.
 
-The source's agent stops itself at the instant, then something dies or is cut, then the agent goes on.
+The source's agent stops itself at the instant, then something dies or is cut, then the agent goes on. A cut
+lasts for 1, 10 or 60 seconds: at each instant each of the three links for another time, and each link for
+each time at four instants.
 `tests/peers/test_separate_migration.py` kills the source's agent itself at the same instants.
 """
 
 from __future__ import annotations
+
+import time
 
 import pytest
 
@@ -66,9 +70,17 @@ def test_the_command_dies(pair: Pair, phase: str, when: str) -> None:
     assert pair.ends_on_one_host().moved
 
 
-@pytest.mark.parametrize(("phase", "when"), INSTANTS)
-@pytest.mark.parametrize("between", ["hosts", "source and SAN", "destination and SAN"])
-def test_a_link_is_cut(pair: Pair, between: str, phase: str, when: str) -> None:
+LINKS = ("hosts", "source and SAN", "destination and SAN")
+SECONDS = (1, 10, 60)
+CUTS = [
+    (between, phase, when, SECONDS[(link + number) % len(SECONDS)])
+    for link, between in enumerate(LINKS)
+    for number, (phase, when) in enumerate(INSTANTS)
+]
+
+
+@pytest.mark.parametrize(("between", "phase", "when", "seconds"), CUTS)
+def test_a_link_is_cut(pair: Pair, between: str, phase: str, when: str, seconds: int) -> None:
     hosts = pair.guest.site.hosts
     cut = {
         "hosts": (pair.here, pair.there),
@@ -79,8 +91,9 @@ def test_a_link_is_cut(pair: Pair, between: str, phase: str, when: str) -> None:
     hosts.cut(*cut)
     try:
         pair.guest.site.agents[pair.here].go_on()
-        # the agent meets the cut before that is mended: it has entered the phase, or gives up
-        pair.guest.site[pair.here].holdover("status", timeout=600)
+        # the seconds begin when the agent goes on: it has entered the phase, or gives up
+        pair.guest.site[pair.here].holdover("status", timeout=120)
+        time.sleep(seconds)
     finally:
         hosts.mend(*cut)
     until(lambda: not command.running, "the command does not end")
