@@ -22,6 +22,7 @@ _ALARMS = frozenset(
     {
         (Phase.FINISHING, Happening.FAILED),
         (Phase.FETCHING, Happening.GONE),
+        (Phase.FETCHING, Happening.LOST),
         (Phase.SWITCHING, Happening.LOST),
         (Phase.STARTING, Happening.LOST),
         (Phase.ENDING, Happening.LOST),

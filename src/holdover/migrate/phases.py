@@ -218,6 +218,7 @@ PHASES: Mapping[Phase, PhaseSpec] = {
         follows={
             _H.DONE: _P.MOVED,
             _H.GONE: _P.MOVED,
+            _H.LOST: _P.MOVED,
             _H.UNREACHED: _P.FETCHING,
             _H.RESTARTED: _P.FETCHING,
         },

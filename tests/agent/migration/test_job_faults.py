@@ -11,9 +11,10 @@ import pytest
 from holdover.agent.migration import job as job_module
 from holdover.agent.migration import phase_work
 from holdover.agent.migration.job import ROLE, Job
+from holdover.handover.states import Event
 from holdover.journal.journal import JournalError
 from holdover.journal.records import Record
-from holdover.migrate.migration import Migration, NotNow, now_of
+from holdover.migrate.migration import Migration, NotNow, next_of, now_of
 from holdover.migrate.phases import Phase
 from holdover.qemu.monitor import QemuError
 from tests.agent.migration.model import GUEST, FakeMonitor, FakeMonitors, Fault, World, fresh
@@ -142,6 +143,22 @@ def test_without_a_fault_it_moves() -> None:
         assert migration is not None
         assert migration.phase is Phase.MOVED
         assert on_record(world) == migration
+
+    asyncio.run(test())
+
+
+def test_a_guest_that_ends_where_it_has_arrived_is_not_said_to_run() -> None:
+    async def test() -> None:
+        smooth = World(Fault.NOTHING, 0)
+        await run(smooth)
+        finish = smooth.steps.index(Event.ASKED_FINISH.value) + 1
+        world = World(Fault.DESTINATION_QEMU, finish)
+        migration = await run(world)
+        assert migration is not None
+        judge(world, migration)
+        assert migration.moved
+        assert "does not run" in now_of(migration)
+        assert next_of(migration) == "start its QEMU on b"
 
     asyncio.run(test())
 

@@ -234,6 +234,8 @@ class Arrivals:
                 arrival = await session.qemu.look()
         except (MonitorLost, MonitorAbsent) as error:
             return await self._gone(request, error)
+        if arrival.run_state == "running":
+            await session.monitor.close()  # somebody else may need it
         return _answer(arrival, session.ran)
 
     async def _run(self, request: QemuRequest) -> QemuAnswer:

@@ -398,8 +398,10 @@ class PhaseWork:
         return MigrationEvent(Happening.FAILED, alarms) if alarms else MigrationEvent(Happening.DONE)
 
     async def _fetching(self, migration: Migration) -> MigrationEvent:
-        if not migration.options.postcopy or migration.ended_there:
+        if migration.ended_there:
             return MigrationEvent(Happening.DONE)
+        if not migration.options.postcopy:
+            return await self._still_there(migration)
         try:
             source = await self._source(migration)
             self.memory = memory_of(await source.progress()) or self.memory
@@ -414,13 +416,25 @@ class PhaseWork:
             return MigrationEvent(Happening.UNREACHED, str(error))
         self.memory = memory_of(progress) or self.memory
         if stage_of(progress.status) is Stage.SENT:
-            return MigrationEvent(Happening.DONE)
+            return await self._still_there(migration)
         return MigrationEvent(
             Happening.UNREACHED,
             f"QEMU's stream is {progress.status} {progress.error_desc}".strip()
             + "; the guest waits for its memory; repair the network, then by QMP: migrate-recover on the "
             "destination, and migrate with resume on the source",
         )
+
+    async def _still_there(self, migration: Migration) -> MigrationEvent:
+        """Look once whether the guest's QEMU has ended on the destination, so that nobody is told that it
+        runs there. The migration does not wait for the answer of an agent that cannot be asked.
+        """
+        try:
+            answer = await self._ask(migration, QemuAction.WAIT)
+        except AgentError:
+            return MigrationEvent(Happening.DONE)
+        if answer.place is QemuPlace.GONE:
+            return MigrationEvent(Happening.LOST, answer.problem)
+        return MigrationEvent(Happening.DONE)
 
     # -- the way back -------------------------------------------------------------------------------
 
