@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from holdover.agent.guests.chap_secrets import ChapSecrets
+from holdover.api.client import AgentClient, AgentRefused
 from holdover.config.agent_file import export_iqn
 from tests.rig.hosts import Program, SeparateHost, SeparateHosts, separate_hosts, until
 
@@ -143,8 +145,15 @@ class SeparateSite:
 
     def is_over(self, name: str) -> bool:
         """Whether the guest's newest handover is over on a host, or there was none."""
-        done = self[name].holdover("handover", "status", GUEST, "--at", f"unix:{SOCKET}", "--json")
-        return done.returncode == 1 or not json.loads(done.stdout)["open"]
+
+        async def ask() -> bool:
+            async with AgentClient(f"unix:{self[name].inside(SOCKET)}") as client:
+                try:
+                    return not (await client.handover(GUEST)).open
+                except AgentRefused:
+                    return True
+
+        return asyncio.run(ask())
 
     def fault(self, fault: str) -> None:
         """Let the SAN fail in this way from now on (`holdover target-ctl add`)."""
