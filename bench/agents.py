@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bench.servers import running
 from holdover.agent.guests.chap_secrets import ChapSecrets
+from holdover.api.client import AgentClient
 from holdover.config.agent_file import export_iqn
 from holdover.demo.hosts import CertifiedHost
 from holdover.demo.processes import free_port
@@ -71,6 +72,20 @@ def agent(
     with running(command, ports, folder / f"{host}.log", own_environment(folder)) as pid:
         secret = ChapSecrets(_state_of(journals or folder, host)).file(GUEST)
         yield Agent(hosts[host].api, export, export_iqn(GUEST), secret, pid)
+
+
+async def wait_for_api(api: str) -> None:
+    """Wait until an agent's API answers. Until then the agent imports what the API needs, and so it has less
+    time for its guests' commands than it has later."""
+    client = AgentClient(api)
+    await client.guests()
+    await client.close()
+
+
+def processor_time(pid: int) -> float:
+    """The seconds for which the threads of a process have run."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9
 
 
 def settings(

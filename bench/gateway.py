@@ -2,11 +2,13 @@
 
 The same load runs on the same LUN alternately through the export of an agent and straight to the target. The
 targets are tgt, if it is installed, which stands for a storage array because it is written in C, and our own.
+The processor time of the agent is the steadier figure where other work shares the processors.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,7 +17,7 @@ from pathlib import Path
 import msgspec
 from rich.table import Table
 
-from bench.agents import agent
+from bench.agents import agent, processor_time, wait_for_api
 from bench.figures import differences, median_ratio
 from bench.load import Load, carry_out, make_disk, possible
 from bench.machine import Machine, describe_machine, wide_console
@@ -26,12 +28,20 @@ _WAYS = ("direct", "export")
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """Commands per second of one load on one target: one figure for each round, by way to the target."""
+    """One load on one target, with one figure for each round.
+
+    Attributes:
+        target, load: Their names.
+        depth: The commands in flight.
+        commands_per_second: By way to the target.
+        agent_us: The microseconds of processor time that the agent needed for each command.
+    """
 
     target: str
     load: str
     depth: int
     commands_per_second: dict[str, list[float]]
+    agent_us: list[float]
 
     @property
     def ratio(self) -> float | None:
@@ -70,15 +80,27 @@ def _on(server: Server, folder: Path, loads: Sequence[Load], rounds: int, second
     rows = []
     hosts = certified_hosts(folder, ["host-a"])
     with serve(server, file) as url, agent(folder, "host-a", hosts, [url]) as there:
+        asyncio.run(wait_for_api(there.api))
         urls = {"direct": url, "export": there.url()}
         for load in loads:
             figures: dict[str, list[float]] = {way: [] for way in _WAYS}
+            agent_us = []
             for number in range(rounds):
                 # The order changes from round to round, so that a drift of the machine affects both.
                 for way in _WAYS if number % 2 == 0 else reversed(_WAYS):
-                    figures[way].append(carry_out(urls[way], load, seconds))
+                    before = processor_time(there.pid)
+                    carried = carry_out(urls[way], load, seconds)
+                    figures[way].append(carried.per_second)
+                    if way == "export":
+                        agent_us.append(1e6 * (processor_time(there.pid) - before) / carried.commands)
             rows.append(
-                Row(target=server.name, load=load.name, depth=load.depth, commands_per_second=figures)
+                Row(
+                    target=server.name,
+                    load=load.name,
+                    depth=load.depth,
+                    commands_per_second=figures,
+                    agent_us=agent_us,
+                )
             )
     return rows
 
@@ -86,12 +108,13 @@ def _on(server: Server, folder: Path, loads: Sequence[Load], rounds: int, second
 def show(rows: Sequence[Row]) -> Table:
     """A table of medians and ratios."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("TARGET", "LOAD", "DIRECT /s", "EXPORT /s", "RATIO", "ADDED us"):
+    for heading in ("TARGET", "LOAD", "DIRECT /s", "EXPORT /s", "RATIO", "ADDED us", "AGENT us"):
         table.add_column(heading, justify="left" if heading in {"TARGET", "LOAD"} else "right")
     for row in rows:
         medians = [f"{statistics.median(row.commands_per_second[way]):,.0f}" for way in _WAYS]
         ratio = "-" if row.ratio is None else f"{row.ratio:.2f}"
-        table.add_row(row.target, row.load, *medians, ratio, f"{row.added_us:,.0f}")
+        agent_us = f"{statistics.median(row.agent_us):,.0f}"
+        table.add_row(row.target, row.load, *medians, ratio, f"{row.added_us:,.0f}", agent_us)
     return table
 
 

@@ -59,8 +59,16 @@ def possible(tell: Callable[[str], None]) -> list[Load]:
     return found
 
 
-def carry_out(url: str, load: Load, seconds: float) -> float:
-    """The commands per second of the LUN at ``url``, under that load for about so long.
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What a load came to: all commands, and those of each second."""
+
+    commands: int
+    per_second: float
+
+
+def carry_out(url: str, load: Load, seconds: float) -> Carried:
+    """Carry out that load on the LUN at ``url`` for about so long.
 
     Raises:
         subprocess.CalledProcessError: The program failed.
@@ -69,12 +77,12 @@ def carry_out(url: str, load: Load, seconds: float) -> float:
     return (_write if load.write else _read)(url, load, seconds)
 
 
-def _read(url: str, load: Load, seconds: float) -> float:
+def _read(url: str, load: Load, seconds: float) -> Carried:
     random = ["-r"] if load.blocks == 8 else []
     command = [
         "iscsi-perf",
         "-t",
-        str(max(1, round(seconds))),
+        str(whole := max(1, round(seconds))),
         *random,
         "-b",
         str(load.blocks),
@@ -85,10 +93,10 @@ def _read(url: str, load: Load, seconds: float) -> float:
     found = re.findall(r"iops average (\d+)", output)
     if not found:
         raise RuntimeError(f"iscsi-perf told no figure:\n{output}")
-    return float(found[-1])
+    return Carried(int(found[-1]) * whole, float(found[-1]))
 
 
-def _write(url: str, load: Load, seconds: float) -> float:
+def _write(url: str, load: Load, seconds: float) -> Carried:
     size = load.blocks * 512
     step = ["-S", str(_SCATTER + size)] if load.blocks == 8 else []
 
@@ -115,4 +123,6 @@ def _write(url: str, load: Load, seconds: float) -> float:
         return count / max(float(found[1]), 0.001)
 
     # A first short run gives the count of commands that takes about as long as asked for.
-    return run(max(200, round(run(200) * seconds)))
+    first = 200
+    count = max(200, round(run(first) * seconds))
+    return Carried(first + count, run(count))

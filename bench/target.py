@@ -57,7 +57,7 @@ def measure(rounds: int, seconds: float, tell: Callable[[str], None]) -> list[Ro
 
 def _one(server: Server, file: Path, load: Load, seconds: float) -> float:
     with serve(server, file) as url:
-        return carry_out(url, load, seconds)
+        return carry_out(url, load, seconds).per_second
 
 
 def show(rows: list[Row]) -> Table:
