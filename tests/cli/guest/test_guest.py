@@ -44,7 +44,7 @@ def test_what_it_says_for_machines_and_for_libvirt(rig: Rig) -> None:
     }
     said = rig.holdover("guest", "secret", "db1", "--at", agent.api).stdout
     assert f"# CHAP secret: {secret}" in said
-    assert f"virsh secret-set-value --file {agent.secret_file} UUID" in said
+    assert f"virsh secret-set-value --plain --file {agent.secret_file} UUID" in said
     assert "<auth username='db1'><secret type='iscsi' usage='holdover-db1'/></auth>" in said
     # nowhere else
     assert secret not in agent.process.output()

@@ -49,7 +49,7 @@ def _lines(guest: str, found: ExportSecret) -> Iterator[str]:
         usage = f"holdover-{guest}"
         of = f"<usage type='iscsi'><target>{_xml(usage)}</target></usage>"
         yield f"#   a secret: <secret ephemeral='no' private='yes'>{of}</secret>"
-        yield "#   virsh secret-define FILE; virsh secret-set-value --file " + found.file + " UUID"
+        yield "#   virsh secret-define FILE; virsh secret-set-value --plain --file " + found.file + " UUID"
         yield (
             f"#   in <source>: <auth username='{_xml(found.user or '')}'>"
             f"<secret type='iscsi' usage='{_xml(usage)}'/></auth>"
