@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import NoReturn
 
 import msgspec
 from rich.live import Live
@@ -34,12 +35,26 @@ def show(at: str, asking: Asking, watch: bool, json: bool) -> None:
             while True:
                 print(msgspec.json.encode(await client.migrations()).decode(), flush=True)
                 await asyncio.sleep(_INTERVAL)
+        if not screen().is_terminal:
+            await _print_changes(client)
         with Live(console=screen(), auto_refresh=False) as live:
             while True:
                 live.update(_table((await client.migrations()).migrations, live=True), refresh=True)
                 await asyncio.sleep(_INTERVAL)
 
     ask_agent(at, asking, ask)
+
+
+async def _print_changes(client: AgentClient) -> NoReturn:
+    """Print the table whenever it is another one, as a file or a pipe cannot be redrawn."""
+    console, last = screen(), ""
+    while True:
+        with console.capture() as table:
+            console.print(_table((await client.migrations()).migrations), crop=False)
+        if table.get() != last:
+            last = table.get()
+            print(last, end="", flush=True)
+        await asyncio.sleep(_INTERVAL)
 
 
 def attach(guest: str, at: str, asking: Asking, json: bool) -> None:
