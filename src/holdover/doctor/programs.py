@@ -66,7 +66,7 @@ def multipath_checks(devices: Path = Path("/sys/block")) -> Iterator[Finding]:
     try:
         usable = MultipathDaemon().usable()
     except PathError as error:
-        yield wrong("multipath", str(error), "systemctl start multipathd (docs/how-to/host-disks.md)")
+        yield wrong("multipath", str(error), "systemctl start multipathd (docs/how-to/multipath.md)")
         return
     yield ok("multipath", f"multipathd answers: {len(maps)} devices, {len(usable)} usable paths")
     try:
@@ -87,5 +87,5 @@ def judge_multipath(configuration: str) -> Finding:
     return warning(
         "multipath",
         "multipathd has no reservation_key file: a path that comes back has no registration of the guest",
-        "add reservation_key file to /etc/multipath.conf (docs/how-to/host-disks.md)",
+        "add reservation_key file to /etc/multipath.conf (docs/how-to/multipath.md)",
     )
