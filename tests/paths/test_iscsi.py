@@ -134,6 +134,19 @@ def test_a_session_comes_back_as_the_same_nexus() -> None:
     asyncio.run(test())
 
 
+class End:
+    """Is told the end of a command."""
+
+    def __init__(self) -> None:
+        self.response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+
+    def answered(self, response: Response) -> None:
+        self.response.set_result(response)
+
+    def failed(self, error: Exception) -> None:
+        self.response.set_exception(error)
+
+
 @pytest.mark.parametrize("at_once", [False, True])
 def test_two_addresses_of_a_portal_group_share_a_session(at_once: bool) -> None:
     """Two sessions of one nexus would end one another, again and again."""
@@ -156,6 +169,10 @@ def test_two_addresses_of_a_portal_group_share_a_session(at_once: bool) -> None:
         begun = len(logins)
         for path in paths * 3:
             assert (await path.execute(READY)).good
+        for path in paths:
+            end = End()
+            assert path.forward(READY, end) is not None, "each path knows the session that both share"
+            assert (await end.response).good
         assert len(logins) == begun, "a session has ended the other one"
         assert len(set(device.asked)) == 1
         await paths[0].close()

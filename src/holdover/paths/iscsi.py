@@ -114,10 +114,11 @@ class _SharedSession:
 
     def forward(self, lun: int, command: Command, awaited: Awaited) -> Callable[[], Awaitable[None]] | None:
         """Begin a command; None if there is no session at the moment."""
-        if self._initiator is None:
+        initiator = self._logged_in()
+        if initiator is None:
             return None
         try:
-            return self._initiator.forward(lun, command, awaited)
+            return initiator.forward(lun, command, awaited)
         except (ConnectionLost, ValueError):
             return None
 
