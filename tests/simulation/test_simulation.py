@@ -31,6 +31,7 @@ def test_every_promise_is_kept(first: int) -> None:
 FOUND = {
     2070: "a take has turned off an APTPL that another guest had asked for meanwhile",
     338: "a destination that took, and lost its power, has taken an eviction by the source for a fence",
+    6520: "an agent has taken the one path that was there for the nexus of a device with several paths",
     620: "a device whose LUN did not answer has forgotten that its guest has departed",
 }
 """Seeds that have shown a bug which is mended."""
