@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
-from holdover.handover.lun_handover import LunHandover
+from holdover.handover.lun_handover import LunHandover, Registrations
+from holdover.handover.lun_work.source import confirm
 from holdover.handover.lun_work.work import Work, steps_of
 from holdover.lun.commands.inquiry import UnitIdentity
 from holdover.lun.logical_unit import LogicalUnit
@@ -206,3 +207,24 @@ def test_what_a_path_that_is_away_prevents_is_done_when_it_is_back() -> None:
     here.restore("b", 0)
     here.all(lun, BACK[3:])
     assert here.picture() == "a0 abc*, c0 abc"
+
+
+@pytest.mark.parametrize("full_status", [True, False])
+def test_a_path_that_is_away_may_hold_the_reservation_with_a_key_that_got_no_answer(
+    full_status: bool,
+) -> None:
+    rig = Rig({"a": paths_of("a", (1, 2)), "b": paths_of("b", (1, 2))}, full_status=full_status)
+    lun = replace(rig.begin(), source=Registrations(paths=2))
+    # the guest's REGISTER has changed the key of the first path, which fails before it has answered
+    first = rig.hosts["a"].nexuses[0]
+    rig.execute(first, out_command(OutServiceAction.REGISTER, KEY, OTHER))
+    rig.fail("a", 0)
+
+    def confirmed() -> LunHandover:
+        return run_sync(confirm(lun, stale=True, registered_there=False), lambda each: rig.send("a", each))
+
+    with pytest.raises(StepFailed, match=r"held with key 0x77: .* path of this host that is away") as refused:
+        confirmed()
+    assert explain(str(refused.value)) is not None
+    assert rig.execute(first, out_command(OutServiceAction.RELEASE, OTHER, type=TYPE)).good
+    assert confirmed().tracked == Tracked(KEY)

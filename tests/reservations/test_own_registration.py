@@ -298,6 +298,19 @@ def test_the_one_path_that_is_registered_is_not_taken_for_the_whole_device() -> 
     assert again == Found(Tracked(5, type=WERO), certain=True)
 
 
+@pytest.mark.parametrize("own", [5, 0])
+def test_a_path_that_is_away_may_hold_the_reservation_with_another_key_of_the_guest(own: int) -> None:
+    rig = registered(*([(SELF, own)] if own else []), (FOURTH, 6))
+    rig.must(FOURTH, out_command(RESERVE, 6, type=WERO))
+    rig.carried = ("host1",)
+    found = rig.run(find_own_registration((5, 6)))
+    assert (found.tracked, found.certain) == (Tracked(own), False)
+    assert "held with key 0x6, which the guest had or may have set" in found.reason
+    assert rig.run(find_own_registration((5,))).certain
+    rig.carried = ()
+    assert rig.run(find_own_registration((5, 6))).certain
+
+
 def test_of_two_with_one_key_the_holder_cannot_be_told() -> None:
     rig = registered((THIRD, 5), (SELF, 5))
     rig.must(THIRD, out_command(RESERVE, 5, type=WERO))

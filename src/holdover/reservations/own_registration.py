@@ -103,11 +103,15 @@ def find_own_registration(
             reason = "this host's nexus is registered with a key that READ KEYS does not show"
             return Found(Tracked(), certain=False, reason=reason)
         if own.key == 0:
-            return Found(Tracked(), certain=True)
+            away = _held_by_a_path_that_is_away(own, candidates, before.reservation)
+            return Found(Tracked(), certain=not away, reason=away)
         after = yield from read_picture()
         picture = yield from _belonging_together(own, before, after, active)
         if picture is not None:
-            return (yield from _judge(Tracked(own.key, active), picture, own, beside(own.key)))
+            registered = Tracked(own.key, active)
+            if away := _held_by_a_path_that_is_away(own, candidates, picture.reservation):
+                return Found(registered, certain=False, reason=away)
+            return (yield from _judge(registered, picture, own, beside(own.key)))
         candidates = (own.key, *candidates)
     return Found(Tracked(), certain=False, reason=_UNSTEADY)
 
@@ -194,6 +198,21 @@ def _are_own(own: Own, count: int) -> Steps[bool]:
     if status is None:
         return False
     return len({each.transport_id for each in status.descriptors if each.key == own.key}) == ports
+
+
+def _held_by_a_path_that_is_away(own: Own, candidates: Sequence[int], held: Reservation | None) -> str:
+    """Why a path of a multipath device that cannot be reached may hold the reservation; empty if none may.
+
+    A REGISTER whose answer was lost may have changed the key of some paths only.
+    """
+    if held is None or held.type.all_registrants or not own.carried:
+        return ""
+    if held.key == own.key or held.key not in candidates:
+        return ""
+    return (
+        f"the reservation is held with key {held.key:#x}, which the guest had or may have set, perhaps by a "
+        "path of this host that is away; bring all paths back (multipath -ll)"
+    )
 
 
 def _learn_nexus(key: int, picture: Picture) -> Steps[ITNexus | None]:
