@@ -218,11 +218,7 @@ def test_an_operator_may_withdraw_where_the_guest_cannot_run(state: DestinationS
         DestinationState.WITHDRAWING,
     )
     if may:
-        assert works(
-            destination_step(destination, HandoverEvent(Event.ASKED_ALONE))[1],
-            Work.WITHDRAW,
-            again=state is DestinationState.WITHDRAWING,
-        )
+        assert works(destination_step(destination, HandoverEvent(Event.ASKED_ALONE))[1], Work.WITHDRAW)
     else:
         with pytest.raises(EventNotAllowed, match=f"roll back alone: the handover is {state.value}"):
             destination_step(destination, HandoverEvent(Event.ASKED_ALONE))
@@ -482,7 +478,49 @@ def test_an_operator_may_say_that_the_source_never_comes_back() -> None:
     destination, effects = destination_step(destination, HandoverEvent(Event.ASKED_FINISH))
     assert destination.state is DestinationState.TAKING
     assert all(lun.conceded for lun in destination.luns)
-    assert works(effects, Work.TAKE, again=True)
+    assert works(effects, Work.TAKE)
+
+
+@pytest.mark.parametrize(
+    ("state", "request_", "work"),
+    [
+        (DestinationState.WITHDRAWING, Event.OVER, Work.WITHDRAW),
+        (DestinationState.WITHDRAWING, Event.ASKED_ALONE, Work.WITHDRAW),
+        (DestinationState.TAKING, Event.ASKED_TAKE, Work.TAKE),
+        (DestinationState.TAKING, Event.ASKED_FINISH, Work.TAKE),
+    ],
+)
+def test_a_request_that_comes_often_does_not_keep_what_has_failed_from_being_tried_again(
+    state: DestinationState, request_: Event, work: Work
+) -> None:
+    destination = replace(registered(), state=state)
+    destination, effects = destination_step(destination, HandoverEvent(Event.FAILED, problem="no answer"))
+    assert works(effects, work, again=True)
+    destination, effects = destination_step(destination, HandoverEvent(request_))
+    assert destination.state is state
+    assert works(effects, work)
+
+
+@pytest.mark.parametrize(
+    ("state", "failed", "request_"),
+    [
+        (SourceState.TELLING, Event.UNREACHED, Event.ASKED_FINISH),
+        (SourceState.YIELDING, Event.FAILED, Event.ASKED_FINISH),
+        (SourceState.RETURNING, Event.UNREACHED, Event.ASKED_ROLL_BACK),
+        (SourceState.RESUMING, Event.FAILED, Event.ASKED_ROLL_BACK),
+    ],
+)
+def test_an_operator_who_asks_often_does_not_keep_the_source_from_trying_again(
+    state: SourceState, failed: Event, request_: Event
+) -> None:
+    source, effects = source_step(
+        replace(prepared(), state=state), HandoverEvent(failed, problem="no answer")
+    )
+    assert effects.again
+    source, effects = source_step(source, HandoverEvent(request_))
+    assert source.state is state
+    assert effects.begins
+    assert not effects.again
 
 
 @pytest.mark.parametrize("state", [DestinationState.COMMITTED, DestinationState.TAKEN])

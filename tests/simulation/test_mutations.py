@@ -24,7 +24,7 @@ SEEDS = {
     "a device of another guest touched": 2,
     "a closed handover reopened": 28,
     "a late message believed": 2401,
-    "a timer not cancelled": 97,
+    "a timer not cancelled": 48,
     "adoption of an old picture": 18,
     "an APTPL of long ago": 127,
 }

@@ -192,7 +192,10 @@ def destination_step(destination: Destination, happened: HandoverEvent) -> tuple
         answer = Answer(Answered.REFUSED, after.number, problem="the agent was restarted during this step")
         after = replace(after, answer=answer)
     if event not in (Event.DONE, Event.FAILED) or not DESTINATION[before].is_asked:
-        return _enter(destination, after, again=follows is before)
+        # A request ends the pause before a retry. If it began another pause, one that comes often would keep
+        # the work from ever being done.
+        again = follows is before and event in (Event.FAILED, Event.RESTARTED)
+        return _enter(destination, after, again=again)
     done = event is Event.DONE or follows is DestinationState.HERE
     kind = Answered.DONE if done else _NOT_DONE.get(before, Answered.REFUSED)
     answer = Answer(kind, after.number, after.luns, happened.problem)

@@ -60,7 +60,9 @@ def source_step(source: Source, happened: HandoverEvent) -> tuple[Source, Effect
         return known, Effects(record=True)
     # The source cannot act alone: after a pause, it asks the destination again.
     refused = source.state is SourceState.WEIGHING and happened.event is Event.FAILED
-    again = refused or follows in (source.state, SourceState.REVIEWING)
+    # A request ends the pause before a retry. If it began another pause, one that comes often would keep the
+    # work from ever being done.
+    again = refused or (follows in (source.state, SourceState.REVIEWING) and happened.event not in _REQUESTS)
     rechecks = follows is SourceState.CONFIRMING and (
         happened.event is Event.ASKED_CHECK or (source.rechecks and source.state is follows)
     )
@@ -261,6 +263,8 @@ _ASK_AGAIN = frozenset({SourceState.CLOSING, SourceState.RETURNING, SourceState.
 
 _UNCOMMITTED = frozenset({SourceState.UNDOING, SourceState.REVIEWING})
 """The states of a roll back that began before a commit: the guest's registration has not been moved."""
+
+_REQUESTS = frozenset({Event.ASKED_COMMIT, Event.ASKED_ROLL_BACK, Event.ASKED_ALONE, Event.ASKED_FINISH})
 
 _UNRECORDED_MESSAGES = 1
 """How many messages an armed source sends without a record."""
