@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.rig.hosts import until
-from tests.rig.libvirt_machine import SLOW_COMMIT, Machine, libvirt_site
+from tests.rig.libvirt_machine import EVENTS, QUESTIONS, SLOW_COMMIT, Machine, libvirt_site
 from tests.rig.separate_libvirt import AGENT_LOCK_SOCKET
 from tests.rig.separate_site import GUEST
 
@@ -104,6 +104,60 @@ def destroy_on_reboot(machine: Machine) -> None:
     libvirt.must(here, "start", GUEST)
 
 
+@case("the guest panics, with `<on_crash>restart</on_crash>`, which resets it")
+def restart_on_crash(machine: Machine) -> None:
+    crashes(machine, "restart")
+    asks = machine.says(machine.here, "Libvirt asks whether a guest may run.")
+    machine.libvirt.panic(machine.here)
+    until(asks, "libvirt does not run the guest again")
+    until(lambda: machine.libvirt.state(machine.here) == "running", "the guest does not run again")
+    machine.libvirt.define(machine.here)
+
+
+@case("the guest panics, with `<on_crash>destroy</on_crash>`, which ends it; then `virsh start`")
+def destroy_on_crash(machine: Machine) -> None:
+    crashes(machine, "destroy")
+    machine.libvirt.panic(machine.here)
+    until(lambda: machine.libvirt.state(machine.here) == "shut off", "the guest is not ended")
+    machine.libvirt.must(machine.here, "start", GUEST)
+
+
+@case("the guest panics, with `<on_crash>preserve</on_crash>`, which pauses it; then `virsh resume`")
+def preserve_on_crash(machine: Machine) -> None:
+    crashes(machine, "preserve")
+    machine.libvirt.panic(machine.here)
+    until(lambda: machine.libvirt.state(machine.here) == "crashed", "the guest is not paused")
+    machine.libvirt.must(machine.here, "resume", GUEST)
+    machine.libvirt.define(machine.here)
+
+
+@case("the guest panics, with `<on_crash>coredump-restart</on_crash>`, which writes its memory and resets it")
+def dump_on_crash(machine: Machine) -> None:
+    crashes(machine, "coredump-restart")
+    asks = machine.says(machine.here, "Libvirt asks whether a guest may run.")
+    machine.libvirt.panic(machine.here)
+    until(asks, "libvirt does not run the guest again")
+    until(lambda: machine.libvirt.state(machine.here) == "running", "the guest does not run again")
+    machine.libvirt.define(machine.here)
+
+
+@case("QEMU is killed, and libvirt does not restart it, `<on_crash>` or not; then `virsh start`")
+def kill_with_on_crash(machine: Machine) -> None:
+    crashes(machine, "restart")
+    machine.libvirt.kill_qemu(machine.here)
+    until(lambda: machine.libvirt.state(machine.here) == "shut off", "libvirt has not seen the end")
+    machine.libvirt.define(machine.here)
+    machine.libvirt.must(machine.here, "start", GUEST)
+
+
+def crashes(machine: Machine, then: str) -> None:
+    """Start the guest anew with this ``on_crash``."""
+    machine.libvirt.define(machine.here, events=f"<on_crash>{then}</on_crash>")
+    machine.libvirt.must(machine.here, "destroy", GUEST)
+    machine.libvirt.must(machine.here, "start", GUEST)
+    machine.is_at_home()
+
+
 @case("a host with `virsh autostart` reboots")
 def autostart(machine: Machine) -> None:
     machine.libvirt.define(machine.here)
@@ -132,7 +186,7 @@ def autostart_of_a_guest_that_has_left(machine: Machine) -> None:
 def reboot(machine: Machine, host: str) -> None:
     """End everything on a host at once, and start it again as systemd does."""
     libvirt = machine.libvirt
-    libvirt.daemons[host].send(signal.SIGKILL)
+    libvirt.kill_daemons(host)
     if libvirt.qemu_of(host):
         libvirt.kill_qemu(host)
     machine.site.agents[host].kill()
@@ -197,17 +251,16 @@ def offline(machine: Machine) -> None:
     machine.here, machine.there = there, here
 
 
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """The domain on two hosts."""
-    with libvirt_site(tmp_path_factory.mktemp("libvirt")) as made:
+@pytest.fixture(scope="module", params=[EVENTS, QUESTIONS])
+def machine(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """The domain on two hosts, whose agents hear libvirt's events or do not."""
+    with libvirt_site(tmp_path_factory.mktemp("libvirt"), ways=request.param) as made:
         yield made
 
 
 @pytest.mark.parametrize("text", list(CASES))
 def test_case(machine: Machine, text: str) -> None:
-    machine.site.no_faults()
-    machine.is_at_home()
+    machine.rests()
     CASES[text](machine)
     machine.is_at_home()
 
