@@ -17,7 +17,7 @@ from holdover.demo.machines.console import Console
 from holdover.demo.machines.image import READY, guest_image, missing_packages
 from holdover.demo.messages import Connect, End, Report, decode_said, encode
 from tests.rig.hosts import until
-from tests.rig.libvirt_machine import KEY, SLOW_COMMIT, Machine, libvirt_site
+from tests.rig.libvirt_machine import EVENTS, KEY, QUESTIONS, SLOW_COMMIT, Machine, libvirt_site
 from tests.rig.packages import needs
 from tests.rig.separate_libvirt import AGENT_LOCK_SOCKET, CONSOLE
 from tests.rig.separate_site import GUEST, SAN
@@ -25,18 +25,17 @@ from tests.rig.separate_site import GUEST, SAN
 pytestmark = pytest.mark.xdist_group("separate-hosts")
 
 
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """The domain on two hosts."""
-    with libvirt_site(tmp_path_factory.mktemp("libvirt")) as made:
+@pytest.fixture(scope="module", params=[EVENTS, pytest.param(QUESTIONS, marks=pytest.mark.long)])
+def machine(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """The domain on two hosts, whose agents hear libvirt's events or do not."""
+    with libvirt_site(tmp_path_factory.mktemp("libvirt"), ways=request.param) as made:
         yield made
 
 
 @pytest.fixture
 def at_home(machine: Machine) -> Machine:
     """The domain at rest on one host."""
-    machine.site.no_faults()
-    machine.is_at_home()
+    machine.rests()
     return machine
 
 
@@ -45,19 +44,12 @@ def test_virsh_migrate_takes_the_reservation_there_and_back(at_home: Machine) ->
     at_home.moves()
 
 
+@pytest.mark.parametrize("machine", [EVENTS], indirect=True)
 def test_the_source_commits_at_pre_switchover_before_the_destination_asks(at_home: Machine) -> None:
-    needs("python3-libvirt")
     for _ in range(2):
-        hears_events(at_home, at_home.here)
         commits = at_home.says(at_home.here, "commit the handover, of which this host is the source")
         at_home.moves()
         assert commits(), "no event has led to the commit"
-
-
-def hears_events(machine: Machine, host: str) -> None:
-    """Wait until the agent of a host has subscribed to libvirt's events."""
-    agent = machine.site.agents[host]
-    until(lambda: "hears libvirt's events" in agent.output(), f"{host}: the agent does not hear events")
 
 
 def test_a_destination_that_dies_before_the_guest_runs_there_gives_it_back(at_home: Machine) -> None:

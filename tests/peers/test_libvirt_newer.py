@@ -9,7 +9,7 @@ import pytest
 from tests.peers.test_libvirt_cases import CASES
 from tests.rig.debian_root import newer_libvirt_root
 from tests.rig.hosts import needs_separate_hosts
-from tests.rig.libvirt_machine import A, Machine, libvirt_site
+from tests.rig.libvirt_machine import EVENTS, A, Machine, libvirt_site
 
 pytestmark = [pytest.mark.xdist_group("separate-hosts"), pytest.mark.long]
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.xdist_group("separate-hosts"), pytest.mark.long]
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """The domain on two hosts."""
     needs_separate_hosts()
-    with libvirt_site(tmp_path_factory.mktemp("libvirt"), newer_libvirt_root()) as made:
+    with libvirt_site(tmp_path_factory.mktemp("libvirt"), newer_libvirt_root(), ways=EVENTS) as made:
         yield made
 
 
@@ -27,14 +27,13 @@ def test_it_is_libvirt_11(machine: Machine) -> None:
 
 
 def test_virsh_migrate_takes_the_reservation_there_and_back(machine: Machine) -> None:
-    machine.is_at_home()
+    machine.rests()
     machine.moves()
     machine.moves()
 
 
 @pytest.mark.parametrize("text", list(CASES))
 def test_case(machine: Machine, text: str) -> None:
-    machine.site.no_faults()
-    machine.is_at_home()
+    machine.rests()
     CASES[text](machine)
     machine.is_at_home()
