@@ -31,7 +31,7 @@ listen_tls = 0
 listen_tcp = 1
 """
 _QEMU_DAEMON = "virtqemud"
-_BESIDE: dict[str, tuple[str, ...]] = {"virtsecretd": (), "virtproxyd": ("--listen",)}
+_BESIDE = ("virtsecretd", "virtproxyd")
 """The other daemons that a modular libvirt needs here: for secrets, and for connections by TCP."""
 _QEMU_CONF = """
 security_driver = "none"
@@ -209,12 +209,11 @@ class SeparateLibvirt:
 
     def _start_beside(self, name: str, folder: Path) -> None:
         """Start the other daemons of a modular libvirt, unless they run."""
-        for daemon, options in _BESIDE.items():
+        for daemon in _BESIDE:
             before = self._beside.get((name, daemon))
             if before is None or not before.running:
-                self._beside[name, daemon] = self.site[name].spawn(
-                    *self._entering, str(folder / daemon), *options
-                )
+                command = (*self._entering, str(folder / daemon))
+                self._beside[name, daemon] = self.site[name].spawn(*command)
 
     def kill_daemons(self, name: str) -> None:
         """End libvirt's daemons on a host as by a crash of the host; guests go on."""
