@@ -56,7 +56,7 @@ async def gates() -> dict[str, list[str]]:
 print(asyncio.run(gates()))
 ```
 
-Over TCP, give the client certificates: `AgentClient("host-a:8471",
+Over TCP, give the client certificates: `AgentClient("host-a:7411",
 tls=ClientTls(Credentials(TlsFiles(...)).client))`. An answer that says no raises `AgentRefused`, whose
 `problem` is the document. If there is no answer, `AgentError` says so: then it is not known what the
 agent did, and every request may be repeated.

@@ -1,4 +1,4 @@
-"""Each command of `holdover` in a page is one of the command line, with options that it has."""
+"""Each command of `holdover` in a page, in a block or in a sentence, is one, with options that it has."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ COMMANDS, GROUPS = commands(), groups()
 _BLOCK = re.compile(r"^ *```sh[^\n]*\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _USE = re.compile(r"(?:^|&&|\|\||\buntil|<\(|[;(])\s*(?:[A-Z_]+=\S+ )*holdover ([^#\n&|;)]*)", re.MULTILINE)
 
+_IN_A_SENTENCE = re.compile(r"(?<!`)`holdover ([^`]+)`(?!`)")
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|\$\([^)]*|[0-9]?>\s*\S+")
 """A word in quotes, what another command prints, and where the output goes."""
 
 
 def uses() -> list[tuple[str, str]]:
-    """Every use of `holdover` in a block of commands: the page, and what follows the name."""
+    """Every use of `holdover` in a page: the page, and what follows the name."""
     found = []
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
-        for block in _BLOCK.findall(page.read_text()):
+        text = page.read_text()
+        for block in _BLOCK.findall(text):
             found += [(page.name, each.strip()) for each in _USE.findall(block.replace("\\\n", " "))]
+        found += [(page.name, " ".join(each.split())) for each in _IN_A_SENTENCE.findall(text)]
     return found
 
 
@@ -53,7 +56,7 @@ def test_the_command_is_one(page: str, text: str) -> None:
 
 
 def test_there_are_many_uses_and_wrong_ones_are_seen() -> None:
-    assert len(uses()) > 60
+    assert len(uses()) > 300
     assert problem("handover prepare db1 --to host-b") is None
     assert problem("migrat db1") == "no command migrat"
     assert problem("migrate db1 --too host-b") == "migrate has no --too"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from holdover.demo.processes import free_port
 from tests.docs.test_quick_start import on_free_ports, run
 from tests.docs.typist import BLOCK, DOCS, Typist, lines_of
+from tests.rig.agents import real_agents
 from tests.rig.processes import Rig
 from tests.runbook.operator import KEY, Site
 
@@ -112,6 +114,42 @@ def test_a_journal_that_is_damaged_and_lost(site: Site) -> None:
     assert ":host-a," in holders(site)
 
 
+def test_what_pacemaker_runs_when_it_has_fenced_a_host(site: Site) -> None:
+    """Pacemaker itself is not run: its alert agent gets the variables that Pacemaker sets."""
+    (script,) = (
+        text for _, text in BLOCK.findall((DOCS / "how-to/dead-host.md").read_text()) if text.startswith("#!")
+    )
+    alert = site.rig.folder / "holdover-fenced"
+    alert.write_text(script)
+    alert.chmod(0o755)
+    site.a.kill()
+    fenced = "CRM_alert_kind=fencing CRM_alert_node=host-a CRM_alert_rc="
+    typist = Typist(site.rig.folder, {}, {"HOLDOVER_API": site.b.api})
+    typist.line(f"{fenced}1 ./holdover-fenced")
+    assert "fenced by Pacemaker" not in typist.line("holdover host list")
+    typist.line(f"{fenced}0 ./holdover-fenced")
+    assert "fenced by Pacemaker" in typist.line("holdover host list")
+    typist.line("holdover guest start db1")
+    assert ":host-b," in holders(site)
+
+
+def test_disks_that_come_and_go(rig: Rig) -> None:
+    target = rig.target(luns=2)
+    agent = real_agents(rig, "db1", [target.url(0)])["host-a"]
+    agent.start()
+    names = {"iscsi://192.0.2.10/iqn.2026-11.org.example:san/1": target.url(1)}
+    typist = Typist(rig.folder, names, {"HOLDOVER_API": agent.api})
+    attach, detach = lines_of("how-to/exports.md", "Disks that come and go")
+    typist.line(attach)
+    assert "lun=1" in typist.line("holdover guest secret db1")
+    typist.line(f"holdover pr register {agent.url(1)} --new-key {KEY}")
+    assert "--release" in typist.line(detach, fails=True)
+    typist.line(f"holdover pr register {agent.url(1)} --key {KEY} --new-key 0")
+    typist.line(detach)
+    assert "lun=1" not in typist.line("holdover guest secret db1")
+    assert "--release" in (DOCS / "how-to/exports.md").read_text()
+
+
 def test_certificates(tmp_path: Path) -> None:
     typist = Typist(tmp_path, {}, {})
     for line in lines_of("how-to/certificates.md", "A small authority"):
@@ -127,17 +165,48 @@ def test_the_history(site: Site) -> None:
     assert any("db1" in said for said in typist.said.values())
 
 
-def test_the_agents_to_try_by_hand(tmp_path: Path) -> None:
-    """All but QEMU's command line, which is not whole, and the migration of two QEMUs."""
-    agents, _qemu, migration = (block for _, block in BLOCK.findall((DOCS / "start/try-it.md").read_text()))
-    shown = "".join(
-        line for line in migration.splitlines(keepends=True) if "--" not in line or "status" in line
+MACHINE = "-name db1 -machine pc -accel tcg -m 64 -nodefaults -display none"
+"""What the page leaves out of QEMU's command line."""
+WITHIN = (
+    ("127.0.0.1:3261", "127.0.0.1:3262"),
+    ("a/secrets", "b/secrets"),
+    ("a.qmp", "b.qmp"),
+    ("node-name=d0 ", "node-name=d0 -incoming tcp:127.0.0.1:4444 "),
+)
+"""What the page says of QEMU on the second host."""
+
+
+@pytest.mark.peer("qemu-system-x86", "qemu-block-extra")
+def test_to_try_it_by_hand(tmp_path: Path) -> None:
+    """Agents, two QEMUs, and the migration of a guest with a reservation."""
+    agents, qemu, migration = (block for _, block in BLOCK.findall((DOCS / "start/try-it.md").read_text()))
+    assert migration.startswith(typed_in("how-to/handover.md", "`holdover migrate`"))
+    first = qemu.replace("...", MACHINE).replace("\\\n", " ").strip()
+    second = first
+    for here, there in WITHIN:
+        assert here in second
+        second = second.replace(here, there)
+    reserve = (
+        "disk=iscsi://db1%$(cat a/secrets/db1.chap)@127.0.0.1:3261/iqn.2026-11.org.holdover:guest.db1/0\n"
+        "holdover pr register $disk --new-key 0xdb1\nholdover pr reserve $disk --key 0xdb1 --type wero\n"
     )
-    assert shown.count("holdover") == 2
-    wait = "until holdover status --api unix:$PWD/b.sock >&2 && holdover status >&2; do sleep 0.2; done\n"
-    status, output = run(on_free_ports(f"{agents}{wait}{shown}"), tmp_path)
+    script = (
+        f"{agents}until holdover status --api unix:$PWD/b.sock >&2 && holdover status >&2; do sleep 1; done\n"
+        f"{reserve}{first} &\n{second} &\nuntil [ -S a.qmp ] && [ -S b.qmp ]; do sleep 1; done\n{migration}"
+    )
+    status, output = run(on_free_ports(script), tmp_path)
     assert status == 0, output
-    assert output.count("db1") >= 2
+    assert "Guest db1 moved from host-a to host-b" in output
+    assert [
+        name for name in ("host-a", "host-b") if re.search(f"^0xdb1 +yes +wero .*:{name},", output, re.M)
+    ] == ["host-b"]
+
+
+def typed_in(page: str, heading: str) -> str:
+    """The one block of commands in a section of a page."""
+    text = (DOCS / page).read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    ((_, block),) = BLOCK.findall(text)
+    return str(block)
 
 
 def test_a_target_with_faults(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from holdover.scsi.reservation.reservation_in import FullStatus
 from holdover.scsi.reservation.reservation_out import in_command, out_command
 from holdover.scsi.reservation.transport_id import SasTransportID
 from holdover.scsi.sense import describe_response, is_unit_attention
+from tests.docs.typist import lines_of
 from tests.helper.client import HelperClient
 from tests.rig.kernel_multipath import DEVICE, Multipathd, await_true
 from tests.rig.kernel_programs import Shell, start_program
@@ -356,6 +357,22 @@ def by_hand(scene: Scene) -> list[str]:
     return [f"{status}: {output.read_text().strip()}", *registrants()]
 
 
+def as_typed(scene: Scene) -> dict[str, str]:
+    """The commands of the page "Multipath". There is no systemd here: multipathd is restarted without it."""
+    restart, paths, doctor, status = lines_of("how-to/multipath.md")
+    scene.multipathd.stop()
+    scene.multipathd.start()
+    Path("/etc/holdover").mkdir(exist_ok=True)
+    Path("/etc/holdover/agent.toml").write_text(_AGENT_FILE)
+    scene.out(Act.REGISTER, 0, K)
+    said = {"restart": restart}
+    for name, line in {"paths": paths, "doctor": doctor, "status": status}.items():
+        output = Path("/run/page.said")
+        scene.shell.run(["sh", "-c", f"PATH={Path(sys.executable).parent}:$PATH; {line}"], str(output))
+        said[name] = output.read_text()
+    return said
+
+
 def known_as(scene: Scene) -> dict[str, Any]:
     """By which names the host finds the LUN, and how many nexuses they are."""
 
@@ -395,12 +412,13 @@ SCENES: dict[str, Callable[[Scene], Any]] = {
     "helpers": through_the_helpers,
     "agent": through_an_agent,
     "by hand": by_hand,
+    "as typed": as_typed,
     "known as": known_as,
     "without multipathd": without_multipathd,
 }
 
 
-LONG = frozenset({"beside mpathpersist", "agent", "by hand"})
+LONG = frozenset({"beside mpathpersist", "agent", "by hand", "as typed"})
 """The scenes that `make test` leaves out: each starts several programs, which costs this kernel seconds."""
 
 

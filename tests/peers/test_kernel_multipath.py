@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -133,6 +134,17 @@ def test_an_agent_with_the_capabilities_of_its_unit_serves_the_guest(seen: Any) 
 @pytest.mark.long
 def test_holdover_pr_takes_the_device(seen: Any) -> None:
     assert seen["by hand"] == ["0: REGISTER: GOOD", "sda a", "sdb a"]
+
+
+@pytest.mark.long
+def test_the_page_as_typed(seen: Any) -> None:
+    """docs/how-to/multipath.md"""
+    found = seen["as typed"]
+    assert found["restart"] == "systemctl restart multipathd.service"
+    assert found["paths"].count("active ready running") == 2, found["paths"]
+    judged = [each.split()[0] for each in found["doctor"].splitlines() if " multipath: " in each]
+    assert judged == ["ok", "ok"], found["doctor"]
+    assert len(re.findall(r"^0xa ", found["status"], re.MULTILINE)) == 2, found["status"]
 
 
 def test_the_logical_unit_is_found_once_for_all_its_paths(seen: Any) -> None:

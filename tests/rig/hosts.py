@@ -59,6 +59,7 @@ set -eu
 mkdir -p "$STATE/root" "$STATE/upper" "$STATE/work"
 mount -t overlay overlay -o "lowerdir=$ROOT,upperdir=$STATE/upper,workdir=$STATE/work" "$STATE/root"
 cp "$STATE/hosts" "$STATE/root/etc/hosts"
+echo "$NAME" >"$STATE/root/etc/hostname"
 exec systemd-nspawn --quiet --directory="$STATE/root" --boot --private-network --capability=all \\
   --hostname="$NAME" --resolv-conf=off --register=no --keep-unit
 """
@@ -93,6 +94,11 @@ class SeparateHost:
         self._keeper: subprocess.Popen[bytes] | None = None
         self._pid = 0
         self._programs: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def has_own_root(self) -> bool:
+        """Whether it runs a Debian of its own, and not this machine's programs."""
+        return self._root is not None
 
     @property
     def etc(self) -> Path:

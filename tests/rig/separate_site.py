@@ -36,6 +36,7 @@ class SeparateSite:
         hosts: All hosts.
         names: Those with an agent.
         guests: The guests, each with the host on which it runs first.
+        operators: Operators, of whose certificates each host has a copy; set them before `begin`.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class SeparateSite:
         self.guests = dict(guests or {GUEST: names[0]})
         self.agents: dict[str, Program] = {}
         self._luns = luns
+        self.operators: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> SeparateHost:
         return self.hosts[name]
@@ -82,12 +84,14 @@ class SeparateSite:
         assert target.running, target.output()
 
     def _make_certificates(self) -> None:
-        """Each host gets its own key and certificate, and the authority's certificate; nothing else."""
+        """Each host gets its own key and certificate, those of operators, and the authority's certificate."""
         san = self[SAN]
         san.must("ca", "init", "/var/lib/holdover/ca")
-        for name in self.names:
+        for name in (*self.names, *self.operators):
             san.must("ca", "issue", name, "--ca", "/var/lib/holdover/ca")
-            for file in (f"{name}.crt", f"{name}.key", "ca.crt"):
+        for name in self.names:
+            owners = (name, *self.operators)
+            for file in (*(f"{each}.{kind}" for each in owners for kind in ("crt", "key")), "ca.crt"):
                 copy = self[name].etc / file
                 copy.write_bytes((san.var / "ca" / file).read_bytes())
                 copy.chmod(0o600)
@@ -101,7 +105,7 @@ class SeparateSite:
             f'name = "{name}"\ninitiator = "{initiator}"\n{settings}'
             f'[api]\nlisten = ["{host.address}:{_API}", "unix:{SOCKET}"]\n'
             f'certificate = "/etc/holdover/{name}.crt"\nkey = "/etc/holdover/{name}.key"\n'
-            f'ca = "/etc/holdover/ca.crt"\n{peers}'
+            f'ca = "/etc/holdover/ca.crt"\noperators = {json.dumps(self.operators)}\n{peers}'
             f'[qmp]\nsocket = "{MONITOR}"\n'
             f'[journal]\nfile = "/var/lib/holdover/journal"\n{_LIMITS}'
             f"{''.join(self._section(guest, name) for guest in self.guests)}{sections}",
