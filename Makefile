@@ -2,8 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-# Two cores: more workers than cores only make the real guests slower.
-WORKERS ?= 2
+# One worker more than there are cores: a test that waits for a guest leaves its core to another.
+WORKERS ?= 3
 
 .PHONY: deb docs reference demo demo-vm demo-libvirt test test-long check format bench bench-target bench-gateway bench-standstill bench-scale bench-helper bench-upgrade bench-libvirt explore simulate requirements clean
 

@@ -16,6 +16,8 @@ from tests.rig.agents import real_agents
 from tests.rig.processes import Rig
 from tests.runbook.operator import KEY, Site
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def site(rig: Rig) -> Site:

@@ -10,7 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from holdover.demo.processes import free_port
+
+pytestmark = pytest.mark.long
 
 README = Path(__file__).parents[2] / "README.md"
 HANG = 1200
