@@ -61,7 +61,7 @@ class Tourist:
         self.site[name].inside(self._console).unlink(missing_ok=True)
         options = ["-m", "96", "-serial", f"unix:{self._console},server=on,wait=off", "-no-reboot"]
         options += ["-kernel", str(image.kernel), "-initrd", str(image.initrd)]
-        options += ["-append", "console=ttyS0 quiet panic=-1"]
+        options += ["-append", "console=ttyS0 quiet panic=-1 no_timer_check"]
         self.guest.start(name, incoming, *options)
 
     def shell(self, command: str, *, boots: bool = False) -> str:

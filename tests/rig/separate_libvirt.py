@@ -74,7 +74,7 @@ _SECRET_XML = f"""
 _KERNEL = """
     <kernel>{kernel}</kernel>
     <initrd>{initrd}</initrd>
-    <cmdline>console=ttyS0 quiet panic=-1</cmdline>"""
+    <cmdline>console=ttyS0 quiet panic=-1 no_timer_check</cmdline>"""
 _CONSOLE_XML = f"""
     <serial type='unix'><source mode='bind' path='{CONSOLE}'/></serial>"""
 _DOMAIN = f"""

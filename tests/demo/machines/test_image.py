@@ -65,7 +65,7 @@ def test_the_guest_boots_and_has_its_tools() -> None:
         machine = VirtualMachine(name="g", kernel=made.kernel, initrd=made.initrd)
         async with QemuProcess.start(machine) as qemu:
             console = await qemu.console()
-            await console.wait_for(READY, 120)
+            await console.wait_for(READY, 600)
             for tool in ("sg_persist", "sg_inq", "sg_raw", "sg_turs", "sg_dd"):
                 # 127 is the shell's and the loader's: no such program, no such library. sg_raw gives 1.
                 assert (await console.run(f"{tool} --version")).status in {0, 1}
