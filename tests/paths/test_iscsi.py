@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
-from holdover.iscsi.initiator.initiator import IscsiInitiator
 from holdover.iscsi.target.target import IscsiTarget
 from holdover.iscsi.url import parse_iscsi_url
 from holdover.paths.iscsi import InitiatorIdentity, IscsiPath, IscsiSessions, isid_of
@@ -132,75 +129,6 @@ def test_a_session_comes_back_as_the_same_nexus() -> None:
         await target.close()
 
     asyncio.run(test())
-
-
-class End:
-    """Is told the end of a command."""
-
-    def __init__(self) -> None:
-        self.response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
-
-    def answered(self, response: Response) -> None:
-        self.response.set_result(response)
-
-    def failed(self, error: Exception) -> None:
-        self.response.set_exception(error)
-
-
-@pytest.mark.parametrize("at_once", [False, True])
-def test_two_addresses_of_a_portal_group_share_a_session(at_once: bool) -> None:
-    """Two sessions of one nexus would end one another, again and again."""
-
-    async def test() -> None:
-        device = Device()
-        target = IscsiTarget(IQN, {0: device, 1: device})
-        port = await target.start("127.0.0.1", 0)
-        sessions = IscsiSessions()
-        paths = [
-            sessions.path(parse_iscsi_url(f"iscsi://{host}:{port}/{IQN}/{lun}"), ME)
-            for lun, host in enumerate(("127.0.0.1", "localhost"))
-        ]
-        if at_once:  # one of the two logins ends the other session
-            await asyncio.gather(*(path.execute(READY) for path in paths), return_exceptions=True)
-        for path in paths:
-            await works(path)
-        assert device.asked is not None
-        device.asked.clear()
-        begun = len(logins)
-        for path in paths * 3:
-            assert (await path.execute(READY)).good
-        for path in paths:
-            end = End()
-            assert path.forward(READY, end) is not None, "each path knows the session that both share"
-            assert (await end.response).good
-        assert len(logins) == begun, "a session has ended the other one"
-        assert len(set(device.asked)) == 1
-        await paths[0].close()
-        assert (await paths[1].execute(READY)).good
-        # the session is lost, and comes back
-        await target.close()
-        with pytest.raises(PathError):
-            await paths[1].execute(READY)
-        await target.start("127.0.0.1", port)
-        assert (await paths[1].execute(READY)).good
-        await paths[1].close()
-        await target.close()
-
-    async def works(path: IscsiPath) -> None:
-        with contextlib.suppress(PathError):
-            await path.execute(READY)
-        assert (await path.execute(READY)).good
-
-    logins = []
-    connect = IscsiInitiator.connect
-
-    async def counted(*arguments: Any, **more: Any) -> IscsiInitiator:
-        logins.append(arguments)
-        return await connect(*arguments, **more)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(IscsiInitiator, "connect", counted)
-        asyncio.run(test())
 
 
 def test_a_command_in_flight_when_the_connection_goes_is_in_doubt() -> None:

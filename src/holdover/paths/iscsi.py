@@ -3,10 +3,6 @@
 Paths to one target under one identity share a session. So a guest with many LUNs has one connection. When a
 session was lost, the next command opens a new one, with the same initiator name and ISID. To the target, that
 is the same I_T nexus with the registrations that it had.
-
-A target may be written with several addresses: a name and an IP address, or two portals of one portal group.
-They are one I_T nexus, and the target ends the session that it has when the next one logs in (RFC 7143
-6.3.5). So paths by such addresses share a session, too. The target tells the portal group at the login.
 """
 
 from __future__ import annotations
@@ -17,8 +13,6 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-import structlog
-
 from holdover.iscsi.errors import CommandRefused, ConnectionLost, IscsiError, LoginError
 from holdover.iscsi.initiator.initiator import IscsiInitiator, send_targets
 from holdover.iscsi.numbers import LoginStatus
@@ -27,8 +21,6 @@ from holdover.paths.submitted import Submitted
 from holdover.scsi.command import Command, Response
 from holdover.scsi.path import AnswerLost, Awaited, PathError
 from holdover.scsi.reservation.transport_id import IscsiTransportID
-
-log = structlog.get_logger()
 
 _ISID_RANDOM = 0x80
 """The ISID type 10b, random format (RFC 7143 11.12.5)."""
@@ -59,53 +51,27 @@ class InitiatorIdentity:
 
 
 class _SharedSession:
-    """One session with one target. It is opened when it is needed, and the paths through it share it.
+    """One session with one target. It is opened when it is needed, and the paths through it share it."""
 
-    Attributes:
-        key: The address and the name of the target, and the initiator port.
-        users: How many paths, and sessions by other addresses, use it.
-        same: The session by another address of the same portal group, which is used in place of this one.
-    """
-
-    def __init__(
-        self,
-        url: IscsiUrl,
-        identity: InitiatorIdentity,
-        timeout: float,
-        opened: Callable[[_SharedSession, IscsiInitiator], None],
-    ) -> None:
-        """``opened`` is called after each login; it has the session keep what has logged in."""
-        self.key = _key(url, identity)
+    def __init__(self, url: IscsiUrl, identity: InitiatorIdentity, timeout: float) -> None:
         self._url = url
         self._identity = identity
         self._timeout = timeout
-        self._opened = opened
         self._initiator: IscsiInitiator | None = None
         self._opening = asyncio.Lock()
         self.port = str(IscsiTransportID(identity.initiator, identity.isid))
         self.users = 0
-        self.same: _SharedSession | None = None
-
-    @property
-    def where(self) -> str:
-        """The address of the target."""
-        return f"{self._url.host}:{self._url.port}"
-
-    def keep(self, initiator: IscsiInitiator) -> None:
-        """Use what has logged in."""
-        self._initiator = initiator
-
-    def _logged_in(self) -> IscsiInitiator | None:
-        initiator = (self.same or self)._initiator
-        return None if initiator is None or initiator.lost is not None else initiator
 
     async def execute(self, lun: int, command: Command) -> Response:
-        return await (self._logged_in() or await self._open()).execute(lun, command)
+        initiator = self._initiator
+        if initiator is None or initiator.lost is not None:
+            initiator = await self._open()
+        return await initiator.execute(lun, command)
 
     def submit(self, lun: int, command: Command) -> asyncio.Future[Response] | None:
         """Begin a command; None if there is no session at the moment."""
-        initiator = self._logged_in()
-        if initiator is None:
+        initiator = self._initiator
+        if initiator is None or initiator.lost is not None:
             return None
         try:
             return initiator.submit(lun, command)
@@ -114,28 +80,24 @@ class _SharedSession:
 
     def forward(self, lun: int, command: Command, awaited: Awaited) -> Callable[[], Awaitable[None]] | None:
         """Begin a command; None if there is no session at the moment."""
-        initiator = self._logged_in()
-        if initiator is None:
+        if self._initiator is None:
             return None
         try:
-            return initiator.forward(lun, command, awaited)
+            return self._initiator.forward(lun, command, awaited)
         except (ConnectionLost, ValueError):
             return None
 
     async def _open(self) -> IscsiInitiator:
-        if self.same is not None:
-            return await self.same._open()
         async with self._opening:
-            if (found := self._logged_in()) is not None:
-                return found
+            if self._initiator is not None and self._initiator.lost is None:
+                return self._initiator
             try:
-                initiator = await self._connect()
+                self._initiator = await self._connect()
             except LoginError as error:
                 if error.status is not LoginStatus.NOT_FOUND:
                     raise
                 raise LoginError(f"{error}; {await self._targets()}", error.code) from error
-            self._opened(self, initiator)
-            return initiator
+            return self._initiator
 
     async def _connect(self) -> IscsiInitiator:
         return await IscsiInitiator.connect(
@@ -182,54 +144,25 @@ class IscsiSessions:
     def __init__(self, timeout: float = 10.0) -> None:
         """``timeout``: the seconds for connecting and logging in."""
         self.timeout = timeout
-        self._sessions: dict[_Key, _SharedSession] = {}
-        self._nexuses: dict[tuple[str, InitiatorIdentity, int], _SharedSession] = {}
-        """The session of each target, initiator port and portal group."""
+        self._sessions: dict[tuple[str, int, str, InitiatorIdentity], _SharedSession] = {}
 
     def path(self, url: IscsiUrl, identity: InitiatorIdentity) -> IscsiPath:
         """A path to the LUN of ``url`` with ``identity``. It connects when the first command comes."""
-        key = _key(url, identity)
+        key = (url.host, url.port, url.iqn, identity)
         session = self._sessions.get(key)
         if session is None:
-            session = self._sessions[key] = _SharedSession(url, identity, self.timeout, self._opened)
+            session = self._sessions[key] = _SharedSession(url, identity, self.timeout)
         session.users += 1
-        return IscsiPath(url, session, lambda: self._release(session))
+        return IscsiPath(url, session, lambda: self._release(key))
 
-    def _opened(self, session: _SharedSession, initiator: IscsiInitiator) -> None:
-        """A session has logged in. If that has ended a session by another address, both become one."""
-        _, _, iqn, identity = session.key
-        first = session
-        if initiator.portal_group is not None:
-            first = self._nexuses.setdefault((iqn, identity, initiator.portal_group), session)
-        first.keep(initiator)
-        if first is not session:
-            session.same = first
-            first.users += 1
-            log.info(
-                "Two addresses of a target are one I_T nexus, and share a session.",
-                target=iqn,
-                address=session.where,
-                first=first.where,
-            )
-
-    async def _release(self, session: _SharedSession) -> None:
+    async def _release(self, key: tuple[str, int, str, InitiatorIdentity]) -> None:
+        session = self._sessions.get(key)
+        if session is None:
+            return
         session.users -= 1
-        if session.users > 0:
-            return
-        if self._sessions.get(session.key) is session:
-            del self._sessions[session.key]
-        if session.same is not None:
-            await self._release(session.same)
-            return
-        self._nexuses = {key: each for key, each in self._nexuses.items() if each is not session}
-        await session.close()
-
-
-_Key = tuple[str, int, str, InitiatorIdentity]
-
-
-def _key(url: IscsiUrl, identity: InitiatorIdentity) -> _Key:
-    return (url.host, url.port, url.iqn, identity)
+        if session.users == 0:
+            del self._sessions[key]
+            await session.close()
 
 
 class IscsiPath:

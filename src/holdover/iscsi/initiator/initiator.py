@@ -187,11 +187,6 @@ class IscsiInitiator:
         return self._session.parameters
 
     @property
-    def portal_group(self) -> int | None:
-        """The tag of the portal group to which the session belongs; None if the target has not said it."""
-        return self._session.portal_group
-
-    @property
     def lost(self) -> str | None:
         """The reason why the session is over, or None while it is not."""
         return self._closed.result() if self._closed.done() else None

@@ -18,18 +18,9 @@ from holdover.iscsi.errors import LoginError, TextError
 from holdover.iscsi.negotiation import NegotiationLimits, Negotiator
 from holdover.iscsi.numbers import LoginStage, LoginStatus
 from holdover.iscsi.responses import LoginResponse
-from holdover.iscsi.text import (
-    MAX_TEXT,
-    KeyUse,
-    decode_binary,
-    decode_text,
-    encode_binary,
-    encode_text,
-    parse_number,
-)
+from holdover.iscsi.text import MAX_TEXT, KeyUse, decode_binary, decode_text, encode_binary, encode_text
 
 _MAX_RESPONSES = 64
-_PORTAL_GROUP = "TargetPortalGroupTag"
 
 # MD5 comes before the stronger algorithms: tgt and other targets that derive from the iSCSI Enterprise Target
 # take 7 for SHA-1, and then refuse the right response. A target without MD5 chooses the next algorithm.
@@ -99,13 +90,11 @@ class InitiatorLogin:
 
     Attributes:
         negotiator: The negotiation; its `parameters` are valid when the login is complete.
-        portal_group: The tag of the portal group that answers; None if the target has not said it.
     """
 
     def __init__(self, config: InitiatorConfig, entropy: Callable[[int], bytes]) -> None:
         discovery = config.target is None
         self.negotiator = Negotiator(config.limits.values(), discovery=discovery)
-        self.portal_group: int | None = None
         self._config = config
         self._entropy = entropy
         self._stage = LoginStage.SECURITY
@@ -149,8 +138,6 @@ class InitiatorLogin:
             return LoginStep(self._stage, self._stage, False, b"")
         try:
             pairs, self._text = decode_text(self._text), b""
-            if tag := dict(pairs).get(_PORTAL_GROUP):
-                self.portal_group = parse_number(_PORTAL_GROUP, tag)
             if self._stage is LoginStage.SECURITY:
                 return self._security(response, pairs)
             return self._operational(response, pairs)

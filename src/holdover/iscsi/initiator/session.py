@@ -115,11 +115,6 @@ class InitiatorSession:
         self._send_login(self._login.first())
 
     @property
-    def portal_group(self) -> int | None:
-        """The tag of the portal group to which the session belongs; None if the target has not said it."""
-        return self._login.portal_group
-
-    @property
     def closed(self) -> bool:
         """Whether the session is over."""
         return self._state is _InitiatorState.CLOSED
