@@ -21,7 +21,7 @@ class DisksMoved(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class DiskChange:
     """What is to be done at a LUN number: the device there goes, and then ``device`` comes, if it is one."""
 
     number: int
@@ -29,7 +29,7 @@ class Change:
     device: str | None
 
 
-def changes(served: Mapping[int, str], wanted: Mapping[int, str]) -> Iterator[Change]:
+def changes(served: Mapping[int, str], wanted: Mapping[int, str]) -> Iterator[DiskChange]:
     """What makes the disks that an export has those that are wanted. Both are devices by LUN number.
 
     Disks come before others go, since an export needs a disk.
@@ -45,10 +45,10 @@ def changes(served: Mapping[int, str], wanted: Mapping[int, str]) -> Iterator[Ch
                 "devices is the LUN number; restore the order, or restart the agent when the guest is down"
             )
     for number in sorted(wanted.keys() - served.keys()):
-        yield Change(number, goes=False, device=wanted[number])
+        yield DiskChange(number, goes=False, device=wanted[number])
     for number in sorted(served):
         if wanted.get(number) != served[number]:
-            yield Change(number, goes=True, device=wanted.get(number))
+            yield DiskChange(number, goes=True, device=wanted.get(number))
 
 
 class FileDisks:
@@ -88,7 +88,7 @@ class FileDisks:
             except PlacementProblem as error:
                 self._waits(guest.name, error)
 
-    async def _carry_out(self, guest: str, change: Change) -> None:
+    async def _carry_out(self, guest: str, change: DiskChange) -> None:
         if change.goes:
             await self._hotplug.detach(guest, DetachDisk(lun=change.number))
         if change.device is not None:
