@@ -69,6 +69,10 @@ class Response(msgspec.Struct, frozen=True, eq=False, gc=False):
     def __eq__(self, other: object) -> bool:
         return self._compared == other._compared if isinstance(other, Response) else NotImplemented
 
+    def __ne__(self, other: object) -> bool:
+        # a structure has one of its own, which goes by identity
+        return not self == other
+
     def __hash__(self) -> int:
         return hash(self._compared)
 
