@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from holdover.network.pending_flushes import PendingFlushes, pending_flushes
 
 
@@ -14,10 +16,10 @@ def test_what_received_bytes_cause_leaves_when_they_are_taken() -> None:
         flushes.add(lambda: sent.append("a"))
         flushes.add(lambda: sent.append("b"))
         assert sent == []
-        flushes.run()
-        assert sent == ["a", "b"]
+        flushes.received(lambda: sent.append("who received"))
+        assert sent == ["who received", "a", "b"]
         await asyncio.sleep(0)
-        assert sent == ["a", "b"]
+        assert sent == ["who received", "a", "b"]
 
     asyncio.run(test())
 
@@ -39,7 +41,7 @@ def test_a_flush_may_add_another() -> None:
         flushes, sent = PendingFlushes(asyncio.get_running_loop()), list[str]()
         flushes.receiving()
         flushes.add(lambda: flushes.add(lambda: sent.append("later")))
-        flushes.run()
+        flushes.received(lambda: None)
         assert sent == []
         await asyncio.sleep(0)
         assert sent == ["later"]
@@ -47,10 +49,33 @@ def test_a_flush_may_add_another() -> None:
         flushes.add(lambda: sent.append("a"))
         flushes.receiving()
         flushes.add(lambda: sent.append("b"))
-        flushes.run()
+        flushes.received(lambda: None)
         assert sent == ["later", "a", "b"]
         flushes.add(lambda: sent.append("c"))
         await asyncio.sleep(0)
         assert sent == ["later", "a", "b", "c"]
+
+    asyncio.run(test())
+
+
+def test_a_flush_that_fails_keeps_no_other_from_sending() -> None:
+    def fail() -> None:
+        raise OSError("it is closed")
+
+    async def test() -> None:
+        flushes, sent = PendingFlushes(asyncio.get_running_loop()), list[str]()
+        flushes.receiving()
+        flushes.add(lambda: sent.append("a"))
+        flushes.add(fail)
+        flushes.add(lambda: sent.append("b"))
+        with pytest.raises(OSError, match="it is closed"):
+            flushes.received(fail)
+        assert sent == []
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert sent == ["a", "b"]
+        flushes.add(lambda: sent.append("c"))
+        await asyncio.sleep(0)
+        assert sent == ["a", "b", "c"]
 
     asyncio.run(test())

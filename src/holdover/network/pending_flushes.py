@@ -24,19 +24,28 @@ class PendingFlushes:
         """Call ``flush`` soon. The caller adds itself once, until it is called."""
         self._pending.append(flush)
         if not self._receiving and len(self._pending) == 1:
-            self._loop.call_soon(self.run)
+            self._loop.call_soon(self._run)
 
     def receiving(self) -> None:
-        """Note that a connection begins to take received bytes; it calls `run` when it has taken them."""
+        """Note that a connection begins to take received bytes. Afterwards it calls `received`."""
         self._receiving = True
 
-    def run(self) -> None:
-        """Flush all."""
+    def received(self, flush: Callable[[], None]) -> None:
+        """Flush the connection that has taken received bytes, and all others after it."""
         self._receiving = False
-        if self._pending:
-            pending, self._pending = self._pending, []
-            for flush in pending:
+        self._pending.insert(0, flush)
+        self._run()
+
+    def _run(self) -> None:
+        """Flush all. If one of them raises an error, the others are flushed in the next turn of the loop."""
+        pending, self._pending = self._pending, []
+        left = iter(pending)
+        try:
+            for flush in left:
                 flush()
+        finally:
+            for flush in left:
+                self.add(flush)
 
 
 _BY_LOOP: WeakKeyDictionary[asyncio.AbstractEventLoop, PendingFlushes] = WeakKeyDictionary()

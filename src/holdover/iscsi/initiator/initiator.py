@@ -308,8 +308,7 @@ class IscsiInitiator:
             for event in self._session.events_received():
                 self._handle(event)
         finally:
-            self._flush()
-            self._flushes.run()
+            self._flushes.received(self._flush)
 
     def _handle(self, event: InitiatorEvent) -> None:
         if isinstance(event, CommandCompleted):

@@ -164,8 +164,7 @@ class TargetConnection(asyncio.BufferedProtocol):
             for event in self.session.events_received():
                 self._handle(event)
         finally:
-            self._flush()
-            self._flushes.run()
+            self._flushes.received(self._flush)
         self._watch_data_out()
 
     def eof_received(self) -> bool:
