@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from holdover.agent.migration import insisting, phase_work
 from holdover.agent.migration import job as job_module
-from holdover.agent.migration import phase_work
 from holdover.agent.migration.job import ROLE, Job
 from holdover.handover.states import Event
 from holdover.journal.journal import JournalError
@@ -28,7 +28,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries come at once."""
     monkeypatch.setattr(job_module, "_FIRST_PAUSE", 0.001)
     monkeypatch.setattr(job_module, "_LONGEST_PAUSE", 0.002)
-    monkeypatch.setattr(phase_work, "_PAUSE", 0.001)
+    monkeypatch.setattr(phase_work, "PAUSE", 0.001)
+    monkeypatch.setattr(insisting, "PAUSE", 0.001)
     monkeypatch.setattr(phase_work, "_WAIT", 0.01)
 
 

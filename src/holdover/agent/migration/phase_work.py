@@ -10,6 +10,7 @@ from holdover.agent.handover.answers import HandoverProblem
 from holdover.agent.migration.arrivals import stream_settings
 from holdover.agent.migration.copying import copy_memory, memory_of
 from holdover.agent.migration.guest_handovers import GuestHandovers
+from holdover.agent.migration.insisting import PAUSE, insist
 from holdover.agent.migration.monitors import Monitors, NoMonitor
 from holdover.agent.migration.tls_folder import TlsFolders
 from holdover.api.client import AgentError, AgentRefused
@@ -32,7 +33,6 @@ from holdover.qemu.stream import StreamSettings
 
 _WAIT = 10.0
 """Seconds for which the destination's agent is asked to wait for the guest in one request."""
-_PAUSE = 0.2
 
 _COMMITTED = frozenset(
     {
@@ -165,7 +165,7 @@ class PhaseWork:
 
     async def _opening(self, migration: Migration) -> MigrationEvent:
         try:
-            answer = await self._insist(lambda: self._ask(migration, QemuAction.OPEN))
+            answer = await insist(lambda: self._ask(migration, QemuAction.OPEN), self._patience())
         except AgentError as error:
             return MigrationEvent(Happening.FAILED, str(error))
         return MigrationEvent(Happening.DONE, uri=answer.uri, tls_name=answer.tls_name)
@@ -338,7 +338,7 @@ class PhaseWork:
                     return MigrationEvent(Happening.UNREACHED, str(error))
                 if time.monotonic() > end:
                     return MigrationEvent(Happening.FAILED, str(error))
-                await asyncio.sleep(_PAUSE)
+                await asyncio.sleep(PAUSE)
                 continue
             end = time.monotonic() + self._patience()
             if answer.place in (QemuPlace.ARRIVED, QemuPlace.RUNNING):
@@ -486,7 +486,7 @@ class PhaseWork:
         if not migration.sent:
             return MigrationEvent(Happening.DONE)
         try:
-            answer = await self._insist(lambda: self._ask(migration, QemuAction.END))
+            answer = await insist(lambda: self._ask(migration, QemuAction.END), self._patience())
         except AgentError as error:
             return MigrationEvent(
                 Happening.FAILED,
@@ -495,19 +495,5 @@ class PhaseWork:
             )
         if answer.place is QemuPlace.GONE:
             return MigrationEvent(Happening.DONE)
-        return MigrationEvent(
-            Happening.FAILED, f"QEMU on {migration.destination} is {answer.place.value}; end it"
-        )
-
-    async def _insist(self, ask: Callable[[], Awaitable[QemuAnswer]]) -> QemuAnswer:
-        """Ask, and ask again for a while if no answer comes. A refusal is an answer."""
-        end = time.monotonic() + self._patience()
-        while True:
-            try:
-                return await ask()
-            except AgentRefused:
-                raise
-            except AgentError:
-                if time.monotonic() > end:
-                    raise
-                await asyncio.sleep(_PAUSE)
+        problem = f"QEMU on {migration.destination} is {answer.place.value}; end it"
+        return MigrationEvent(Happening.FAILED, problem)

@@ -199,12 +199,7 @@ class TargetSession:
         if tag not in self._functions or self._state is _TargetState.CLOSED:
             return
         self._functions.discard(tag)
-        stat_sn = self._numbers.next_stat_sn()
-        self._send(
-            TaskManagementResponsePdu(
-                tag, response, stat_sn, self._numbers.exp_cmd_sn, self._numbers.max_cmd_sn
-            )
-        )
+        self._send(TaskManagementResponsePdu(tag, response, *self._numbers.next_status()))
 
     def ping(self) -> None:
         """Send a NOP-In, to which a living initiator answers with a NOP-Out without data."""
@@ -400,12 +395,7 @@ class TargetSession:
             response = LogoutResponse.CID_NOT_FOUND
         elif pdu.reason not in (LogoutReason.CLOSE_SESSION, LogoutReason.CLOSE_CONNECTION):
             return self._reject(pdu, RejectReason.INVALID_PDU_FIELD)
-        stat_sn = self._numbers.next_stat_sn()
-        self._send(
-            LogoutResponsePdu(
-                pdu.task_tag, response, stat_sn, self._numbers.exp_cmd_sn, self._numbers.max_cmd_sn
-            )
-        )
+        self._send(LogoutResponsePdu(pdu.task_tag, response, *self._numbers.next_status()))
         if response is LogoutResponse.CLOSED:
             self._close("the initiator logged out")
         return None
