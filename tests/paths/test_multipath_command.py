@@ -400,3 +400,10 @@ def test_a_change_that_cannot_be_put_back_for_a_busy_path_is_in_doubt(holder: De
     with pytest.raises(AnswerLost, match="BUSY"):
         holder.out(REGISTER, L, 0)
     assert holder.keys() == [0, K, 0]
+
+
+def test_a_path_that_is_too_busy_to_register_again_after_a_preempt_leaves_a_doubt(holder: Device) -> None:
+    holder.instead = busy(1)
+    with pytest.raises(AnswerLost, match="a path answered BUSY"):
+        holder.out(PREEMPT, K, K, kind=WE_RO)
+    assert holder.keys()[:2] == [K, 0]
