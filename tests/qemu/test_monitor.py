@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -239,6 +240,25 @@ def test_a_lost_monitor_is_no_proof_that_qemu_is_gone_but_a_closed_socket_is() -
             assert not await monitor.is_gone()
             path.unlink()
             assert await monitor.is_gone()
+
+    asyncio.run(scenario())
+
+
+def test_a_qemu_that_ends_is_not_taken_for_one_that_lives() -> None:
+    """It closes its connections first. Its socket still takes one then, which nobody serves."""
+
+    async def scenario() -> None:
+        async with scripted() as (_, path), await QemuMonitor.connect(path, "QEMU") as monitor:
+            with pytest.raises(MonitorLost):
+                await monitor.execute("vanish")
+            path.unlink()
+            with socket.socket(socket.AF_UNIX) as ending:
+                ending.bind(str(path))
+                ending.listen()
+                asked = asyncio.create_task(monitor.is_gone())
+                await asyncio.to_thread(ending.accept)
+                assert not asked.done()
+            assert await asked
 
     asyncio.run(scenario())
 

@@ -21,6 +21,7 @@ _AnswerT = TypeVar("_AnswerT")
 
 _CONNECT_TIMEOUT = 10.0
 _COMMAND_TIMEOUT = 30.0
+_ENDING_INTERVAL = 0.01
 
 
 class QemuError(Exception):
@@ -178,18 +179,31 @@ class QemuMonitor:
         """Whether no process listens at the socket any more. For a local socket this means: QEMU has ended.
 
         A connection that ended does not prove this. A socket that refuses connections, or does not exist,
-        proves it. A QEMU that is stopped or hangs still has its socket open.
+        proves it. A QEMU that ends closes its connections first and its socket later, so a new connection
+        must bring a greeting. A QEMU that is stopped or hangs still has its socket open: it greets nobody,
+        and after ten seconds it counts as not gone.
         """
         if not self.lost:
             return False
         try:
-            _, writer = await asyncio.open_unix_connection(str(self.path))
+            async with asyncio.timeout(_CONNECT_TIMEOUT):
+                while not await self._greets():  # noqa: ASYNC110 - no event
+                    await asyncio.sleep(_ENDING_INTERVAL)
         except (ConnectionRefusedError, FileNotFoundError):
             return True
-        except OSError:
+        except OSError:  # A TimeoutError is one as well.
             return False
-        writer.close()
         return False
+
+    async def _greets(self) -> bool:
+        """Whether a new connection brings a greeting; False when it ends first. May raise OSError."""
+        reader, writer = await asyncio.open_unix_connection(str(self.path))
+        try:
+            return bool(await reader.read(1))
+        except ConnectionResetError:
+            return False
+        finally:
+            writer.close()
 
     @property
     def events(self) -> tuple[QmpEvent, ...]:
