@@ -235,6 +235,41 @@ def test_bytes_one_by_one_take_one_step_for_each_record(tmp_path: Path) -> None:
     within(test)
 
 
+def test_a_record_that_comes_in_two_pieces_is_told_by_its_beginning(tmp_path: Path) -> None:
+    """The second piece may look like the beginning of another record that is still to come."""
+
+    async def attempt(there: Server) -> bool:
+        """Whether the client's last record had such a piece."""
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = there.client.wrap_bio(incoming, outgoing, server_hostname="host-a")
+        reader, writer = await asyncio.open_connection("127.0.0.1", there.port)
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                writer.write(outgoing.read())
+                incoming.write(await reader.read(65536))
+        last = outgoing.read()
+        cut = next((at for at in range(12, len(last) - 5) if last[at] in range(20, 24)), None)
+        writer.write(last[:cut])
+        if cut is not None:
+            await there.until(lambda: there.handshakes[-1].steps > 1)
+            writer.write(last[cut:])
+        await there.until(lambda: len(there.ends) == len(there.handshakes))
+        assert there.ends[-1] is None
+        writer.close()
+        return cut is not None
+
+    async def test() -> None:
+        async with server(tmp_path) as there:
+            while not await attempt(there):
+                pass
+
+    within(test)
+
+
 def test_a_handshake_has_a_limited_number_of_steps(tmp_path: Path) -> None:
     async def test() -> None:
         async with server(tmp_path) as there:

@@ -29,6 +29,7 @@ _TURNS_FOR_A_REFUSAL: Final = 4
 
 _RECORD_HEADER: Final = 5
 _RECORD_TYPES: Final = frozenset({20, 21, 22, 23})  # RFC 8446 5.1
+_LONGEST_RECORD: Final = (1 << 14) + 2048  # RFC 5246 6.2.3, which allows more than RFC 8446 5.2
 
 
 class Handshakes:
@@ -165,7 +166,7 @@ class TlsHandshake(asyncio.Protocol):
         self._fail(exc or ConnectionResetError("it has hung up"))
 
     def _continue(self) -> None:
-        if self._waits or not _has_record(self._received):
+        if self._waits or not _whole_records(self._received):
             return
         if self.steps >= _MOST_STEPS:
             self._fail(ssl.SSLError("its handshake has too many pieces"))
@@ -180,8 +181,9 @@ class TlsHandshake(asyncio.Protocol):
         self.steps += 1
         if self._channel is None:
             self._channel = TlsChannel(self._context)
-        self._channel.incoming.write(self._received)
-        self._received.clear()
+        whole = _whole_records(self._received)
+        self._channel.incoming.write(self._received[:whole])
+        del self._received[:whole]
         tls = self._channel.tls
 
         def step() -> bool:
@@ -241,9 +243,21 @@ class TlsHandshake(asyncio.Protocol):
         self._tell(error)
 
 
-def _has_record(received: bytearray) -> bool:
-    """Whether there is a whole TLS record; also if it is none at all, which OpenSSL then says."""
-    if not received or received[0] not in _RECORD_TYPES:
-        return bool(received)
-    length = int.from_bytes(received[3:_RECORD_HEADER], "big")
-    return len(received) >= _RECORD_HEADER + length and len(received) >= _RECORD_HEADER
+def _whole_records(received: bytearray) -> int:
+    """How many bytes the whole TLS records at the beginning of ``received`` have.
+
+    All, if what follows is no record or is too long for one: OpenSSL then says so. The beginning of the next
+    record stays behind, so ``received`` always begins with a record.
+    """
+    at = 0
+    while at < len(received):
+        if received[at] not in _RECORD_TYPES:
+            return len(received)
+        header = received[at : at + _RECORD_HEADER]
+        length = int.from_bytes(header[3:], "big")
+        if length > _LONGEST_RECORD:
+            return len(received)
+        if len(header) < _RECORD_HEADER or len(received) < at + _RECORD_HEADER + length:
+            break
+        at += _RECORD_HEADER + length
+    return at
