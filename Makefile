@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # One worker more than there are cores: a test that waits for a guest leaves its core to another.
 WORKERS ?= 3
+# What pytest has made of a test file is read again by the other workers, and by the next run.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: deb docs reference demo demo-vm demo-libvirt test test-long check format bench bench-target bench-gateway bench-standstill bench-scale bench-helper bench-upgrade bench-libvirt explore simulate requirements clean
 

@@ -149,7 +149,7 @@ ENDS = ("finish", "rollback")
 """What the operator types at the end; the guest is then on the destination, or on the source."""
 
 
-@pytest.mark.parametrize("sides", some(SIDES, 2))
+@pytest.mark.parametrize("sides", some(SIDES, 3))
 def test_while_a_handover_is_prepared(site: Site, sides: str) -> None:
     site.slow("REGISTER", B)
     began = site.amid("prepare")
@@ -173,7 +173,7 @@ def test_while_a_handover_is_committed(site: Site, sides: str, end: str) -> None
     assert site.is_where_it_says() == A or end == "finish"
 
 
-@pytest.mark.parametrize(("sides", "end"), some(product(SIDES, ENDS), 5))
+@pytest.mark.parametrize(("sides", "end"), some(product(SIDES, ENDS), 6))
 def test_between_the_steps(site: Site, sides: str, end: str) -> None:
     """Nothing is under way when the signal comes, so the handover goes on."""
     site.ends("prepare")

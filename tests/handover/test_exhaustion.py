@@ -25,7 +25,7 @@ _LONG = pytest.mark.long
 """For the large set-ups whose features others have, too."""
 
 
-_BRIEF = ("sole writer", "one of all, key shared", "a third holds")
+_BRIEF = ("sole writer", "one of all, key shared")
 """Cases that together have the types, a key that is shared, and a third."""
 
 
@@ -36,7 +36,7 @@ def test_one_lun_with_one_fault_a_third_and_a_change(name: str) -> None:
     check((name,), Bounds(1, 1, 1))
 
 
-@pytest.mark.parametrize("name", some(CASES, 2))
+@pytest.mark.parametrize("name", some(CASES, 3))
 def test_one_lun_with_a_change_and_a_death(name: str) -> None:
     check((name,), Bounds(1, 0, 1, True))
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 from holdover.runbook import topic_of
 
 TESTS = Path(__file__).parents[1]
+_topic = cache(topic_of)
 
 
+@cache
 def provoked() -> list[tuple[str, str]]:
     """Each such test with its topic. Only a test that names the topic, or words of its messages, counts."""
     found = []
@@ -37,5 +40,5 @@ def _topics(test: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
         for each in ast.walk(statement)
         if isinstance(each, ast.Constant) and isinstance(each.value, str)
     ]
-    met = {topic.name for text in texts if (topic := topic_of(text)) is not None}
+    met = {topic.name for text in texts if (topic := _topic(text)) is not None}
     return [topic for topic in topics if topic in met or topic in texts]
