@@ -58,9 +58,17 @@ class Rig:
 
         return run_sync(steps, carry_out)
 
-    def work(self, who: ITNexus, work: Work, lun: LunHandover, *, stale: bool = False) -> LunHandover:
+    def work(
+        self,
+        who: ITNexus,
+        work: Work,
+        lun: LunHandover,
+        *,
+        stale: bool = False,
+        candidates: tuple[int, ...] = (),
+    ) -> LunHandover:
         """Do one work as ``who``."""
-        return self.run(who, steps_of(work, lun, stale=stale))
+        return self.run(who, steps_of(work, lun, stale=stale, candidates=candidates))
 
     def tell(self, who: ITNexus, command: Command) -> Response:
         """One command, past unit attentions."""

@@ -434,6 +434,23 @@ def test_what_begins_late_does_not_turn_off_an_aptpl_of_meanwhile(work: Work) ->
     assert rig.unit.state.aptpl
 
 
+@pytest.mark.parametrize("was_carried_out", [True, False])
+def test_a_source_that_wonders_finds_the_key_that_its_guest_was_registering(was_carried_out: bool) -> None:
+    case = holder_case()
+    rig = case.set_up()
+    lun = forward(rig, case, 3)
+    rig.watch = lambda: None
+    if was_carried_out:
+        rig.must(SOURCE, out_command(OutServiceAction.REGISTER, KEY, OTHER, aptpl=case.aptpl))
+    found = rig.work(SOURCE, Work.WONDER, lun, candidates=(KEY, OTHER))
+    key = OTHER if was_carried_out else KEY
+    assert found == replace(lun, tracked=replace(case.tracked, key=key), lost=False)
+    # The guest is back on the source with that key, whichever way the handover then goes.
+    found = rig.work(SOURCE, Work.RECLAIM, found)
+    assert rig.registrations()[SOURCE] == key
+    assert rig.holder() == (case.type, SOURCE)
+
+
 def test_to_hear_leaves_the_handovers_own_preempt_alone() -> None:
     case = holder_case()
     rig = case.set_up()

@@ -247,7 +247,7 @@ class HandoverExecutor:
             # The guest may have changed something since the handover noted it. The device queue runs these
             # steps after the guest's command, so read the tracked state here.
             now = as_the_device_knows(work, lun, block.tracked, block.candidates)
-            return (yield from steps_of(work, now, stale=block.stale))
+            return (yield from steps_of(work, now, stale=block.stale, candidates=block.candidates))
 
         return self.spans.steps(in_turn(), lun.designator)
 

@@ -184,12 +184,18 @@ def yield_up(lun: LunHandover) -> Steps[LunHandover]:
     return lun
 
 
-def wonder(lun: LunHandover) -> Steps[LunHandover]:
-    """`Work.WONDER`: find out whether the source's nexus has no registration of this handover any more."""
+def wonder(lun: LunHandover, candidates: tuple[int, ...]) -> Steps[LunHandover]:
+    """`Work.WONDER`: find out whether the source's nexus has no registration of this handover any more.
+
+    ``candidates``: the keys of a command of the guest whose result is not known, because the host died amid
+    it. No commit was sent after such a command. The guest has that key if the nexus has it.
+    """
     tracked = lun.as_registered
     if tracked.key == 0:
         return replace(lun, lost=False)
-    own = yield from own_key(tracked, (tracked.key, lun.source_spare), (lun.fresh_spare,))
+    own = yield from own_key(tracked, (tracked.key, lun.source_spare), (lun.fresh_spare, *candidates))
+    if own.key not in (0, tracked.key, *lun.spares):
+        lun = replace(lun, tracked=replace(lun.tracked, key=own.key))
     return replace(lun, lost=own.key == 0)
 
 

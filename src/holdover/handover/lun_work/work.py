@@ -202,13 +202,17 @@ def as_the_device_knows(
     return replace(lun, tracked=tracked, aptpl=aptpl)
 
 
-def steps_of(work: Work, lun: LunHandover, *, stale: bool = False) -> Steps[LunHandover]:
+def steps_of(
+    work: Work, lun: LunHandover, *, stale: bool = False, candidates: tuple[int, ...] = ()
+) -> Steps[LunHandover]:
     """The steps of ``work`` on one LUN.
 
     Args:
         work: The kind of work.
         lun: The LUN as it is known.
         stale: Whether ``lun.tracked`` may be wrong. Only work with `WorkPolicy.finds_out` uses this.
+        candidates: Keys that the guest may have instead, if the result of one of its commands is not known.
+            Only `Work.WONDER` uses them here; `as_the_device_knows` gives them to other work.
 
     Returns:
         The LUN as it is known afterwards.
@@ -224,6 +228,8 @@ def steps_of(work: Work, lun: LunHandover, *, stale: bool = False) -> Steps[LunH
         return confirm(lun, stale, registered_there=True)
     if work is Work.ASCERTAIN:
         return ascertain(lun, stale)
+    if work is Work.WONDER:
+        return wonder(lun, candidates)
     if POLICY[work].late:
         return _with_aptpl_of_now(_STEPS[work], lun)
     return _STEPS[work](lun)
@@ -261,7 +267,6 @@ _STEPS: dict[Work, Callable[[LunHandover], Steps[LunHandover]]] = {
     Work.COLLECT: collect,
     Work.SETTLE: clear_attentions,
     Work.YIELD: yield_up,
-    Work.WONDER: wonder,
     Work.ASK: ask_whether_lost,
     Work.RECLAIM: reclaim,
     Work.TAKE_BACK: take_back,
