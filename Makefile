@@ -7,7 +7,7 @@ WORKERS ?= 3
 # What pytest has made of a test file is read again by the other workers, and by the next run.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: deb docs reference demo demo-vm demo-libvirt test test-long check format bench bench-target bench-gateway bench-standstill bench-scale bench-helper bench-upgrade bench-libvirt explore simulate requirements clean
+.PHONY: deb docs reference demo demo-vm demo-libvirt test test-long check format bench bench-target bench-gateway bench-standstill bench-scale bench-helper bench-host-disks bench-upgrade bench-libvirt explore simulate requirements clean
 
 demo: $(VENV)/run.stamp
 	$(BIN)/holdover demo
@@ -48,6 +48,11 @@ bench-standstill: $(VENV)/dev.stamp
 # The helper beside QEMU's (packages user-mode-linux, qemu-system-common).
 bench-helper: $(VENV)/dev.stamp
 	$(BIN)/python -m bench.helper
+
+# Moving guests on disks of the host (packages user-mode-linux, qemu-system-x86, qemu-system-common, busybox-static,
+# sg3-utils, mmdebstrap).
+bench-host-disks: $(VENV)/dev.stamp
+	$(BIN)/python -m bench.host_disks
 
 # How long a guest behind an export waits while its agent is restarted (packages qemu-utils, qemu-block-extra).
 # The modules are compiled first, as the package has them.

@@ -30,6 +30,7 @@ _BENCHES = (
     _Bench("target", ("--rounds", "1", "--seconds", "1")),
     _Bench("gateway", ("--rounds", "1", "--seconds", "1")),
     _Bench("helper", ("--rounds", "1", "--seconds", "1")),
+    _Bench("host_disks", ("--rounds", "1", "--luns", "1")),
     _Bench("upgrade", ("--rounds", "2")),
     _Bench("libvirt", ("--rounds", "2")),
     _Bench("scale", ("--guests", "10", "100")),

@@ -44,7 +44,7 @@ _MOVE = 120.0
 _WAKE_SECONDS = 0.3
 """For timers that became due while the processes were stopped."""
 _LUN_SIZE = 8 << 20
-_LAST_COPY_MS = 20
+LAST_COPY_MS = 20
 """The `downtime-limit` of all migrations: how long QEMU may copy the last of the memory with the guest
 stopped. With QEMU's default of 300 ms, the memory would be the greater part of every figure and of its
 noise."""
@@ -188,11 +188,11 @@ class MovingGuest:
                 await self._watch(self.qemu) as source_watch,
                 await self._watch(destination) as destination_watch,
             ):
-                await _ready(source_watch, destination_watch)
+                await ready(source_watch, destination_watch)
                 await self.proxy.set_delay(delay)
                 try:
                     handover = await self._migrate(source_watch, destination_watch, destination, uri, stopped)
-                    standstill = await _standstill(source_watch, destination_watch)
+                    took = await standstill(source_watch, destination_watch)
                 finally:
                     await self.proxy.set_delay(0)
         except BaseException:
@@ -202,14 +202,14 @@ class MovingGuest:
         self.qemu, self.here, self.there = destination, self.there, self.here
         self.console = await destination.console()
         await self._check_arrival()
-        return Move(standstill, handover)
+        return Move(took, handover)
 
     async def _migrate(
         self, source: QemuMonitor, destination: QemuMonitor, qemu: QemuProcess, uri: str, stopped: bool
     ) -> float | None:
         assert self.qemu is not None
         if not self.kind.holdover:
-            await _migrate_plainly(source, destination, uri, stopped)
+            await migrate_plainly(source, destination, uri, stopped)
             return None
         command = ["migrate", GUEST, "--from", self.here.api, "--to", self.there.api, "--json"]
         command += ["--source-qmp", str(self.qemu.qmp_path), "--destination-qmp", str(qemu.qmp_path)]
@@ -315,16 +315,14 @@ async def _ask(path: IscsiPath, action: InServiceAction) -> bytes:
     return response.data_in
 
 
-async def _ready(source: QemuMonitor, destination: QemuMonitor) -> None:
+async def ready(source: QemuMonitor, destination: QemuMonitor) -> None:
     """Check that both monitors answer, and keep the source's memory out of the figures."""
-    await source.execute(
-        "migrate-set-parameters", {"downtime-limit": _LAST_COPY_MS, "max-bandwidth": 1 << 34}
-    )
+    await source.execute("migrate-set-parameters", {"downtime-limit": LAST_COPY_MS, "max-bandwidth": 1 << 34})
     if (state := await destination.query_status()) != "inmigrate":
         raise NotMeasured(f"the destination does not wait for a guest, it is {state}")
 
 
-async def _migrate_plainly(source: QemuMonitor, destination: QemuMonitor, uri: str, stopped: bool) -> None:
+async def migrate_plainly(source: QemuMonitor, destination: QemuMonitor, uri: str, stopped: bool) -> None:
     """Migrate as an operator's tool does without Holdover."""
     events = {"capabilities": [{"capability": "events", "state": True}]}
     for monitor in (source, destination):
@@ -342,7 +340,7 @@ async def _migrate_plainly(source: QemuMonitor, destination: QemuMonitor, uri: s
             await destination.execute("cont")
 
 
-async def _standstill(source: QemuMonitor, destination: QemuMonitor) -> float:
+async def standstill(source: QemuMonitor, destination: QemuMonitor) -> float:
     def named(name: str) -> Callable[[QmpEvent], bool]:
         return lambda event: event.name == name
 
