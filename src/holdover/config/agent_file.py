@@ -263,9 +263,8 @@ class AgentConfig(
         initiator: The iSCSI initiator name of this host. No two hosts have the same one.
         state-dir: The folder for the agent's own files.
         early-commit: Whether a commit from this host may be done before it is on record, which saves four
-            writes to disks while the guest stands still. Leave it off in production: an agent that is
-            restarted during a migration lets the guest stay, and if the host died while the guest changed
-            its key, the roll back waits for ever.
+            writes to disks while the guest stands still. An agent that is restarted during a migration then
+            asks the other host whether it was committed. Until that host answers, the guest's commands wait.
     """
 
     name: str
