@@ -87,6 +87,32 @@ def test_a_host_that_is_well_and_then_is_not(rig: Rig, tmp_path: Path) -> None:
     assert found["state-dir"][0]["todo"] == f"chmod 700 {tmp_path}/state"
 
 
+def test_drives_by_two_addresses(rig: Rig, tmp_path: Path) -> None:
+    target, here = rig.target(luns=2), rig.hosts["host-a"]
+    other = target.url(1).replace("127.0.0.1", "localhost")
+    text = FILE.format(
+        folder=tmp_path,
+        address=here.address,
+        certificate=here.certificate,
+        key=here.key,
+        ca=here.ca,
+        peer=rig.hosts["host-b"].address,
+        port=free_port(),
+        url=target.url(),
+    )
+    file = tmp_path / "agent.toml"
+    file.write_text(text.replace('migrate-pr=on"', f'migrate-pr=on", "scsi-block,id=disk1,drive={other}"'))
+    _, found = findings(rig, file)
+    (said,) = found["addresses"]
+    assert said["verdict"] == "warning"
+    assert "guest db1" in said["text"]
+    assert f"{target.url()} and {other}" in said["text"]
+    # doctor's own sessions do not end one another
+    assert verdicts(found, "LUNs") == {"ok"}, found["LUNs"]
+    file.write_text(text)
+    assert verdicts(findings(rig, file)[1], "addresses") == {"ok"}
+
+
 def test_a_file_that_cannot_be_used_is_the_first_finding(rig: Rig, tmp_path: Path) -> None:
     file = tmp_path / "agent.toml"
     file.write_text("nme = 'host-a'\n")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
+from structlog.testing import capture_logs
 
 from holdover.iscsi.target.target import IscsiTarget
 from holdover.iscsi.url import parse_iscsi_url
@@ -87,6 +89,54 @@ def test_paths_to_one_target_share_a_session_until_the_last_is_closed() -> None:
         await ended.wait()
         assert target.sessions() == []
         await target.close()
+
+    asyncio.run(test())
+
+
+def test_two_addresses_of_one_target_are_seen_and_forgotten_with_a_path() -> None:
+    async def test() -> None:
+        target = IscsiTarget(IQN, {0: Device()})
+        ports = [await target.start("127.0.0.1", 0) for _ in range(2)]
+        sessions = IscsiSessions()
+        me = InitiatorIdentity(ME.initiator, ME.isid, "db1")
+        paths = [path_to(sessions, port, identity=me) for port in ports]
+        with capture_logs() as logs:
+            while not list(sessions.warnings):
+                for path in paths:
+                    with suppress(PathError):
+                        await path.execute(READY)
+        (warning,) = sessions.warnings
+        assert warning.startswith("guest db1: 127.0.0.1:")
+        assert all(f"127.0.0.1:{port}" in warning for port in ports)
+        (logged,) = logs
+        assert (logged["log_level"], logged["guest"], logged["reason"]) == ("warning", "db1", warning)
+        await paths[1].close()
+        assert list(sessions.warnings) == []
+        await paths[0].close()
+        await target.close()
+
+    asyncio.run(test())
+
+
+def test_two_targets_of_one_name_are_two() -> None:
+    async def test() -> None:
+        targets = [IscsiTarget(IQN, {0: Device()}) for _ in range(2)]
+        ports = [await target.start("127.0.0.1", 0) for target in targets]
+        sessions = IscsiSessions()
+        paths = [path_to(sessions, port) for port in ports]
+        for _ in range(6):
+            for target, port, path in zip(targets, ports, paths, strict=True):
+                for each in paths:
+                    assert (await each.execute(READY)).good
+                await target.close()
+                with pytest.raises(PathError):
+                    await path.execute(READY)
+                await target.start("127.0.0.1", port)
+        assert list(sessions.warnings) == []
+        for path in paths:
+            await path.close()
+        for target in targets:
+            await target.close()
 
     asyncio.run(test())
 

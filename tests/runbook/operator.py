@@ -23,10 +23,10 @@ def told(done: subprocess.CompletedProcess[str], topic: str) -> None:
 class Site:
     """Two hosts that know each other, and a guest that may be on either."""
 
-    def __init__(self, rig: Rig) -> None:
+    def __init__(self, rig: Rig, luns: int = 1) -> None:
         self.rig = rig
-        self.target = rig.target()
-        self.agents = real_agents(rig, "db1", [self.target.url()])
+        self.target = rig.target(luns=luns)
+        self.agents = real_agents(rig, "db1", [self.target.url(lun) for lun in range(luns)])
 
     @property
     def a(self) -> RealAgent:

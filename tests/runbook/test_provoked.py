@@ -145,6 +145,26 @@ def test_a_lun_that_refuses(site: Site) -> None:
     site.works("pr", "release", site.a.url(), "--key", KEY, "--type", "wero")
 
 
+@pytest.mark.provokes("two-addresses")
+def test_one_target_by_two_addresses(rig: Rig) -> None:
+    site = Site(rig, luns=2)
+    site.text("host-a", f"{site.target.url(1)},", f"{site.target.url(1).replace('127.0.0.1', 'localhost')},")
+    site.start("host-a")
+    site.logged("host-a", "explain=two-addresses")
+    while "two addresses" not in site.works("status", "--api", site.a.api):
+        for lun in range(2):
+            site.type("pr", "status", site.a.url(lun))
+    site.logged("host-a", "ends a session of a guest whenever")
+    site.text("host-a", "//localhost:", "//127.0.0.1:")
+    site.reload("host-a")
+    site.logged("host-a", "A disk was attached")
+    assert "two addresses" not in site.works("status", "--api", site.a.api)
+    said = site.type("doctor", "--config", str(site.rig.folder / "host-a.toml"))
+    assert "ok  addresses: " in said.stdout
+    for lun in range(2):
+        site.works("pr", "status", site.a.url(lun))
+
+
 @pytest.mark.provokes("doctor")
 def test_a_doctor_that_finds_something(site: Site) -> None:
     told(site.type("doctor", "--config", str(site.rig.folder / "host-a.toml")), "doctor")

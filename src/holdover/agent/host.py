@@ -359,7 +359,7 @@ class Host:
 
         def path_of(initiator: str) -> Path:
             # The nexus must be the same after a restart, and must not be another guest's.
-            identity = InitiatorIdentity(self.config.initiator, isid_of(f"{guest}\0{initiator}"))
+            identity = InitiatorIdentity(self.config.initiator, isid_of(f"{guest}\0{initiator}"), guest)
             return self._open_path(locator, identity)
 
         # From here on nothing needs the secret that the drive's address may contain.
@@ -451,7 +451,7 @@ class Host:
                 f"{self.journal.failed}. Its last record was not written: until one is, guests' changes of "
                 "their reservations are refused, and handovers wait"
             )
-        found += (*self.placement.warnings, *self.migrations.warnings)
+        found += (*self.placement.warnings, *self.migrations.warnings, *self._sessions.warnings)
         found += (each for g in self.guests.values() for each in g.warnings)
         return (*found, *self._attachments.warnings)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from holdover.config.agent_file import AgentConfig, ConfigError
+from holdover.config.two_addresses import warnings_of_file
 from holdover.doctor.finding import Finding, ok, unknown, warning, wrong
 from holdover.pki.tls import Credentials
 
@@ -18,10 +19,19 @@ _CAP_SYS_RAWIO = 17
 
 def file_checks(config: AgentConfig) -> Iterator[Finding]:
     """Everything that needs no other program."""
+    yield from _addresses(config)
     yield from _state_dir(config)
     yield from _rights()
     yield from _sockets(config)
     yield from _certificates(config)
+
+
+def _addresses(config: AgentConfig) -> Iterator[Finding]:
+    found = warnings_of_file(config)
+    for text in found:
+        yield warning("addresses", text, "write the drives with one address; holdover explain two-addresses")
+    if not found:
+        yield ok("addresses", "each guest names each iSCSI target by one address")
 
 
 def _state_dir(config: AgentConfig) -> Iterator[Finding]:

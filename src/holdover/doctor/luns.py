@@ -10,6 +10,7 @@ from holdover.api.documents import HostState
 from holdover.config.agent_file import AgentConfig, devices_of
 from holdover.config.secrets import locator_of
 from holdover.doctor.finding import Finding, ok, warning, wrong
+from holdover.iscsi.url import IscsiUrl
 from holdover.paths.iscsi import InitiatorIdentity, IscsiSessions, isid_of
 from holdover.paths.locator import HostDevice, LocatorError, LunLocator, open_path
 from holdover.paths.sgio import SgIo
@@ -38,16 +39,24 @@ async def lun_checks(config: AgentConfig, state: HostState | None) -> Sequence[F
     if not drives:
         return [ok("LUNs", "the agent's file names no LUN, and no guest has shown a disk")]
     sessions, io = IscsiSessions(_LIMIT_SECONDS), SgIo()
-    # an I_T nexus of its own, so that nothing of a guest is touched
-    identity = InitiatorIdentity(config.initiator, isid_of("holdover doctor"))
+    initiator = config.initiator
     try:
         return await asyncio.gather(
-            *(_ask(name, open_path(each, identity, sessions, io)) for name, each in drives.items())
+            *(
+                _ask(name, open_path(each, _identity(initiator, each), sessions, io))
+                for name, each in drives.items()
+            )
         )
     except LocatorError as error:
         return [wrong("LUNs", str(error), "correct drive= in the agent's file")]
     finally:
         io.close()
+
+
+def _identity(initiator: str, locator: LunLocator) -> InitiatorIdentity:
+    """An I_T nexus that is no guest's, and one for each address: two of one target disturb nothing."""
+    portal = locator.portal if isinstance(locator, IscsiUrl) else ""
+    return InitiatorIdentity(initiator, isid_of(f"holdover doctor\0{portal}"))
 
 
 async def _ask(name: str, path: Path) -> Finding:

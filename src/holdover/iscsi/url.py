@@ -36,6 +36,12 @@ class IscsiUrl:
     password: str | None = field(default=None, repr=False)
 
     @property
+    def portal(self) -> str:
+        """The portal's address, HOST:PORT."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
     def secret_url(self) -> str:
         """The URL with the secret. Give it only to the code that logs in."""
         if self.user is None or self.password is None:
@@ -45,9 +51,8 @@ class IscsiUrl:
 
     def __str__(self) -> str:
         """The URL without the secret, for messages."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
         login = "" if self.user is None else f"{quote(self.user, safe='')}@"
-        return f"{_SCHEME}{login}{host}:{self.port}/{self.iqn}/{self.lun}"
+        return f"{_SCHEME}{login}{self.portal}/{self.iqn}/{self.lun}"
 
 
 def parse_iscsi_url(url: str, secret: str | None = None) -> IscsiUrl:

@@ -10,17 +10,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+
+import structlog
 
 from holdover.iscsi.errors import CommandRefused, ConnectionLost, IscsiError, LoginError
 from holdover.iscsi.initiator.initiator import IscsiInitiator, send_targets
 from holdover.iscsi.numbers import LoginStatus
 from holdover.iscsi.url import IscsiUrl
 from holdover.paths.submitted import Submitted
+from holdover.paths.two_addresses import TwoAddresses
 from holdover.scsi.command import Command, Response
 from holdover.scsi.path import AnswerLost, Awaited, PathError
 from holdover.scsi.reservation.transport_id import IscsiTransportID
+
+log = structlog.get_logger()
 
 _ISID_RANDOM = 0x80
 """The ISID type 10b, random format (RFC 7143 11.12.5)."""
@@ -44,19 +49,29 @@ class InitiatorIdentity:
     Attributes:
         initiator: The iSCSI initiator name.
         isid: The ISID, 6 bytes.
+        guest: The guest whose port it is, for messages alone; empty if it is not a guest's.
     """
 
     initiator: str
     isid: bytes
+    guest: str = field(default="", compare=False)
+
+
+_Port = tuple[str, InitiatorIdentity]
+"""The sessions of one identity with one target name are sessions of one initiator port."""
 
 
 class _SharedSession:
     """One session with one target. It is opened when it is needed, and the paths through it share it."""
 
-    def __init__(self, url: IscsiUrl, identity: InitiatorIdentity, timeout: float) -> None:
+    def __init__(
+        self, url: IscsiUrl, identity: InitiatorIdentity, timeout: float, addresses: TwoAddresses[_Port]
+    ) -> None:
         self._url = url
         self._identity = identity
         self._timeout = timeout
+        self._addresses = addresses
+        self._address = url.portal
         self._initiator: IscsiInitiator | None = None
         self._opening = asyncio.Lock()
         self.port = str(IscsiTransportID(identity.initiator, identity.isid))
@@ -92,12 +107,33 @@ class _SharedSession:
             if self._initiator is not None and self._initiator.lost is None:
                 return self._initiator
             try:
-                self._initiator = await self._connect()
+                self._initiator = await self._log_in()
             except LoginError as error:
                 if error.status is not LoginStatus.NOT_FOUND:
                     raise
                 raise LoginError(f"{error}; {await self._targets()}", error.code) from error
             return self._initiator
+
+    async def _log_in(self) -> IscsiInitiator:
+        """A new session, and what its login and its end tell about other addresses of the target."""
+        port, now = (self._url.iqn, self._identity), asyncio.get_running_loop().time
+        self._addresses.begins(port, self._address)
+        try:
+            opened = await self._connect()
+        except BaseException:
+            self._addresses.fails(port, self._address)
+            raise
+        self._addresses.succeeds(port, self._address, now())
+        opened.when_lost(lambda: self._lost(now()))
+        return opened
+
+    def _lost(self, now: float) -> None:
+        if pair := self._addresses.lost((self._url.iqn, self._identity), self._address, now):
+            log.warning(
+                "A target ends a session of a guest whenever another session of the guest logs in.",
+                guest=self._identity.guest,
+                reason=_one_target(self._identity, self._url.iqn, pair),
+            )
 
     async def _connect(self) -> IscsiInitiator:
         return await IscsiInitiator.connect(
@@ -132,10 +168,19 @@ class _SharedSession:
         )
 
     async def close(self) -> None:
+        self._addresses.leaves((self._url.iqn, self._identity), self._address)
         if self._initiator is not None:
             with contextlib.suppress(IscsiError, OSError):
                 await self._initiator.close()
             self._initiator = None
+
+
+def _one_target(identity: InitiatorIdentity, iqn: str, pair: tuple[str, str]) -> str:
+    return (
+        f"guest {identity.guest}: {pair[0]} and {pair[1]} are two addresses of one target, {iqn}: each login "
+        "by one of them ends the session by the other, and the guest's commands wait. Write all drives of "
+        "the guest on that target with one address"
+    )
 
 
 class IscsiSessions:
@@ -145,13 +190,20 @@ class IscsiSessions:
         """``timeout``: the seconds for connecting and logging in."""
         self.timeout = timeout
         self._sessions: dict[tuple[str, int, str, InitiatorIdentity], _SharedSession] = {}
+        self._addresses: TwoAddresses[_Port] = TwoAddresses()
+
+    @property
+    def warnings(self) -> Iterator[str]:
+        """A sentence for each guest that was seen to reach one target by two addresses."""
+        for (iqn, identity), pair in self._addresses.found():
+            yield _one_target(identity, iqn, pair)
 
     def path(self, url: IscsiUrl, identity: InitiatorIdentity) -> IscsiPath:
         """A path to the LUN of ``url`` with ``identity``. It connects when the first command comes."""
         key = (url.host, url.port, url.iqn, identity)
         session = self._sessions.get(key)
         if session is None:
-            session = self._sessions[key] = _SharedSession(url, identity, self.timeout)
+            session = self._sessions[key] = _SharedSession(url, identity, self.timeout, self._addresses)
         session.users += 1
         return IscsiPath(url, session, lambda: self._release(key))
 

@@ -13,6 +13,23 @@ LUNS = (
         (r"path of this host that is away|by a path that is away", r"come and go faster"),
     ),
     Topic(
+        "two-addresses",
+        "A guest's drives name one target by two addresses.",
+        "A guest has one initiator port for each target name. A target that is reached by two addresses, or "
+        "by a host name and an address, ends the session by the one address when the session by the other "
+        "logs in, without end. The guest's commands wait meanwhile. Two targets may have one name: then "
+        "nothing is wrong.",
+        (
+            "`holdover pr status DRIVE` for a drive by each address: if the list of initiators is one list, "
+            "or you know that it is one SAN, the addresses lead to one target.",
+            "Write all drives of the guest on that target with one address in the agent's file.",
+            "`systemctl reload holdover-agent` takes the drives of a guest with an export; otherwise "
+            "`systemctl restart holdover-agent`.",
+            "`holdover doctor` shows `addresses` as ok.",
+        ),
+        (r"two addresses", r"ends a session of a guest whenever"),
+    ),
+    Topic(
         "lun-not-here",
         "This host has no disk of a LUN, has it several times, or reaches it by another nexus.",
         "The agent must send the reservation commands by the same I_T nexus as the guest's data.",

@@ -19,6 +19,7 @@ from holdover.api.documents import Problem
 from holdover.api.placement_documents import AttachDisk, DetachDisk, PlacementResult
 from holdover.config.agent_file import AgentConfig, ConfigError, GuestConfig
 from holdover.config.secrets import locator_of
+from holdover.config.two_addresses import address_warnings
 from holdover.guest.gate import Gate
 from holdover.guest.machine_type import MachineType
 from holdover.guest.options import DeviceOptionError, DeviceOptions, parse_device
@@ -134,6 +135,8 @@ class Hotplug:
             raise
         self._serve(guest, [*guest.devices, device])
         log.info("A disk was attached.", guest=name, lun=device.lun_name)
+        for text in address_warnings(name, map(parse_device, self._served[name].values())):
+            log.warning("The agent warns its operator.", guest=name, reason=text)
         return (
             f"guest {name} has {device.designator} at LUN {number} of its export. Attach the disk "
             "where the guest may move to, too; for good, write it into the agent's file"

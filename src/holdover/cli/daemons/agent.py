@@ -36,6 +36,7 @@ from holdover.config.agent_file import (
     load_config,
 )
 from holdover.config.secrets import secret_warnings
+from holdover.config.two_addresses import warnings_of_file
 from holdover.helper.listener import ListenerError
 from holdover.helper.privileges import PrivilegeError
 from holdover.journal.journal import JournalError
@@ -139,7 +140,7 @@ def run(
     except ConfigError as error:
         refuse(str(error))
     log.configure(settings.log)
-    for warning in secret_warnings(devices_of(settings), config):
+    for warning in (*secret_warnings(devices_of(settings), config), *warnings_of_file(settings)):
         structlog.get_logger().warning("The agent warns its operator.", reason=warning)
     raise_descriptor_limit()
     sys.setswitchinterval(SWITCH_SECONDS)

@@ -195,6 +195,10 @@ class IscsiInitiator:
         """Wait for the end of the session; returns the reason."""
         return await asyncio.shield(self._closed)
 
+    def when_lost(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called once when the session is over, or soon if it is over already."""
+        self._closed.add_done_callback(lambda _: call())
+
     async def execute(self, lun: int, command: Command) -> Response:
         """Carry out one command.
 
