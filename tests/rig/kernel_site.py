@@ -42,7 +42,7 @@ done
 mount -t tmpfs tmpfs /dev/disk/by-id
 ln -s "/dev/$0" {LINK}
 """
-_AGENT = """
+_HEAD = """
 name = "{name}"
 initiator = "iqn.2026-11.org.example:{name}"
 [api]
@@ -53,10 +53,12 @@ ca = "/etc/holdover/ca.crt"
 [[peer]]
 name = "{peer}"
 api = "{peer}:{port}"
+"""
+_LIBVIRT = f"""
 [helper]
-socket = "{helper}"
+socket = "{HELPER}"
 [[rule]]
-guest = "{guest}"
+guest = "{GUEST}"
 migrate-pr = "on"
 [libvirt]
 """
@@ -67,22 +69,23 @@ class KernelSite(SeparateSite):
 
     def begin(self, initiators: dict[str, str] | None = None, sections: str = "", settings: str = "") -> None:
         """Give each host its disk, and start its agent."""
+        self.give_disks()
+        for name in self.names:
+            self.configure(name, _LIBVIRT + sections, settings)
+            self.start_agent(name)
+
+    def give_disks(self) -> None:
+        """Give each host its certificate and its disk."""
         self._issue()
         for name in self.names:
             made = self[name].run("sh", "-c", _OWN_DISK, HOSTS[name])
             assert made.returncode == 0, made.stderr
-            (peer,) = set(self.names) - {name}
-            file = _AGENT.format(
-                name=name,
-                address=self[name].address,
-                port=_API,
-                socket=SOCKET,
-                peer=peer,
-                helper=HELPER,
-                guest=GUEST,
-            )
-            (self[name].etc / "agent.toml").write_text(settings + file + sections, encoding="utf-8")
-            self.start_agent(name)
+
+    def configure(self, name: str, sections: str, settings: str = "") -> None:
+        """Write the file of a host's agent: what makes the hosts peers, and ``sections``."""
+        (peer,) = set(self.names) - {name}
+        head = _HEAD.format(name=name, address=self[name].address, port=_API, socket=SOCKET, peer=peer)
+        (self[name].etc / "agent.toml").write_text(settings + head + sections, encoding="utf-8")
 
     def _issue(self) -> None:
         pki = Path("/run/ca")
