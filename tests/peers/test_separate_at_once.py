@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.peers.test_separate_tour import ALL_REGISTRANTS, HOSTS, IQN, KEY, PERSIST, Tourist, intruder
+from tests.peers.test_separate_tour import ALL_REGISTRANTS, HOSTS
+from tests.rig.separate_pair import IQN, KEY
 from tests.rig.separate_site import SAN, SeparateSite, separate_site
+from tests.rig.separate_tourist import Tourist, intruder, is_refused
 
 pytestmark = [
     pytest.mark.peer("qemu-system-x86", "qemu-block-extra", "busybox-static", "sg3-utils"),
@@ -38,9 +40,7 @@ def go_round(site: SeparateSite, tourists: dict[str, Tourist], stops: int) -> No
             everyone(tourists, lambda each: each.go(HOSTS[(HOSTS.index(each.here) + 1) % len(HOSTS)]))
             for name, each in tourists.items():
                 each.is_at_home(third=True, all_registrants=KINDS[name] == ALL_REGISTRANTS)
-        (report,) = reports
-        assert report.accepted == 0
-        assert report.refused > 0
+        is_refused(reports)
 
 
 def test_three_guests_move_at_once_and_each_keeps_its_reservation(tmp_path: Path) -> None:
@@ -62,11 +62,7 @@ def test_three_linux_guests_go_round_at_once_while_they_write(tmp_path: Path) ->
         tourists = {name: Tourist(site, name) for name in HOMES}
         everyone(tourists, Tourist.boot)
         for name, each in tourists.items():
-            each.shell(f"{PERSIST} --register --param-sark={KEY:x} --param-aptpl /dev/sda")
-            each.shell(f"{PERSIST} --reserve --param-rk={KEY:x} --prout-type={KINDS[name]} /dev/sda")
-            third = (site.url_of(each.lun), "--initiator", f"{IQN}third")
-            site[SAN].must("pr", "register", *third, "--new-key", hex(KEY), "--aptpl")
-            each.shell("workload start /dev/sda")
+            each.reserve(KINDS[name], third=True)
         go_round(site, tourists, len(HOSTS))
         for name, each in tourists.items():
             assert each.here == HOMES[name]
