@@ -12,8 +12,10 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: $(VENV)/run.stamp
 	$(BIN)/holdover demo
 
-demo-vm: $(VENV)/run.stamp
-	$(BIN)/holdover demo --vm
+# A Linux guest between two separate hosts; without root `holdover demo --vm`, and it says so. It asks before it
+# installs packages.
+demo-vm: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.rig.vm_demo
 
 # An unmodified `virsh migrate` between two separate hosts; needs root, and asks before it installs packages.
 demo-libvirt: $(VENV)/dev.stamp

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from tests.rig import vm_demo
+from tests.rig.hosts import needs_separate_hosts
 from tests.rig.packages import needs
 from tests.rig.processes import Rig
 
@@ -66,3 +70,27 @@ def test_the_same_with_a_real_guest(rig: Rig) -> None:
     done = rig.holdover("demo", "--vm", "--json", timeout=600)
     assert done.returncode == 0, done.stderr
     check(msgspec.json.decode(done.stdout, type=Answer))
+
+
+@pytest.mark.long
+@pytest.mark.xdist_group("separate-hosts")
+def test_a_real_guest_between_separate_hosts() -> None:
+    needs("qemu-system-x86", "qemu-block-extra", "busybox-static", "sg3-utils")
+    needs_separate_hosts()
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.rig.vm_demo"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    harm, none = done.stdout.split("migrate-pr=on")
+    assert "host-a  key 0xabc  holds the reservation" in harm.partition("After")[2]
+    assert "host-b  key 0xabc  holds the reservation" in none.partition("After")[2]
+    assert " writes done, 0 refused." in none
+
+
+def test_without_root_it_says_why_the_hosts_are_not_separate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert vm_demo.reason_against_hosts() == "Separate hosts need root"

@@ -6,15 +6,13 @@ The hosts are those of the tests: network, processes and folders of their own, a
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from holdover.demo.messages import Connect, End, Report, decode_said, encode
 from tests.rig.libvirt_machine import Machine, libvirt_site
-from tests.rig.packages import PRESENT
+from tests.rig.packages import installed
 from tests.rig.separate_site import GUEST, SAN
 
 PACKAGES = (
@@ -32,29 +30,10 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    if not _packages():
+    if not installed(*PACKAGES):
         return 1
     with tempfile.TemporaryDirectory() as folder, libvirt_site(Path(folder)) as machine:
         return _show(machine)
-
-
-def _packages() -> bool:
-    """Whether all packages are here, at last; installs them if the user agrees."""
-    missing = [each for each in PACKAGES if not PRESENT[each]()]
-    if not missing:
-        return True
-    command = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
-    if shutil.which("apt-get") is None:
-        print(f"These packages are missing: {', '.join(missing)}", file=sys.stderr)
-        return False
-    try:
-        agrees = input(f"Packages are missing. Run `{' '.join(command)}`? [y/N] ").lower() in ("y", "yes")
-    except EOFError:
-        agrees = False
-    if not agrees:
-        print(f"Nothing was installed. Missing: {', '.join(missing)}", file=sys.stderr)
-        return False
-    return subprocess.run(command, check=False).returncode == 0
 
 
 def _show(machine: Machine) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -63,3 +65,22 @@ def needs(*packages: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def installed(*packages: str) -> bool:
+    """Whether all packages are here at last; installs those that are missing if the person agrees."""
+    lacks = missing(*packages)
+    if not lacks:
+        return True
+    command = ["apt-get", "install", "--yes", "--no-install-recommends", *lacks]
+    if shutil.which("apt-get") is None:
+        print(f"These packages are missing: {', '.join(lacks)}", file=sys.stderr)
+        return False
+    try:
+        agrees = input(f"Packages are missing. Run `{' '.join(command)}`? [y/N] ").lower() in ("y", "yes")
+    except EOFError:
+        agrees = False
+    if not agrees:
+        print(f"Nothing was installed. Missing: {', '.join(lacks)}", file=sys.stderr)
+        return False
+    return subprocess.run(command, check=False).returncode == 0

@@ -37,6 +37,7 @@ class SeparateSite:
         names: Those with an agent.
         guests: The guests, each with the host on which it runs first.
         operators: Operators, of whose certificates each host has a copy; set them before `begin`.
+        migrate_pr: What the agents' files say of each disk, "on" or "off"; set it before `begin`.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class SeparateSite:
         self.agents: dict[str, Program] = {}
         self._luns = luns
         self.operators: tuple[str, ...] = ()
+        self.migrate_pr = "on"
 
     def __getitem__(self, name: str) -> SeparateHost:
         return self.hosts[name]
@@ -114,7 +116,7 @@ class SeparateSite:
 
     def _section(self, guest: str, host: str) -> str:
         devices = [
-            f"scsi-block,id=disk{lun},drive=iscsi://{SAN}/{SAN_IQN}/{lun},migrate-pr=on"
+            f"scsi-block,id=disk{lun},drive=iscsi://{SAN}/{SAN_IQN}/{lun},migrate-pr={self.migrate_pr}"
             for lun in self.luns_of(guest)
         ]
         return (
