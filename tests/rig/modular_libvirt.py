@@ -1,12 +1,14 @@
 """The daemons of a modular libvirt, virtqemud and its like: Debian ships only their source.
 
-They use the libraries and drivers of the libvirt that this machine has installed, of which this is the source
-package. `mmdebstrap` makes a Debian with what the build needs. It takes about 6 minutes of processor.
+They use the libraries and drivers of the libvirt that this machine has installed, or of that in a root of
+Debian 13, of which this is the source package. `mmdebstrap` makes a Debian with what the build needs. It
+takes about 6 minutes of processor.
 
-    python -m tests.rig.modular_libvirt      build them, and print the folder
+    python -m tests.rig.modular_libvirt              build them, and print the folder
+    python -m tests.rig.modular_libvirt --newer      those of Debian 13
 
-HOLDOVER_VIRTQEMUD names the folder; without it, it is in the project's cache folder, by libvirt's version.
-The tests do not build it: they are skipped where it is not there.
+HOLDOVER_VIRTQEMUD names the folder of the first; without it, they are in the project's cache folder, by
+libvirt's version. The tests do not build them: they are skipped where they are not there.
 """
 
 from __future__ import annotations
@@ -16,23 +18,24 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from holdover.demo.machines.image import cache_folder
+from tests.rig.debian_root import NEWER_RELEASE, RELEASE, newer_libvirt_root
 
-_RELEASE = "bookworm"
 _DAEMONS = ("virtqemud", "virtproxyd", "virtsecretd")
 _PACKAGES = (
     *("dpkg-dev", "gcc", "libc6-dev", "make", "meson", "ninja-build", "pkg-config", "gettext", "perl"),
-    *("libglib2.0-dev", "libxml2-dev", "libgnutls28-dev", "libtirpc-dev", "libyajl-dev", "libacl1-dev"),
+    *("libglib2.0-dev", "libxml2-dev", "libgnutls28-dev", "libtirpc-dev", "libacl1-dev"),
     *("libxml2-utils", "xsltproc", "rpcsvc-proto", "python3-docutils"),
 )
 _OPTIONS = (
     *("--prefix=/usr", "--sysconfdir=/etc", "--localstatedir=/var", "-Drunstatedir=/run"),
     *("--libdir=lib/x86_64-linux-gnu", "-Dauto_features=disabled", "-Dsystem=true", "-Dinit_script=none"),
-    *("-Ddriver_remote=enabled", "-Ddriver_libvirtd=enabled", "-Ddriver_qemu=enabled", "-Dyajl=enabled"),
+    *("-Ddriver_remote=enabled", "-Ddriver_libvirtd=enabled", "-Ddriver_qemu=enabled"),
     *("-Ddriver_secrets=enabled", "-Dremote_default_mode=legacy", "-Dqemu_user=root", "-Dqemu_group=root"),
     *("-Dtests=disabled", "-Ddocs=disabled", "-Dbuildtype=plain", "-Dc_args=-O0"),
 )
@@ -44,7 +47,7 @@ apt-get update
 cd /root
 apt-get source "libvirt=$VERSION"
 cd libvirt-*/
-meson setup build {" ".join(_OPTIONS)}
+meson setup build {" ".join(_OPTIONS)} "-D$JSON=enabled"
 cd build
 ninja {" ".join(f"src/{daemon}" for daemon in _DAEMONS)}
 mkdir /built
@@ -52,43 +55,65 @@ for daemon in {" ".join(_DAEMONS)}; do cp "src/$daemon" /built; done
 """
 
 
-def modular_libvirt() -> Path:
-    """The folder of the daemons; the test that calls this is skipped where they were not built."""
-    folder = _folder()
+@dataclass(frozen=True, slots=True)
+class _Libvirt:
+    """The libvirt of a release of Debian: its version, and the library by which it reads JSON."""
+
+    release: str
+    version: str
+    json: str
+    json_package: str
+
+    @property
+    def folder(self) -> Path:
+        """Where its daemons are, or are to be."""
+        given = os.environ.get("HOLDOVER_VIRTQEMUD")
+        if given and self.release == RELEASE:
+            return Path(given)
+        return cache_folder() / "modular-libvirt" / self.version
+
+
+def _libvirt(newer: Path | None) -> _Libvirt:
+    show = ["dpkg-query", "--show", "--showformat=${Version}", "libvirt0"]
+    if newer is not None:
+        show.insert(1, f"--admindir={newer / 'var' / 'lib' / 'dpkg'}")
+    version = subprocess.run(show, capture_output=True, text=True, check=False).stdout.strip()
+    if newer is None:
+        return _Libvirt(RELEASE, version, "yajl", "libyajl-dev")
+    return _Libvirt(NEWER_RELEASE, version, "json_c", "libjson-c-dev")
+
+
+def modular_libvirt(newer: Path | None = None) -> Path:
+    """The folder of the daemons, of this machine's libvirt or of that in ``newer``, a root of Debian 13.
+
+    The test that calls this is skipped where they were not built.
+    """
+    folder = _libvirt(newer).folder
     if not all((folder / daemon).exists() for daemon in _DAEMONS):
-        pytest.skip(
-            "needs virtqemud, which Debian does not ship: python -m tests.rig.modular_libvirt builds it"
-        )
+        build_it = f"python -m tests.rig.modular_libvirt{'' if newer is None else ' --newer'}"
+        pytest.skip(f"needs virtqemud, which Debian does not ship: {build_it} builds it")
     return folder
 
 
-def _folder() -> Path:
-    if given := os.environ.get("HOLDOVER_VIRTQEMUD"):
-        return Path(given)
-    return cache_folder() / "modular-libvirt" / _version()
-
-
-def _version() -> str:
-    show = ["dpkg-query", "--show", "--showformat=${Version}", "libvirt0"]
-    return subprocess.run(show, capture_output=True, text=True, check=False).stdout.strip()
-
-
-def build() -> Path:
+def build(newer: Path | None = None) -> Path:
     """Build them unless they are there; return the folder."""
-    folder = _folder()
+    libvirt = _libvirt(newer)
+    folder = libvirt.folder
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
+    packages = ",".join((*_PACKAGES, libvirt.json_package))
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
         root = Path(name) / "root"
-        make = ["mmdebstrap", "--variant=minbase", f"--include={','.join(_PACKAGES)}", _RELEASE, str(root)]
+        make = ["mmdebstrap", "--variant=minbase", f"--include={packages}", libvirt.release, str(root)]
         subprocess.run(make, check=True)
         enter = ["unshare", "--mount", "--pid", "--fork", "chroot", str(root), "sh", "-c", _BUILD]
-        subprocess.run(enter, check=True, env={**os.environ, "VERSION": _version()})
-        # outside of the build's folder they find the libraries of this machine
+        variables = {"VERSION": libvirt.version, "JSON": libvirt.json}
+        subprocess.run(enter, check=True, env=os.environ | variables)
+        # outside of the build's folder they find the libraries of their libvirt
         shutil.copytree(root / "built", folder)
     return folder
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{build()}\n")
+    sys.stdout.write(f"{build(newer_libvirt_root() if '--newer' in sys.argv[1:] else None)}\n")

@@ -52,6 +52,8 @@ for each in /etc/libvirt /var/lib/libvirt /var/log/libvirt /var/cache/libvirt; d
 done
 mkdir -p /run/libvirt
 """
+_MODULAR = "/run/modular"
+"""Where a host has the daemons of a modular libvirt, inside of another Debian too."""
 _INSIDE = "/run/debian/root"
 """Where a host has another Debian."""
 _OTHER_ROOT = """
@@ -178,6 +180,9 @@ class SeparateLibvirt:
         host = self.site[name]
         made = host.run("sh", "-c", _OWN_FOLDERS)
         assert made.returncode == 0, made.stderr
+        if self._modular is not None:
+            made = host.run("cp", "-r", str(self._modular), _MODULAR)
+            assert made.returncode == 0, made.stderr
         if self._root is not None:
             made = host.run("sh", "-c", _OTHER_ROOT.format(root=self._root, inside=_INSIDE))
             assert made.returncode == 0, made.stderr
@@ -198,8 +203,8 @@ class SeparateLibvirt:
         self.agents_then[name] = agent, len(agent.output())
         command: tuple[str, ...] = ("libvirtd", "--listen")
         if self._modular is not None:
-            command = (str(self._modular / _QEMU_DAEMON),)
-            self._start_beside(name, self._modular)
+            command = (f"{_MODULAR}/{_QEMU_DAEMON}",)
+            self._start_beside(name)
         daemon = self.daemons[name] = self.site[name].spawn(*self._entering, *command)
         until(
             lambda: not daemon.running or self.virsh(name, "version").returncode == 0,
@@ -207,12 +212,12 @@ class SeparateLibvirt:
         )
         assert daemon.running, daemon.output()
 
-    def _start_beside(self, name: str, folder: Path) -> None:
+    def _start_beside(self, name: str) -> None:
         """Start the other daemons of a modular libvirt, unless they run."""
         for daemon in _BESIDE:
             before = self._beside.get((name, daemon))
             if before is None or not before.running:
-                command = (*self._entering, str(folder / daemon))
+                command = (*self._entering, f"{_MODULAR}/{daemon}")
                 self._beside[name, daemon] = self.site[name].spawn(*command)
 
     def kill_daemons(self, name: str) -> None:
