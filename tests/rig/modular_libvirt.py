@@ -28,7 +28,18 @@ from tests.rig.debian_root import NEWER_RELEASE, RELEASE, newer_libvirt_root
 
 _DAEMONS = ("virtqemud", "virtproxyd", "virtsecretd")
 _PACKAGES = (
-    *("dpkg-dev", "gcc", "libc6-dev", "make", "meson", "ninja-build", "pkg-config", "gettext", "perl"),
+    *(
+        "dpkg-dev",
+        "gcc",
+        "libc6-dev",
+        "make",
+        "meson",
+        "ninja-build",
+        "pkg-config",
+        "gettext",
+        "perl",
+        "patch",
+    ),
     *("libglib2.0-dev", "libxml2-dev", "libgnutls28-dev", "libtirpc-dev", "libacl1-dev"),
     *("libxml2-utils", "xsltproc", "rpcsvc-proto", "python3-docutils"),
 )
@@ -45,9 +56,17 @@ mount -t proc proc /proc
 sed -n 's/^deb /deb-src /p' /etc/apt/sources.list >/etc/apt/sources.list.d/source.list
 apt-get update
 cd /root
-apt-get source "libvirt=$VERSION"
+apt-get source --print-uris "libvirt=$VERSION" | tr -d "'" | while read -r uri file _ hash; do
+  # A mirror may lack the files that only describe the two archives.
+  case $file in
+    *.orig.tar.xz | *.debian.tar.xz) /usr/lib/apt/apt-helper download-file "$uri" "$file" "$hash" ;;
+  esac
+done
+tar -xJf *.orig.tar.xz
 cd libvirt-*/
-meson setup build {" ".join(_OPTIONS)} "-D$JSON=enabled"
+tar -xJf ../*.debian.tar.xz
+grep -v "^#" debian/patches/series | while read -r each; do patch -p1 <"debian/patches/$each"; done
+meson setup build {" ".join(_OPTIONS)} $OPTIONS
 cd build
 ninja {" ".join(f"src/{daemon}" for daemon in _DAEMONS)}
 mkdir /built
@@ -57,12 +76,12 @@ for daemon in {" ".join(_DAEMONS)}; do cp "src/$daemon" /built; done
 
 @dataclass(frozen=True, slots=True)
 class _Libvirt:
-    """The libvirt of a release of Debian: its version, and the library by which it reads JSON."""
+    """The libvirt of a release of Debian: its version, and the features that only its build needs."""
 
     release: str
     version: str
-    json: str
-    json_package: str
+    options: str
+    packages: tuple[str, ...]
 
     @property
     def folder(self) -> Path:
@@ -79,8 +98,9 @@ def _libvirt(newer: Path | None) -> _Libvirt:
         show.insert(1, f"--admindir={newer / 'var' / 'lib' / 'dpkg'}")
     version = subprocess.run(show, capture_output=True, text=True, check=False).stdout.strip()
     if newer is None:
-        return _Libvirt(RELEASE, version, "yajl", "libyajl-dev")
-    return _Libvirt(NEWER_RELEASE, version, "json_c", "libjson-c-dev")
+        return _Libvirt(RELEASE, version, "-Dyajl=enabled", ("libyajl-dev",))
+    options = "-Djson_c=enabled -Dlibnl=enabled"
+    return _Libvirt(NEWER_RELEASE, version, options, ("libjson-c-dev", "libnl-3-dev", "libnl-route-3-dev"))
 
 
 def modular_libvirt(newer: Path | None = None) -> Path:
@@ -102,13 +122,13 @@ def build(newer: Path | None = None) -> Path:
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    packages = ",".join((*_PACKAGES, libvirt.json_package))
+    packages = ",".join((*_PACKAGES, *libvirt.packages))
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
         root = Path(name) / "root"
         make = ["mmdebstrap", "--variant=minbase", f"--include={packages}", libvirt.release, str(root)]
         subprocess.run(make, check=True)
         enter = ["unshare", "--mount", "--pid", "--fork", "chroot", str(root), "sh", "-c", _BUILD]
-        variables = {"VERSION": libvirt.version, "JSON": libvirt.json}
+        variables = {"VERSION": libvirt.version, "OPTIONS": libvirt.options}
         subprocess.run(enter, check=True, env=os.environ | variables)
         # outside of the build's folder they find the libraries of their libvirt
         shutil.copytree(root / "built", folder)
