@@ -13,6 +13,7 @@ from holdover.demo.processes import free_port
 from tests.docs.test_quick_start import on_free_ports, run
 from tests.docs.typist import BLOCK, DOCS, Typist, lines_of
 from tests.rig.agents import real_agents
+from tests.rig.hosts import until
 from tests.rig.processes import Rig
 from tests.runbook.operator import KEY, Site
 
@@ -53,7 +54,8 @@ def test_a_host_that_has_died(site: Site) -> None:
     assert ":host-b," in holders(site)
     assert ":host-a," not in holders(site)
     site.start("host-a")
-    assert "declared this host dead" in site.works("status", "--api", site.a.api)
+    # It hears so from the first peer that answers.
+    until(lambda: "declared this host dead" in site.works("status", "--api", site.a.api), "it has not heard")
     typist.line(alive)
     for line in rest:
         typist.line(line)

@@ -88,11 +88,12 @@ def test_what_was_acknowledged_before_a_kill_is_there(
     server: tuple[IO[str], IO[str]], tmp_path: Path
 ) -> None:
     chance = random.Random(5)
-    total = 0
-    for number in range(KILLS):
+    number = total = 0
+    # Where the machine is busy, a kill often comes before anything is acknowledged: then there are more.
+    while number < KILLS or total <= KILLS:
         file = tmp_path / f"journal{number // ROUNDS_OF_A_FILE}"
         after = chance.uniform(0, 0.015 if chance.random() < 0.3 else 0.1)
         acknowledged = killed(server, file, f"r{number}", after)
         total += sum(acknowledged)
         run(partial(look, file, f"r{number}", acknowledged))
-    assert total > KILLS
+        number += 1

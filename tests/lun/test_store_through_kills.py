@@ -178,10 +178,12 @@ def test_what_was_acknowledged_is_found_after_every_kill(rig: Rig) -> None:
             Kept([sessions.path(parse_iscsi_url(target.url(lun)), each) for each in IDENTITIES])
             for lun in range(LUNS)
         ]
-        for _ in range(KILLS):
+        kills = 0
+        # Where the machine is busy, a kill often comes before anything is acknowledged: then there are more.
+        while kills < KILLS or any(kept.acknowledged <= KILLS for kept in units):
             await kill_and_restart(rig, target, units, chance)
+            kills += 1
         for kept in units:
-            assert kept.acknowledged > KILLS
             for path in kept.paths:
                 await path.close()
 
