@@ -8,6 +8,7 @@ from pages.files_page import files_page
 from pages.hooks import ROOT
 from pages.metrics_page import metrics_page
 from pages.runbook_page import runbook_page
+from pages.states_page import states_page
 
 MADE = {
     "docs/operate/runbook.md": runbook_page,
@@ -15,6 +16,7 @@ MADE = {
     "docs/reference/configuration.md": configuration_page,
     "docs/reference/files.md": files_page,
     "docs/reference/metrics.md": metrics_page,
+    "docs/understand/handover-states.md": states_page,
 }
 """Each page that is made from the code, and what makes it."""
 

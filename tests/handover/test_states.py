@@ -1,16 +1,13 @@
-"""The tables of a handover: complete, closed, and as the documentation draws them."""
+"""The tables of a handover: complete and closed."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from pages.states_page import table_of
 
-from holdover.handover.diagram import document
-from holdover.handover.state_table import DESTINATION, EVENT_OF, SOURCE, table_of
+from holdover.handover.state_table import DESTINATION, EVENT_OF, SOURCE
 from holdover.handover.states import DestinationState, Event, MessageKind, SourceState
 
-PAGE = Path(__file__).parents[2] / "docs" / "understand" / "handover-states.md"
 ENDS = {"stayed", "gone", "returned", "here"}
 
 
@@ -59,9 +56,3 @@ def test_an_end_can_be_reached_from_every_state(
             seen |= ahead
             ahead = {each for one in ahead for each in after[one]} - seen
         assert seen & ENDS, state
-
-
-def test_the_page_is_drawn_from_these_tables() -> None:
-    assert PAGE.read_text() == document(), (
-        "python -m holdover.handover.diagram >docs/understand/handover-states.md"
-    )

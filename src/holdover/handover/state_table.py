@@ -29,7 +29,7 @@ Rules for whoever edits this file:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Generic, TypeVar
@@ -935,20 +935,3 @@ def what_instead(state: SourceState | DestinationState) -> str:
     if isinstance(state, SourceState):
         return SOURCE[state].instead or _ROLL_BACK_OR_WAIT
     return DESTINATION[state].instead
-
-
-def table_of(role: type[SourceState] | type[DestinationState]) -> Iterable[tuple[str, str, str]]:
-    """The transitions of one machine as (state, event with its condition, next state), for diagrams."""
-    specs: Iterable[tuple[Enum, StateSpec[Any]]] = SPECS[role].items()
-    for state, spec in specs:
-        for event, follows in spec.follows.items():
-            after, conditions = follows, tuple[str, ...]()
-            while isinstance(after, Choice):
-                yield state.value, _named(event, (*conditions, after.when)), after.yes.value
-                conditions, after = (*conditions, f"not {after.when}"), after.no
-            if after is not None:
-                yield state.value, _named(event, conditions), after.value
-
-
-def _named(event: Event, conditions: tuple[str, ...]) -> str:
-    return f"{event.value} [{', '.join(conditions)}]" if conditions else event.value

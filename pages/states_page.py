@@ -1,12 +1,14 @@
-"""The state diagrams of the documentation, drawn from the tables: ``python -m holdover.handover.diagram``."""
+"""The page of the states of a handover, drawn from the tables of the rules."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
+from enum import Enum
 from typing import Any
 
-from holdover.handover.state_table import SPECS, StateSpec, table_of
-from holdover.handover.states import DestinationState, SourceState
+from holdover.handover.state_table import SPECS, Choice, StateSpec
+from holdover.handover.states import DestinationState, Event, SourceState
 
 _INTRODUCTION = """# The states of a handover
 
@@ -17,8 +19,7 @@ In the diagrams, the second line of a state says what begins when the state is e
 at once, or, in capitals, a message to the destination. An arrow from a state to itself is another try, or
 news that changes nothing.
 
-`python -m holdover.handover.diagram` makes this page from `src/holdover/handover/state_table.py`, and a
-test compares the two.
+This page is made from `src/holdover/handover/state_table.py` (`make reference`), and a test compares the two.
 """
 
 _ROLES: tuple[tuple[str, type[SourceState] | type[DestinationState], str], ...] = (
@@ -27,7 +28,7 @@ _ROLES: tuple[tuple[str, type[SourceState] | type[DestinationState], str], ...] 
 )
 
 
-def document() -> str:
+def states_page() -> str:
     """The whole page, in Markdown with diagrams in Mermaid."""
     parts = [_INTRODUCTION]
     for title, role, first in _ROLES:
@@ -74,5 +75,18 @@ def _name(state: str) -> str:
     return state.replace(" ", "_")
 
 
-if __name__ == "__main__":
-    print(document(), end="")
+def table_of(role: type[SourceState] | type[DestinationState]) -> Iterable[tuple[str, str, str]]:
+    """The transitions of one machine as (state, event with its condition, next state), for diagrams."""
+    specs: Iterable[tuple[Enum, StateSpec[Any]]] = SPECS[role].items()
+    for state, spec in specs:
+        for event, follows in spec.follows.items():
+            after, conditions = follows, tuple[str, ...]()
+            while isinstance(after, Choice):
+                yield state.value, _named(event, (*conditions, after.when)), after.yes.value
+                conditions, after = (*conditions, f"not {after.when}"), after.no
+            if after is not None:
+                yield state.value, _named(event, conditions), after.value
+
+
+def _named(event: Event, conditions: tuple[str, ...]) -> str:
+    return f"{event.value} [{', '.join(conditions)}]" if conditions else event.value
