@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, cast
 
 from holdover.admission.turns_to_begin import Rates, TurnsToBegin
+from holdover.network.tls_records import whole_records
 from holdover.network.tls_transport import TlsChannel, TlsTransport
 
 _MOST_BYTES: Final = 32 << 10
@@ -26,10 +27,6 @@ _MOST_STEPS: Final = 64
 
 _TURNS_FOR_A_REFUSAL: Final = 4
 """How many more turns a connection counts that was refused after its handshake, or whose handshake failed."""
-
-_RECORD_HEADER: Final = 5
-_RECORD_TYPES: Final = frozenset({20, 21, 22, 23})  # RFC 8446 5.1
-_LONGEST_RECORD: Final = (1 << 14) + 2048  # RFC 5246 6.2.3, which allows more than RFC 8446 5.2
 
 
 class Handshakes:
@@ -166,7 +163,7 @@ class TlsHandshake(asyncio.Protocol):
         self._fail(exc or ConnectionResetError("it has hung up"))
 
     def _continue(self) -> None:
-        if self._waits or not _whole_records(self._received):
+        if self._waits or not whole_records(self._received):
             return
         if self.steps >= _MOST_STEPS:
             self._fail(ssl.SSLError("its handshake has too many pieces"))
@@ -181,7 +178,7 @@ class TlsHandshake(asyncio.Protocol):
         self.steps += 1
         if self._channel is None:
             self._channel = TlsChannel(self._context)
-        whole = _whole_records(self._received)
+        whole = whole_records(self._received)
         self._channel.incoming.write(self._received[:whole])
         del self._received[:whole]
         tls = self._channel.tls
@@ -221,11 +218,8 @@ class TlsHandshake(asyncio.Protocol):
 
     def _succeed(self, transport: asyncio.Transport, channel: TlsChannel) -> None:
         self._end(None)
-        if self._received:
-            channel.incoming.write(self._received)
-            self._received.clear()
         protocol = self._protocol(channel.tls.selected_alpn_protocol())
-        TlsTransport(transport, channel, protocol).begin()
+        TlsTransport(transport, channel, protocol).begin(self._received)
 
     def _fail(self, error: Exception) -> None:
         if self._has_ended:
@@ -241,23 +235,3 @@ class TlsHandshake(asyncio.Protocol):
         self._has_ended = True
         self._timer.cancel()
         self._tell(error)
-
-
-def _whole_records(received: bytearray) -> int:
-    """How many bytes the whole TLS records at the beginning of ``received`` have.
-
-    All, if what follows is no record or is too long for one: OpenSSL then says so. The beginning of the next
-    record stays behind, so ``received`` always begins with a record.
-    """
-    at = 0
-    while at < len(received):
-        if received[at] not in _RECORD_TYPES:
-            return len(received)
-        header = received[at : at + _RECORD_HEADER]
-        length = int.from_bytes(header[3:], "big")
-        if length > _LONGEST_RECORD:
-            return len(received)
-        if len(header) < _RECORD_HEADER or len(received) < at + _RECORD_HEADER + length:
-            break
-        at += _RECORD_HEADER + length
-    return at

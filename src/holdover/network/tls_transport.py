@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 import structlog
 
 from holdover.network.receive_buffer import receive_buffer
+from holdover.network.tls_records import whole_records
 
 log = structlog.get_logger()
 
@@ -22,7 +23,9 @@ _CLOSE_SECONDS = 2.0
 _RECORD_BYTES: Final = 16384
 """The most that a record of TLS holds (RFC 8446 5.1)."""
 _READ_BYTES: Final = 65536
-"""The most that is decrypted at once, so that a fast client does not hold the loop for long."""
+"""The most that is received in one turn of the loop, so that a fast client does not hold it for long."""
+_RECORDS: Final = 64
+"""The most records that are decrypted in one turn of the loop. Each takes time, even if it holds one byte."""
 
 
 class TlsChannel:
@@ -47,27 +50,67 @@ class TlsTransport(asyncio.Transport):
         self._transport = transport
         self._channel = channel
         self._protocol = protocol
+        self._encrypted = bytearray()
+        """What was received and waits for its turn; it begins with a record. OpenSSL gets the records of one
+        turn alone: it takes any number of changes of keys in one call."""
+        self._next: asyncio.Handle | None = None
+        """The next turn, while there is one. The TCP connection is not read until then."""
         self._paused = False
         self._closing = False
         self._cut: asyncio.TimerHandle | None = None
 
-    def begin(self) -> None:
-        """Tell the protocol that the connection is made, and hand over what has come already."""
+    def begin(self, received: bytes | bytearray) -> None:
+        """Tell the protocol that the connection is made, and hand over what has come already: what is left in
+        the channel, and after it ``received``.
+        """
+        self._encrypted += self._channel.incoming.read()
+        self._encrypted += received
         # The transport looks at a protocol's methods once, when it is set.
         self._transport.set_protocol(_Encrypted(self, asyncio.get_running_loop()))
         self._protocol.connection_made(self)
-        self.decrypt()
+        self._take_turn()
 
     # What comes in
 
     def received(self, encrypted: memoryview) -> None:
         """Take what has come on the TCP connection."""
-        self._channel.incoming.write(encrypted)
-        self.decrypt()
+        self._encrypted += encrypted
+        self._take_turn(there_may_be_more=len(encrypted) == _READ_BYTES)
 
-    def decrypt(self) -> None:
-        """Hand all that has come to the protocol, until the protocol pauses."""
-        tls, outgoing = self._channel.tls, self._channel.outgoing
+    def _take_turn(self, *, there_may_be_more: bool = False) -> None:
+        """Hand the next records to the protocol. If these are not all, or if there may be more to receive in
+        this turn of the loop, go on in the next turn.
+        """
+        self._decrypt()
+        if self._paused or self.is_closing():
+            return
+        if there_may_be_more or whole_records(self._encrypted, 1):
+            self._transport.pause_reading()
+            self._take_turn_soon()
+        else:
+            self._transport.resume_reading()
+
+    def _take_turn_soon(self) -> None:
+        if self._next is None:
+            self._next = asyncio.get_running_loop().call_soon(self._take_next_turn)
+
+    def _take_next_turn(self) -> None:
+        self._next = None
+        # If there are records, the TCP connection has its turn after this one.
+        has_records = self._channel.incoming.pending > 0 or whole_records(self._encrypted, 1) > 0
+        try:
+            self._take_turn(there_may_be_more=has_records)
+        except BaseException:
+            self.abort()  # as the event loop does if `received` raises
+            raise
+
+    def _decrypt(self) -> None:
+        """Hand the records of one turn to the protocol, until the protocol pauses."""
+        tls, incoming, outgoing = self._channel.tls, self._channel.incoming, self._channel.outgoing
+        if not incoming.pending:  # those of a turn amid which the protocol has paused
+            whole = whole_records(self._encrypted, _RECORDS)
+            incoming.write(self._encrypted[:whole])
+            del self._encrypted[:whole]
         while not self._paused and not self.is_closing():
             try:
                 data = tls.read(_RECORD_BYTES)
@@ -98,8 +141,9 @@ class TlsTransport(asyncio.Transport):
     def lost(self, error: Exception | None) -> None:
         """Take note that the TCP connection has ended."""
         self._closing = True
-        if self._cut is not None:
-            self._cut.cancel()
+        for each in (self._cut, self._next):
+            if each is not None:
+                each.cancel()
         self._protocol.connection_lost(error)
 
     def set_paused(self, *, writing: bool) -> None:
@@ -118,8 +162,7 @@ class TlsTransport(asyncio.Transport):
         """Go on after `pause_reading`."""
         if self._paused and not self.is_closing():
             self._paused = False
-            self._transport.resume_reading()
-            asyncio.get_running_loop().call_soon(self.decrypt)
+            self._take_turn_soon()  # what was received comes first
 
     def is_reading(self) -> bool:
         """Whether the protocol gets what comes."""
