@@ -17,10 +17,10 @@ import structlog
 
 from holdover.iscsi.errors import CommandRefused, ConnectionLost, IscsiError, LoginError
 from holdover.iscsi.initiator.initiator import IscsiInitiator, send_targets
+from holdover.iscsi.initiator.two_addresses import TwoAddresses
 from holdover.iscsi.numbers import LoginStatus
 from holdover.iscsi.url import IscsiUrl
 from holdover.paths.submitted import Submitted
-from holdover.paths.two_addresses import TwoAddresses
 from holdover.scsi.command import Command, Response
 from holdover.scsi.path import AnswerLost, Awaited, PathError
 from holdover.scsi.reservation.transport_id import IscsiTransportID

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from holdover.paths.two_addresses import TwoAddresses
+from holdover.iscsi.initiator.two_addresses import TwoAddresses
 
 PORT, A, B = "port", "192.0.2.1:3260", "san:3260"
 
