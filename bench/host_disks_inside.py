@@ -22,6 +22,7 @@ from pathlib import Path
 import msgspec
 from tests.rig.kernel_programs import start_program
 
+from bench.guest_shell import WRITE_ALL, reserve_all, wait_for_disks
 from bench.moving import KEY, migrate_plainly, ready, standstill
 from holdover.api.client import AgentClient
 from holdover.demo.hosts import CertifiedHost, certified_hosts
@@ -135,11 +136,8 @@ class Guest:
         self.qemu, self.watch = self.start(0)
         self.console = await self.qemu.console()
         await self.console.wait_for(READY, _LONG)
-        register = f"sg_persist -n -o -I -S {KEY:#x} /dev/$n"
-        reserve = f"sg_persist -n -o -R -K {KEY:#x} -T 5 /dev/$n"
-        count = f"[ $(ls -d /sys/block/sd* | wc -l) -eq {self.plan.luns} ]"
-        await self.run(f"for i in $(seq 600); do {count} && exit 0; sleep 0.1; done; exit 1")
-        await self.run(f"for d in /sys/block/sd*; do n=${{d##*/}}; {register} && {reserve} || exit 1; done")
+        await self.run(wait_for_disks(self.plan.luns))
+        await self.run(reserve_all(KEY))
 
     async def run(self, command: str) -> None:
         """Run a command in the guest.
@@ -168,8 +166,7 @@ class Guest:
         self.console = await destination.console()
         await self.run("true")
         if self.way.carries:
-            write = "dd if=/dev/zero of=/dev/${d##*/} bs=4096 count=1 oflag=direct status=none"
-            await self.run(f"for d in /sys/block/sd*; do {write} || exit 1; done")
+            await self.run(WRITE_ALL)
             await self._check()
         return Figure(letter=self.way.letter, round=number, standstill=took, handover=handover)
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from bench.agents import GUEST, agent, own_environment
 from bench.delay import DelayProxy
+from bench.guest_shell import WRITE_ALL, reserve_all, wait_for_disks
 from bench.servers import TARGET_IQN, Server, serve_luns
 from holdover.demo.hosts import CertifiedHost, certified_hosts
 from holdover.demo.machines.console import Console
@@ -136,17 +137,11 @@ class MovingGuest:
         self.qemu = self._start(self.here, None, False)
         self.console = await self.qemu.console()
         await self.console.wait_for(READY, _BOOT)
-        count = f"[ $(ls -d /sys/block/sd* | wc -l) -eq {self.luns} ]"
-        await self._run(f"for i in $(seq 600); do {count} && exit 0; sleep 0.1; done; exit 1")
+        await self._run(wait_for_disks(self.luns))
 
     async def reserve(self) -> None:
         """Register and reserve (type 5) on all LUNs, in the guest."""
-        register = f"sg_persist -n -o -I -S {KEY:#x} /dev/$n"
-        reserve = f"sg_persist -n -o -R -K {KEY:#x} -T 5 /dev/$n"
-        await self._run(
-            f"for d in /sys/block/sd*; do n=${{d##*/}}; {register} && {reserve} || exit 1; done",
-            timeout=_BOOT,
-        )
+        await self._run(reserve_all(KEY), timeout=_BOOT)
         await self._check_reservations()
 
     async def end(self) -> None:
@@ -225,8 +220,7 @@ class MovingGuest:
             await self._run("true")
             return
         await self._check_reservations()
-        write = "dd if=/dev/zero of=/dev/${d##*/} bs=4096 count=1 oflag=direct status=none"
-        await self._run(f"for d in /sys/block/sd*; do {write} || exit 1; done")
+        await self._run(WRITE_ALL)
 
     async def _check_reservations(self) -> None:
         """Check that each LUN has one registrant, with the guest's key, and a reservation of type 5.
