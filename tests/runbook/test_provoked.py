@@ -151,9 +151,13 @@ def test_one_target_by_two_addresses(rig: Rig) -> None:
     site.text("host-a", f"{site.target.url(1)},", f"{site.target.url(1).replace('127.0.0.1', 'localhost')},")
     site.start("host-a")
     site.logged("host-a", "explain=two-addresses")
-    while "two addresses" not in site.works("status", "--api", site.a.api):
+    addresses = [site.target.url(0), site.target.url(1).replace("127.0.0.1", "localhost")]
+    doctor = site.type("doctor", "--config", str(site.rig.folder / "host-a.toml")).stdout
+    assert f"warning  addresses: guest db1: the drives {' and '.join(addresses)} may be" in doctor
+    while "two addresses" not in (status := site.works("status", "--api", site.a.api)):
         for lun in range(2):
             site.type("pr", "status", site.a.url(lun))
+    assert all(address.split("/")[2] in status for address in addresses)
     site.logged("host-a", "ends a session of a guest whenever")
     site.text("host-a", "//localhost:", "//127.0.0.1:")
     site.reload("host-a")

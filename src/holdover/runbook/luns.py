@@ -20,6 +20,8 @@ LUNS = (
         "logs in, without end. The guest's commands wait meanwhile. Two targets may have one name: then "
         "nothing is wrong.",
         (
+            "`holdover doctor` names the drives with the two addresses, as the agent's file has them: "
+            "`addresses`. When sessions have ended one another, `holdover status` names the two addresses.",
             "`holdover pr status DRIVE` for a drive by each address: if the list of initiators is one list, "
             "or you know that it is one SAN, the addresses lead to one target.",
             "Write all drives of the guest on that target with one address in the agent's file.",
