@@ -103,6 +103,21 @@ def test_a_disk_with_the_guests_reservation_goes_only_when_it_is_released(tmp_pa
     asyncio.run(test())
 
 
+def test_a_disk_by_another_address_of_the_target_is_attached_with_a_warning(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with san(tmp_path, luns=2, hosts=("host-a",), migrate_pr=("on",)) as set_up:
+            await with_one_disk(set_up, "host-a")
+            other = disk(set_up, 1).replace("127.0.0.1", "localhost")
+            with capture_logs() as logs:
+                await set_up.clients["host-a"].attach_disk(GUEST, AttachDisk(device=other))
+            (warned,) = (each for each in logs if each["event"] == "The agent warns its operator.")
+            assert (warned["log_level"], warned["guest"]) == ("warning", GUEST)
+            for number, name in enumerate(("127.0.0.1", "localhost")):
+                assert set_up.url(number).replace("127.0.0.1", name) in warned["reason"]
+
+    asyncio.run(test())
+
+
 def test_a_detach_that_fails_leaves_the_disk_open_and_says_what_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,6 +107,7 @@ def test_drives_by_two_addresses(rig: Rig, tmp_path: Path) -> None:
     assert said["verdict"] == "warning"
     assert "guest db1" in said["text"]
     assert f"{target.url()} and {other}" in said["text"]
+    assert "holdover explain two-addresses" in said["todo"]
     # doctor's own sessions do not end one another
     assert verdicts(found, "LUNs") == {"ok"}, found["LUNs"]
     file.write_text(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import select
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import holdover.qemu.monitor
 from holdover.qemu.monitor import MigrationStatus, MonitorLost, QemuError, QemuMonitor, QmpTime
 
 GREETING = {
@@ -234,7 +236,9 @@ def test_a_connection_that_ends_ends_commands_and_waits() -> None:
 def test_a_lost_monitor_is_no_proof_that_qemu_is_gone_but_a_closed_socket_is() -> None:
     async def scenario() -> None:
         async with scripted() as (_, path), await QemuMonitor.connect(path, "QEMU") as monitor:
-            assert not await monitor.is_gone()
+            hidden = path.rename(path.with_name("hidden"))
+            assert not await monitor.is_gone(), "its connection lives, whatever became of the socket"
+            hidden.rename(path)
             with pytest.raises(MonitorLost):
                 await monitor.execute("vanish")
             assert not await monitor.is_gone()
@@ -259,6 +263,41 @@ def test_a_qemu_that_ends_is_not_taken_for_one_that_lives() -> None:
                 await asyncio.to_thread(ending.accept)
                 assert not asked.done()
             assert await asked
+
+    asyncio.run(scenario())
+
+
+def test_a_qemu_that_ends_before_it_takes_the_connection_is_gone() -> None:
+    """The connection is reset then, and not closed."""
+
+    async def scenario() -> None:
+        async with scripted() as (_, path), await QemuMonitor.connect(path, "QEMU") as monitor:
+            with pytest.raises(MonitorLost):
+                await monitor.execute("vanish")
+            path.unlink()
+            with socket.socket(socket.AF_UNIX) as ending:
+                ending.bind(str(path))
+                ending.listen()
+                asked = asyncio.create_task(monitor.is_gone())
+                await asyncio.to_thread(select.select, [ending], [], [])
+            assert await asked
+
+    asyncio.run(scenario())
+
+
+def test_a_qemu_that_greets_nobody_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is stopped, or it hangs."""
+
+    async def scenario() -> None:
+        async with scripted() as (_, path), await QemuMonitor.connect(path, "QEMU") as monitor:
+            with pytest.raises(MonitorLost):
+                await monitor.execute("vanish")
+            path.unlink()
+            monkeypatch.setattr(holdover.qemu.monitor, "_CONNECT_TIMEOUT", 0.1)
+            with socket.socket(socket.AF_UNIX) as hanging:
+                hanging.bind(str(path))
+                hanging.listen()
+                assert not await monitor.is_gone()
 
     asyncio.run(scenario())
 

@@ -451,6 +451,23 @@ def test_a_source_that_wonders_finds_the_key_that_its_guest_was_registering(was_
     assert rig.holder() == (case.type, SOURCE)
 
 
+@pytest.mark.parametrize("third_key", [0, KEY], ids=["own key", "shared key"])
+def test_a_source_that_wonders_has_lost_its_registration_once_the_destination_has_preempted(
+    third_key: int,
+) -> None:
+    case = Case(ReservationType.WRITE_EXCLUSIVE, guest_holds=True, third_key=third_key, aptpl=True)
+    for stages in range(3, len(FORWARD) + 1):
+        rig = case.set_up()
+        lun = forward(rig, case, stages)
+        found = rig.work(SOURCE, Work.WONDER, lun, candidates=(KEY, OTHER))
+        # If another node has the guest's key, the source has a key of the handover then, and not the guest.
+        assert found.tracked == case.tracked
+        assert found.lost == (stages == len(FORWARD))
+        assert rig.registrations().get(SOURCE) == (
+            None if found.lost else lun.source_spare if third_key and stages > 3 else KEY
+        )
+
+
 def test_to_hear_leaves_the_handovers_own_preempt_alone() -> None:
     case = holder_case()
     rig = case.set_up()

@@ -64,6 +64,30 @@ def test_an_address_that_is_used_no_more_is_forgotten(sessions: Sessions) -> Non
     test_sessions_that_end_one_another_in_turn(sessions)
 
 
+def test_an_address_that_comes_back_begins_anew(sessions: Sessions) -> None:
+    sessions.log_in(A)
+    for new, old in ((B, A), (A, B), (B, A)):
+        sessions.log_in(new)
+        assert sessions.lose(old) is None
+    sessions.addresses.leaves(PORT, A)
+    said = []
+    for new, old in ((A, B), (B, A)) * 2:
+        sessions.log_in(new)
+        said.append(sessions.lose(old))
+    assert said == [None, None, None, (A, B)]
+
+
+def test_a_session_is_not_ended_by_one_that_was_there_before_it(sessions: Sessions) -> None:
+    sessions.log_in(B)
+    sessions.log_in(A, after=1)
+    assert sessions.lose(A) is None
+    said = []
+    for new, old in ((A, B), (B, A)) * 2:
+        sessions.log_in(new)
+        said.append(sessions.lose(old))
+    assert said == [None, None, None, (A, B)]
+
+
 def test_one_address_whose_sessions_end_often(sessions: Sessions) -> None:
     sessions.log_in(B)
     for _ in range(20):
