@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from holdover.qemu import outgoing
-from holdover.qemu.monitor import QemuError, QmpEvent
+from holdover.qemu.monitor import QemuError, QemuRefused, QmpEvent, QmpTime
 from holdover.qemu.outgoing import OutgoingQemu
 from holdover.qemu.stream import StreamSettings
 
@@ -21,7 +21,10 @@ class Scripted:
     def __init__(self, status: str = "active", run_state: str = "running") -> None:
         self.status, self.run_state = status, run_state
         self.ends = True
+        self.refuses = ""
+        self.asked: list[str] = []
         self.events: list[QmpEvent] = []
+        self._told: asyncio.Future[QmpEvent] | None = None
         self.parameters: dict[str, object] = {"max-bandwidth": 134217728, "downtime-limit": 300, "x": 1}
 
     async def query_status(self) -> str:
@@ -29,10 +32,18 @@ class Scripted:
 
     async def wait_event(self, wanted: object, *, since: int = 0) -> QmpEvent:
         del wanted, since
-        never: asyncio.Future[QmpEvent] = asyncio.get_running_loop().create_future()
-        return await never
+        self._told = asyncio.get_running_loop().create_future()
+        return await self._told
+
+    def tell(self, status: str) -> None:
+        assert self._told is not None
+        self.status = status
+        self._told.set_result(QmpEvent("MIGRATION", QmpTime(1, 0), {"status": status}))
 
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
+        self.asked.append(command)
+        if command == self.refuses:
+            raise QemuRefused("Migration not in expected state: pre-switchover")
         match command:
             case "query-migrate":
                 return {"status": self.status}
@@ -51,6 +62,34 @@ class Scripted:
 
 def qemu(monitor: Scripted) -> OutgoingQemu:
     return OutgoingQemu(monitor)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("status", "is_refused"), [("device", False), ("pre-switchover", True)])
+def test_a_refused_switch_over_is_an_error_only_if_the_guest_still_waits_for_it(
+    status: str, is_refused: bool
+) -> None:
+    async def test() -> None:
+        monitor = Scripted(status)
+        monitor.refuses = "migrate-continue"
+        if is_refused:
+            with pytest.raises(QemuRefused, match="not in expected state"):
+                await qemu(monitor).switch_over()
+        else:
+            await qemu(monitor).switch_over()
+
+    asyncio.run(test())
+
+
+def test_the_event_alone_says_that_the_guest_has_stopped() -> None:
+    async def test() -> None:
+        monitor = Scripted("active")
+        waits = asyncio.ensure_future(qemu(monitor).wait_stopped())
+        await asyncio.sleep(0)
+        monitor.tell("pre-switchover")
+        assert (await waits).status == "pre-switchover"
+        assert monitor.asked == ["query-migrate"], "and that was before the event"
+
+    asyncio.run(test())
 
 
 def test_a_cancelled_migration_leaves_no_limits_to_the_next_one() -> None:

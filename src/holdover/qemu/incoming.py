@@ -50,6 +50,11 @@ class Arrival:
     error: str = ""
 
 
+_ARRIVED = Arrival("paused", "completed")
+"""What the event "completed" says, since QEMU sends it after it has set the run state. So there need be no
+question for which the guest would stand still."""
+
+
 class IncomingQemu:
     """One QEMU that takes a guest."""
 
@@ -106,21 +111,27 @@ class IncomingQemu:
 
     async def look(self) -> Arrival:
         """How far it is now."""
-        status = await self.monitor.query_migrate()
-        return Arrival(await self.monitor.query_status(), status.status, status.error or "")
+        status, run_state = await asyncio.gather(self.monitor.query_migrate(), self.monitor.query_status())
+        return Arrival(run_state, status.status, status.error or "")
 
     async def wait(self) -> Arrival:
         """Wait until the guest has arrived, or cannot arrive any more.
 
+        A guest that has just arrived stands still, after `hold`.
+
         Raises:
             MonitorLost: QEMU has ended, as it does when the stream breaks off.
         """
+        if any(event.migration_status == "completed" for event in self.monitor.events[self._since :]):
+            return _ARRIVED
         arrival = await self.look()
         while arrival.run_state == "inmigrate" and arrival.status not in ("completed", "failed"):
             if arrival.status == "postcopy-active":
                 await asyncio.sleep(_INTERVAL)  # no event tells that the guest's devices have been loaded
             else:
-                await self.monitor.wait_event(_ends, since=self._since)
+                event = await self.monitor.wait_event(_ends, since=self._since)
+                if event.migration_status == "completed":
+                    return _ARRIVED
             arrival = await self.look()
             if arrival.status == "completed" and arrival.run_state == "inmigrate":
                 await asyncio.sleep(_INTERVAL)
@@ -128,9 +139,11 @@ class IncomingQemu:
         return arrival
 
     async def run(self) -> QmpTime | None:
-        """Run the guest; returns the time of RESUME, None if that came before this connection."""
-        if await self.monitor.query_status() != "running":
-            await self.monitor.execute("cont")
+        """Run the guest; returns the time of RESUME, None if that came before this connection.
+
+        A guest that runs already runs on.
+        """
+        await self.monitor.execute("cont")
         resumed = self._resumed()
         if resumed is None and await self.monitor.query_status() == "running":
             with contextlib.suppress(TimeoutError):

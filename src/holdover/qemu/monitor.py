@@ -116,6 +116,7 @@ class QemuMonitor:
         self.path = path
         self.name = name
         self._client = QMPClient(name)
+        self._events: list[QmpEvent] = []
 
     @classmethod
     async def connect(cls, path: Path | str, name: str, *, timeout: float = _CONNECT_TIMEOUT) -> Self:
@@ -208,7 +209,9 @@ class QemuMonitor:
     @property
     def events(self) -> tuple[QmpEvent, ...]:
         """Every event since the connection began, oldest first."""
-        return tuple(_event(message) for message in self._client.events.history)
+        history = self._client.events.history
+        self._events += map(_event, history[len(self._events) :])
+        return tuple(self._events)
 
     async def wait_event(self, wanted: Callable[[QmpEvent], bool], *, since: int = 0) -> QmpEvent:
         """The first event after the first `since` events that `wanted` accepts; it may have come already.

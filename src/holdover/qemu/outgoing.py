@@ -14,7 +14,7 @@ from enum import StrEnum
 
 import msgspec
 
-from holdover.qemu.monitor import QemuError, QemuMonitor, QmpEvent, QmpTime
+from holdover.qemu.monitor import QemuError, QemuMonitor, QemuRefused, QmpEvent, QmpTime
 from holdover.qemu.stream import Side, StreamSettings, set_up_stream
 
 _INTERVAL = 0.01
@@ -147,12 +147,18 @@ class OutgoingQemu:
             progress = await self.progress()
             if reached(stage_of(progress.status)) or broken(progress.status):
                 return progress
-            await self.monitor.wait_event(_is_migration, since=seen)
+            event = await self.monitor.wait_event(_is_migration, since=seen)
+            status = event.migration_status or ""
+            if stage_of(status) is Stage.STOPPED and reached(Stage.STOPPED):
+                return CopyProgress(status=status)  # the guest stands still: there is no time for a question
 
     async def switch_over(self) -> None:
         """Let it send the rest; does nothing if it does so already."""
-        if (await self.progress()).status == "pre-switchover":
+        try:
             await self.monitor.execute("migrate-continue", {"state": "pre-switchover"})
+        except QemuRefused:
+            if stage_of((await self.progress()).status) is Stage.STOPPED:
+                raise
 
     async def start_postcopy(self) -> None:
         """Stop the guest now, to go on elsewhere before all memory has been sent."""

@@ -55,6 +55,7 @@ class Fault(Enum):
     DESTINATION_AGENT = "the destination's agent dies, and is started again at once"
     SOURCE_QEMU = "the source's QEMU dies"
     DESTINATION_QEMU = "the destination's QEMU dies"
+    STREAM = "the stream between the QEMUs breaks, and only the source notices"
     LOST_REQUEST = "a request between the agents is lost"
     LOST_ANSWER = "an answer between the agents is lost"
 
@@ -287,6 +288,8 @@ class World:
             self.source.die()
         if strikes and self.fault is Fault.DESTINATION_QEMU:
             self.destination.die()
+        if strikes and self.fault is Fault.STREAM:
+            self._break_stream()
         await asyncio.sleep(0)
         result = do()
         if strikes and self.fault is Fault.SOURCE_AGENT_LATE:
@@ -296,6 +299,14 @@ class World:
     async def _dies(self) -> None:
         self.crashed.set()
         await asyncio.get_running_loop().create_future()
+
+    def _break_stream(self) -> None:
+        source = self.source
+        if source.alive and source.status in ("active", "device"):
+            was_running = source.run_state == "running"
+            source.enter("failed")
+            if not was_running:
+                source.run()
 
     # -- the agents ---------------------------------------------------------------------------------
 
@@ -377,6 +388,8 @@ class World:
                 qemu.enter("active")
                 self._later(self._stop_source)
             case "migrate-continue":
+                if qemu.status != "pre-switchover":
+                    raise QemuRefused("Migration not in expected state: pre-switchover")
                 qemu.enter("device")
                 self._later(self._send_rest)
             case "migrate_cancel":

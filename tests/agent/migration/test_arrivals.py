@@ -12,7 +12,14 @@ from holdover.agent.migration.arrivals import ArrivalRefused, Arrivals
 from holdover.agent.migration.migrations import MigrationProblem
 from holdover.agent.migration.monitors import Monitors
 from holdover.agent.migration.tls_folder import TlsFolders
-from holdover.api.migration_documents import MigrationOptions, QemuAction, QemuAnswer, QemuRequest
+from holdover.api.migration_documents import (
+    MigrationOptions,
+    QemuAction,
+    QemuAnswer,
+    QemuPlace,
+    QemuRequest,
+    Ran,
+)
 from holdover.config.agent_file import AgentConfig
 from holdover.scsi.cdbs.opcodes import ReservationType
 from holdover.scsi.command import Command
@@ -43,8 +50,38 @@ async def until_step(world: World, step: str) -> None:
 
 
 def arrive(world: World) -> None:
+    world.source.run_state = "postmigrate"
     world.destination.run_state = "paused"
     world.destination.enter("completed")
+
+
+def test_a_guest_that_is_to_run_before_it_has_arrived_runs_when_it_arrives() -> None:
+    async def test() -> None:
+        world, arrivals = committed()
+        runs = asks(arrivals, QemuAction.RUN)
+        await until_step(world, "b: query-status")
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert world.destination.run_state == "inmigrate"
+        mark = len(world.steps)
+        arrive(world)
+        answer = await runs
+        assert (answer.place, answer.ran) == (QemuPlace.RUNNING, Ran.YES)
+        assert answer.resumed is not None
+        assert world.steps[mark:] == ["b: cont"], "its QEMU is asked nothing before"
+
+    asyncio.run(test())
+
+
+def test_a_guest_that_does_not_arrive_is_not_run() -> None:
+    async def test() -> None:
+        world, arrivals = committed()
+        run = QemuRequest(guest=GUEST, migration_id=ID, action=QemuAction.RUN, runs=True, wait=0.02)
+        answer = await arrivals.ask(run, "a", "127.0.0.1")
+        assert answer.place is QemuPlace.LISTENING
+        assert world.destination.run_state == "inmigrate"
+
+    asyncio.run(test())
 
 
 def test_a_guest_that_was_rolled_back_while_its_run_waited_does_not_run() -> None:

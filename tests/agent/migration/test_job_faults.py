@@ -31,6 +31,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(phase_work, "PAUSE", 0.001)
     monkeypatch.setattr(insisting, "PAUSE", 0.001)
     monkeypatch.setattr(phase_work, "_WAIT", 0.01)
+    monkeypatch.setattr(phase_work, "_RUN_WAIT", 0.01)
+    monkeypatch.setattr(phase_work, "_LOOK_AGAIN", 0.001)
 
 
 def on_record(world: World) -> Migration | None:
@@ -144,6 +146,18 @@ def test_without_a_fault_it_moves() -> None:
         assert migration is not None
         assert migration.phase is Phase.MOVED
         assert on_record(world) == migration
+
+    asyncio.run(test())
+
+
+def test_nobody_is_asked_anything_for_which_the_guest_would_stand_still() -> None:
+    async def test() -> None:
+        world = World(Fault.NOTHING, 0)
+        await run(world)
+        stopped, runs = world.steps.index(Event.ASKED_COMMIT.value), world.steps.index("b: cont")
+        between = world.steps[stopped + 1 : runs]
+        # the look at the source is one for its bad end, beside the request to the destination
+        assert set(between) <= {"a: migrate-continue", "request: run", "a: query-migrate"}
 
     asyncio.run(test())
 

@@ -227,21 +227,27 @@ class Arrivals:
     async def _wait(self, request: QemuRequest) -> QemuAnswer:
         try:
             session = await self._session(request)
-            try:
-                async with asyncio.timeout(min(max(request.wait, 0.001), _LONGEST_WAIT)):
-                    arrival = await session.qemu.wait()
-            except TimeoutError:
-                arrival = await session.qemu.look()
+            arrival = await self._arrival(session, request.wait)
         except (MonitorLost, MonitorAbsent) as error:
             return await self._gone(request, error)
         if arrival.run_state == "running":
             await session.monitor.close()  # somebody else may need it
         return _answer(arrival, session.ran)
 
+    async def _arrival(self, session: _IncomingMigration, seconds: float) -> Arrival:
+        """How far a QEMU is when the guest has arrived, or after this time."""
+        if seconds <= 0:
+            return await session.qemu.look()
+        try:
+            async with asyncio.timeout(min(seconds, _LONGEST_WAIT)):
+                return await session.qemu.wait()
+        except TimeoutError:
+            return await session.qemu.look()
+
     async def _run(self, request: QemuRequest) -> QemuAnswer:
         try:
             session = await self._session(request)
-            arrival = await session.qemu.look()
+            arrival = await self._arrival(session, request.wait)
             if arrival.run_state == "inmigrate" or arrival.status == "failed":
                 return _answer(arrival, session.ran)
             if not request.runs:

@@ -160,7 +160,7 @@ class Job:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self.work.close()
+        await self.work.qemus.close()
 
     # -- the driver ---------------------------------------------------------------------------------
 
@@ -179,7 +179,7 @@ class Job:
             if self._standstills is not None and self.work.standstill_ms is not None:
                 self._standstills.observe(max(0.0, self.work.standstill_ms) / 1000)
         finally:
-            await self.work.close()
+            await self.work.qemus.close()
             self._tell()
 
     async def _one_phase(self) -> bool:

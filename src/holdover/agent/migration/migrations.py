@@ -156,7 +156,7 @@ class Migrations:
         except (HandoverProblem, AgentError, QemuError) as error:
             raise self._problem(migration.guest, f"{error}; nothing was changed") from error
         finally:
-            await work.close()
+            await work.qemus.close()
 
     def state(self, guest: str) -> MigrationState | None:
         """The newest migration of a guest from this host; None if there was none."""
@@ -190,7 +190,7 @@ class Migrations:
         """
         job = self._known(guest, "")
         try:
-            await job.work.change(change)
+            await job.work.qemus.change(change)
         except QemuError as error:
             raise self._problem(guest, str(error), job) from error
         return job.state()

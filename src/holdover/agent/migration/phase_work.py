@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
 from holdover.agent.handover.answers import HandoverProblem
 from holdover.agent.migration.arrivals import stream_settings
+from holdover.agent.migration.both_qemus import BothQemus
 from holdover.agent.migration.copying import copy_memory, memory_of
 from holdover.agent.migration.guest_handovers import GuestHandovers
 from holdover.agent.migration.insisting import PAUSE, insist
@@ -16,11 +17,9 @@ from holdover.agent.migration.tls_folder import TlsFolders
 from holdover.api.client import AgentError, AgentRefused
 from holdover.api.migration_documents import (
     Memory,
-    MigrationChange,
     QemuAction,
     QemuAnswer,
     QemuPlace,
-    QemuRequest,
     Ran,
 )
 from holdover.api.peer_hosts import PeerClient
@@ -28,11 +27,15 @@ from holdover.handover.states import Event, SourceState
 from holdover.migrate.migration import Migration, MigrationEvent
 from holdover.migrate.phases import Happening, Phase
 from holdover.qemu.monitor import MonitorAbsent, MonitorLost, QemuError, QmpTime
-from holdover.qemu.outgoing import OutgoingQemu, Stage, stage_of
-from holdover.qemu.stream import StreamSettings
+from holdover.qemu.outgoing import Stage, stage_of
 
 _WAIT = 10.0
 """Seconds for which the destination's agent is asked to wait for the guest in one request."""
+
+_RUN_WAIT = 1.0
+"""As `_WAIT`, in a request to run the guest. Nothing else is done to that QEMU meanwhile, so it is short."""
+
+_LOOK_AGAIN = 0.01
 
 _COMMITTED = frozenset(
     {
@@ -53,6 +56,7 @@ class PhaseWork:
     """The work of one migration.
 
     Attributes:
+        qemus: The QEMUs of the migration.
         memory: How far the copy of the memory is; None before it begins.
         standstill_ms, commit_ms: What `MigrationState` says.
     """
@@ -73,12 +77,10 @@ class PhaseWork:
         begin.
         """
         self._handovers = handovers
-        self._monitors = monitors
+        self.qemus = BothQemus(monitors, peer)
         self._tls = tls
-        self._peer = peer
         self._patience = patience
         self._check = check
-        self._qemu: OutgoingQemu | None = None
         self._stopped: QmpTime | None = None
         self.memory: Memory | None = None
         self.standstill_ms: float | None = None
@@ -105,47 +107,14 @@ class PhaseWork:
         }
         return await works[migration.phase](migration)
 
-    async def change(self, change: MigrationChange) -> None:
-        """Change a copy that is under way.
-
-        Raises:
-            QemuError: QEMU refuses, or no copy is under way.
-        """
-        if self._qemu is None:
-            raise QemuError("no copy of the memory is under way; nothing was changed")
-        await self._qemu.change(StreamSettings(bandwidth=change.bandwidth, max_downtime=change.max_downtime))
-
-    async def close(self) -> None:
-        """Close the connection to QEMU; this changes nothing there."""
-        if self._qemu is not None:
-            await self._qemu.monitor.close()
-            self._qemu = None
-
-    async def _source(self, migration: Migration) -> OutgoingQemu:
-        if self._qemu is None or self._qemu.monitor.lost:
-            self._qemu = OutgoingQemu(await self._monitors.connect(migration.guest))
-        return self._qemu
-
-    async def _ask(self, migration: Migration, action: QemuAction, *, wait: float = 0.0) -> QemuAnswer:
-        return await self._peer().qemu(
-            QemuRequest(
-                guest=migration.guest,
-                migration_id=migration.migration_id,
-                action=action,
-                options=migration.options,
-                runs=migration.was_running,
-                wait=wait,
-            )
-        )
-
     # -- on the way there ---------------------------------------------------------------------------
 
     async def _checking(self, migration: Migration) -> MigrationEvent:
         try:
             await self._check(migration)
-            source = await self._source(migration)
+            source = await self.qemus.source(migration)
             was_running = await source.check()
-            await self._ask(migration, QemuAction.CHECK)
+            await self.qemus.ask(migration, QemuAction.CHECK)
         except NoMonitor as error:
             return MigrationEvent(
                 Happening.FAILED, f"{error}; or move the reservations alone: --reservations-only"
@@ -165,21 +134,21 @@ class PhaseWork:
 
     async def _opening(self, migration: Migration) -> MigrationEvent:
         try:
-            answer = await insist(lambda: self._ask(migration, QemuAction.OPEN), self._patience())
+            answer = await insist(lambda: self.qemus.ask(migration, QemuAction.OPEN), self._patience())
         except AgentError as error:
             return MigrationEvent(Happening.FAILED, str(error))
         return MigrationEvent(Happening.DONE, uri=answer.uri, tls_name=answer.tls_name)
 
     async def _copying(self, migration: Migration) -> MigrationEvent:
         try:
-            source = await self._source(migration)
+            source = await self.qemus.source(migration)
             stage = stage_of((await source.progress()).status)
             if stage in (Stage.NONE, Stage.SENT, Stage.ENDED):
                 tls = self._tls.folder(migration.options, migration.tls_name)
                 await source.start(migration.uri, stream_settings(migration.options, tls))
             problem = await copy_memory(source, migration.options, self._note_memory)
         except (MonitorLost, MonitorAbsent) as error:
-            return await self._source_gone(error)
+            return await self.qemus.source_gone(error)
         except QemuError as error:
             return MigrationEvent(Happening.FAILED, str(error))
         self._stopped = source.stopped_at
@@ -188,25 +157,16 @@ class PhaseWork:
     def _note_memory(self, memory: Memory) -> None:
         self.memory = memory
 
-    async def _source_gone(self, error: QemuError) -> MigrationEvent:
-        """What a lost monitor of the source's QEMU means."""
-        gone = isinstance(error, MonitorAbsent)
-        if self._qemu is not None and self._qemu.monitor.lost:
-            gone = gone or await self._qemu.monitor.is_gone()
-        if gone:
-            return MigrationEvent(Happening.GONE, f"{error}: QEMU has ended")
-        return MigrationEvent(Happening.FAILED, str(error))
-
     async def _ascertaining(self, migration: Migration) -> MigrationEvent:
         """Find out, after a restart of the agent, how far the migration has come."""
         if self._committed(migration):
             return MigrationEvent(Happening.DONE, run_requested=True)
         try:
-            source = await self._source(migration)
+            source = await self.qemus.source(migration)
             progress = await source.progress()
             stage = Stage.NONE if await source.has_guest() else stage_of(progress.status)
         except (MonitorLost, MonitorAbsent) as error:
-            happened = await self._source_gone(error)
+            happened = await self.qemus.source_gone(error)
             if happened.happening is Happening.GONE:
                 return happened
             return MigrationEvent(Happening.UNREACHED, happened.problem)
@@ -233,7 +193,7 @@ class PhaseWork:
         if migration.options.postcopy:
             return await self._commit(migration) or await self._send_postcopy(migration)
         commit = asyncio.ensure_future(self._commit(migration))
-        sending = asyncio.ensure_future(self._send(migration))
+        sending = asyncio.ensure_future(self._switch_over(migration))
         try:
             await asyncio.wait({commit, sending}, return_when=asyncio.FIRST_COMPLETED)
             if commit.done() and commit.result() is not None:
@@ -257,36 +217,43 @@ class PhaseWork:
         self.commit_ms = (time.perf_counter() - began) * 1000
         return None
 
-    async def _send(self, migration: Migration) -> MigrationEvent | None:
-        """Let the source send the rest; what has happened if the guest has not arrived."""
+    async def _switch_over(self, migration: Migration) -> MigrationEvent | None:
+        """Let the source send the rest; what has happened if it does not do so."""
         try:
-            source = await self._source(migration)
+            source = await self.qemus.source(migration)
             await source.switch_over()
         except (MonitorLost, MonitorAbsent):
             return await self._arrived(migration)
         except QemuError as error:
             kind = Happening.UNREACHED if migration.run_requested else Happening.FAILED
             return await self._after_bad_end(migration, MigrationEvent(kind, str(error)))
-        arriving = asyncio.ensure_future(self._arrived(migration))
-        ending = asyncio.ensure_future(self._ends_badly(source))
+        return None
+
+    async def _unless_bad_end(
+        self, migration: Migration, there: Coroutine[object, object, MigrationEvent | None]
+    ) -> MigrationEvent | None:
+        """The result of ``there``, or what has happened if the source's QEMU gives up before that."""
+        work = asyncio.ensure_future(there)
+        ending = asyncio.ensure_future(self.qemus.ends_badly(migration))
         try:
-            await asyncio.wait({arriving, ending}, return_when=asyncio.FIRST_COMPLETED)
-            if not arriving.done():
-                return await self._after_bad_end(migration, ending.result())
-            return await arriving
+            await asyncio.wait({work, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done() and (failed := await self._after_bad_end(migration, ending.result())):
+                return failed
+            return await work
         finally:
-            arriving.cancel()
+            work.cancel()
             ending.cancel()
 
     async def _send_postcopy(self, migration: Migration) -> MigrationEvent:
-        """As `_send`, but there is no way back."""
-        happened = await self._send(migration)
+        """Let the source send what the destination needs to run the guest; there is no way back."""
+        happened = await self._switch_over(migration)
+        happened = happened or await self._unless_bad_end(migration, self._arrived(migration))
         if happened is None:
             return MigrationEvent(Happening.DONE)
         if happened.happening is Happening.LOST:
             return happened
         try:
-            source = await self._source(migration)
+            source = await self.qemus.source(migration)
             stopped = stage_of((await source.progress()).status) in (Stage.STOPPED, Stage.ENDED)
         except QemuError as error:
             return MigrationEvent(Happening.UNREACHED, f"{happened.problem}; {error}")
@@ -300,7 +267,7 @@ class PhaseWork:
         if not migration.run_requested:
             return failed
         try:
-            answer = await self._ask(migration, QemuAction.WAIT)
+            answer = await self.qemus.ask(migration, QemuAction.WAIT)
         except AgentError as error:
             return MigrationEvent(Happening.UNREACHED, str(error))
         if answer.place in (QemuPlace.ARRIVED, QemuPlace.RUNNING):
@@ -311,28 +278,12 @@ class PhaseWork:
             else failed
         )
 
-    async def _ends_badly(self, source: OutgoingQemu) -> MigrationEvent:
-        """Wait until the source's QEMU gives up; what has happened then.
-
-        If it has sent everything, or has ended itself, the destination says whether it has the guest, and
-        this waits for ever.
-        """
-        try:
-            progress = await source.wait_sent(postcopy=True)
-            ended = stage_of(progress.status) is Stage.ENDED
-        except QemuError:
-            ended = False
-        if not ended:
-            await asyncio.get_running_loop().create_future()
-        reason = f": {progress.error_desc}" if progress.error_desc else ""
-        return MigrationEvent(Happening.FAILED, f"QEMU ended the migration as {progress.status}{reason}")
-
     async def _arrived(self, migration: Migration) -> MigrationEvent | None:
         """Wait until the destination has the guest; what has happened if it does not get it."""
         end = time.monotonic() + self._patience()
         while True:
             try:
-                answer = await self._ask(migration, QemuAction.WAIT, wait=_WAIT)
+                answer = await self.qemus.ask(migration, QemuAction.WAIT, wait=_WAIT)
             except AgentError as error:
                 if migration.run_requested:
                     return MigrationEvent(Happening.UNREACHED, str(error))
@@ -360,13 +311,25 @@ class PhaseWork:
         state = self._handovers.state(migration.guest)
         if state is not None and state.problem:
             return MigrationEvent(Happening.UNREACHED, state.problem)
-        try:
-            answer = await self._ask(migration, QemuAction.RUN)
-        except AgentError as error:
-            if isinstance(error, AgentRefused) and self._has_stayed(migration):
-                problem = f"{error}; somebody has rolled the handover back before the guest ran there"
-                return MigrationEvent(Happening.FAILED, problem)
-            return MigrationEvent(Happening.UNREACHED, str(error))
+        happened = await self._unless_bad_end(migration, self._run(migration))
+        return happened or MigrationEvent(Happening.DONE)
+
+    async def _run(self, migration: Migration) -> MigrationEvent | None:
+        """Have the destination run the guest when it has arrived; what has happened if it does not run."""
+        end = time.monotonic() + self._patience()
+        while True:
+            try:
+                answer = await self.qemus.ask(migration, QemuAction.RUN, wait=_RUN_WAIT)
+            except AgentError as error:
+                if isinstance(error, AgentRefused) and self._has_stayed(migration):
+                    problem = f"{error}; somebody has rolled the handover back before the guest ran there"
+                    return MigrationEvent(Happening.FAILED, problem)
+                return MigrationEvent(Happening.UNREACHED, str(error))
+            if answer.place is not QemuPlace.LISTENING or time.monotonic() > end:
+                return self._after_run(migration, answer)
+            await asyncio.sleep(_LOOK_AGAIN)
+
+    def _after_run(self, migration: Migration, answer: QemuAnswer) -> MigrationEvent:
         if answer.place is QemuPlace.RUNNING or (
             answer.place is QemuPlace.ARRIVED and not migration.was_running
         ):
@@ -403,11 +366,11 @@ class PhaseWork:
         if not migration.options.postcopy:
             return await self._still_there(migration)
         try:
-            source = await self._source(migration)
+            source = await self.qemus.source(migration)
             self.memory = memory_of(await source.progress()) or self.memory
             progress = await source.wait_fetched()
         except (MonitorLost, MonitorAbsent) as error:
-            happened = await self._source_gone(error)
+            happened = await self.qemus.source_gone(error)
             return MigrationEvent(
                 Happening.GONE if happened.happening is Happening.GONE else Happening.UNREACHED,
                 f"{happened.problem}; what it had not sent of the guest's memory is lost, if there was any",
@@ -429,7 +392,7 @@ class PhaseWork:
         runs there. The migration does not wait for the answer of an agent that cannot be asked.
         """
         try:
-            answer = await self._ask(migration, QemuAction.WAIT)
+            answer = await self.qemus.ask(migration, QemuAction.WAIT)
         except AgentError:
             return MigrationEvent(Happening.DONE)
         if answer.place is QemuPlace.GONE:
@@ -459,10 +422,10 @@ class PhaseWork:
     async def _resuming(self, migration: Migration) -> MigrationEvent:
         """Let the source's QEMU run the guest again, if it ran when the migration began."""
         try:
-            source = await self._source(migration)
+            source = await self.qemus.source(migration)
             await source.cancel(runs=migration.was_running)
         except (MonitorLost, MonitorAbsent) as error:
-            happened = await self._source_gone(error)
+            happened = await self.qemus.source_gone(error)
             if happened.happening is Happening.GONE:
                 return happened
             return MigrationEvent(Happening.UNREACHED, happened.problem)
@@ -472,7 +435,7 @@ class PhaseWork:
 
     async def _ending(self, migration: Migration) -> MigrationEvent:
         try:
-            answer = await self._ask(migration, QemuAction.END)
+            answer = await self.qemus.ask(migration, QemuAction.END)
         except AgentError as error:
             return MigrationEvent(Happening.UNREACHED, str(error))
         if answer.place is QemuPlace.GONE and answer.ran is Ran.NO:
@@ -486,7 +449,7 @@ class PhaseWork:
         if not migration.sent:
             return MigrationEvent(Happening.DONE)
         try:
-            answer = await insist(lambda: self._ask(migration, QemuAction.END), self._patience())
+            answer = await insist(lambda: self.qemus.ask(migration, QemuAction.END), self._patience())
         except AgentError as error:
             return MigrationEvent(
                 Happening.FAILED,
