@@ -64,6 +64,7 @@ def agent(
     address, export = hosts[host].address, f"127.0.0.1:{free_port()}"
     config = folder / f"{host}.toml"
     text = settings(journals or folder, host, hosts, export, drives, incoming=incoming, early=early)
+    text += f'qmp = "{monitor_of(folder, host)}"\n'
     if helper is not None:
         text += f'[helper]\nsocket = "{helper}"\n'
     config.write_text(text, encoding="utf-8")
@@ -72,6 +73,11 @@ def agent(
     with running(command, ports, folder / f"{host}.log", own_environment(folder)) as pid:
         secret = ChapSecrets(_state_of(journals or folder, host)).file(GUEST)
         yield Agent(hosts[host].api, export, export_iqn(GUEST), secret, pid)
+
+
+def monitor_of(folder: Path, host: str) -> Path:
+    """The monitor of the guest's QEMU on a host, which the agent there uses."""
+    return folder / f"{host}.qmp"
 
 
 async def wait_for_api(api: str) -> None:

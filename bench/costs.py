@@ -24,7 +24,7 @@ class Run(Enum):
     NEW_ON = "b"
     """QEMU 11.1, migrate-pr=on."""
     HOLDOVER = "c"
-    """The installed QEMU with Holdover."""
+    """The installed QEMU with Holdover; the agents drive both QEMUs."""
     ALONE = "d"
     """The installed QEMU alone; its reservations stay behind."""
     HOLDOVER_S = "e"
@@ -34,7 +34,11 @@ class Run(Enum):
     HOLDOVER_MEMORY = "g"
     """As c, with the agents' journals in memory: the cost with a disk that syncs in no time."""
     HOLDOVER_EARLY = "h"
-    """As c, with `early-commit`: no journal between the guest's stop and its start."""
+    """As c, with `early-commit`: no journal between the guest's stop and the answer to the commit."""
+    HOLDOVER_COMMAND = "i"
+    """As c, but `holdover migrate` drives both QEMUs itself."""
+    HOLDOVER_COMMAND_EARLY = "j"
+    """As i, with `early-commit`."""
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +65,8 @@ class Cost(Enum):
     OURS_S = (Run.HOLDOVER_S, Run.ALONE_S)
     OURS_MEMORY = (Run.HOLDOVER_MEMORY, Run.ALONE)
     OURS_EARLY = (Run.HOLDOVER_EARLY, Run.ALONE)
+    OURS_COMMAND = (Run.HOLDOVER_COMMAND, Run.ALONE)
+    OURS_COMMAND_EARLY = (Run.HOLDOVER_COMMAND_EARLY, Run.ALONE)
 
     @property
     def title(self) -> str:
@@ -71,6 +77,8 @@ class Cost(Enum):
             "OURS_S": "Holdover, -S",
             "OURS_MEMORY": "Holdover, no sync",
             "OURS_EARLY": "Holdover, early",
+            "OURS_COMMAND": "Holdover, by the command",
+            "OURS_COMMAND_EARLY": "Holdover, by the command, early",
         }[self.name]
 
     @property

@@ -19,7 +19,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.agents import GUEST, agent, own_environment
+from bench.agents import GUEST, agent, monitor_of, own_environment
 from bench.delay import DelayProxy
 from bench.guest_shell import WRITE_ALL, reserve_all, wait_for_disks
 from bench.servers import TARGET_IQN, Server, serve_luns
@@ -66,6 +66,7 @@ class GuestKind:
         holdover: Whether the guest's disks are behind Holdover's agents.
         journals: The folder of the agents' journals; None: they are with everything else.
         early: Whether the agents have ``early-commit``.
+        by_command: Whether `holdover migrate` drives both QEMUs itself. Otherwise the agents drive them.
     """
 
     name: str
@@ -74,6 +75,7 @@ class GuestKind:
     holdover: bool = False
     journals: Path | None = None
     early: bool = False
+    by_command: bool = False
 
     @property
     def carries(self) -> bool:
@@ -206,12 +208,15 @@ class MovingGuest:
         if not self.kind.holdover:
             await migrate_plainly(source, destination, uri, stopped)
             return None
-        command = ["migrate", GUEST, "--from", self.here.api, "--to", self.there.api, "--json"]
-        command += ["--source-qmp", str(self.qemu.qmp_path), "--destination-qmp", str(qemu.qmp_path)]
-        if self.trace is not None:
-            command += ["--trace", str(self.trace)]
-        said = await _holdover(self.folder, *command, "--migrate-uri", uri)
-        milliseconds = json.loads(said).get("outcome", {}).get("milliseconds")
+        trace = () if self.trace is None else ("--trace", str(self.trace))
+        if not self.kind.by_command:
+            command = ("migrate", GUEST, "--at", self.here.api, "--to", self.there.name, "--json", *trace)
+            milliseconds = json.loads(await _holdover(self.folder, *command)).get("commit_ms")
+        else:
+            command = ("migrate", GUEST, "--from", self.here.api, "--to", self.there.api, "--json", *trace)
+            command += ("--source-qmp", str(self.qemu.qmp_path), "--destination-qmp", str(qemu.qmp_path))
+            said = await _holdover(self.folder, *command, "--migrate-uri", uri)
+            milliseconds = json.loads(said).get("outcome", {}).get("milliseconds")
         return float(milliseconds) if milliseconds is not None else None
 
     async def _check_arrival(self) -> None:
@@ -288,6 +293,9 @@ class MovingGuest:
             )
         )
         self._watches[qemu.pid] = watch
+        monitor = monitor_of(self.folder, host.name)
+        monitor.unlink(missing_ok=True)
+        monitor.symlink_to(qemu.qmp_path)
         return qemu
 
     async def _watch(self, qemu: QemuProcess) -> QemuMonitor:

@@ -1,15 +1,18 @@
 """`make bench-standstill`: how long a guest stands still while it moves, and what its reservations add.
 
 The guests are real, in QEMU with software emulation, with 1 to 256 scsi-block LUNs over iSCSI. Their target
-is behind a proxy that delays in each direction. Eight kinds of migration alternate in one run:
+is behind a proxy that delays in each direction. Ten kinds of migration alternate in one run:
 
     a  QEMU 11.1, migrate-pr=off               e  as c, destination started with -S
     b  QEMU 11.1, migrate-pr=on                f  as d, destination started with -S
     c  the installed QEMU with Holdover        g  as c, the agents' journals in memory: no disk to sync
     d  the installed QEMU alone                h  as c, with early-commit
+    i  as c, by `holdover migrate --source-qmp`  j  as i, with early-commit
+
+In c, e, g and h the agents drive both QEMUs (`holdover migrate --at`). In i and j the command does.
 
 The standstill is from STOP on the source to RESUME on the destination, by the times of QEMU's events. What
-the reservations add is b-a for QEMU 11.1, and c-d, e-f, g-d and h-d for Holdover, in each round.
+the reservations add is b-a for QEMU 11.1, and c-d, e-f, g-d, h-d, i-d and j-d for Holdover, in each round.
 
 While a guest moves, the processes of all others are stopped. A case ends when the median of each difference
 is known to 1 ms, after 40 rounds, or after the rounds that were asked for. The figures are saved after each
@@ -27,7 +30,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -103,6 +106,10 @@ def _plan(tell: Console, wanted: Sequence[str]) -> _Plan:
         early = GuestKind(f"{behind.name}, early commit", (), own, holdover=True, early=True)
         kinds |= {Run.HOLDOVER: behind, Run.HOLDOVER_S: behind, Run.ALONE: alone, Run.ALONE_S: alone}
         kinds[Run.HOLDOVER_EARLY] = early
+        kinds[Run.HOLDOVER_COMMAND] = replace(behind, name=f"{behind.name}, by the command", by_command=True)
+        kinds[Run.HOLDOVER_COMMAND_EARLY] = replace(
+            early, name=f"{early.name}, by the command", by_command=True
+        )
     try:
         new = qemu11()
         versions["new"] = new.version()
