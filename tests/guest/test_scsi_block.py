@@ -138,13 +138,13 @@ class TestGate:
 class TestPassesThrough:
     def test_all_but_persistent_reserve(self) -> None:
         block = scsi_block()
-        assert block.passes_through(Command(Read(0, 1, 10).encode()))
-        assert block.passes_through(Command(b""))
-        assert not block.passes_through(in_command(InServiceAction.READ_KEYS))
-        assert not block.passes_through(out_command(CLEAR, 1))
+        assert block.passes_through(Command(Read(0, 1, 10).encode()).opcode)
+        assert block.passes_through(Command(b"").opcode)
+        assert not block.passes_through(in_command(InServiceAction.READ_KEYS).opcode)
+        assert not block.passes_through(out_command(CLEAR, 1).opcode)
 
     def test_all_with_migrate_pr_off(self) -> None:
-        assert scsi_block(False).passes_through(out_command(CLEAR, 1))
+        assert scsi_block(False).passes_through(out_command(CLEAR, 1).opcode)
 
     def test_what_passes_through_is_handed_on_as_it_is(self) -> None:
         command = Command(Read(0, 1, 10).encode(), data_in_length=512)
@@ -361,10 +361,10 @@ class TestPreempt:
         assert (block.tracked, block.stale) == (Tracked(5, type=EA), False)
         ready = Command(UnitReady().encode())
         for past in (Inquiry(36), ReportLuns(16), RequestSense(18)):
-            assert not block.passes_through(ready)
+            assert not block.passes_through(ready.opcode)
             assert drive(block, Command(past.encode()), script(GOOD)) == GOOD
         assert drive(block, ready, unreachable) == ATTENTION
-        assert block.passes_through(ready)
+        assert block.passes_through(ready.opcode)
         assert drive(block, ready, script(GOOD)) == GOOD
 
 

@@ -291,4 +291,4 @@ class TestMeet:
         block = scsi_block()
         block.observe_own_response(ATTENTION)
         block.forget_attentions()
-        assert block.passes_through(Command(UnitReady().encode()))
+        assert block.passes_through(Command(UnitReady().encode()).opcode)

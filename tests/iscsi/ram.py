@@ -30,8 +30,18 @@ def write(lba: int, data: bytes) -> Command:
     return Command(bytes([OperationCode.WRITE_10, 0, *lba.to_bytes(4), 0, *blocks.to_bytes(2), 0]), data)
 
 
+HOLD_READ = read(0x700, 1)
+HOLD_WRITE = write(0x700, bytes(BLOCK))
+"""Plain commands that do not end before the disk's `release`."""
+
+
 class RamDisk:
-    """Reads, writes, holds `HOLD` until it is cancelled, and notes what was done to it."""
+    """Reads, writes, holds `HOLD` until it is cancelled, and notes what was done to it.
+
+    Attributes:
+        release: Set, it lets `HOLD_READ` and `HOLD_WRITE` pass.
+        seen: The operation codes, in order.
+    """
 
     def __init__(self, blocks: int = 4096) -> None:
         self.data = bytearray(blocks * BLOCK)
@@ -41,6 +51,8 @@ class RamDisk:
         self.cancelled = 0
         self.lost: list[ITNexus] = []
         self.linger: asyncio.Event | None = None
+        self.release = asyncio.Event()
+        self.seen: list[int] = []
 
     def answer(self, command: Command) -> Response:
         """What a command comes to."""
@@ -63,15 +75,18 @@ class RamDisk:
 
     async def execute(self, nexus: ITNexus, command: Command) -> Response:
         self.nexuses.add(nexus)
-        if command.opcode == HOLD.opcode:
+        self.seen.append(command.opcode)
+        if command.opcode == HOLD.opcode or command.cdb[:10] in (HOLD_READ.cdb, HOLD_WRITE.cdb):
             self.held += 1
             try:
-                await asyncio.Event().wait()
+                await (asyncio.Event() if command.opcode == HOLD.opcode else self.release).wait()
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
             finally:
                 if self.linger is not None:
                     await self.linger.wait()
                 self.held -= 1
-                self.cancelled += 1
         return self.answer(command)
 
     async def reset(self) -> None:

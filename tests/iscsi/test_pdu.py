@@ -112,7 +112,7 @@ def with_digests(pdu: Pdu, header: Digest, data: Digest) -> bytes:
 
 def reader_with(header: Digest, data: Digest) -> PduReader:
     reader = PduReader(1000)
-    reader.header_digest, reader.data_digest = header, data
+    reader.agree(reader.max_data_length, header, data)
     return reader
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from holdover.iscsi.header import Buffer
+import pytest
+from msgspec import structs
+
+from holdover.iscsi.header import HEADER, Buffer
 from holdover.iscsi.responses import (
     AsyncMessage,
     DataIn,
@@ -11,7 +14,14 @@ from holdover.iscsi.responses import (
     ReadyToTransfer,
     Reject,
     ScsiResponse,
+    good_response,
+    is_good_response,
+    is_whole_data_in,
+    whole_data_in,
 )
+
+GOOD = ScsiResponse(1, 0, 2, 3, 4)
+WHOLE = DataIn(1, 0, 0, b"data", 3, 4, final=True, has_status=True, stat_sn=2)
 
 
 def header(buffers: list[Buffer]) -> str:
@@ -77,3 +87,32 @@ def test_reject() -> None:
         "3f800400 00000030 00000000 00000000 ffffffff 00000000 00000001 00000002 "
         "00000003 00000000 00000000 00000000"
     )
+
+
+def test_plain_answers_are_those_of_the_structures() -> None:
+    assert [good_response(1, 2, 3, 4)] == GOOD.encode()
+    assert [whole_data_in(1, 4, 2, 3, 4), b"data"] == WHOLE.encode()
+    assert is_good_response(HEADER.unpack(GOOD.encode()[0]))
+    assert is_whole_data_in(HEADER.unpack(WHOLE.encode()[0]))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        structs.replace(GOOD, status=2),
+        structs.replace(GOOD, response=1),
+        structs.replace(GOOD, underflow=True, residual=1),
+        structs.replace(GOOD, read_overflow=True, read_residual=1),
+        structs.replace(WHOLE, status=2),
+        structs.replace(WHOLE, final=False),
+        structs.replace(WHOLE, has_status=False),
+        structs.replace(WHOLE, offset=4),
+        structs.replace(WHOLE, data_sn=1),
+        structs.replace(WHOLE, overflow=True, residual=1),
+        ReadyToTransfer(1, 2, 3, 4, 5, 6, 7, 8, 9),
+    ],
+)
+def test_all_others_are_not_plain(other: ScsiResponse | DataIn | ReadyToTransfer) -> None:
+    words = HEADER.unpack(other.encode()[0])
+    assert not is_good_response(words)
+    assert not is_whole_data_in(words)

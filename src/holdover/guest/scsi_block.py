@@ -283,9 +283,9 @@ class ScsiBlock:
             return REFUSAL
         return BECOMING_READY if is_opening_read(command) else GateDecision.HOLD
 
-    def passes_through(self, command: Command) -> bool:
+    def passes_through(self, opcode: int) -> bool:
         """Whether `process` would only forward an admitted command, and do nothing else."""
-        return not self._attentions and (command.opcode not in _RESERVE or not self._migrate_pr)
+        return not self._attentions and (opcode not in _RESERVE or not self._migrate_pr)
 
     def process(self, command: Command) -> Generator[Command, Response, Response]:
         """Carry out an admitted command and return the guest's response.
@@ -296,7 +296,7 @@ class ScsiBlock:
         `NotSent`, the picture is then stale. If the guest's command had already succeeded, the generator
         returns its response.
         """
-        if self.passes_through(command):
+        if self.passes_through(command.opcode):
             response = yield command
             self.observe_attention(response)
             return response

@@ -71,25 +71,39 @@ class PduReader:
 
     Attributes:
         max_data_length: The longest data segment that it accepts.
-        header_digest, data_digest: The digests that the sender adds. The negotiation changes all of these.
+        header_digest, data_digest: The digests that the sender adds. `agree` changes all of these.
+        view, length: The received bytes, and their number.
+        at: Where the next PDU begins among them.
     """
 
     def __init__(self, max_data_length: int) -> None:
         self.max_data_length = max_data_length
         self.header_digest = self.data_digest = Digest.NONE
+        self._digests = False
         self._kept: list[bytes] = []
         self._kept_length = 0
-        self._view = memoryview(b"")
-        self._length = 0
-        self._at = 0
+        self.view = memoryview(b"")
+        self.length = 0
+        self.at = 0
         self._header = b""
         self._additional: bytes | None = None
 
+    def agree(self, max_data_length: int, header_digest: Digest, data_digest: Digest) -> None:
+        """Note what the sender keeps to from the next PDU on."""
+        self.max_data_length = max_data_length
+        self.header_digest, self.data_digest = header_digest, data_digest
+        self._digests = header_digest is not _NONE or data_digest is not _NONE
+
     def feed(self, data: Buffer | bytearray) -> None:
         """Add bytes. Call `next` until it returns None before you use the buffer again."""
-        self._view = memoryview(data)
-        self._length = len(data)
-        self._at = 0
+        self.view = memoryview(data)
+        self.length = len(data)
+        self.at = 0
+
+    @property
+    def at_whole_pdu(self) -> bool:
+        """Whether `at` is the beginning of a PDU, and the PDUs have no digests."""
+        return not (self._header or self._kept_length or self._digests)
 
     def next(self) -> Pdu | DamagedPdu | None:
         """The next whole PDU, or None until more bytes come.
@@ -99,15 +113,15 @@ class PduReader:
                 header does not match its digest. The stream is then lost.
         """
         if not self._header:
-            at, end = self._at, self._at + HEADER_LENGTH
-            if self._kept_length or end > self._length:
+            at, end = self.at, self.at + HEADER_LENGTH
+            if self._kept_length or end > self.length:
                 taken = self._take(HEADER_LENGTH)
                 if taken is None:
                     return None
                 header = taken
             else:
-                header = bytes(self._view[at:end])
-                self._at = end
+                header = bytes(self.view[at:end])
+                self.at = end
             (lengths,) = _LENGTHS.unpack_from(header)
             if lengths & 0xFF_FFFF > self.max_data_length:
                 raise PduError(
@@ -116,7 +130,7 @@ class PduReader:
             if not lengths and self.header_digest is _NONE:
                 return decode_pdu(header, b"", b"")
             self._header = header
-        if self.header_digest is not _NONE or self.data_digest is not _NONE:
+        if self._digests:
             return self._next_with_digests()
         header = self._header
         (lengths,) = _LENGTHS.unpack_from(header)
@@ -162,16 +176,16 @@ class PduReader:
 
     def _take(self, length: int) -> bytes | None:
         """This number of bytes; None when there are fewer, which are then kept."""
-        end = self._at + length - self._kept_length
-        if end > self._length:
-            rest = bytes(self._view[self._at :])
-            self._at = self._length
+        end = self.at + length - self._kept_length
+        if end > self.length:
+            rest = bytes(self.view[self.at :])
+            self.at = self.length
             if rest:
                 self._kept.append(rest)
                 self._kept_length += len(rest)
             return None
-        taken = bytes(self._view[self._at : end])
-        self._at = end
+        taken = bytes(self.view[self.at : end])
+        self.at = end
         if self._kept:
             self._kept.append(taken)
             taken = b"".join(self._kept)

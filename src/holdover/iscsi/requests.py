@@ -16,11 +16,16 @@ from holdover.iscsi.errors import PduError
 from holdover.iscsi.header import CONTINUE, FINAL, HEADER, IMMEDIATE, PADDING, Buffer, Words, segments
 from holdover.iscsi.numbers import Opcode, TaskAttribute
 
-_COMMAND = Struct(">BBBBIQIIII16s")
+COMMAND = Struct(">BBBBIQIIII16s")
+"""The header of a SCSI Command: bytes 0 to 3; lengths, LUN, tag, expected length, CmdSN, ExpStatSN, CDB."""
+
+READS, WRITES = 0x40, 0x20
+"""Byte 1 of a SCSI Command: it has Data-In, it has Data-Out."""
+
 _AHS_EXTENDED_CDB = b"\1"
 _AHS_READ_LENGTH = b"\2"
 _MAX_CDB = 260
-_SCSI_COMMAND, _DATA_OUT = int(Opcode.SCSI_COMMAND), int(Opcode.DATA_OUT)
+_SCSI_COMMAND, _DATA_OUT, _SIMPLE = int(Opcode.SCSI_COMMAND), int(Opcode.DATA_OUT), int(TaskAttribute.SIMPLE)
 """For every transfer: an enum's attribute costs 0.1 µs."""
 
 
@@ -56,7 +61,7 @@ class ScsiCommand(msgspec.Struct, frozen=True, gc=False):
             additional += PADDING[len(more) & 3]
         if self.read_length is not None:
             additional += b"\0\5" + _AHS_READ_LENGTH + b"\0" + self.read_length.to_bytes(4)
-        header = _COMMAND.pack(
+        header = COMMAND.pack(
             _SCSI_COMMAND | (IMMEDIATE if self.immediate else 0),
             (FINAL if self.final else 0) | self.read << 6 | self.write << 5 | self.attribute,
             0,
@@ -72,9 +77,24 @@ class ScsiCommand(msgspec.Struct, frozen=True, gc=False):
         return segments(header + additional, self.data)
 
 
+def whole_command(
+    flags: int, length: int, lun: int, tag: int, expected: int, cmd_sn: int, exp_stat_sn: int, cdb: bytes
+) -> bytes:
+    """The header of a SCSI Command with all of its data, as `ScsiCommand` encodes it.
+
+    Args:
+        flags: FINAL with READS or WRITES.
+        length: The length of the data that follow.
+        lun, tag, expected, cmd_sn, exp_stat_sn, cdb: As of `ScsiCommand`; the CDB has 16 bytes.
+    """
+    return COMMAND.pack(
+        _SCSI_COMMAND, flags | _SIMPLE, 0, 0, length, lun, tag, expected, cmd_sn, exp_stat_sn, cdb
+    )
+
+
 def decode_scsi_command(header: bytes, additional: bytes, data: bytes) -> ScsiCommand:
     """A SCSI Command from its parts. Raises PduError if the additional headers are not valid."""
-    first, flags, _, _, _, lun, tag, length, cmd_sn, exp_stat_sn, cdb = _COMMAND.unpack(header)
+    first, flags, _, _, _, lun, tag, length, cmd_sn, exp_stat_sn, cdb = COMMAND.unpack(header)
     read_length = None
     if additional:
         more, read_length = _decode_additional(additional)
@@ -86,8 +106,8 @@ def decode_scsi_command(header: bytes, additional: bytes, data: bytes) -> ScsiCo
         length,
         cmd_sn,
         exp_stat_sn,
-        flags & 0x40 != 0,
-        flags & 0x20 != 0,
+        flags & READS != 0,
+        flags & WRITES != 0,
         flags & FINAL != 0,
         flags & 0x07,
         first & IMMEDIATE != 0,

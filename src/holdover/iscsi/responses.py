@@ -17,6 +17,11 @@ from holdover.iscsi.numbers import NO_TAG, Opcode
 _SCSI_RESPONSE, _DATA_IN = int(Opcode.SCSI_RESPONSE), int(Opcode.DATA_IN)
 """For every transfer: an enum's attribute costs 0.1 µs."""
 
+HAS_STATUS = 0x01
+"""Byte 1 of a Data-In: it carries the status."""
+WHOLE = FINAL | HAS_STATUS
+"""Byte 1 of a Data-In that is a whole answer."""
+
 
 class ScsiResponse(msgspec.Struct, frozen=True, gc=False):
     """SCSI Response (11.4). `sense` is the sense data alone, without its length.
@@ -63,6 +68,16 @@ class ScsiResponse(msgspec.Struct, frozen=True, gc=False):
             self.residual,
         )
         return segments(header, data)
+
+
+def good_response(tag: int, stat_sn: int, exp_cmd_sn: int, max_cmd_sn: int) -> bytes:
+    """A `ScsiResponse` with GOOD, and without sense data and residual."""
+    return HEADER.pack(_SCSI_RESPONSE, FINAL, 0, 0, 0, 0, tag, 0, stat_sn, exp_cmd_sn, max_cmd_sn, 0, 0, 0)
+
+
+def is_good_response(words: Words) -> bool:
+    """Whether a header is that of a `good_response`."""
+    return words[0] == _SCSI_RESPONSE and words[1] == FINAL and not (words[2] or words[3])
 
 
 def _decode_scsi_response(words: Words, data: bytes) -> ScsiResponse:
@@ -149,6 +164,18 @@ class DataIn(msgspec.Struct, frozen=True, gc=False):
             self.residual,
         )
         return segments(header, self.data)
+
+
+def whole_data_in(tag: int, length: int, stat_sn: int, exp_cmd_sn: int, max_cmd_sn: int) -> bytes:
+    """The header of a `DataIn` with all that was asked for, and with GOOD."""
+    return HEADER.pack(
+        _DATA_IN, WHOLE, 0, 0, length, 0, tag, NO_TAG, stat_sn, exp_cmd_sn, max_cmd_sn, 0, 0, 0
+    )
+
+
+def is_whole_data_in(words: Words) -> bool:
+    """Whether a header is that of a `whole_data_in`."""
+    return words[0] == _DATA_IN and words[1] == WHOLE and not (words[3] or words[11] or words[12])
 
 
 def _decode_data_in(words: Words, data: bytes) -> DataIn:

@@ -102,6 +102,11 @@ class _SharedSession:
         except (ConnectionLost, ValueError):
             return None
 
+    @property
+    def initiator(self) -> IscsiInitiator | None:
+        """The initiator with the session, if one was opened."""
+        return self._initiator
+
     async def _open(self) -> IscsiInitiator:
         async with self._opening:
             if self._initiator is not None and self._initiator.lost is None:
@@ -262,6 +267,14 @@ class IscsiPath:
     def forward(self, command: Command, awaited: Awaited) -> Callable[[], Awaitable[None]] | None:
         """Send one command without waiting, and tell its end to ``awaited``; None if there is no session."""
         return self._session.forward(self._url.lun, command, awaited)
+
+    @property
+    def relays(self) -> tuple[IscsiInitiator, int] | None:
+        """The initiator and the number of the LUN, if its session takes relayed commands now."""
+        initiator = self._session.initiator
+        if initiator is None or not initiator.relays:
+            return None
+        return initiator, self._url.lun
 
     def explain(self, error: Exception) -> PathError:
         """What `execute` raises for an error of the session."""

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from holdover.iscsi.initiator.initiator import IscsiInitiator
 from holdover.scsi.command import Command, Response
 from holdover.scsi.path import Awaited, PathError
 
@@ -64,4 +65,14 @@ class Forwards(Protocol):
 
     def explain(self, error: Exception) -> PathError:
         """What `Path.execute` raises for an error that `Awaited.failed` got."""
+        ...
+
+
+@runtime_checkable
+class Relays(Forwards, Protocol):
+    """A path to which plain commands can be relayed, from a session at an export."""
+
+    @property
+    def relays(self) -> tuple[IscsiInitiator, int] | None:
+        """The initiator and the number of the LUN, if its session takes relayed commands now."""
         ...

@@ -21,7 +21,7 @@ from holdover.scsi.sense import AdditionalSense, SenseKey, decode_sense
 from holdover.scsi.status import Status
 from tests.agent.guests.gateway import Gateway, gateway
 from tests.iscsi.loopback import run
-from tests.iscsi.ram import BLOCK, HOLD, TEST_UNIT_READY, read, write
+from tests.iscsi.ram import BLOCK, HOLD, HOLD_READ, HOLD_WRITE, TEST_UNIT_READY, read, write
 from tests.rig.amounts import amount
 
 _lengths = st.sampled_from([512, 1000, 4096, 8192, 65536, 262144])
@@ -44,10 +44,16 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
-async def hold(there: Gateway, initiator: IscsiInitiator | None = None) -> asyncio.Task[Response]:
+# a plain command is relayed, until something happens to it
+each_kind = pytest.mark.parametrize("kind", [HOLD, HOLD_READ, HOLD_WRITE], ids=["ordinary", "read", "write"])
+
+
+async def hold(
+    there: Gateway, kind: Command, initiator: IscsiInitiator | None = None
+) -> asyncio.Task[Response]:
     """A command that is at the disk, and does not end by itself."""
     held = there.disk.held
-    task = asyncio.create_task((initiator or there.guest).execute(0, HOLD))
+    task = asyncio.create_task((initiator or there.guest).execute(0, kind))
     await until(lambda: there.disk.held == held + 1)
     return task
 
@@ -88,10 +94,11 @@ def test_what_the_disk_refuses_the_guest_is_told() -> None:
     run(test)
 
 
-def test_an_aborted_command_has_ended_at_the_disk() -> None:
+@each_kind
+def test_an_aborted_command_has_ended_at_the_disk(kind: Command) -> None:
     async def test() -> None:
         async with gateway() as there:
-            held = await hold(there)
+            held = await hold(there, kind)
             assert there.device.in_flight == 1
             held.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -102,11 +109,12 @@ def test_an_aborted_command_has_ended_at_the_disk() -> None:
     run(test)
 
 
-def test_an_abort_waits_for_the_disk() -> None:
+@each_kind
+def test_an_abort_waits_for_the_disk(kind: Command) -> None:
     async def test() -> None:
         async with gateway() as there:
             there.disk.linger = asyncio.Event()
-            held = await hold(there)
+            held = await hold(there, kind)
             held.cancel()
             assert (await there.guest.execute(0, TEST_UNIT_READY)).good
             assert not held.done()
@@ -119,11 +127,12 @@ def test_an_abort_waits_for_the_disk() -> None:
     run(test)
 
 
-def test_the_end_of_the_guests_session_aborts_its_commands_alone() -> None:
+@each_kind
+def test_the_end_of_the_guests_session_aborts_its_commands_alone(kind: Command) -> None:
     async def test() -> None:
         async with gateway() as there:
             other = await there.log_in(isid=b"\x80\2\2\2\2\2")
-            mine, theirs = await hold(there), await hold(there, other)
+            mine, theirs = await hold(there, kind), await hold(there, kind, other)
             await there.guest.close()
             with pytest.raises(ConnectionLost):
                 await mine
@@ -136,10 +145,11 @@ def test_the_end_of_the_guests_session_aborts_its_commands_alone() -> None:
     run(test)
 
 
-def test_the_end_of_the_export_ends_what_is_under_way() -> None:
+@each_kind
+def test_the_end_of_the_export_ends_what_is_under_way(kind: Command) -> None:
     async def test() -> None:
         async with gateway() as there:
-            held = [await hold(there) for _ in range(3)]
+            held = [await hold(there, kind) for _ in range(3)]
             await there.export.close()
             assert (there.disk.held, there.disk.cancelled, there.device.in_flight) == (0, 3, 0)
             assert all(
@@ -149,11 +159,12 @@ def test_the_end_of_the_export_ends_what_is_under_way() -> None:
     run(test)
 
 
-def test_a_reset_aborts_the_commands_of_all_sessions() -> None:
+@each_kind
+def test_a_reset_aborts_the_commands_of_all_sessions(kind: Command) -> None:
     async def test() -> None:
         async with gateway() as there:
             other = await there.log_in(isid=b"\x80\2\2\2\2\2")
-            held, theirs = await hold(there), await hold(there, other)
+            held, theirs = await hold(there, kind), await hold(there, kind, other)
             await there.guest.reset_logical_unit(0)
             assert (await theirs).status is Status.TASK_ABORTED
             assert (there.disk.held, there.device.in_flight, there.disk.resets) == (0, 0, 0)
@@ -165,10 +176,11 @@ def test_a_reset_aborts_the_commands_of_all_sessions() -> None:
     run(test)
 
 
-def test_a_lost_session_ends_its_commands_and_the_next_opens_another() -> None:
+@each_kind
+def test_a_lost_session_ends_its_commands_and_the_next_opens_another(kind: Command) -> None:
     async def test() -> None:
         async with gateway() as there:
-            held = await hold(there)
+            held = await hold(there, kind)
             there.lose_session()
             sense = decode_sense((await held).sense)
             assert sense.key is SenseKey.ABORTED_COMMAND
@@ -179,10 +191,11 @@ def test_a_lost_session_ends_its_commands_and_the_next_opens_another() -> None:
     run(test)
 
 
-def test_a_gate_that_shuts_lets_those_end_that_have_passed() -> None:
+@each_kind
+def test_a_gate_that_shuts_lets_those_end_that_have_passed(kind: Command) -> None:
     async def test() -> None:
         async with gateway() as there:
-            held = await hold(there)
+            held = await hold(there, kind)
             there.device.move_gate(Gate.LEAVING)
             waiting = asyncio.create_task(there.guest.execute(0, write(5, b"x" * BLOCK)))
             await until(lambda: there.device.held > 0)

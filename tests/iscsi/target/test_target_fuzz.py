@@ -127,7 +127,7 @@ class Host:
 
     def valid(self) -> Pdu:
         """Any PDU that an initiator may send now, or might have in another order."""
-        source, sn = self.source, self.session._numbers.exp_cmd_sn
+        source, sn = self.source, self.session.numbers.exp_cmd_sn
         tag = source.choice([1, 2, 3, source.randrange(1 << 32)])
         data = bytes(source.choice([0, 1, 512, 2048]))
         immediate = source.random() < 0.3

@@ -17,7 +17,7 @@ import structlog
 from holdover.agent.guests.begun_steps import BegunSteps
 from holdover.agent.guests.device_queue import DeviceQueue
 from holdover.agent.guests.export_nexuses import ExportNexuses
-from holdover.agent.guests.forwarded import ForwardedCommand, InFlight, forward
+from holdover.agent.guests.forwarded import ForwardedCommand, InFlight, RelayEnd, far_end, forward
 from holdover.agent.guests.inline_read import HasOpen, InlineReads
 from holdover.agent.guests.recorded_path import RecordedPath
 from holdover.guest.adoption import decide
@@ -185,6 +185,10 @@ class GuestDevice:
         """Pass a command on now; None for one that has to wait, or that is not for the LUN alone."""
         return forward(self, self._front, nexus, command, answered)
 
+    def far_end(self, nexus: ITNexus) -> RelayEnd | None:
+        """Where plain commands of a session go at this moment; None: they are ordinary ones."""
+        return far_end(self, self._front, nexus)
+
     async def _reserve(self, nexus: ITNexus, command: Command) -> Response:
         """Carry out a PERSISTENT RESERVE OUT when the device queue allows it. Afterwards the snoop asks the
         LUN, and must not see the effect of another command.
@@ -205,7 +209,7 @@ class GuestDevice:
     async def _carry(self, nexus: ITNexus, command: Command) -> Response:
         self.in_flight_here.begin()
         try:
-            if self.block.passes_through(command):
+            if self.block.passes_through(command.opcode):
                 shared = self._front.of(nexus, alone=self.block.migrate_pr)
                 if shared.watched or command.opcode in RESERVE_AND_RELEASE:
                     registered = self.block.tracked.key != 0

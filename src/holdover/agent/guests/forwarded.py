@@ -6,16 +6,27 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+import msgspec
+
 from holdover.agent.guests.export_nexuses import ExportNexuses
+from holdover.agent.guests.lun_nexus import LunNexus
 from holdover.guest.gate import Gate
 from holdover.guest.scsi_block import ScsiBlock
+from holdover.iscsi.initiator.initiator import IscsiInitiator
+from holdover.iscsi.names import encode_lun
+from holdover.iscsi.relayed import RelayedCommand
 from holdover.lun.shared_reserve import RESERVE_AND_RELEASE
-from holdover.paths.submitted import Forwards
+from holdover.paths.submitted import Forwards, Relays
+from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.status import Status
 
-_CHECK_CONDITION = Status.CHECK_CONDITION  # for every command of the guest: an enum's attribute costs 0.1 µs
+_CHECK_CONDITION, _RUNNING = Status.CHECK_CONDITION, Gate.RUNNING
+"""For every command of the guest: an enum's attribute costs 0.1 µs."""
+
+_PLAIN = int(OperationCode.READ_10)
+"""Stands for the operation codes of plain commands: no rule here makes a difference among them."""
 
 
 class InFlight:
@@ -69,7 +80,7 @@ class Home(Protocol):
         ...
 
 
-class ForwardedCommand:
+class ForwardedCommand(msgspec.Struct, eq=False):
     """A command at the LUN, in flight. The path tells it the end, and the front end may abort it.
 
     Attributes:
@@ -77,18 +88,13 @@ class ForwardedCommand:
         abort_at_path: The path's function that aborts the command.
     """
 
-    __slots__ = ("_answered", "_command", "_home", "_recording", "_under_way", "abort_at_path", "path")
-
-    def __init__(
-        self, home: Home, path: Forwards, command: Command, answered: Callable[[Response], None]
-    ) -> None:
-        self.abort_at_path: Callable[[], Awaitable[None]]
-        self.path = path
-        self._home = home
-        self._command = command
-        self._answered: Callable[[Response], None] | None = answered
-        self._under_way = True
-        self._recording: asyncio.Task[None] | None = None
+    _home: Home
+    path: Forwards
+    _command: Command
+    _answered: Callable[[Response], None] | None
+    abort_at_path: Callable[[], Awaitable[None]] | None = None
+    _under_way: bool = True
+    _recording: asyncio.Task[None] | None = None
 
     def answered(self, response: Response) -> None:
         """Take the LUN's response: the guest gets it when what it says is on record."""
@@ -104,7 +110,8 @@ class ForwardedCommand:
     async def abort(self) -> None:
         """Abort the command; return when it does nothing to the LUN any more, and has ended here."""
         self._answered = None
-        await self.abort_at_path()
+        if self.abort_at_path is not None:
+            await self.abort_at_path()
         if self._recording is not None:
             await asyncio.wait([self._recording])
         self._end(None)
@@ -124,6 +131,40 @@ class ForwardedCommand:
             self._answered(response)
 
 
+class RelayEnd:
+    """The LUN's end of plain commands of the guest (`holdover.iscsi.relayed.FarEnd`)."""
+
+    __slots__ = ("_home", "_initiator", "_number", "_path", "lun", "session")
+
+    def __init__(self, home: Home, path: Relays, initiator: IscsiInitiator, number: int) -> None:
+        self.session = initiator.session
+        self.lun = encode_lun(number)
+        self._home = home
+        self._path = path
+        self._initiator = initiator
+        self._number = number
+
+    def begun(self) -> None:
+        """Note that a command was given to the session."""
+        self._home.in_flight_here.begin()
+
+    def ended(self) -> None:
+        """Note that a command has had its plain answer."""
+        self._home.in_flight_here.end()
+
+    def flush_soon(self) -> None:
+        """Have the session's bytes sent soon."""
+        self._initiator.flush_soon()
+
+    def ordinary(
+        self, relayed: RelayedCommand, command: Command, answered: Callable[[Response], None]
+    ) -> ForwardedCommand:
+        """Make a command an ordinary one, as `forward` would have passed it on."""
+        forwarded = ForwardedCommand(self._home, self._path, command, answered)
+        forwarded.abort_at_path = self._initiator.adopt(relayed, self._number, command, forwarded)
+        return forwarded
+
+
 def forward(
     home: Home, front: ExportNexuses, nexus: ITNexus, command: Command, answered: Callable[[Response], None]
 ) -> ForwardedCommand | None:
@@ -131,12 +172,8 @@ def forward(
 
     ``front`` has the nexuses of the export, and ``nexus`` is that of the session whose command it is.
     """
-    block = home.block
-    if block.gate is not Gate.RUNNING or front.losing or not block.passes_through(command):
-        return None
-    shared = front.of(nexus, alone=block.migrate_pr)
-    path = shared.forwards
-    if path is None or shared.watched or command.opcode in RESERVE_AND_RELEASE:
+    shared = _nexus_now(home, front, nexus, command.opcode)
+    if shared is None or (path := shared.forwards) is None:
         return None
     forwarded = ForwardedCommand(home, path, command, answered)
     abort = path.forward(command, forwarded)
@@ -145,3 +182,23 @@ def forward(
     forwarded.abort_at_path = abort
     home.in_flight_here.begin()
     return forwarded
+
+
+def far_end(home: Home, front: ExportNexuses, nexus: ITNexus) -> RelayEnd | None:
+    """Where plain commands of a session go at this moment; None: they are ordinary ones."""
+    shared = _nexus_now(home, front, nexus, _PLAIN)
+    if shared is None or shared.relays is None or (relays := shared.relays.relays) is None:
+        return None
+    initiator, lun = relays
+    return RelayEnd(home, shared.relays, initiator, lun)
+
+
+def _nexus_now(home: Home, front: ExportNexuses, nexus: ITNexus, opcode: int) -> LunNexus | None:
+    """The nexus to the LUN of a command that need not wait, and that is for the LUN alone; otherwise None."""
+    block = home.block
+    if block.gate is not _RUNNING or front.losing or not block.passes_through(opcode):
+        return None
+    shared = front.of(nexus, alone=block.migrate_pr)
+    if shared.watched or opcode in RESERVE_AND_RELEASE:
+        return None
+    return shared

@@ -11,7 +11,7 @@ import structlog
 
 from holdover.agent.guests.step_runner import OneByOne, run_steps
 from holdover.lun.shared_reserve import RESERVE_AND_RELEASE, SharedReserve
-from holdover.paths.submitted import Forwards
+from holdover.paths.submitted import Forwards, Relays
 from holdover.reservations.steps import StepFailed, Steps, insist
 from holdover.scsi.cdbs.cdb import Release
 from holdover.scsi.cdbs.opcodes import OperationCode
@@ -39,6 +39,7 @@ class LunNexus:
     Attributes:
         path: The path.
         forwards: The path, if it can send a command without waiting.
+        relays: The path, if plain commands can be relayed to it.
         reserve: Which of the sessions has reserved the LUN.
         attentions: Unit attentions that the sessions have not got yet; each goes to one session.
         sessions: The sessions by their I_T nexuses at the export; only some owners maintain it.
@@ -49,6 +50,7 @@ class LunNexus:
         in such a response is kept for the sessions."""
         self.path = path
         self.forwards = path if isinstance(path, Forwards) else None
+        self.relays = path if isinstance(path, Relays) else None
         self.reserve = SharedReserve()
         self.attentions: deque[Response] = deque()
         self.sessions: set[ITNexus] = set()

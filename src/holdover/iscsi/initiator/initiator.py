@@ -30,6 +30,7 @@ from holdover.iscsi.keep_alive import KeepAlive
 from holdover.iscsi.names import check_iscsi_name
 from holdover.iscsi.negotiation import NegotiationLimits, Parameters
 from holdover.iscsi.numbers import TaskManagementFunction, TaskManagementResponse
+from holdover.iscsi.relayed import RelayedCommand
 from holdover.network.pending_flushes import pending_flushes
 from holdover.network.receive_buffer import receive_buffer
 from holdover.scsi.command import Command, Response
@@ -94,7 +95,7 @@ class IscsiInitiator:
     """
 
     def __init__(self, session: InitiatorSession, where: str, ping: tuple[float, float] | None) -> None:
-        self._session = session
+        self.session = session
         self._where = where
         self._keep_alive: KeepAlive | None = None
         if ping is not None:
@@ -184,7 +185,7 @@ class IscsiInitiator:
     @property
     def parameters(self) -> Parameters:
         """The negotiated parameters."""
-        return self._session.parameters
+        return self.session.parameters
 
     @property
     def lost(self) -> str | None:
@@ -234,8 +235,8 @@ class IscsiInitiator:
 
         def ended(future: asyncio.Future[Response]) -> None:
             if future.cancelled() and self.lost is None:
-                self._session.abort(tag)
-                self._flush_soon()
+                self.session.abort(tag)
+                self.flush_soon()
             self._end(tag)
 
         future.add_done_callback(ended)
@@ -259,10 +260,24 @@ class IscsiInitiator:
         if self._leaving or self._closed.done():
             reason = self.lost or self._leaving
             raise ConnectionLost(f"{self._where}: {reason}", lun=lun, command=command, sent=False)
-        tag = self._session.execute(lun, command)
+        tag = self.session.execute(lun, command)
         self._commands[tag] = (awaited, lun, command)
-        self._flush_soon()
+        self.flush_soon()
         return tag
+
+    @property
+    def relays(self) -> bool:
+        """Whether the session may take relayed commands now."""
+        session = self.session
+        return not (self._leaving or session.digests or self._closed.done() or session.closed)
+
+    def adopt(
+        self, relayed: RelayedCommand, lun: int, command: Command, awaited: Awaited
+    ) -> Callable[[], Awaitable[None]]:
+        """Make a relayed command an ordinary one, as `forward` would have begun it."""
+        self.session.make_ordinary(relayed, command)
+        self._commands[relayed.far_tag] = (awaited, lun, command)
+        return partial(self._abort_and_end, relayed.far_tag)
 
     async def _abort_and_end(self, tag: int) -> None:
         try:
@@ -287,7 +302,7 @@ class IscsiInitiator:
         """Log out and close. Commands in flight fail with ConnectionLost."""
         if self.lost is None:
             self._leaving = self._leaving or "this side closes the session"
-            self._session.logout()
+            self.session.logout()
             self._flush()
             try:
                 async with asyncio.timeout(_LOGOUT_TIMEOUT):
@@ -308,9 +323,11 @@ class IscsiInitiator:
             self._keep_alive.received()
         self._flushes.receiving()
         try:
-            self._session.receive_data(data)
-            for event in self._session.events_received():
+            self.session.receive_data(data)
+            for event in self.session.events_received():
                 self._handle(event)
+            if self._leaving:
+                self._leave_when_idle()
         finally:
             self._flushes.received(self._flush)
 
@@ -318,11 +335,9 @@ class IscsiInitiator:
         if isinstance(event, CommandCompleted):
             if (sent := self._commands.pop(event.tag, None)) is not None:
                 sent[0].answered(event.response)
-            self._leave_when_idle()
         elif isinstance(event, CommandFailed):
             if (sent := self._commands.pop(event.tag, None)) is not None:
                 sent[0].failed(event.error)
-            self._leave_when_idle()
         elif isinstance(event, TaskManagementCompleted):
             _resolve(self._functions.get(event.tag), event.response)
         elif isinstance(event, TargetsReceived):
@@ -335,28 +350,27 @@ class IscsiInitiator:
         elif isinstance(event, LogoutRequested):
             self._leaving = "the target asked for a logout"
             self._loop.call_later(event.seconds, self._lose, self._leaving)
-            self._leave_when_idle()
         elif isinstance(event, SessionClosed):
             self._flush()
             self._lose(event.reason)
 
     def _leave_when_idle(self) -> None:
         """Log out, as the target asked, when no command is in flight."""
-        if self._leaving and not self._commands and self.lost is None:
-            self._session.logout()
+        if self._leaving and not self._commands and not self.session.relayed and self.lost is None:
+            self.session.logout()
             self._flush()
 
     async def _abort(self, tag: int) -> None:
         if self.lost is not None:
             return
-        function_tag = self._session.abort(tag)
+        function_tag = self.session.abort(tag)
         if function_tag is not None:
             await self._answer(function_tag)
 
     async def _manage(self, function: TaskManagementFunction, lun: int) -> None:
         if reason := self.lost or self._leaving:
             raise ConnectionLost(f"{self._where}: {reason}", lun=lun, sent=False)
-        answer = await self._answer(self._session.manage(function, lun))
+        answer = await self._answer(self.session.manage(function, lun))
         if answer is None:
             raise ConnectionLost(f"{self._where}: {self.lost}", lun=lun)
         if answer != TaskManagementResponse.FUNCTION_COMPLETE:
@@ -378,7 +392,7 @@ class IscsiInitiator:
             del self._functions[function_tag]
 
     async def _discover(self, wanted: str) -> tuple[tuple[str, str], ...]:
-        tag = self._session.send_targets(wanted)
+        tag = self.session.send_targets(wanted)
         future: asyncio.Future[tuple[tuple[str, str], ...]] = self._loop.create_future()
         self._texts[tag] = future
         self._flush()
@@ -390,7 +404,7 @@ class IscsiInitiator:
             del self._texts[tag]
 
     def _ask(self) -> None:
-        self._session.ping()
+        self.session.ping()
         self._flush()
 
     def _lose(self, reason: str) -> None:
@@ -404,9 +418,10 @@ class IscsiInitiator:
             self._login.set_exception(ConnectError(f"{self._where}: {reason} during login"))
             # Perhaps no caller waits for this future any more.
             self._login.exception()
+        self.session.make_all_ordinary()
         commands, self._commands = self._commands, {}
         for tag, (awaited, lun, command) in commands.items():
-            sent = self._session.was_sent(tag)
+            sent = self.session.was_sent(tag)
             awaited.failed(ConnectionLost(f"{self._where}: {reason}", lun=lun, command=command, sent=sent))
         waiting: list[asyncio.Future[Any]] = [*self._functions.values(), *self._texts.values()]
         for future in waiting:
@@ -415,7 +430,8 @@ class IscsiInitiator:
         if self._transport is not None:
             self._transport.abort() if reason == _SILENT else self._transport.close()
 
-    def _flush_soon(self) -> None:
+    def flush_soon(self) -> None:
+        """Send the session's bytes soon."""
         if not self._flush_due:
             self._flush_due = True
             self._flushes.add(self._flush)
@@ -423,7 +439,7 @@ class IscsiInitiator:
     def _flush(self) -> None:
         self._flush_due = False
         if self._transport is not None and not self._transport.is_closing():
-            buffers = self._session.data_to_send()
+            buffers = self.session.data_to_send()
             if buffers:
                 self._transport.writelines(buffers)
 

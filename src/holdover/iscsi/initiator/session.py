@@ -13,7 +13,7 @@ from enum import Enum, auto
 
 from holdover.iscsi.digest import add_digests
 from holdover.iscsi.errors import CommandRefused, LoginError, PduError, ProtocolError
-from holdover.iscsi.header import HEADER_LENGTH, Buffer
+from holdover.iscsi.header import HEADER, HEADER_LENGTH, Buffer
 from holdover.iscsi.initiator.events import (
     CommandCompleted,
     CommandFailed,
@@ -41,6 +41,7 @@ from holdover.iscsi.numbers import (
     serial_distance,
 )
 from holdover.iscsi.pdu import DamagedPdu, Pdu, PduReader, UnknownPdu
+from holdover.iscsi.relayed import RelayedCommand
 from holdover.iscsi.requests import (
     LoginRequest,
     LogoutRequest,
@@ -48,6 +49,7 @@ from holdover.iscsi.requests import (
     RequestPdu,
     TaskManagementRequest,
     TextRequest,
+    whole_command,
 )
 from holdover.iscsi.responses import (
     AsyncMessage,
@@ -61,6 +63,8 @@ from holdover.iscsi.responses import (
     ScsiResponse,
     TaskManagementResponsePdu,
     TextResponse,
+    is_good_response,
+    is_whole_data_in,
 )
 from holdover.iscsi.text import MAX_TEXT, decode_text, encode_text
 from holdover.scsi.command import Command
@@ -90,11 +94,16 @@ class InitiatorSession:
 
     Attributes:
         parameters: The negotiated parameters.
+        digests: Whether a digest was negotiated.
+        immediate_length: The most immediate data of a command.
+        room: How many commands the target's window still takes.
+        relayed: The relayed commands by tag.
     """
 
     def __init__(self, config: InitiatorConfig, entropy: Callable[[int], bytes]) -> None:
         self.parameters = Parameters()
-        self._digests = False
+        self.digests = False
+        self.immediate_length = 0
         self._config = config
         self._login = InitiatorLogin(config, entropy)
         self._reader = PduReader(_LOGIN_DATA_LENGTH)
@@ -104,8 +113,10 @@ class InitiatorSession:
         self._cmd_sn = 1
         self._exp_stat_sn = 0
         self._max_cmd_sn = 1
+        self.room = 0
         self._next_tag = 0
         self._tasks: dict[int, InitiatorTask] = {}
+        self.relayed: dict[int, RelayedCommand] = {}
         self._waiting: deque[InitiatorTask] = deque()
         self._aborts: dict[int, int] = {}
         self._functions: set[int] = set()
@@ -128,7 +139,11 @@ class InitiatorSession:
         reader = self._reader
         reader.feed(data)
         try:
-            while self._state is not _CLOSED and (pdu := reader.next()) is not None:
+            while self._state is not _CLOSED:
+                if self.relayed:
+                    self._take_plain_answers()
+                if (pdu := reader.next()) is None:
+                    break
                 self._receive(pdu)
         except LoginError as error:
             self._events.append(LoginFailed(error))
@@ -158,7 +173,7 @@ class InitiatorSession:
             raise ValueError(f"a CDB of {len(command.cdb)} bytes cannot be sent")
         task = InitiatorTask(self._new_tag(), encode_lun(lun), command)
         self._tasks[task.tag] = task
-        if self._waiting or not self._window_open:
+        if self.room <= 0:
             self._waiting.append(task)
         else:
             self._send_command(task)
@@ -166,14 +181,14 @@ class InitiatorSession:
 
     def was_sent(self, tag: int) -> bool:
         """Whether a command without an answer so far was handed to the connection."""
-        task = self._tasks.get(tag)
+        task = self._task(tag)
         return task is not None and task.sent
 
     def abort(self, tag: int) -> int | None:
         """Abort a command. Returns the tag of the function, whose completion comes as an event; None if there
         is nothing to wait for, because the command was answered or was never sent.
         """
-        task = self._tasks.get(tag)
+        task = self._task(tag)
         if task is None:
             return None
         if not task.sent:
@@ -215,6 +230,73 @@ class InitiatorSession:
         tag = self._new_tag()
         self._send(LogoutRequest(tag, LogoutReason.CLOSE_SESSION, self._cmd_sn, self._exp_stat_sn))
 
+    # Relayed commands
+
+    def relay(self, command: RelayedCommand, expected: int) -> None:
+        """Send a relayed command. There must be `room` for it, and no digests.
+
+        Args:
+            command: The command; this sets its tag and its CmdSN.
+            expected: Its Expected Data Transfer Length.
+        """
+        command.far_tag = tag = self._new_tag()
+        command.cmd_sn = cmd_sn = self._next_cmd_sn()
+        self.relayed[tag] = command
+        data = command.data
+        self._out.append(
+            whole_command(
+                command.flags,
+                len(data),
+                command.far.lun,
+                tag,
+                expected,
+                cmd_sn,
+                self._exp_stat_sn,
+                command.cdb,
+            )
+        )
+        if data:
+            self._out.append(data)
+
+    def make_ordinary(self, relayed: RelayedCommand, command: Command) -> None:
+        """Make a relayed command one of the session's own."""
+        del self.relayed[relayed.far_tag]
+        task = InitiatorTask(relayed.far_tag, relayed.far.lun, command)
+        task.cmd_sn, task.attempts = relayed.cmd_sn, 1
+        self._tasks[task.tag] = task
+
+    def make_all_ordinary(self) -> None:
+        """Make all relayed commands ordinary ones, in both sessions."""
+        for each in list(self.relayed.values()):
+            each.near.ordinary(each)
+
+    def _task(self, tag: int) -> InitiatorTask | None:
+        """A command without an answer so far. A relayed one becomes an ordinary one."""
+        if (relayed := self.relayed.get(tag)) is not None:
+            relayed.near.ordinary(relayed)
+        return self._tasks.get(tag)
+
+    def _take_plain_answers(self) -> None:
+        """Take the plain answers that come next in the received bytes, up to the first other PDU."""
+        reader, relayed = self._reader, self.relayed
+        if not reader.at_whole_pdu:
+            return
+        view, at, length = reader.view, reader.at, reader.length
+        while (begin := at + HEADER_LENGTH) <= length:
+            words = HEADER.unpack_from(view, at)
+            if (command := relayed.get(words[6])) is None:
+                break
+            data_length = command.read_length
+            end = begin + (data_length + 3 & ~3)
+            plain = is_whole_data_in(words) if data_length else is_good_response(words)
+            if not plain or words[4] != data_length or end > length or data_length > reader.max_data_length:
+                break
+            self._note_status(words[8], words[9], words[10])
+            del relayed[words[6]]
+            command.near.answer(command, bytes(view[begin : begin + data_length]) if data_length else b"")
+            at = end
+        reader.at = at
+
     # Responses
 
     def _receive(self, pdu: Pdu | DamagedPdu) -> None:
@@ -229,7 +311,7 @@ class InitiatorSession:
         elif isinstance(pdu, ScsiResponse):
             self._scsi_response(pdu)
         elif isinstance(pdu, ReadyToTransfer):
-            self._note_window(pdu)
+            self._note_window(pdu.exp_cmd_sn, pdu.max_cmd_sn)
             self._ready_to_transfer(pdu)
         elif isinstance(pdu, NopIn):
             self._nop_in(pdu)
@@ -253,23 +335,21 @@ class InitiatorSession:
 
     def _note(self, pdu: ResponsePdu) -> None:
         """Note a PDU that carries status: StatSN advances, and the window may advance too."""
-        self._exp_stat_sn = (pdu.stat_sn + 1) & 0xFFFF_FFFF
-        if pdu.max_cmd_sn != self._max_cmd_sn:
-            self._note_window(pdu)
+        self._note_status(pdu.stat_sn, pdu.exp_cmd_sn, pdu.max_cmd_sn)
 
-    def _note_window(self, pdu: ResponsePdu) -> None:
+    def _note_status(self, stat_sn: int, exp_cmd_sn: int, max_cmd_sn: int) -> None:
+        self._exp_stat_sn = (stat_sn + 1) & 0xFFFF_FFFF
+        if max_cmd_sn != self._max_cmd_sn:
+            self._note_window(exp_cmd_sn, max_cmd_sn)
+
+    def _note_window(self, exp_cmd_sn: int, max_cmd_sn: int) -> None:
         """Note MaxCmdSN, which never goes back (RFC 7143 4.2.2.1)."""
-        if (
-            serial_distance(pdu.exp_cmd_sn, pdu.max_cmd_sn) >= -1
-            and serial_distance(self._max_cmd_sn, pdu.max_cmd_sn) > 0
-        ):
-            self._max_cmd_sn = pdu.max_cmd_sn
-            while self._waiting and self._window_open:
+        more = serial_distance(self._max_cmd_sn, max_cmd_sn)
+        if more > 0 and serial_distance(exp_cmd_sn, max_cmd_sn) >= -1:
+            self._max_cmd_sn = max_cmd_sn
+            self.room += more
+            while self._waiting and self.room > 0:
                 self._send_command(self._waiting.popleft())
-
-    @property
-    def _window_open(self) -> bool:
-        return serial_distance(self._cmd_sn, self._max_cmd_sn) >= 0
 
     def _login_response(self, pdu: LoginResponse) -> None:
         self._exp_stat_sn = (pdu.stat_sn + 1) & 0xFFFF_FFFF
@@ -279,15 +359,16 @@ class InitiatorSession:
             return
         self._state = _InitiatorState.FULL_FEATURE
         self._max_cmd_sn = pdu.max_cmd_sn
+        self.room = serial_distance(self._cmd_sn, self._max_cmd_sn) + 1
         self.parameters = self._login.negotiator.parameters()
-        self._digests = self.parameters.digests
-        self._reader.max_data_length = self.parameters.max_recv_data_segment_length
-        self._reader.header_digest = self.parameters.header_digest
-        self._reader.data_digest = self.parameters.data_digest
+        self.digests = self.parameters.digests
+        agreed = self.parameters
+        self._reader.agree(agreed.max_recv_data_segment_length, agreed.header_digest, agreed.data_digest)
+        self.immediate_length = agreed.immediate_length
         self._events.append(LoggedIn(self.parameters))
 
     def _data_in(self, pdu: DataIn) -> None:
-        task = self._tasks.get(pdu.task_tag)
+        task = self._task(pdu.task_tag)
         if task is None:
             raise ProtocolError(f"Data-In for unknown task {pdu.task_tag}")
         task.take(pdu)
@@ -296,11 +377,11 @@ class InitiatorSession:
             residual = _signed(pdu.overflow, pdu.underflow, pdu.residual) if pdu.residual else 0
             self._complete(task, pdu.status, b"", residual)
         else:
-            self._note_window(pdu)
+            self._note_window(pdu.exp_cmd_sn, pdu.max_cmd_sn)
 
     def _scsi_response(self, pdu: ScsiResponse) -> None:
         self._note(pdu)
-        task = self._tasks.get(pdu.task_tag)
+        task = self._task(pdu.task_tag)
         if task is None:
             raise ProtocolError(f"SCSI Response for unknown task {pdu.task_tag}")
         if pdu.response != ScsiServiceResponse.COMMAND_COMPLETED:
@@ -326,7 +407,7 @@ class InitiatorSession:
         self._events.append(CommandFailed(task.tag, CommandRefused(why, reason)))
 
     def _ready_to_transfer(self, pdu: ReadyToTransfer) -> None:
-        task = self._tasks.get(pdu.task_tag)
+        task = self._task(pdu.task_tag)
         if task is None:
             raise ProtocolError(f"R2T for unknown task {pdu.task_tag}")
         end = pdu.offset + pdu.length
@@ -339,7 +420,7 @@ class InitiatorSession:
         if pdu.task_tag != NO_TAG:
             self._note(pdu)
         else:
-            self._note_window(pdu)
+            self._note_window(pdu.exp_cmd_sn, pdu.max_cmd_sn)
         if pdu.target_tag != NO_TAG:
             self._send(NopOut(NO_TAG, pdu.target_tag, self._cmd_sn, self._exp_stat_sn, lun=pdu.lun))
 
@@ -388,7 +469,7 @@ class InitiatorSession:
         words = f"{pdu.reason:02X}h" if reason is None else reason.name.replace("_", " ").lower()
         opcode = pdu.data[0] & 0x3F if len(pdu.data) >= HEADER_LENGTH else -1
         tag = int.from_bytes(pdu.data[16:20])
-        task = self._tasks.get(tag)
+        task = self._task(tag)
         if reason is RejectReason.DATA_DIGEST_ERROR and opcode == Opcode.DATA_OUT:
             # The target ends the command with a status of its own (RFC 7143 7.8).
             return
@@ -405,14 +486,20 @@ class InitiatorSession:
 
     def _new_tag(self) -> int:
         tag = self._next_tag
-        while tag in self._tasks or tag in self._aborts or tag in self._functions or tag == NO_TAG:
+        while (
+            tag in self._tasks
+            or tag in self.relayed
+            or tag in self._aborts
+            or tag in self._functions
+            or tag == NO_TAG
+        ):
             tag = (tag + 1) & 0xFFFF_FFFF
         self._next_tag = (tag + 1) & 0xFFFF_FFFF
         return tag
 
     def _send(self, pdu: RequestPdu) -> None:
         buffers = pdu.encode()
-        if self._digests:
+        if self.digests:
             buffers = add_digests(buffers, self.parameters.header_digest, self.parameters.data_digest)
         self._out += buffers
 
@@ -453,9 +540,15 @@ class InitiatorSession:
 
     def _send_command(self, task: InitiatorTask) -> None:
         """Send a command with the next CmdSN."""
-        task.cmd_sn = self._cmd_sn
-        self._cmd_sn = (self._cmd_sn + 1) & 0xFFFF_FFFF
+        task.cmd_sn = self._next_cmd_sn()
         self._transmit(task)
+
+    def _next_cmd_sn(self) -> int:
+        """CmdSN for a command that is sent now."""
+        cmd_sn = self._cmd_sn
+        self._cmd_sn = (cmd_sn + 1) & 0xFFFF_FFFF
+        self.room -= 1
+        return cmd_sn
 
     def _send_again(self, task: InitiatorTask) -> None:
         """Send a damaged command again, with its old CmdSN: later commands wait for it at the target."""

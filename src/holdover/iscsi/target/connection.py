@@ -11,12 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Protocol, cast
 
 from holdover.iscsi.header import Buffer
 from holdover.iscsi.keep_alive import KeepAlive
+from holdover.iscsi.names import decode_lun
 from holdover.iscsi.numbers import LoginStatus, TaskManagementFunction, TaskManagementResponse
+from holdover.iscsi.relayed import FarEnd
 from holdover.iscsi.target.budget import ByteBudget
 from holdover.iscsi.target.events import (
     Closed,
@@ -27,10 +29,11 @@ from holdover.iscsi.target.events import (
 )
 from holdover.iscsi.target.portals import SocketAddress, format_address
 from holdover.iscsi.target.protocol.session import TargetSession
+from holdover.iscsi.target.relay import Relay
 from holdover.iscsi.target.running import RunningCommands
 from holdover.iscsi.target.stall import StallWatch
 from holdover.network.pending_flushes import pending_flushes
-from holdover.scsi.command import DeviceServer, NexusAware, Response
+from holdover.scsi.command import DeviceServer, Forwarded, NexusAware, Response
 from holdover.scsi.nexus import ITNexus
 
 _log = logging.getLogger(__name__)
@@ -196,6 +199,8 @@ class TargetConnection(asyncio.BufferedProtocol):
         self.nexus, self.login, self.tsih = nexus, login, tsih
         self._stop_login_timer()
         self.session.admit(tsih)
+        if nexus is not None and any(hasattr(each, "far_end") for each in self._owner.luns.values()):
+            self.session.relay = Relay(self, self.session, self._budget).take
         self._flush()
         if self._keep_alive is not None and nexus is not None:
             self._keep_alive.start()
@@ -230,6 +235,36 @@ class TargetConnection(asyncio.BufferedProtocol):
         tags = self.session.terminate_tasks(lun)
         self._flush()
         await self._stop(tags)
+
+    # Relayed commands
+
+    @property
+    def takes_commands(self) -> bool:
+        """Whether a command that comes now may begin, and does not wait behind others."""
+        return not (self._waiting or self._paused)
+
+    def far_end(self, lun: int) -> FarEnd | None:
+        """Where plain commands for a LUN field go at this moment; None: they are ordinary ones."""
+        number = decode_lun(lun)
+        device = None if number is None else self._owner.luns.get(number)
+        far_end: Callable[[ITNexus | None], FarEnd | None] | None = getattr(device, "far_end", None)
+        return None if far_end is None else far_end(self.nexus)
+
+    def relayed_ended(self, read_length: int) -> None:
+        """Note that the session has the answer of a relayed command to send."""
+        self._unsent += read_length
+        if not self._flush_due:
+            self._flush_soon()
+
+    def adopt(
+        self, event: CommandReceived, forward: Callable[[Callable[[Response], None]], Forwarded]
+    ) -> None:
+        """Have a command, which is under way, carried out as an ordinary one from now on."""
+        self._commands.adopt(event, forward)
+
+    def _flush_soon(self) -> None:
+        self._flush_due = True
+        self._flushes.add(self._flush)
 
     # Events
 
@@ -293,8 +328,7 @@ class TargetConnection(asyncio.BufferedProtocol):
         if response is not None:
             self.session.respond(event.tag, response)
         if not self._flush_due:
-            self._flush_due = True
-            self._flushes.add(self._flush)
+            self._flush_soon()
 
     async def _manage(self, event: TaskManagementReceived) -> None:
         """Carry out a task management function (RFC 7143 11.5, SAM-5 7)."""
@@ -369,6 +403,7 @@ class TargetConnection(asyncio.BufferedProtocol):
             if self._keep_alive is not None:
                 self._keep_alive.stop()
             self._waiting.clear()
+            self.session.make_all_ordinary()
             if not abort:
                 self._flush()
             self._ended = self._loop.create_task(self._finish())

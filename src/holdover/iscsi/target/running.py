@@ -68,6 +68,12 @@ class RunningCommands:
         self._tasks[event.tag] = self._loop.create_task(self._execute(device, nexus, event))
         return None
 
+    def adopt(
+        self, event: CommandReceived, forward: Callable[[Callable[[Response], None]], Forwarded]
+    ) -> None:
+        """Take a command that is under way; ``forward`` makes its end known to a function."""
+        self._forwarded[event.tag] = (event, forward(partial(self._answered, event)))
+
     async def stop(self, tags: Iterable[int]) -> None:
         """Abort commands; returns when they have stopped."""
         tags = set(tags)

@@ -34,6 +34,7 @@ from holdover.iscsi.numbers import (
     serial_distance,
 )
 from holdover.iscsi.pdu import DamagedPdu, Pdu, PduReader, UnknownPdu, header_of
+from holdover.iscsi.relayed import RelayedCommand
 from holdover.iscsi.requests import (
     DataOut,
     LoginRequest,
@@ -95,6 +96,11 @@ class TargetSession:
         parameters: The negotiated parameters.
         unsent: The number of bytes that `data_to_send` would return.
         refused: Why the login was refused; empty if it was not.
+        config, numbers, reader: What it was made with, its serial numbers, and its received bytes.
+        held: The requests that have come too early, by CmdSN.
+        relay: Relays the plain commands that come next in the received bytes; None if there is no relay. What
+            comes behind an event waits for its turn, so that commands begin in the order in which they came.
+        relayed: The relayed commands by tag.
         transfers: The Data-Out of the session. Clear it when the session is over and its commands have
             stopped.
     """
@@ -106,19 +112,21 @@ class TargetSession:
         self._digests = False
         self.unsent = 0
         self.refused = ""
-        self._config = config
-        self._reader = PduReader(_LOGIN_DATA_LENGTH)
+        self.config = config
+        self.reader = PduReader(_LOGIN_DATA_LENGTH)
         self._state = _TargetState.LOGIN
         self._login = TargetLogin(config, entropy)
         self._text = TargetText(config, addresses, self._login)
         self._events: list[TargetEvent] = []
         self._out: list[Buffer] = []
-        self._numbers = TargetNumbers(config.max_commands)
-        self.transfers = TargetTransfers(self._numbers, config.max_buffered, config.budget)
+        self.numbers = TargetNumbers(config.max_commands)
+        self.transfers = TargetTransfers(self.numbers, config.max_buffered, config.budget)
         self._last_login: tuple[LoginRequest, LoginAnswer] | None = None
-        self._tasks: dict[int, TargetTask] = {}
-        self._held: dict[int, _Numbered | TargetTask | None] = {}
+        self.tasks: dict[int, TargetTask] = {}
+        self.held: dict[int, _Numbered | TargetTask | None] = {}
         self._open_immediate = 0
+        self.relay: Callable[[], None] | None = None
+        self.relayed: dict[int, RelayedCommand] = {}
         self._functions: set[int] = set()
 
     @property
@@ -129,12 +137,12 @@ class TargetSession:
     @property
     def open_commands(self) -> int:
         """The number of commands that were received and not answered."""
-        return len(self._tasks)
+        return len(self.tasks) + len(self.relayed)
 
     @property
     def awaited(self) -> list[tuple[int, int]]:
         """The commands for which the initiator must send data, with the bytes that have come for each."""
-        tasks = self._tasks.values()
+        tasks = self.tasks.values()
         return [(each.tag, each.received) for each in tasks if each.open_sequences and not each.delivered]
 
     # Called by the connection
@@ -143,11 +151,18 @@ class TargetSession:
         """Take bytes of the connection; the buffer may be used again afterwards. Never raises: an error of
         the protocol that cannot be repaired becomes a `Closed` event.
         """
-        reader = self._reader
+        reader = self.reader
         reader.feed(data)
         try:
-            while self._state is not _CLOSED and (pdu := reader.next()) is not None:
-                self._receive(pdu)
+            while (state := self._state) is not _CLOSED:
+                if self.relay is not None and not self._events:
+                    self.relay()
+                if (pdu := reader.next()) is None:
+                    break
+                if state is _FULL_FEATURE:
+                    self._receive(pdu)
+                else:
+                    self._receive_early(pdu)
         except PduError as error:
             self._close(f"the initiator sent something that is no PDU: {error}")
 
@@ -171,9 +186,8 @@ class TargetSession:
         # The login's last response has no digests yet.
         self.parameters = self._login.negotiator.parameters()
         self._digests = self.parameters.digests
-        self._reader.max_data_length = self.parameters.max_recv_data_segment_length
-        self._reader.header_digest = self.parameters.header_digest
-        self._reader.data_digest = self.parameters.data_digest
+        agreed = self.parameters
+        self.reader.agree(agreed.max_recv_data_segment_length, agreed.header_digest, agreed.data_digest)
 
     def refuse(self, status: LoginStatus, problem: str) -> None:
         """Refuse the initiator at the end of its login."""
@@ -185,11 +199,11 @@ class TargetSession:
 
     def respond(self, tag: int, response: Response) -> None:
         """Answer a command. This has no effect if the command was aborted in the meantime."""
-        task = self._tasks.get(tag)
+        task = self.tasks.get(tag)
         if task is None or self._state is _CLOSED:
             return
         self._forget(task)
-        for pdu in response_pdus(task, response, self.parameters, self._numbers):
+        for pdu in response_pdus(task, response, self.parameters, self.numbers):
             self._send(pdu)
         if self.transfers.waiting:
             self.serve_waiting()
@@ -199,11 +213,11 @@ class TargetSession:
         if tag not in self._functions or self._state is _TargetState.CLOSED:
             return
         self._functions.discard(tag)
-        self._send(TaskManagementResponsePdu(tag, response, *self._numbers.next_status()))
+        self._send(TaskManagementResponsePdu(tag, response, *self.numbers.next_status()))
 
     def ping(self) -> None:
         """Send a NOP-In, to which a living initiator answers with a NOP-Out without data."""
-        numbers = self._numbers
+        numbers = self.numbers
         tag = self.transfers.new_tag()
         self._send(NopIn(NO_TAG, tag, numbers.stat_sn, numbers.exp_cmd_sn, numbers.max_cmd_sn))
 
@@ -211,7 +225,7 @@ class TargetSession:
         """Ask the initiator to log out within that time (RFC 7143 11.9.1)."""
         if self._state is _TargetState.FULL_FEATURE:
             event = AsyncEvent.LOGOUT_REQUESTED
-            self._send(AsyncMessage(event, *self._numbers.next_status(), parameter3=seconds))
+            self._send(AsyncMessage(event, *self.numbers.next_status(), parameter3=seconds))
 
     def terminate_tasks(self, lun: int | None) -> tuple[int, ...]:
         """End commands with TASK ABORTED, because of another session's CLEAR TASK SET or reset. Returns the
@@ -228,26 +242,24 @@ class TargetSession:
 
     # Requests
 
-    def _receive(self, pdu: Pdu | DamagedPdu) -> None:
-        if self._state is _FULL_FEATURE:
-            self._receive_full_feature(pdu)
-        elif isinstance(pdu, DamagedPdu):
+    def _receive_early(self, pdu: Pdu | DamagedPdu) -> None:
+        if isinstance(pdu, DamagedPdu):
             raise PduError("digests before they were agreed upon")
-        elif isinstance(pdu, LoginRequest) and self._state is _TargetState.LOGIN:
+        if isinstance(pdu, LoginRequest) and self._state is _TargetState.LOGIN:
             self._receive_login(pdu)
         elif isinstance(pdu, LoginRequest):
             self._close("the initiator sent more before its login was answered")
         else:
             self._refuse_during_login(pdu)
 
-    def _receive_full_feature(self, pdu: Pdu | DamagedPdu) -> None:
+    def _receive(self, pdu: Pdu | DamagedPdu) -> None:
         if isinstance(pdu, ScsiCommand):
-            if pdu.immediate or self._held or not self._numbers.take(pdu.cmd_sn):
+            if pdu.immediate or self.held or not self.numbers.take(pdu.cmd_sn):
                 self._receive_numbered(pdu)
             elif (opened := self._open_task(pdu)) is not None:
                 self._begin(opened)
         elif isinstance(pdu, DataOut):
-            if (task := self._tasks.get(pdu.task_tag)) is not None:
+            if (task := self.tasks.get(pdu.task_tag)) is not None:
                 # Data of an ended or unknown command is dropped. It may have been sent before the command was
                 # aborted.
                 task.receive(pdu)
@@ -265,7 +277,7 @@ class TargetSession:
     def _receive_damaged(self, pdu: Pdu) -> None:
         """Reject a damaged PDU. Damaged data makes its command fail, because there are no recovery R2Ts."""
         self._reject(pdu, RejectReason.DATA_DIGEST_ERROR)
-        if isinstance(pdu, DataOut) and (task := self._tasks.get(pdu.task_tag)) is not None:
+        if isinstance(pdu, DataOut) and (task := self.tasks.get(pdu.task_tag)) is not None:
             task.receive_damaged(pdu)
             self._advance(task)
 
@@ -273,8 +285,8 @@ class TargetSession:
         """Handle requests with a CmdSN, in the order of CmdSN."""
         ahead = 0
         if not pdu.immediate:
-            within = self._numbers.ahead(pdu.cmd_sn)
-            if within is None or pdu.cmd_sn in self._held:
+            within = self.numbers.ahead(pdu.cmd_sn)
+            if within is None or pdu.cmd_sn in self.held:
                 return
             ahead = within
         item: _Numbered | TargetTask | None = pdu
@@ -284,17 +296,17 @@ class TargetSession:
         if pdu.immediate:
             self._perform(item)
         elif ahead:
-            self._held[pdu.cmd_sn] = item
+            self.held[pdu.cmd_sn] = item
         else:
-            self._numbers.advance()
+            self.numbers.advance()
             self._perform(item)
-            if self._held:
+            if self.held:
                 self._release_held()
 
     def _release_held(self) -> None:
-        while self._numbers.exp_cmd_sn in self._held and self._state is _TargetState.FULL_FEATURE:
-            item = self._held.pop(self._numbers.exp_cmd_sn)
-            self._numbers.advance()
+        while self.numbers.exp_cmd_sn in self.held and self._state is _TargetState.FULL_FEATURE:
+            item = self.held.pop(self.numbers.exp_cmd_sn)
+            self.numbers.advance()
             self._perform(item)
 
     def _perform(self, item: _Numbered | TargetTask | None) -> None:
@@ -314,7 +326,7 @@ class TargetSession:
         if task.immediate:
             self._open_immediate += 1
         else:
-            self._numbers.open_commands += 1
+            self.numbers.open_commands += 1
         self._advance(task)
 
     def _nop_out(self, pdu: NopOut) -> None:
@@ -322,17 +334,17 @@ class TargetSession:
             self._reject(pdu, RejectReason.PROTOCOL_ERROR)
         elif pdu.task_tag != NO_TAG:
             data = pdu.data[: self.parameters.max_send_data_segment_length]
-            stat_sn = self._numbers.next_stat_sn()
+            stat_sn = self.numbers.next_stat_sn()
             self._send(
-                NopIn(pdu.task_tag, NO_TAG, stat_sn, self._numbers.exp_cmd_sn, self._numbers.max_cmd_sn, data)
+                NopIn(pdu.task_tag, NO_TAG, stat_sn, self.numbers.exp_cmd_sn, self.numbers.max_cmd_sn, data)
             )
 
     def _task_management(self, pdu: TaskManagementRequest) -> None:
         if self._login.discovery:
             return self._reject(pdu, RejectReason.PROTOCOL_ERROR)
-        if pdu.task_tag in self._functions or pdu.task_tag in self._tasks:
+        if self.in_use(pdu.task_tag):
             return self._reject(pdu, RejectReason.TASK_IN_PROGRESS)
-        if len(self._functions) >= self._config.max_immediate:
+        if len(self._functions) >= self.config.max_immediate:
             return self._reject(pdu, RejectReason.TOO_MANY_IMMEDIATE_COMMANDS)
         abort = pdu.function == TaskManagementFunction.ABORT_TASK
         concerned = concerned_by(pdu)
@@ -349,7 +361,8 @@ class TargetSession:
         return None
 
     def _tasks_of(self, chosen: Callable[[TargetTask], bool]) -> list[TargetTask]:
-        return [task for task in self._tasks.values() if task.started and chosen(task)]
+        self.make_all_ordinary()
+        return [task for task in self.tasks.values() if task.started and chosen(task)]
 
     def _drop_held(self, pdu: TaskManagementRequest, chosen: Callable[[TargetTask], bool]) -> bool:
         """End the held commands whose CmdSN is before that of the function. Returns whether there were
@@ -357,21 +370,21 @@ class TargetSession:
         """
         dropped = [
             (cmd_sn, item)
-            for cmd_sn, item in self._held.items()
+            for cmd_sn, item in self.held.items()
             if isinstance(item, TargetTask) and chosen(item) and serial_distance(cmd_sn, pdu.cmd_sn) > 0
         ]
         for cmd_sn, item in dropped:
-            self._held[cmd_sn] = None
-            del self._tasks[item.tag]
+            self.held[cmd_sn] = None
+            del self.tasks[item.tag]
             self.transfers.release(item)
         return bool(dropped)
 
     def _give_up(self, pdu: TaskManagementRequest) -> bool:
         """ABORT TASK for a command that never came: its CmdSN counts as received (11.5.5)."""
         before = serial_distance(pdu.ref_cmd_sn, pdu.cmd_sn) > 0
-        if not before or self._numbers.ahead(pdu.ref_cmd_sn) is None or pdu.ref_cmd_sn in self._held:
+        if not before or self.numbers.ahead(pdu.ref_cmd_sn) is None or pdu.ref_cmd_sn in self.held:
             return False
-        self._held[pdu.ref_cmd_sn] = None
+        self.held[pdu.ref_cmd_sn] = None
         self._release_held()
         return True
 
@@ -381,7 +394,7 @@ class TargetSession:
         except TextError:
             return self._reject(pdu, RejectReason.PROTOCOL_ERROR)
         self.parameters = self._login.negotiator.parameters()
-        numbers = self._numbers.next_status()
+        numbers = self.numbers.next_status()
         self._send(
             TextResponse(pdu.task_tag, answer.target_tag, answer.data, *numbers, answer.final, answer.more)
         )
@@ -395,7 +408,7 @@ class TargetSession:
             response = LogoutResponse.CID_NOT_FOUND
         elif pdu.reason not in (LogoutReason.CLOSE_SESSION, LogoutReason.CLOSE_CONNECTION):
             return self._reject(pdu, RejectReason.INVALID_PDU_FIELD)
-        self._send(LogoutResponsePdu(pdu.task_tag, response, *self._numbers.next_status()))
+        self._send(LogoutResponsePdu(pdu.task_tag, response, *self.numbers.next_status()))
         if response is LogoutResponse.CLOSED:
             self._close("the initiator logged out")
         return None
@@ -404,7 +417,7 @@ class TargetSession:
 
     def _receive_login(self, pdu: LoginRequest) -> None:
         if self._last_login is None:
-            self._numbers.exp_cmd_sn = pdu.cmd_sn
+            self.numbers.exp_cmd_sn = pdu.cmd_sn
         answer = self._login.receive(pdu)
         self._last_login = (pdu, answer)
         if answer.complete:
@@ -425,11 +438,11 @@ class TargetSession:
         if self._last_login is None:
             return
         request, answer = self._last_login
-        self._send(answer.pdu(request, tsih, self._numbers.next_status()))
+        self._send(answer.pdu(request, tsih, self.numbers.next_status()))
 
     def _refuse_during_login(self, pdu: Pdu) -> None:
         header = header_of(pdu)
-        self._send(self._login.invalid(header, self._numbers.next_status()))
+        self._send(self._login.invalid(header, self.numbers.next_status()))
         self._close(f"PDU {header[0] & 0x3F:02X}h before the login was complete")
 
     # Commands and their data
@@ -438,16 +451,17 @@ class TargetSession:
         reason = None
         if self._login.discovery:
             reason = RejectReason.PROTOCOL_ERROR
-        elif pdu.task_tag in self._tasks or pdu.task_tag in self._functions or pdu.task_tag == NO_TAG:
+        elif self.in_use(pdu.task_tag):
             reason = RejectReason.TASK_IN_PROGRESS
-        elif pdu.immediate and self._open_immediate >= self._config.max_immediate:
+        elif pdu.immediate and self._open_immediate >= self.config.max_immediate:
             reason = RejectReason.TOO_MANY_IMMEDIATE_COMMANDS
         if reason is not None:
             self._reject(pdu, reason)
             return None
-        task = TargetTask(pdu, self.parameters, self._config.max_data_out, self._config.max_data_in)
-        self._tasks[pdu.task_tag] = task
-        self.transfers.admit(task)
+        task = TargetTask(pdu, self.parameters, self.config.max_data_out, self.config.max_data_in)
+        self.tasks[pdu.task_tag] = task
+        if task.requested:
+            self.transfers.admit(task)
         return task
 
     def _advance(self, task: TargetTask) -> None:
@@ -469,12 +483,34 @@ class TargetSession:
 
     def _forget(self, task: TargetTask) -> None:
         """Forget a command that is over."""
-        del self._tasks[task.tag]
+        del self.tasks[task.tag]
         if task.immediate:
             self._open_immediate -= 1
         else:
-            self._numbers.open_commands -= 1
-        self.transfers.release(task)
+            self.numbers.open_commands -= 1
+        if task.write_length:
+            self.transfers.release(task)
+
+    # Relayed commands
+
+    def in_use(self, tag: int) -> bool:
+        """Whether no new task may have that tag."""
+        return tag in self.tasks or tag in self.relayed or tag in self._functions or tag == NO_TAG
+
+    def make_ordinary(self, relayed: RelayedCommand) -> CommandReceived:
+        """Make a relayed command one of the session's own; returns what would have been its event."""
+        del self.relayed[relayed.tag]
+        pdu = relayed.pdu()
+        task = TargetTask(pdu, self.parameters, self.config.max_data_out, self.config.max_data_in)
+        task.started = True
+        task.reserved = task.unsolicited = task.requested
+        self.tasks[task.tag] = task
+        return CommandReceived(task.tag, decode_lun(task.lun), task.command())
+
+    def make_all_ordinary(self) -> None:
+        """Make all relayed commands ordinary ones, in both sessions."""
+        for each in list(self.relayed.values()):
+            each.near.ordinary(each)
 
     # Responses
 
@@ -482,17 +518,21 @@ class TargetSession:
         buffers = pdu.encode()
         if self._digests:
             buffers = add_digests(buffers, self.parameters.header_digest, self.parameters.data_digest)
+        self.send_buffers(buffers)
+
+    def send_buffers(self, buffers: list[Buffer]) -> None:
+        """Send the buffers of a PDU."""
         for buffer in buffers:
             self.unsent += len(buffer)
         self._out += buffers
 
     def _reject(self, pdu: Pdu, reason: RejectReason) -> None:
-        self._send(Reject(reason, header_of(pdu), *self._numbers.next_status()))
+        self._send(Reject(reason, header_of(pdu), *self.numbers.next_status()))
 
     def _close(self, reason: str) -> None:
         if self._state is not _TargetState.CLOSED:
             self._state = _TargetState.CLOSED
-            self._tasks.clear()
-            self._held.clear()
+            self.tasks.clear()
+            self.held.clear()
             self.transfers.waiting.clear()
             self._events.append(Closed(reason))

@@ -37,14 +37,20 @@ class TargetTransfers:
 
     def admit(self, task: TargetTask) -> None:
         """Reserve room for the unsolicited data of a new command."""
-        if task.failure is not None or not task.requested:
+        if task.failure is not None:
             return
-        if self._budget.take_unsolicited(task.requested):
+        if self.reserve(task.requested):
             task.reserved = task.unsolicited = task.requested
-            self.buffered += task.requested
-            self._unsolicited += task.requested
         else:
             task.fail(_TASK_SET_FULL)
+
+    def reserve(self, count: int) -> bool:
+        """Reserve room for unsolicited data; returns False if there is none."""
+        if not self._budget.take_unsolicited(count):
+            return False
+        self.buffered += count
+        self._unsolicited += count
+        return True
 
     def ask(self, task: TargetTask, parameters: Parameters) -> Iterator[ReadyToTransfer]:
         """The R2Ts to send now for a command that needs more data."""
@@ -57,7 +63,7 @@ class TargetTransfers:
 
     def release(self, task: TargetTask) -> None:
         """Note that a command is over."""
-        self._give_back(task.reserved, task.unsolicited)
+        self.give_back(task.reserved, task.unsolicited)
         task.reserved = task.unsolicited = 0
         if self.waiting and task in self.waiting:
             self.waiting.remove(task)
@@ -75,9 +81,10 @@ class TargetTransfers:
     def clear(self) -> None:
         """Note that the session is over, and that its commands have stopped."""
         self.waiting.clear()
-        self._give_back(self.buffered, self._unsolicited)
+        self.give_back(self.buffered, self._unsolicited)
 
-    def _give_back(self, count: int, unsolicited: int) -> None:
+    def give_back(self, count: int, unsolicited: int) -> None:
+        """Give back room, of which ``unsolicited`` was for unsolicited data."""
         if count:
             self.buffered -= count
             self._unsolicited -= unsolicited
