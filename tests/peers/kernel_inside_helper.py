@@ -39,12 +39,14 @@ from holdover.scsi.command import Command
 from holdover.scsi.reservation.reservation_in import Capabilities, FullStatus
 from holdover.scsi.reservation.reservation_out import in_command, out_command
 from holdover.scsi.sense import describe_response, is_unit_attention
+from tests.rig.guest_commands import CAPABILITIES, KEYS, RESERVATION, WRITE, register, reserve, unregister
 from tests.rig.kernel_programs import start_program
+from tests.rig.serial_line import said
 from tests.rig.served import served
 
 HOSTS = ("host-a", "host-b")
 GUEST = "db1"
-KEY = "0x600d"
+KEY = 0x600D
 TYPES = (1, 5, 8)
 """The types of reservation with which the guest moves."""
 DISKS = (Path("/dev/sda"), Path("/dev/sdb"), Path("/dev/sdc"))
@@ -90,25 +92,23 @@ class Site:
         await self.console.wait_for(READY, _BOOT)
 
     async def shell(self, command: str) -> str:
-        result = await self.console.run(command, timeout=600)
-        return result.output if result.status == 0 else f"status {result.status}: {result.output}"
+        return said(await self.console.run(command, timeout=600))
 
     async def reserve(self, kind: int) -> None:
-        persist = "sg_persist -n --out"
-        await self.shell(f"{persist} --register --param-sark={KEY} --param-aptpl /dev/sda")
-        await self.shell(f"{persist} --reserve --param-rk={KEY} --prout-type={kind} /dev/sda")
+        await self.shell(register(KEY))
+        await self.shell(reserve(KEY, kind))
 
     async def leave(self) -> None:
-        await self.shell(f"sg_persist -n --out --register --param-rk={KEY} --param-sark=0 /dev/sda")
+        await self.shell(unregister(KEY))
 
     async def seen(self) -> dict[str, Any]:
         """What the guest sees, what the LUN says, and what becomes of a third nexus's write."""
         status = await self.ask(2, in_command(InServiceAction.READ_FULL_STATUS))
         return {
-            "reservation": await self.shell("sg_persist -n -i -r /dev/sda"),
-            "keys": await self.shell("sg_persist -n -i -k /dev/sda"),
-            "guest_capabilities": await self.shell("sg_persist -n -i -c /dev/sda"),
-            "write": await self.shell("dd if=/dev/zero of=/dev/sda bs=4096 count=1 oflag=direct 2>&1"),
+            "reservation": await self.shell(RESERVATION),
+            "keys": await self.shell(KEYS),
+            "guest_capabilities": await self.shell(CAPABILITIES),
+            "write": await self.shell(WRITE),
             "registrants": [
                 {
                     "key": each.key,

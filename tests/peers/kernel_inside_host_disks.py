@@ -14,23 +14,22 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from holdover.demo.machines.console import Console
-from holdover.demo.machines.image import READY, GuestImage
+from holdover.demo.machines.image import GuestImage
 from holdover.paths.sgio import SgIo, SgioPath
 from holdover.scsi.cdbs.cdb import Write
 from holdover.scsi.command import Command
 from holdover.scsi.sense import describe_response, is_unit_attention
 from tests.docs.typist import DOCS, Typist, lines_of
 from tests.peers.kernel_inside_libvirt import look
+from tests.rig.guest_commands import WRITE, register, reserve, unregister
 from tests.rig.hosts import Program, until
 from tests.rig.kernel_site import HOSTS, LINK, THIRD, KernelSite, kernel_site
+from tests.rig.serial_line import said, typed
 
 KEY = 0x600D
 _PAGE = "how-to/host-disks.md"
 _DISK = "/dev/disk/by-id/wwn-0x600140500000000a"
 _MONITOR, _CONSOLE = "/run/qemu/{}.qmp", "/run/{}.console"
-_PERSIST = "sg_persist -n --out"
-_BOOT = 900.0
 
 
 def sections() -> tuple[str, str]:
@@ -86,17 +85,8 @@ class Guest:
 
     def shell(self, command: str, *, boots: bool = False) -> str:
         """Run a command in the guest where it is; its output, after its status where that is not 0."""
-        return asyncio.run(self._shell(command, boots))
-
-    async def _shell(self, command: str, boots: bool) -> str:
-        console = await Console.connect(self.site[self.here].inside(_CONSOLE.format(self.name)))
-        try:
-            if boots:
-                await console.wait_for(READY, _BOOT)
-            result = await console.run(command, timeout=600)
-            return result.output if result.status == 0 else f"status {result.status}: {result.output}"
-        finally:
-            await console.close()
+        line = self.site[self.here].inside(_CONSOLE.format(self.name))
+        return said(typed(line, command, boots=boots))
 
     def migrate(self) -> str:
         """`holdover migrate` as for an export; what it says if it fails."""
@@ -109,7 +99,7 @@ class Guest:
     def seen(self) -> dict[str, Any]:
         """What the guest, the LUN and the agent of its host say."""
         return {
-            "write": self.shell("dd if=/dev/zero of=/dev/sda bs=4096 count=1 oflag=direct 2>&1"),
+            "write": self.shell(WRITE),
             "third": asyncio.run(third_writes()),
             "status": self.site[self.here].must("status"),
             **asyncio.run(look()),
@@ -136,12 +126,12 @@ def moves(guest: Guest) -> dict[str, Any]:
     guest.start(guest.here)
     guest.shell("true", boots=True)
     found: dict[str, Any] = {
-        "register": guest.shell(f"{_PERSIST} --register --param-sark={KEY:x} --param-aptpl /dev/sda"),
-        "reserve": guest.shell(f"{_PERSIST} --reserve --param-rk={KEY:x} --prout-type=5 /dev/sda"),
+        "register": guest.shell(register(KEY)),
+        "reserve": guest.shell(reserve(KEY, 5)),
         "before": guest.seen(),
         "migrate": guest.migrate(),
         "after": guest.seen(),
-        "leave": guest.shell(f"{_PERSIST} --register --param-rk={KEY:x} --param-sark=0 /dev/sda"),
+        "leave": guest.shell(unregister(KEY)),
     }
     guest.end()
     return found

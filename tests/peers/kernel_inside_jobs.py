@@ -29,6 +29,7 @@ from holdover.scsi.cdbs.opcodes import InServiceAction
 from holdover.scsi.reservation.reservation_in import FullStatus
 from holdover.scsi.reservation.reservation_out import in_command
 from tests.peers.kernel_inside_helper import GUEST, HOSTS, KEY, TYPES, Site
+from tests.rig.guest_commands import WRITE_ON, preempt, register
 
 KIND = 5
 """The type of the reservation with which agents die and hosts are declared dead."""
@@ -188,7 +189,7 @@ async def there_and_back(site: JobSite, kind: int) -> dict[str, Any]:
     """The guest reserves, writes all the time, and goes to the other host and home."""
     await site.reserve(kind)
     found: dict[str, Any] = {"begins": await site.seen()}
-    await site.shell("workload start /dev/sda")
+    await site.shell(WRITE_ON)
     found["there"] = await site.migrate_as_job()
     found["back"] = await site.migrate_as_job()
     found["counts"] = await site.shell("workload stop")
@@ -198,7 +199,7 @@ async def there_and_back(site: JobSite, kind: int) -> dict[str, Any]:
 
 async def with_a_kill(site: JobSite, dies: str) -> dict[str, Any]:
     """The guest moves while it writes, and an agent dies amid the commit."""
-    await site.shell("workload start /dev/sda")
+    await site.shell(WRITE_ON)
     found = {"began on": site.here} | await site.migrate_as_job(dies)
     return found | {"counts": await site.shell("workload stop")}
 
@@ -225,10 +226,8 @@ async def without_its_host(site: JobSite) -> dict[str, Any]:
     )
     await site.runs(site.here)
     found |= {"here": site.here, "declared": await site.seen()}
-    persist = "sg_persist -n --out"
-    await site.shell(f"{persist} --register --param-sark={KEY} --param-aptpl /dev/sda")
-    preempt = f"--preempt --param-rk={KEY} --param-sark={KEY} --prout-type={KIND}"
-    found["preempts"] = await site.shell(f"{persist} {preempt} /dev/sda")
+    await site.shell(register(KEY))
+    found["preempts"] = await site.shell(preempt(KEY, KIND))
     found["after"] = await site.seen()
     # the dead host comes back
     site.start_agent(before)

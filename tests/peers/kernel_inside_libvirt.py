@@ -16,8 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from holdover.demo.machines.console import Console
-from holdover.demo.machines.image import READY, GuestImage
+from holdover.demo.machines.image import GuestImage
 from holdover.paths.sgio import SgIo, SgioPath
 from holdover.scsi.cdbs.cdb import Write
 from holdover.scsi.cdbs.opcodes import InServiceAction
@@ -25,13 +24,14 @@ from holdover.scsi.command import Command
 from holdover.scsi.reservation.reservation_in import Capabilities, FullStatus
 from holdover.scsi.reservation.reservation_out import in_command
 from holdover.scsi.sense import describe_response, is_unit_attention
+from tests.rig.guest_commands import RESERVATION, WRITE, WRITE_ON, register, release, reserve, unregister
 from tests.rig.kernel_site import HOSTS, LINK, THIRD, KernelSite, kernel_site
 from tests.rig.separate_libvirt import CONSOLE, SeparateLibvirt, host_disk
 from tests.rig.separate_site import GUEST
+from tests.rig.serial_line import said, typed
 
 KEY = 0x600D
 TYPES = (5, 1, 8)
-_BOOT = 600.0
 
 
 class Intruder(threading.Thread):
@@ -93,25 +93,15 @@ class Domain:
 
     def shell(self, command: str, *, boots: bool = False) -> str:
         """Run a command in the guest; its output, after its status where that is not 0."""
-        return asyncio.run(self._shell(command, boots))
-
-    async def _shell(self, command: str, boots: bool) -> str:
-        console = await Console.connect(self.site[self.here].inside(CONSOLE))
-        try:
-            if boots:
-                await console.wait_for(READY, _BOOT)
-            result = await console.run(command, timeout=300)
-            return result.output if result.status == 0 else f"status {result.status}: {result.output}"
-        finally:
-            await console.close()
+        return said(typed(self.site[self.here].inside(CONSOLE), command, boots=boots))
 
     def seen(self) -> dict[str, Any]:
         """Where the guest runs, and what it and the LUN say of its reservation."""
         return {
             "here": self.here,
             "runs on": self.libvirt.runs_on(),
-            "reservation": self.shell("sg_persist -n -i -r /dev/sda"),
-            "write": self.shell("dd if=/dev/zero of=/dev/sda bs=4096 count=1 oflag=direct 2>&1"),
+            "reservation": self.shell(RESERVATION),
+            "write": self.shell(WRITE),
             **asyncio.run(look()),
         }
 
@@ -139,13 +129,12 @@ async def look() -> dict[str, Any]:
 
 def moves(domain: Domain, kind: int) -> dict[str, Any]:
     """The guest reserves and writes, and goes there and back while an intruder tries."""
-    persist = "sg_persist -n --out"
     began = time.monotonic()
     found: dict[str, Any] = {
-        "register": domain.shell(f"{persist} --register --param-sark={KEY:x} --param-aptpl /dev/sda"),
-        "reserve": domain.shell(f"{persist} --reserve --param-rk={KEY:x} --prout-type={kind} /dev/sda"),
+        "register": domain.shell(register(KEY)),
+        "reserve": domain.shell(reserve(KEY, kind)),
         "before": domain.seen(),
-        "workload": domain.shell("workload start /dev/sda"),
+        "workload": domain.shell(WRITE_ON),
     }
     intruder = Intruder()
     intruder.start()
@@ -157,8 +146,8 @@ def moves(domain: Domain, kind: int) -> dict[str, Any]:
     finally:
         found["intruder"] = intruder.end()
     found["counts"] = domain.shell("workload stop")
-    found["release"] = domain.shell(f"{persist} --release --param-rk={KEY:x} --prout-type={kind} /dev/sda")
-    found["leave"] = domain.shell(f"{persist} --register --param-rk={KEY:x} --param-sark=0 /dev/sda")
+    found["release"] = domain.shell(release(KEY, kind))
+    found["leave"] = domain.shell(unregister(KEY))
     found["seconds"] = time.monotonic() - began
     return found
 

@@ -16,21 +16,21 @@ from holdover.demo.machines.console import Console
 from holdover.demo.machines.image import READY, GuestImage
 from holdover.demo.machines.process import HostDisk, QemuProcess, VirtualMachine
 from tests.peers.kernel_inside_multipath import Scene, registrants
+from tests.rig.guest_commands import KEYS, RESERVATION, WRITE, reserve
 from tests.rig.kernel_multipath import DEVICE, await_true
 from tests.rig.kernel_programs import start_program
+from tests.rig.serial_line import said
 
 _HELPERS = {
     "ours": [sys.executable, "-m", "holdover", "pr-helper", "-q", "-k"],
     "qemu": ["qemu-pr-helper", "-k"],
 }
 _PERSIST = "sg_persist -n --out"
-_WRITE = "dd if=/dev/zero of=/dev/sda bs=4096 count=1 oflag=direct 2>&1"
 
 
 async def run(console: Console, command: str) -> str:
     """A command in the guest: what it has written, after its status where that is not 0."""
-    result = await console.run(command, timeout=600)
-    return result.output if result.status == 0 else f"status {result.status}: {result.output}"
+    return said(await console.run(command, timeout=600))
 
 
 async def through(scene: Scene, helper: Path, image: GuestImage) -> dict[str, Any]:
@@ -42,16 +42,16 @@ async def through(scene: Scene, helper: Path, image: GuestImage) -> dict[str, An
     await console.wait_for(READY, 240.0)
     found: dict[str, Any] = {
         "register": await run(console, f"{_PERSIST} --register --param-sark=0xa /dev/sda"),
-        "reserve": await run(console, f"{_PERSIST} --reserve --param-rk=0xa --prout-type=5 /dev/sda"),
+        "reserve": await run(console, reserve(0xA, 5)),
         "registrants": registrants(),
-        "keys": await run(console, "sg_persist -n -i -k /dev/sda"),
-        "reservation": await run(console, "sg_persist -n -i -r /dev/sda"),
+        "keys": await run(console, KEYS),
+        "reservation": await run(console, RESERVATION),
         "wrong key": await run(console, f"{_PERSIST} --register --param-rk=0xbad --param-sark=1 /dev/sda"),
-        "writes": [await run(console, _WRITE)],
+        "writes": [await run(console, WRITE)],
     }
     for disk_name in ("sda", "sdb"):
         await asyncio.to_thread(scene.path_goes, disk_name)
-        found["writes"].append(await run(console, _WRITE))
+        found["writes"].append(await run(console, WRITE))
         await asyncio.to_thread(scene.path_comes, disk_name)
     await console.close()
     await qemu.end()

@@ -7,7 +7,8 @@ import hashlib
 
 import pytest
 
-from tests.rig.site import SharedSite, Site, clean
+from tests.rig.guest_commands import WRITE_ON, clean
+from tests.rig.site import SharedSite, Site
 
 pytestmark = [
     pytest.mark.peer("qemu-system-x86", "qemu-block-extra", "busybox-static", "sg3-utils"),
@@ -29,7 +30,7 @@ async def written(site: Site, blocks: int) -> int:
 
 def test_what_was_written_is_on_the_disk_with_its_checksum(shared: SharedSite) -> None:
     async def scenario(site: Site) -> None:
-        await site.run("workload start /dev/sda")
+        await site.run(WRITE_ON)
         await written(site, 5)
         counts = await site.workload("stop")
         assert counts["state"] == "stopped"
@@ -49,7 +50,7 @@ def test_what_was_written_is_on_the_disk_with_its_checksum(shared: SharedSite) -
 
 def test_a_block_that_another_changed_is_a_mismatch(shared: SharedSite) -> None:
     async def scenario(site: Site) -> None:
-        await site.run("workload start /dev/sda")
+        await site.run(WRITE_ON)
         # the block written last is the one that is written anew last
         sequence = await written(site, 5)
         with site.target.files[0].open("r+b") as disk:
@@ -64,7 +65,7 @@ def test_a_block_that_another_changed_is_a_mismatch(shared: SharedSite) -> None:
 
 def test_a_write_that_is_refused_is_an_error_and_is_named(shared: SharedSite) -> None:
     async def scenario(site: Site) -> None:
-        await site.run("workload start /dev/sda")
+        await site.run(WRITE_ON)
         await written(site, 2)
         options = ["--initiator", "iqn.2026-11.org.holdover:other", "--key", "0"]
         url = site.target.url()

@@ -13,6 +13,7 @@ from tests.peers.kernel_inside_helper import GUEST, HOSTS
 from tests.peers.kernel_inside_helper import TYPES as KINDS
 from tests.peers.kernel_inside_jobs import KILLS, KIND
 from tests.peers.test_kernel_helper import KEY, NEXUSES, check
+from tests.rig.guest_commands import counts_of, wrote_without_error
 from tests.rig.kernel import run_in_kernel
 
 pytestmark = [
@@ -37,12 +38,6 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return json.loads(result.read_text())
 
 
-def writes_without_an_error(said: str) -> None:
-    counts = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
-    assert int(counts["writes"]) > 0
-    assert (counts["write_errors"], counts["mismatches"], counts["read_errors"]) == ("0", "0", "0")
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_agents_carry_the_guest_there_and_back(seen: Any, kind: int) -> None:
     found = seen[f"type {kind}"]
@@ -51,7 +46,7 @@ def test_the_agents_carry_the_guest_there_and_back(seen: Any, kind: int) -> None
         assert found[way]["phase"] == "moved", found[way]
         assert found[way]["here"] == host
         check(found[way]["after"], kind, host)
-    writes_without_an_error(found["counts"])
+    wrote_without_error(counts_of(found["counts"]))
 
 
 @pytest.mark.parametrize("dies", KILLS)
@@ -60,7 +55,7 @@ def test_an_agent_killed_amid_the_commit_goes_on_and_the_guest_runs_on_one_host(
     assert found["phase"] in ("moved", "stayed")
     assert found["here"] == (1 - found["began on"] if found["phase"] == "moved" else found["began on"])
     check(found["after"], KIND, found["here"])
-    writes_without_an_error(found["counts"])
+    wrote_without_error(counts_of(found["counts"]))
 
 
 def test_a_guest_that_was_shut_down_starts_on_the_other_host_with_its_reservation(seen: Any) -> None:

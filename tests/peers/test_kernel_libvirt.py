@@ -9,6 +9,7 @@ import pytest
 from holdover.demo.machines.image import guest_image
 from tests.peers.kernel_inside_libvirt import KEY
 from tests.peers.kernel_inside_libvirt import TYPES as KINDS
+from tests.rig.guest_commands import counts_of, wrote_without_error
 from tests.rig.kernel import observe
 from tests.rig.kernel_site import HELPER
 from tests.rig.separate_libvirt import PACKAGES
@@ -66,6 +67,4 @@ def test_virsh_migrate_takes_the_reservation_there_and_back(seen: Any, kind: int
 def test_the_guest_writes_all_the_time_and_the_intruder_never(seen: Any, kind: int) -> None:
     found = seen[f"type {kind}"]
     assert list(found["intruder"]) == [CONFLICT]
-    counts = dict(line.split("=", 1) for line in found["counts"].splitlines() if "=" in line)
-    assert int(counts["writes"]) > 0
-    assert (counts["write_errors"], counts["mismatches"], counts["read_errors"]) == ("0", "0", "0")
+    wrote_without_error(counts_of(found["counts"]))

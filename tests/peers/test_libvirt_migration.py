@@ -6,21 +6,28 @@ one host with its reservation, and leaves it so.
 
 from __future__ import annotations
 
-import asyncio
 import signal
-import sys
 from collections.abc import Iterator
 
 import pytest
 
-from holdover.demo.machines.console import Console
-from holdover.demo.machines.image import READY, guest_image, missing_packages
-from holdover.demo.messages import Connect, End, Report, decode_said, encode
+from holdover.demo.machines.image import guest_image, missing_packages
+from tests.rig.guest_commands import (
+    WRITE_ON,
+    counts_of,
+    register,
+    release,
+    reserve,
+    unregister,
+    wrote_without_error,
+)
 from tests.rig.hosts import until
+from tests.rig.intruder import intruder, is_refused
 from tests.rig.libvirt_machine import EVENTS, KEY, QUESTIONS, SLOW_COMMIT, Machine, libvirt_site
 from tests.rig.packages import needs
 from tests.rig.separate_libvirt import AGENT_LOCK_SOCKET, CONSOLE
-from tests.rig.separate_site import GUEST, SAN
+from tests.rig.separate_site import GUEST
+from tests.rig.serial_line import output_of
 
 pytestmark = pytest.mark.xdist_group("separate-hosts")
 
@@ -218,41 +225,20 @@ def test_the_guest_writes_and_the_intruder_does_not_with_types_5_1_and_8(machine
     libvirt.must(machine.here, "start", GUEST)
     shell(machine, "true", boots=True)
     for kind in (5, 1, 8):
-        persist = "sg_persist --out --no-inquiry"
-        shell(machine, f"{persist} --register --param-sark={KEY:x} --param-aptpl /dev/sda")
-        shell(machine, f"{persist} --reserve --param-rk={KEY:x} --prout-type={kind} /dev/sda")
-        shell(machine, "workload start /dev/sda")
-        intruder = site[SAN].converse(sys.executable, "-m", "holdover.demo.intruder")
-        assert intruder.stdin is not None
-        intruder.stdin.write(encode(Connect(site.lun_url)))
-        intruder.stdin.flush()
-        machine.moves()
-        machine.moves()
-        said, _ = intruder.communicate(encode(End()), timeout=600)
-        report = next(each for line in said.splitlines() if isinstance(each := decode_said(line), Report))
-        assert report.accepted == 0
-        assert report.refused > 0
-        counts = dict(line.split("=") for line in shell(machine, "workload stop").splitlines() if "=" in line)
-        assert int(counts["writes"]) > 0
-        assert (counts["write_errors"], counts["mismatches"], counts["read_errors"]) == ("0", "0", "0")
-        shell(machine, f"{persist} --release --param-rk={KEY:x} --prout-type={kind} /dev/sda")
-        shell(machine, f"{persist} --register --param-rk={KEY:x} --param-sark=0 /dev/sda")
+        shell(machine, register(KEY))
+        shell(machine, reserve(KEY, kind))
+        shell(machine, WRITE_ON)
+        with intruder(site) as reports:
+            machine.moves()
+            machine.moves()
+        is_refused(reports)
+        wrote_without_error(counts_of(shell(machine, "workload stop")))
+        shell(machine, release(KEY, kind))
+        shell(machine, unregister(KEY))
     libvirt.must(machine.here, "destroy", GUEST)
     machine.start()
 
 
 def shell(machine: Machine, command: str, *, boots: bool = False) -> str:
-    """Run a command in the guest by its serial console; it has to succeed. Returns its output."""
-
-    async def run() -> str:
-        console = await Console.connect(machine.site[machine.here].inside(CONSOLE))
-        try:
-            if boots:
-                await console.wait_for(READY, 600)
-            result = await console.run(command, timeout=600)
-            assert result.status == 0, f"{command}: {result.output}"
-            return result.output
-        finally:
-            await console.close()
-
-    return asyncio.run(run())
+    """Run a command in the guest; it has to succeed. Returns its output."""
+    return output_of(machine.site[machine.here].inside(CONSOLE), command, boots=boots)

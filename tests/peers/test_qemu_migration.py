@@ -11,8 +11,9 @@ from holdover.migrate.job import COPY
 from holdover.migrate.result import MigrateFailed
 from holdover.scsi.cdbs.opcodes import ReservationType
 from tests.rig.amounts import some
+from tests.rig.guest_commands import CAPABILITIES, RESERVATION, WRITE, WRITE_ON, clean
 from tests.rig.processes import Rig
-from tests.rig.site import KEY, RESERVATION_TYPES, Intruder, SharedSite, Site, clean
+from tests.rig.site import KEY, RESERVATION_TYPES, Intruder, SharedSite, Site
 
 pytestmark = [
     pytest.mark.peer("qemu-system-x86", "qemu-block-extra", "busybox-static", "sg3-utils"),
@@ -33,7 +34,7 @@ def test_the_reservation_moves_with_the_guest(kind: int, stopped: bool, shared: 
     async def scenario(site: Site) -> None:
         await site.reserve(kind)
         await site.assert_holds(kind)
-        await site.run("workload start /dev/sda")
+        await site.run(WRITE_ON)
         async with Intruder.at_work(site.target) as intruder:
             await intruder.refused_again()
             before = intruder.refused
@@ -69,7 +70,7 @@ def test_a_failure_leaves_the_guest_writing_on_the_source(
 ) -> None:
     async def scenario(site: Site) -> None:
         await site.reserve(kind)
-        await site.run("workload start /dev/sda")
+        await site.run(WRITE_ON)
         source = site.here
         async with Intruder.at_work(site.target) as intruder:
             await intruder.refused_again()
@@ -96,7 +97,7 @@ def test_a_destination_that_dies_in_the_handover_leaves_the_guest_writing_on_the
     async def scenario(site: Site) -> None:
         kind = ReservationType.EXCLUSIVE_ACCESS_REGISTRANTS_ONLY
         await site.reserve(kind)
-        await site.run("workload start /dev/sda")
+        await site.run(WRITE_ON)
         async with Intruder.at_work(site.target) as intruder:
             await intruder.refused_again()
             with pytest.raises(MigrateFailed) as failed:
@@ -125,7 +126,7 @@ def test_a_guest_whose_migration_failed_moves_at_the_next_try(shared: SharedSite
 
 def test_the_guest_is_not_told_of_what_would_not_move_with_it(shared: SharedSite) -> None:
     async def scenario(site: Site) -> None:
-        seen = await site.run("sg_persist -n -i -c /dev/sda")
+        seen = await site.run(CAPABILITIES)
         assert "(SIP_C): 0\n" in seen
         assert "(ATP_C): 0\n" in seen
         true = site.rig.holdover_json("pr", "capabilities", site.target.url())
@@ -138,10 +139,10 @@ def test_the_guest_is_not_told_of_what_would_not_move_with_it(shared: SharedSite
 def test_aptpl_moves_with_the_registration(shared: SharedSite) -> None:
     async def scenario(site: Site) -> None:
         await site.reserve(ReservationType.WRITE_EXCLUSIVE)
-        assert "(PTPL_A): 1\n" in await site.run("sg_persist -n -i -c /dev/sda")
+        assert "(PTPL_A): 1\n" in await site.run(CAPABILITIES)
         done = await site.migrate()
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "(PTPL_A): 1\n" in await site.run("sg_persist -n -i -c /dev/sda")
+        assert "(PTPL_A): 1\n" in await site.run(CAPABILITIES)
         await site.unregister()
 
     shared.run(scenario)
@@ -149,7 +150,7 @@ def test_aptpl_moves_with_the_registration(shared: SharedSite) -> None:
 
 def test_a_guest_without_a_registration_moves_and_leaves_the_disk_to_others(shared: SharedSite) -> None:
     async def scenario(site: Site) -> None:
-        await site.run("workload start /dev/sda")
+        await site.run(WRITE_ON)
         done = await site.migrate("--json")
         assert done.returncode == 0, done.stdout + done.stderr
         assert json.loads(done.stdout)["outcome"]["standstill_ms"] > 0
@@ -167,18 +168,18 @@ def test_without_migrate_pr_the_guest_is_a_stranger_to_its_disk_after_the_move(r
         site = Site(rig, migrate_pr=False)
         try:
             await site.boot()
-            assert "(SIP_C): 1\n" in await site.run("sg_persist -n -i -c /dev/sda")
+            assert "(SIP_C): 1\n" in await site.run(CAPABILITIES)
             await site.reserve(ReservationType.WRITE_EXCLUSIVE)
-            await site.run("workload start /dev/sda")
+            await site.run(WRITE_ON)
             done = await site.migrate()
             assert done.returncode == 0, done.stdout + done.stderr
-            status, _ = await site.try_to_run("dd if=/dev/zero of=/dev/sda bs=4096 count=1 oflag=direct")
+            status, _ = await site.try_to_run(WRITE)
             assert status != 0
             counts = await site.workload("stop")
             assert int(counts["write_errors"]) > 0
             # EBADE, which is what Linux makes of RESERVATION CONFLICT
             assert counts["last_error"] == "Invalid exchange"
-            held = await site.run("sg_persist -n -i -r /dev/sda")
+            held = await site.run(RESERVATION)
             assert f"Key={KEY:#x}\n" in held
         finally:
             await site.end()

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.peers.test_separate_tour import ALL_REGISTRANTS, HOSTS
+from tests.rig.intruder import intruder, is_refused
 from tests.rig.separate_pair import IQN, KEY
 from tests.rig.separate_site import SAN, SeparateSite, separate_site
-from tests.rig.separate_tourist import Tourist, intruder, is_refused
+from tests.rig.separate_tourist import Tourist
 
 pytestmark = [
     pytest.mark.peer("qemu-system-x86", "qemu-block-extra", "busybox-static", "sg3-utils"),

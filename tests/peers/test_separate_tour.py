@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.rig.hosts import until
+from tests.rig.intruder import intruder, is_refused
 from tests.rig.separate_guest import SeparateGuest
 from tests.rig.separate_pair import IQN, KEY
 from tests.rig.separate_site import GUEST, separate_site
-from tests.rig.separate_tourist import Tourist, intruder, is_refused
+from tests.rig.separate_tourist import Tourist
 
 pytestmark = [
     pytest.mark.peer("qemu-system-x86", "qemu-block-extra", "busybox-static", "sg3-utils"),

@@ -10,10 +10,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from holdover.demo.messages import Connect, End, Report, decode_said, encode
+from tests.rig.intruder import intruder
 from tests.rig.libvirt_machine import Machine, libvirt_site
 from tests.rig.packages import installed
-from tests.rig.separate_site import GUEST, SAN
+from tests.rig.separate_site import GUEST
 
 PACKAGES = (
     *("iproute2", "nftables", "util-linux", "qemu-system-x86", "qemu-block-extra"),
@@ -40,29 +40,22 @@ def _show(machine: Machine) -> int:
     site, source, destination = machine.site, machine.here, machine.there
     print(f"Two hosts, {source} and {destination}, with a libvirtd and a Holdover agent each.")
     _say_where(machine, "Before")
-    intruder = site[SAN].converse(sys.executable, "-m", "holdover.demo.intruder")
-    assert intruder.stdin is not None
-    intruder.stdin.write(encode(Connect(site.lun_url)))
-    intruder.stdin.flush()
-    print("An intruder, a third initiator, tries to write all the time.")
-    print(f"{source}# virsh migrate --live {GUEST} qemu+tcp://{destination}/system", flush=True)
-    done = machine.libvirt.migrate(source, destination)
-    print((done.stdout + done.stderr).strip() or f"(exit status {done.returncode})")
-    if done.returncode == 0:
-        machine.here, machine.there = destination, source
-    machine.is_at_home()
-    said, _ = intruder.communicate(encode(End()), timeout=600)
-    report = next(each for line in said.splitlines() if isinstance(each := decode_said(line), Report))
+    with intruder(site) as reports:
+        print("An intruder, a third initiator, tries to write all the time.")
+        print(f"{source}# virsh migrate --live {GUEST} qemu+tcp://{destination}/system", flush=True)
+        done = machine.libvirt.migrate(source, destination)
+        print((done.stdout + done.stderr).strip() or f"(exit status {done.returncode})")
+        if done.returncode == 0:
+            machine.here, machine.there = destination, source
+        machine.is_at_home()
+    (report,) = reports
     _say_where(machine, "After")
     print(f"The intruder: {report.refused} writes refused, {report.accepted} carried out.")
     return 0 if done.returncode == 0 and report.accepted == 0 and report.refused > 0 else 1
 
 
 def _say_where(machine: Machine, when: str) -> None:
-    """Print where the guest runs, and what the SAN has on record."""
-    print(f"{when}: {GUEST} runs on {', '.join(machine.libvirt.runs_on())}. Registered on the LUN:")
-    for initiator, (key, holder) in machine.site.registrants().items():
-        print(f"  {initiator}  key {key:#x}{'  holds the reservation' if holder else ''}", flush=True)
+    print(f"{when}: {machine.site.where(machine.libvirt.runs_on())}", flush=True)
 
 
 if __name__ == "__main__":

@@ -186,6 +186,13 @@ class SeparateSite:
             for each in status["registrants"]
         }
 
+    def where(self, hosts: list[str]) -> str:
+        """In words: the guest runs on ``hosts``, and what the first LUN has on record."""
+        lines = [f"{GUEST} runs on {', '.join(hosts)}. Registered on the LUN:"]
+        for initiator, (key, holder) in self.registrants().items():
+            lines.append(f"  {initiator}  key {key:#x}{'  holds the reservation' if holder else ''}")
+        return "\n".join(lines)
+
 
 @contextlib.contextmanager
 def separate_site(

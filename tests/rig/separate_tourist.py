@@ -1,22 +1,22 @@
-"""A Linux guest that goes round separate hosts, and an intruder that writes meanwhile."""
+"""A Linux guest that goes round separate hosts."""
 
 from __future__ import annotations
 
-import asyncio
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from holdover.demo.machines.console import Console
-from holdover.demo.machines.image import READY, guest_image
-from holdover.demo.messages import Connect, End, Report, decode_said, encode
+from holdover.demo.machines.image import guest_image
+from tests.rig.guest_commands import (
+    WRITE_ON,
+    counts_of,
+    register,
+    release,
+    reserve,
+    unregister,
+    wrote_without_error,
+)
 from tests.rig.hosts import until
 from tests.rig.separate_guest import SeparateGuest
 from tests.rig.separate_pair import IQN, KEY, Pair
 from tests.rig.separate_site import GUEST, SAN, SeparateSite
-
-PERSIST = "sg_persist --out --no-inquiry"
+from tests.rig.serial_line import output_of
 
 
 class Tourist:
@@ -49,36 +49,24 @@ class Tourist:
 
     def shell(self, command: str, *, boots: bool = False) -> str:
         """A command in the guest, by its serial console; it has to succeed. Returns its output."""
-
-        async def run() -> str:
-            console = await Console.connect(self.site[self.here].inside(self._console))
-            try:
-                if boots:
-                    await console.wait_for(READY, 600)
-                result = await console.run(command, timeout=600)
-                assert result.status == 0, f"{command}: {result.output}"
-                return result.output
-            finally:
-                await console.close()
-
-        return asyncio.run(run())
+        return output_of(self.site[self.here].inside(self._console), command, boots=boots)
 
     def reserve(self, kind: int, *, third: bool) -> None:
         """It reserves its LUN and writes from now on; ``third``: a third node has its key."""
         self.register()
-        self.shell(f"{PERSIST} --reserve --param-rk={KEY:x} --prout-type={kind} /dev/sda")
+        self.shell(reserve(KEY, kind))
         if third:
             self.site[SAN].must("pr", "register", *self._as_third, "--new-key", hex(KEY), "--aptpl")
-        self.shell("workload start /dev/sda")
+        self.shell(WRITE_ON)
 
     def register(self) -> None:
-        self.shell(f"{PERSIST} --register --param-sark={KEY:x} --param-aptpl /dev/sda")
+        self.shell(register(KEY))
 
     def leave(self, kind: int, *, third: bool) -> None:
         """It has met no error, and gives up its reservation; nobody is registered any more."""
         self.counts_no_error()
-        self.shell(f"{PERSIST} --release --param-rk={KEY:x} --prout-type={kind} /dev/sda")
-        self.shell(f"{PERSIST} --register --param-rk={KEY:x} --param-sark=0 --param-aptpl /dev/sda")
+        self.shell(release(KEY, kind))
+        self.shell(unregister(KEY))
         if third:
             self.site[SAN].must("pr", "register", *self._as_third, "--key", hex(KEY), "--new-key", "0")
         assert self.site.registrants(self.lun) == {}
@@ -139,38 +127,8 @@ class Tourist:
 
     def counts(self, order: str = "stop") -> dict[str, str]:
         """What has been counted by what writes in the guest, which ends ("stop") or goes on ("report")."""
-        said = self.shell(f"workload {order}").splitlines()
-        return dict(line.split("=", 1) for line in said if "=" in line)
+        return counts_of(self.shell(f"workload {order}"))
 
     def counts_no_error(self) -> None:
         """End what writes in the guest: it has written, and has met no error."""
-        counts = self.counts()
-        assert int(counts["writes"]) > 0
-        assert (counts["write_errors"], counts["mismatches"], counts["read_errors"]) == ("0", "0", "0")
-
-
-@contextmanager
-def intruder(site: SeparateSite, lun: int = 0) -> Iterator[list[Report]]:
-    """Somebody writes without a registration; the report is in the list at the end."""
-    reports: list[Report] = []
-    with site[SAN].converse(sys.executable, "-m", "holdover.demo.intruder") as process:
-        assert process.stdin is not None
-        process.stdin.write(encode(Connect(site.url_of(lun))))
-        process.stdin.flush()
-        try:
-            yield reports
-        finally:
-            said = _end(process)
-        reports += [each for line in said.splitlines() if isinstance(each := decode_said(line), Report)]
-
-
-def _end(process: subprocess.Popen[bytes]) -> bytes:
-    said, _ = process.communicate(encode(End()), timeout=600)
-    return said
-
-
-def is_refused(reports: list[Report]) -> None:
-    """The intruder has written, and no write was carried out."""
-    (report,) = reports
-    assert report.accepted == 0
-    assert report.refused > 0
+        wrote_without_error(self.counts())

@@ -23,6 +23,16 @@ from holdover.scsi.cdbs.cdb import Write
 from holdover.scsi.command import Command
 from holdover.scsi.sense import is_unit_attention
 from holdover.scsi.status import Status
+from tests.rig.guest_commands import (
+    FULL_STATUS,
+    KEYS,
+    RESERVATION,
+    clean,
+    clear,
+    counts_of,
+    register,
+    reserve,
+)
 from tests.rig.processes import Agent, Rig, Target, free_port
 
 GUEST = "db1"
@@ -190,30 +200,29 @@ class Site:
     # -- what the tests ask of the guest ------------------------------------------------------------
 
     async def reserve(self, kind: int) -> None:
-        await self.run(f"sg_persist -n -o --register --param-sark={KEY:#x} --param-aptpl /dev/sda")
-        await self.run(f"sg_persist -n -o --reserve --param-rk={KEY:#x} --prout-type={kind} /dev/sda")
+        await self.run(register(KEY))
+        await self.run(reserve(KEY, kind))
 
     async def unregister(self) -> None:
         """Give the reservation up, and with it the registration."""
-        await self.run(f"sg_persist -n -o --clear --param-rk={KEY:#x} /dev/sda")
+        await self.run(clear(KEY))
 
     async def assert_holds(self, kind: int) -> None:
         """READ KEYS, READ RESERVATION and READ FULL STATUS, asked in the guest; and a write."""
-        keys = await self.run("sg_persist -n -i -k /dev/sda")
+        keys = await self.run(KEYS)
         assert [int(key, 16) for key in re.findall(r"^\s+(0x[0-9a-f]+)$", keys, re.MULTILINE)] == [KEY]
-        reservation = await self.run("sg_persist -n -i -r /dev/sda")
+        reservation = await self.run(RESERVATION)
         # SPC-4 6.15.3.2: with an all-registrants type there is no one holder's key to report
         assert f"Key={KEY if kind < 7 else 0:#x}\n" in reservation
         assert f"type: {RESERVATION_TYPES[kind]}\n" in reservation
-        status = await self.run("sg_persist -n -i -s /dev/sda")
+        status = await self.run(FULL_STATUS)
         assert re.findall(r"Key=(0x[0-9a-f]+)", status) == [f"{KEY:#x}"]
         assert "Reservation holder" in status
         assert f"type: {RESERVATION_TYPES[kind]}\n" in status
         await self.run("dd if=/dev/zero of=/dev/sda bs=4096 seek=4096 count=1 oflag=direct")
 
     async def workload(self, command: str) -> dict[str, str]:
-        report = await self.run(f"workload {command}")
-        return dict(line.split("=", 1) for line in report.splitlines())
+        return counts_of(await self.run(f"workload {command}"))
 
     async def assert_goes_on_writing(self) -> None:
         """The workload writes more blocks, and nothing of what it did since its start went wrong."""
@@ -223,12 +232,6 @@ class Site:
             while int(counts["writes"]) < before + 5:
                 counts = await self.workload("report")
         assert clean(counts)
-
-
-def clean(counts: dict[str, str]) -> bool:
-    """Whether no write, no read and no comparison of the workload failed."""
-    numbers = [counts[name] for name in ("write_errors", "read_errors", "mismatches")]
-    return numbers == ["0", "0", "0"] and counts["last_error"] == ""
 
 
 class SharedSite:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from holdover.demo.vm import VmMissing, prepare
 from tests.rig.hosts import until
+from tests.rig.intruder import intruder
 from tests.rig.packages import installed
 from tests.rig.separate_pair import SIDES
 from tests.rig.separate_site import GUEST, separate_site
-from tests.rig.separate_tourist import Tourist, intruder
+from tests.rig.separate_tourist import Tourist
 
 _NETWORK = ("iproute2", "nftables", "util-linux")
 _KIND = 5
@@ -96,10 +97,7 @@ def _writes_more(guest: Tourist) -> None:
 
 
 def _say_where(guest: Tourist, when: str) -> None:
-    """Print where the guest runs, and what the LUN has on record."""
-    print(f"{when}: {GUEST} runs on {', '.join(guest.guest.running_on())}. Registered on the LUN:")
-    for initiator, (key, holder) in guest.site.registrants().items():
-        print(f"  {initiator}  key {key:#x}{'  holds the reservation' if holder else ''}", flush=True)
+    print(f"{when}: {guest.site.where(guest.guest.running_on())}", flush=True)
 
 
 if __name__ == "__main__":
