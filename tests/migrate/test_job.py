@@ -19,36 +19,6 @@ from tests.agent.hosts import GUEST, KEY, WRITE, san
 from tests.rig.amounts import some
 
 
-def test_off_leaves_the_reservation_where_it_was(tmp_path: Path) -> None:
-    async def test() -> None:
-        async with san(tmp_path, migrate_pr=("off", "off")) as set_up:
-            await reserved(set_up)
-            await set_up.orchestrator().run(None)
-            assert await set_up.registrants() == {"host-a": (KEY, True)}
-            assert (await set_up.guest_on("host-b").tell(WRITE)).status is Status.RESERVATION_CONFLICT
-            assert (await set_up.guest_on("host-a").tell(WRITE)).status is Status.CHECK_CONDITION
-
-    asyncio.run(test())
-
-
-def test_many_luns_each_with_its_own_state(tmp_path: Path) -> None:
-    async def test() -> None:
-        async with san(tmp_path, luns=7) as set_up:
-            for lun, kind in enumerate(ReservationType):
-                guest = set_up.guest_on("host-a", lun)
-                await guest.register(KEY + lun, aptpl=bool(lun % 2))
-                await guest.reserve(kind, KEY + lun)
-            await set_up.orchestrator().run(None)
-            for lun, kind in enumerate(ReservationType):
-                assert await set_up.registrants(lun) == {"host-b": (KEY + lun, True)}
-                state = set_up.luns[lun].state
-                assert state.reservation is not None
-                assert (state.reservation.type, state.aptpl) == (kind, bool(lun % 2))
-            assert await set_up.registrants(6) == {}
-
-    asyncio.run(test())
-
-
 @pytest.mark.parametrize("kind", some(ReservationType, 3))
 @pytest.mark.parametrize("done", ["prepare", "commit"])
 def test_after_a_failure_the_guest_goes_on_on_the_source(

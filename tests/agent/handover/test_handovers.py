@@ -10,7 +10,6 @@ import pytest
 from holdover.api.client import AgentClient, AgentRefused
 from holdover.api.documents import PeerState
 from holdover.scsi.cdbs.opcodes import ReservationType
-from holdover.scsi.status import Status
 from tests.agent.handover.moves import WERO, each_type, move, reserved
 from tests.agent.hosts import GUEST, KEY, WRITE, san
 
@@ -52,36 +51,6 @@ def test_a_guest_that_has_sent_nothing_yet_moves_and_stays_and_is_found_again(tm
                 await set_up.start(host)
             assert (await client.commit(GUEST, "h1")).state == "committed"
             assert (await client.finish(GUEST, "h1")).state == "gone"
-
-    asyncio.run(test())
-
-
-def test_off_leaves_the_reservation_where_it_was(tmp_path: Path) -> None:
-    async def test() -> None:
-        async with san(tmp_path, migrate_pr=("off", "off")) as set_up:
-            await reserved(set_up)
-            await move(set_up)
-            assert await set_up.registrants() == {"host-a": (KEY, True)}
-            assert (await set_up.guest_on("host-b").tell(WRITE)).status is Status.RESERVATION_CONFLICT
-            assert (await set_up.guest_on("host-a").tell(WRITE)).status is Status.CHECK_CONDITION
-
-    asyncio.run(test())
-
-
-def test_many_luns_each_with_its_own_state(tmp_path: Path) -> None:
-    async def test() -> None:
-        async with san(tmp_path, luns=7) as set_up:
-            for lun, kind in enumerate(ReservationType):
-                guest = set_up.guest_on("host-a", lun)
-                await guest.register(KEY + lun, aptpl=bool(lun % 2))
-                await guest.reserve(kind, KEY + lun)
-            await move(set_up)
-            for lun, kind in enumerate(ReservationType):
-                assert await set_up.registrants(lun) == {"host-b": (KEY + lun, True)}
-                state = set_up.luns[lun].state
-                assert state.reservation is not None
-                assert (state.reservation.type, state.aptpl) == (kind, bool(lun % 2))
-            assert await set_up.registrants(6) == {}
 
     asyncio.run(test())
 
