@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import heapq
+import socket
 from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
@@ -110,6 +111,16 @@ class Process(asyncio.AbstractEventLoop):
         context: contextvars.Context | None = None,
     ) -> asyncio.Task[T]:
         return asyncio.Task(coro, loop=self, name=name or "task", context=context)
+
+    async def getaddrinfo(self, host: object, port: object, **_: object) -> list[Any]:
+        """The address as it is; nobody connects to it."""
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (host, port))]
+
+    def add_reader(self, fd: object, callback: object, *args: object) -> None:
+        pass
+
+    def remove_reader(self, fd: object) -> bool:
+        return False
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         if not self.dead:

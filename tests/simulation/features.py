@@ -4,10 +4,14 @@ other seeds stay what they are."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from random import Random
 
 _IN_TURN = 5
 _PATHS_IN_TURN = 7
 _PATHS_AT = 3
+_SURPRISES_IN_TURN = 19
+_SURPRISES_AT = frozenset({1, 4, 5, 6, 8, 14, 16, 17})
+"""The remainders of the seeds that have surprises: no seed that a test names has one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,22 @@ ONE_PATH = Layout()
 
 
 @dataclass(frozen=True, slots=True)
+class Surprises:
+    """What only some guests, users, arrays and hosts do.
+
+    Attributes:
+        exports: Guests have their disks by exports of the agents, with several sessions each.
+        unmoved: A guest has ``migrate-pr=off`` on some of its devices.
+    """
+
+    exports: bool = False
+    unmoved: bool = False
+
+
+NO_SURPRISES = Surprises()
+
+
+@dataclass(frozen=True, slots=True)
 class Features:
     """What is there beside the usual.
 
@@ -44,24 +64,34 @@ class Features:
         early_commit: The agents may do a commit before it is on record.
         full_status: The LUNs have READ FULL STATUS.
         layout: The paths of the hosts' disks.
+        surprises: What only some users and arrays do.
     """
 
     early_commit: bool
     full_status: bool
     layout: Layout = ONE_PATH
+    surprises: Surprises = NO_SURPRISES
 
 
 def features(seed: int) -> Features:
     """Those of a seed.
 
     Of five seeds, one has early commits, and one lacks READ FULL STATUS; of seven seeds, one has disks with
-    several paths.
+    several paths; of nineteen seeds, eight have surprises.
     """
+    layout = _layout(seed // _PATHS_IN_TURN) if seed % _PATHS_IN_TURN == _PATHS_AT else ONE_PATH
     return Features(
         early_commit=seed % _IN_TURN == 0,
         full_status=seed % _IN_TURN != _IN_TURN - 1,
-        layout=_layout(seed // _PATHS_IN_TURN) if seed % _PATHS_IN_TURN == _PATHS_AT else ONE_PATH,
+        layout=layout,
+        surprises=_surprises(seed, layout) if seed % _SURPRISES_IN_TURN in _SURPRISES_AT else NO_SURPRISES,
     )
+
+
+def _surprises(seed: int, layout: Layout) -> Surprises:
+    random = Random(f"surprises of {seed}")
+    exports = random.random() < 0.5 and not layout.several
+    return Surprises(exports=exports, unmoved=exports and random.random() < 0.4)
 
 
 def _layout(number: int) -> Layout:

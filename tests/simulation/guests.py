@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
 
 from holdover.guest.gate import Gate
-from holdover.reservations.tracked import Tracked
 from holdover.scsi.cdbs.cdb import Read, TestUnitReady, Write
 from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.command import Command
@@ -19,6 +19,7 @@ from tests.simulation.promises import Ledger
 from tests.simulation.transcript import Transcript, describe
 
 _TYPES = tuple(ReservationType)
+_UNMOVED_KEY = 0xE0
 _EVERY = 1.5
 """The mean seconds between two commands of a guest."""
 
@@ -30,6 +31,7 @@ class Vm:
     Attributes:
         place: The machine on which it runs; None while it stands still.
         belongs: The machine to which it belongs as long as nothing moves it.
+        exported: Whether it has its disks by an export of the agent.
         issued: The commands of guests that are under way, by identity: all others are an agent's own.
     """
 
@@ -44,6 +46,7 @@ class Vm:
     issued: dict[int, Command]
     belongs: str
     keys: tuple[int, ...]
+    exported: bool = False
     place: str | None = None
     calm: bool = False
     _outstanding: int = 0
@@ -84,6 +87,8 @@ class Vm:
     async def settle(self) -> None:
         """Register and reserve on most LUNs, before anything goes wrong."""
         for number in range(len(self.placements)):
+            if not self.placements[number].moved:
+                continue
             key = self.keys[0]
             if self.random.random() < 0.9:
                 aptpl = self.random.random() < 0.8
@@ -105,30 +110,44 @@ class Vm:
             if await self.execute(number, command):
                 return
 
-    async def execute(self, number: int, command: Command) -> bool:
-        """Send a command to one of the LUNs; whether it ended in GOOD."""
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """While something of the guest is under way, it is not `idle`."""
+        self._outstanding += 1
+        try:
+            yield
+        finally:
+            self._outstanding -= 1
+            if not self._outstanding:
+                self._idle.set()
+
+    async def execute(
+        self, number: int, command: Command, session: int = 0, abort_after: float | None = None
+    ) -> bool:
+        """Send a command to one of the LUNs; whether it ended in GOOD.
+
+        ``session``, ``abort_after``: as `Machine.execute` has them.
+        """
         place = self.place
         if place is None:
             return False
         # equal commands of the guest and of the agent are told apart by their identity
         own = Command(command.cdb, command.data_out, command.data_in_length)
         self.issued[id(own)] = own
-        self._outstanding += 1
-        try:
-            response = await self.machines[place].execute(self.world, self.name, number, own)
-        except ConnectionError:
-            return False
-        finally:
-            self._outstanding -= 1
-            if not self._outstanding:
-                self._idle.set()
+        with self.busy():
+            try:
+                response = await self.machines[place].execute(
+                    self.world, self.name, number, own, session, abort_after
+                )
+            except ConnectionError:
+                return False
         if self.log.on:
             lun = self.placements[number].lun.name
             self.log.line(self.name, f"{lun}: {describe('', command)}: {response.status.name}")
         return response.good
 
     def _command(self, placement: Placement) -> Command:
-        random, truth = self.random, self.ledgers[placement.lun.name].truth(self.name)
+        random = self.random
         draw = random.random()
         if draw < 0.2:
             return Command(Write(1, 1, 10).encode(), bytes(512))
@@ -139,10 +158,20 @@ class Vm:
         if draw < 0.5:
             action = random.choice((InServiceAction.READ_KEYS, InServiceAction.READ_RESERVATION))
             return in_command(action)
-        return self._change(truth, placement)
+        return self._change(placement) if placement.moved else self._unmoved_change()
 
-    def _change(self, truth: Tracked, placement: Placement) -> Command:
-        random, key = self.random, truth.key
+    def _unmoved_change(self) -> Command:
+        """A change of what stays behind when the guest moves."""
+        random = self.random
+        action = random.choice(tuple(OutServiceAction)[:4])
+        kind = ReservationType.WRITE_EXCLUSIVE
+        if action is OutServiceAction.REGISTER:
+            return out_command(OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY, 0, _UNMOVED_KEY)
+        return out_command(action, _UNMOVED_KEY, type=kind)
+
+    def _change(self, placement: Placement) -> Command:
+        random, truth = self.random, self.ledgers[placement.lun.name].truth(self.name)
+        key = truth.key
         aptpl = random.random() < 0.8
         draw = random.random()
         if key == 0 or draw < 0.15:
@@ -171,7 +200,7 @@ class Vm:
             return
         for number, placement in enumerate(self.placements):
             device = self.machines[place].device(self.name, number)
-            if device is not None and device.block.gate is Gate.RUNNING:
+            if device is not None and placement.moved and device.block.gate is Gate.RUNNING:
                 lun = placement.lun
                 self.ledgers[lun.name].require_runs(
                     self.name, place, lun.state, f"{self.name} runs on {place}{why}"

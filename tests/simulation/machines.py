@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from pathlib import Path as FilePath
 from random import Random
+
+import msgspec
 
 from holdover.agent.environment import Environment
 from holdover.agent.guests.device import GuestDevice
 from holdover.agent.host import Host
-from holdover.config.agent_file import AgentConfig, GuestConfig, Limits, PeerConfig
-from holdover.iscsi.url import IscsiUrl
+from holdover.config.agent_file import AgentConfig, ConfigError, GuestConfig, Limits, PeerConfig
 from holdover.paths.iscsi import InitiatorIdentity, isid_of
 from holdover.paths.locator import LunLocator
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.path import Path, PathError
 from holdover.scsi.reservation.transport_id import IscsiTransportID
+from holdover.scsi.status import Status
+from tests.simulation.chap import Secrets
 from tests.simulation.clockwork import Clockwork, Process, until
 from tests.simulation.disk import Disk
+from tests.simulation.exports import NAMES, SESSIONS, Listener, Sessions
 from tests.simulation.features import ONE_PATH, Layout
 from tests.simulation.multipath import HostPaths, MultipathDisk, PathObserver
 from tests.simulation.network import Network, Peer
@@ -28,19 +33,21 @@ from tests.simulation.transcript import Transcript
 
 LIMITS = Limits(connect=3, step=5, drain=4, peer=5, give_up=4, recheck=2, handover=120)
 
-_QEMU = ITNexus(IscsiTransportID("iqn.2026-11.org.example:qemu", b"\x80\0\0\0\0\1"))
+_GOOD = Response(Status.GOOD)
+_PORTAL = "127.0.0.1:3260"
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
     """A LUN of a guest; ``disk``: the host's own disk, which all its guests share, instead of iSCSI.
 
-    ``layout``: the paths of that disk.
+    ``layout``: the paths of that disk. ``moved``: whether the guest's reservations move with it.
     """
 
     lun: Lun
     disk: bool = False
     layout: Layout = ONE_PATH
+    moved: bool = True
 
     @property
     def drive(self) -> str:
@@ -49,10 +56,13 @@ class Placement:
         return f"/dev/{name}" if self.disk else f"iscsi://10.0.0.9:3260/iqn.2026-11.org.example:{name}/0"
 
 
-def nexuses_of(host: str, guest: str, placement: Placement) -> tuple[ITNexus, ...]:
-    """The nexuses by which a LUN knows a guest on a host: one for each path."""
+def nexuses_of(host: str, guest: str, placement: Placement, initiator: str = "") -> tuple[ITNexus, ...]:
+    """The nexuses by which a LUN knows a guest on a host: one for each path.
+
+    ``initiator``: the one that has logged in, at the export of a guest that is not one nexus.
+    """
     if not placement.disk:
-        return (ITNexus(IscsiTransportID(_initiator(host), isid_of(f"{guest}\0"))),)
+        return (ITNexus(IscsiTransportID(_initiator(host), isid_of(f"{guest}\0{initiator}"))),)
     layout = placement.layout
     return tuple(
         ITNexus(IscsiTransportID(_initiator(host), isid_of(f"kernel{port}")), 1 if layout.by_port else target)
@@ -75,6 +85,7 @@ class Machine:
         powered: Whether the machine has power.
         issued: The commands of guests that are under way.
         observer: Is told what goes wrong with the paths of disks.
+        folder: The agent's state folder; None: the agents export nothing.
         multipaths: The disks that have several paths, by their place.
         dead: It has been declared dead and is not to come back until somebody has taken its guests.
     """
@@ -90,18 +101,21 @@ class Machine:
     early_commit: bool
     issued: dict[int, Command]
     observer: PathObserver
+    folder: FilePath | None = None
     disk: Disk = field(init=False)
     host: Host | None = None
     process: Process | None = None
     powered: bool = True
     dead: bool = False
     paths: list[LunPath] = field(default_factory=list)
+    sessions: dict[str, Sessions] = field(default_factory=dict)
     multipaths: dict[str, HostPaths] = field(default_factory=dict)
     _commands: dict[asyncio.Future[Response], Process] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.disk = Disk(self.name, self.random, self.log)
         self.config = self._config()
+        self.secrets = Secrets(self.name, self.folder, self.random)
         self.multipaths = self._multipaths()
 
     def _config(self) -> AgentConfig:
@@ -109,8 +123,12 @@ class Machine:
             GuestConfig(
                 name=name,
                 machine_type="pc-q35-11.0",
-                devices=tuple(f"scsi-block,drive={each.drive},migrate-pr=on" for each in placements),
+                devices=tuple(
+                    f"scsi-block,drive={each.drive},migrate-pr={'on' if each.moved else 'off'}"
+                    for each in placements
+                ),
                 incoming=home != self.name,
+                export=None if self.folder is None else _PORTAL,
             )
             for name, (home, placements) in self.guests.items()
         )
@@ -119,7 +137,7 @@ class Machine:
             for number, name in enumerate(self.names, 1)
             if name != self.name
         )
-        return AgentConfig(
+        config = AgentConfig(
             name=self.name,
             initiator=_initiator(self.name),
             peer=peers,
@@ -127,12 +145,16 @@ class Machine:
             limits=LIMITS,
             early_commit=self.early_commit,
         )
+        if self.folder is None:
+            return config
+        return msgspec.structs.replace(config, state_dir=str(self.folder))
 
     # -- the agent ----------------------------------------------------------------------------------
 
     def start(self) -> asyncio.Task[None]:
         """Start the agent; the returned task of its process ends when the agent answers."""
         self.log.line(self.name, "the agent starts")
+        self.secrets.spoil()
         self.process = self.clockwork.process(self.name)
         return self.process.create_task(self._run(self.process))
 
@@ -143,23 +165,32 @@ class Machine:
             spare_key=lambda: self.random.getrandbits(63) + 1,
             open_path=lambda place, identity: self._path(process, place, identity),
             connect=lambda peer: Peer(self.network, process, self.name, peer.name, peer.api),
+            open_listener=Listener,  # type: ignore[arg-type]  # nobody connects to it
             boot=str,  # a file in a thread would not be deterministic
         )
-        host = Host(self.config, None, self.disk.open(process), environment=environment)
-        await host.start()
-        if not process.dead:
-            self.host = host
+        while True:
+            host = Host(self.config, None, self.disk.open(process), environment=environment)
+            try:
+                await host.start()
+                break
+            except ConfigError:
+                self.log.line(self.name, "the agent does not start: a secret is none, or others know it")
+                await asyncio.sleep(1)
+                self.secrets.mend()
+        if process.dead:
+            return
+        self.secrets.require_kept(host)
+        self.sessions = {name: Sessions(process, guest.devices) for name, guest in host.guests.items()}
+        self.host = host
 
     def _path(self, process: Process, place: LunLocator, identity: InitiatorIdentity) -> Path:
         for guest, (_, placements) in self.guests.items():
             for placement in placements:
-                nexuses = nexuses_of(self.name, guest, placement)
-                port = IscsiTransportID(identity.initiator, identity.isid)
-                is_disk = not isinstance(place, IscsiUrl)
-                if str(place) != placement.drive or not (is_disk or nexuses[0].initiator == port):
+                nexuses = self._nexuses(place, identity, guest, placement)
+                if not nexuses:
                     continue
-                kind = LunPath if is_disk else PortPath
-                sender = Sender(self.name, guest)
+                kind = LunPath if placement.disk else PortPath
+                sender = Sender(self.name, guest if placement.moved else "")
                 paths = [
                     kind(placement.lun, process, sender, nexus, str(place), self.numbers, number)
                     for number, nexus in enumerate(nexuses)
@@ -171,6 +202,19 @@ class Machine:
                 disk.opened.extend(paths)
                 return MultipathDisk(disk, paths, str(place), self.issued)
         raise PathError(str(place), "no such LUN")
+
+    def _nexuses(
+        self, place: LunLocator, identity: InitiatorIdentity, guest: str, placement: Placement
+    ) -> tuple[ITNexus, ...]:
+        """The nexuses by which this is the way to a guest's LUN; none if it is not."""
+        if str(place) != placement.drive:
+            return ()
+        port = IscsiTransportID(identity.initiator, identity.isid)
+        for initiator in ("", *NAMES):
+            nexuses = nexuses_of(self.name, guest, placement, initiator)
+            if placement.disk or nexuses[0].initiator == port:
+                return nexuses
+        return ()
 
     def _multipaths(self) -> dict[str, HostPaths]:
         found = {}
@@ -222,6 +266,7 @@ class Machine:
         for path in self.paths:
             path.die()
         self.paths.clear()
+        self.sessions = {}
         for disk in self.multipaths.values():
             disk.agent_has_died()
         self.network.died(process)
@@ -231,26 +276,67 @@ class Machine:
 
     # -- a guest's commands -------------------------------------------------------------------------
 
-    async def execute(self, caller: Process, guest: str, lun: int, command: Command) -> Response:
+    async def execute(
+        self,
+        caller: Process,
+        guest: str,
+        lun: int,
+        command: Command,
+        session: int = 0,
+        abort_after: float | None = None,
+    ) -> Response:
         """Have the agent carry out a command of a guest's QEMU that runs here.
+
+        ``session``: by which session of the guest's export, if it has one, and ``abort_after``: after how
+        many seconds that aborts it.
+
+        Raises:
+            ConnectionError: The agent is not there, has died meanwhile, or has aborted the command.
+        """
+
+        async def work(done: asyncio.Future[Response], device: GuestDevice, sessions: Sessions) -> None:
+            def answer(response: Response | None) -> None:
+                self._commands.pop(done, None)
+                caller.call_soon(_answer, done, response)
+
+            if self.folder is None:
+                answer(await device.execute(SESSIONS[0], command))
+                return
+            tag = await sessions.start(session, lun, command, answer)
+            if abort_after is not None:
+                await asyncio.sleep(abort_after)
+                await sessions.abort(tag)
+
+        return await self._do(caller, guest, lun, work)
+
+    async def manage(self, caller: Process, guest: str, what: Callable[[Sessions], Awaitable[None]]) -> None:
+        """Have the agent do something to the sessions of a guest's export.
 
         Raises:
             ConnectionError: The agent is not there, or has died meanwhile.
         """
+
+        async def work(done: asyncio.Future[Response], _: GuestDevice, sessions: Sessions) -> None:
+            await what(sessions)
+            self._commands.pop(done, None)
+            caller.call_soon(_answer, done, _GOOD)
+
+        await self._do(caller, guest, 0, work)
+
+    async def _do(
+        self,
+        caller: Process,
+        guest: str,
+        lun: int,
+        work: Callable[[asyncio.Future[Response], GuestDevice, Sessions], Coroutine[object, object, None]],
+    ) -> Response:
         device = self.device(guest, lun)
         if device is None or self.process is None:
             raise ConnectionError("the agent is not there")
         done: asyncio.Future[Response] = caller.create_future()
         self._commands[done] = caller
-        self.process.create_task(self._execute(device, command, done, caller))
+        self.process.create_task(work(done, device, self.sessions[guest]))
         return await done
-
-    async def _execute(
-        self, device: GuestDevice, command: Command, done: asyncio.Future[Response], caller: Process
-    ) -> None:
-        response = await device.execute(_QEMU, command)
-        self._commands.pop(done, None)
-        caller.call_soon(_answer, done, response)
 
     def device(self, guest: str, lun: int) -> GuestDevice | None:
         """A device of a guest; None while there is no agent."""
@@ -258,8 +344,12 @@ class Machine:
         return None if hosted is None else hosted.devices[lun]
 
 
-def _answer(done: asyncio.Future[Response], response: Response) -> None:
-    if not done.done():
+def _answer(done: asyncio.Future[Response], response: Response | None) -> None:
+    if done.done():
+        return
+    if response is None:
+        done.set_exception(ConnectionError("the command was aborted"))
+    else:
         done.set_result(response)
 
 

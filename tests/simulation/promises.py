@@ -270,3 +270,44 @@ class Ledger:
 
 def _others(state: ReservationState, mine: frozenset[ITNexus]) -> frozenset[tuple[ITNexus, int]]:
     return frozenset((each.nexus, each.key) for each in state.registrations if each.nexus not in mine)
+
+
+class Reserved:
+    """Which session of an export has reserved one LUN by RESERVE: it shuts the others out.
+
+    What ends it counts from the moment at which it was asked for.
+    """
+
+    def __init__(self, lun: str, *, one_nexus: bool) -> None:
+        """``one_nexus``: to the LUN all sessions are one nexus, and only the agent can tell them apart."""
+        self._lun = lun
+        self._one_nexus = one_nexus
+        self._holder: int | None = None
+        self._agent: object = None
+        self._times = 0
+
+    def begins(self, session: int, agent: object) -> None:
+        """The session has been told that it has reserved the LUN. ``agent`` forgets that when it ends."""
+        self._holder, self._agent = session, agent
+        self._times += 1
+
+    def ends(self, session: int) -> None:
+        """The session releases the LUN, reserves it anew, or ends."""
+        if self._holder == session:
+            self.is_reset()
+
+    def is_reset(self) -> None:
+        """The LUN is reset at the export."""
+        self._holder = None
+
+    def by_another(self, session: int, agent: object) -> int | None:
+        """The reservation by which a session that sends a command now is shut out; None: by none."""
+        is_shut = self._one_nexus and self._agent is agent and self._holder not in (None, session)
+        return self._times if is_shut else None
+
+    def require_not_shut_out(self, session: int, agent: object, shut_out_by: int | None) -> None:
+        """A write of a session was carried out. ``shut_out_by``: `by_another` when it was sent."""
+        if shut_out_by is not None and shut_out_by == self.by_another(session, agent):
+            raise Broken(
+                f"{self._lun}: session {session} has written while session {self._holder} had it reserved"
+            )

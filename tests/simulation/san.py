@@ -8,9 +8,10 @@ broken may still be carried out, until the same nexus logs in again: then the ta
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from random import Random
 from typing import Protocol
 
@@ -21,7 +22,7 @@ from holdover.paths.submitted import Submitted
 from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.path import AnswerLost, PathError
+from holdover.scsi.path import AnswerLost, Awaited, PathError
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition, describe_response
 from holdover.scsi.status import Status
 from tests.lun.support import LACKING, MemoryMedium, is_read_full_status
@@ -125,6 +126,11 @@ class Lun:
     def state(self) -> ReservationState:
         """The persistent reservations in force."""
         return self._unit.state
+
+    @property
+    def reserved_by(self) -> ITNexus | None:
+        """The nexus that has reserved it by RESERVE."""
+        return self._unit.legacy_holder
 
     @property
     def designator(self) -> str:
@@ -301,12 +307,39 @@ class PortPath(LunPath):
         """Send one command, as an open session does."""
         if not self._session:
             return None
-        return Submitted(asyncio.ensure_future(self.execute(command)), _as_it_is)
+        return Submitted(asyncio.ensure_future(self.execute(command)), self.explain)
+
+    def forward(self, command: Command, awaited: Awaited) -> Callable[[], Awaitable[None]] | None:
+        """Send one command, as an open session does, and tell its end by a call."""
+        if not self._session:
+            return None
+        sent = asyncio.ensure_future(self.execute(command))
+        sent.add_done_callback(partial(_tell, awaited))
+        return partial(self._abort, command, sent)
+
+    async def _abort(self, command: Command, sent: asyncio.Future[Response]) -> None:
+        """ABORT TASK: what has not been carried out when the LUN hears of it never is."""
+        sent.cancel()
+        await asyncio.wait([sent])
+        await asyncio.sleep(self.lun.random.expovariate(_QUICK))
+        for flight in self._flights:
+            if flight.command is command:
+                flight.session, flight.ended = -1, True
+
+    def explain(self, error: Exception) -> PathError:
+        """The error as it is: a `PathError`."""
+        assert isinstance(error, PathError)
+        return error
 
 
-def _as_it_is(error: Exception) -> PathError:
-    assert isinstance(error, PathError)
-    return error
+def _tell(awaited: Awaited, sent: asyncio.Future[Response]) -> None:
+    if sent.cancelled():
+        return
+    error = sent.exception()
+    if isinstance(error, Exception):
+        awaited.failed(error)
+    else:
+        awaited.answered(sent.result())
 
 
 def _fate(random: Random, rates: Rates) -> _Fate:

@@ -7,9 +7,11 @@ import gc
 import itertools
 import sys
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 
 from holdover.agent.host import Host
 from holdover.guest.gate import Gate
@@ -22,6 +24,7 @@ from tests.simulation.clockwork import Broken, Clockwork, Process, Unforeseen, u
 from tests.simulation.faults import Faults, now_and_then
 from tests.simulation.features import Layout, features
 from tests.simulation.guests import Vm
+from tests.simulation.initiators import Initiators
 from tests.simulation.logs import Logs
 from tests.simulation.machines import Machine, Placement, nexuses_of
 from tests.simulation.network import Network
@@ -88,7 +91,9 @@ class Simulation:
         ]
         self.ledgers = {lun.name: Ledger(lun.name, self.world.time) for lun in self.luns}
         self.issued: dict[int, Command] = {}
+        self.surprises = can.surprises
         guests = self._guests(can.layout)
+        self._folder = TemporaryDirectory(prefix="holdover-") if can.surprises.exports else None
         self.machines = {
             name: Machine(
                 name,
@@ -102,6 +107,7 @@ class Simulation:
                 can.early_commit,
                 self.issued,
                 self,
+                self._state_folder(name),
             )
             for name in _HOSTS
         }
@@ -116,6 +122,7 @@ class Simulation:
         ]
         self.third = Third(self.luns, self.ledgers, random, self.log, has_own_key=can.layout.several)
         self.layout = can.layout
+        self.initiators = [Initiators(vm) for vm in self.vms if vm.exported]
         self._gates: dict[tuple[str, str, int], Gate | None] = {}
         self._hosts: dict[str, Host | None] = dict.fromkeys(self.machines)
 
@@ -128,12 +135,22 @@ class Simulation:
             home = self.random.choice(_HOSTS)
             # a host's own disk is one nexus for all its guests, so only one guest may have it
             disk = count == 1 and (layout.several or self.random.random() < 0.4)
+            disk = disk and not self.surprises.exports
             luns = [lun for lun in self.luns if self.random.random() < 0.8] or self.luns[:1]
             found[f"db{number + 1}"] = (home, [Placement(lun, disk, layout) for lun in luns])
+        if self.surprises.unmoved:
+            name, (home, placements) = found.popitem()
+            placements[-1] = replace(placements[-1], moved=False)
+            found[name] = home, placements
         return found
+
+    def _state_folder(self, host: str) -> Path | None:
+        return None if self._folder is None else Path(self._folder.name, host)
 
     def _vm(self, name: str, home: str, placements: list[Placement], number: int) -> Vm:
         for placement in placements:
+            if not placement.moved:
+                continue
             nexuses = {host: nexuses_of(host, name, placement) for host in _HOSTS}
             self.ledgers[placement.lun.name].add(name, nexuses)
             for host, each in nexuses.items():
@@ -154,6 +171,7 @@ class Simulation:
             self.issued,
             home,
             keys,
+            self.surprises.exports,
         )
 
     def path_failed(self, lun: Lun, guest: str, nexus: ITNexus) -> None:
@@ -187,6 +205,8 @@ class Simulation:
         after = lun.state
         ledger = self.ledgers[lun.name]
         if after != before:
+            if not sender.guest and sender.host in self.machines and id(command) not in self.issued:
+                raise Broken(f"{lun.name}: the agent of {sender.host} has changed what is not to move")
             if not sender.guest:
                 ledger.by_third(before, after)
             elif id(command) in self.issued:
@@ -226,7 +246,7 @@ class Simulation:
     def _gate_has_moved(self, name: str, vm: Vm, lun: Lun, was: Gate | None, gate: Gate) -> None:
         if self.log.on:
             self.log.line(name, f"{lun.name}: the gate of {vm.name} is {gate.value}")
-        if gate is Gate.RUNNING and was is not None:
+        if gate is Gate.RUNNING and was is not None and vm.name in self.ledgers[lun.name].guests:
             why = f"the gate of {vm.name} opens on {name}"
             self.ledgers[lun.name].require_runs(vm.name, name, lun.state, why)
 
@@ -247,6 +267,8 @@ class Simulation:
                 self.log.line("", problem)
             finally:
                 self.clockwork.end()
+                if self._folder is not None:
+                    self._folder.cleanup()
         count = sum(operator.begun for operator in self.operators)
         return Result(self.seed, count, problem, tuple(self.log.lines))
 
@@ -273,7 +295,7 @@ class Simulation:
 
     async def _trouble(self) -> None:
         self.log.line("", f"from now on things go wrong: {self.rates}")
-        self._begin(*(vm.work() for vm in self.vms))
+        self._begin(*(vm.work() for vm in self.vms), *(each.work() for each in self.initiators))
         faults = self._faults()
         third = now_and_then(self.random, self.rates.third, self.third.act)
         going_wrong = self._begin(*faults.all(), third)
@@ -331,12 +353,16 @@ class Simulation:
             if vm.place is None:
                 vm.start(vm.belongs, "at the end")
         await asyncio.sleep(30)
+        for each in self.initiators:
+            await each.leave_all()
         for vm in self.vms:
             await vm.look()
         await asyncio.sleep(30)
         await until(lambda: self._all_closed() and all(vm.idle for vm in self.vms))
         for vm in self.vms:
             self._check_end(vm)
+        for each in self.initiators:
+            each.require_free()
 
     def _all_closed(self) -> bool:
         for machine in self.machines.values():
@@ -350,6 +376,8 @@ class Simulation:
         vm.require(" at the end")
         for number, placement in enumerate(vm.placements):
             lun, ledger = placement.lun, self.ledgers[placement.lun.name]
+            if not placement.moved:
+                continue
             for name, machine in self.machines.items():
                 device = machine.device(vm.name, number)
                 assert device is not None
