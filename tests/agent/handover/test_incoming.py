@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from holdover.agent.guests.guest import HostedGuest
@@ -14,7 +15,7 @@ from holdover.api.version import API_VERSION
 from holdover.config.agent_file import Limits
 from holdover.guest.machine_type import MachineType
 from holdover.handover.lun_handover import LunHandover
-from holdover.handover.protocol import Answer, Answered, Message
+from holdover.handover.protocol import Answer, Answered, Destination, Message
 from holdover.handover.states import MessageKind
 from holdover.reservations.tracked import Tracked
 from tests.agent.device_rig import Rig
@@ -112,6 +113,34 @@ def test_a_source_that_cannot_be_asked_for_a_reason_unforeseen_is_asked_again(
             await set_up.start("host-b")
             await failed.wait()
             await until(set_up, "host-b", lambda state: state.state == "returned")
+
+    asyncio.run(test())
+
+
+def test_a_late_message_of_a_source_that_went_on_alone_keeps_no_handover_open(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            await reserved(set_up)
+            client = set_up.clients["host-a"]
+            await client.prepare(GUEST, "h1", set_up.apis["host-b"])
+            await set_up.stop("host-b")
+            with pytest.raises(AgentRefused):
+                await client.roll_back(GUEST, "h1")
+            assert (await client.roll_back(GUEST, "h1", alone=True)).state == "stayed"
+            await set_up.start("host-b")
+            await until(set_up, "host-b", lambda state: state.state == "returned")
+            asking = set_up.hosts["host-b"].handovers._incoming._asking
+            assert asking is not None
+            await asyncio.wait([asking])
+            record = set_up.journals["host-b"].load().handovers[-1]
+            known = msgspec.json.decode(record.body, type=Destination)
+            late = Message(MessageKind.CLOSE, "h1", GUEST, known.number + 1, known.luns)
+            peer = set_up.peer("host-b")
+            answer = await peer.tell(PeerMessage(version=API_VERSION, host="host-a", message=late))
+            await peer.close()
+            assert answer.kind is Answered.DONE
+            await until(set_up, "host-b", lambda state: not state.open)
+            await move(set_up, name="h2")
 
     asyncio.run(test())
 

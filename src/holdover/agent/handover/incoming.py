@@ -79,7 +79,11 @@ class Incoming:
                     return await self._hear_of_the_past(message, sender)
         except _Refusal as refused:
             return Answer(Answered.REFUSED, message.number, problem=str(refused))
-        return await destination.receive(message)
+        try:
+            return await destination.receive(message)
+        finally:
+            # A late message may have begun the end of a handover anew, after its source has gone on alone.
+            self.watch_sources()
 
     async def _find(self, peer_message: PeerMessage, sender: str) -> DestinationHandover | None:
         """The handover that the message is about, made now if the message begins it; None if the handover is
