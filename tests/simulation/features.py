@@ -47,10 +47,12 @@ class Surprises:
     Attributes:
         exports: Guests have their disks by exports of the agents, with several sessions each.
         unmoved: A guest has ``migrate-pr=off`` on some of its devices.
+        mistakes: People and hosts ask for what cannot be done, and old messages come once more.
     """
 
     exports: bool = False
     unmoved: bool = False
+    mistakes: bool = False
 
 
 NO_SURPRISES = Surprises()
@@ -91,7 +93,11 @@ def features(seed: int) -> Features:
 def _surprises(seed: int, layout: Layout) -> Surprises:
     random = Random(f"surprises of {seed}")
     exports = random.random() < 0.5 and not layout.several
-    return Surprises(exports=exports, unmoved=exports and random.random() < 0.4)
+    return Surprises(
+        exports=exports,
+        unmoved=exports and random.random() < 0.4,
+        mistakes=random.random() < 0.5,
+    )
 
 
 def _layout(number: int) -> Layout:

@@ -149,8 +149,16 @@ class Initiators:
                 await self.log_out(place, session)
 
     def require_free(self) -> None:
-        """All sessions have ended, so none of them has a LUN reserved any more."""
-        vm = self.vm
-        for placement in vm.placements:
-            if placement.lun.reserved_by is not None:
-                raise Broken(f"{placement.lun.name}: it is still reserved by {placement.lun.reserved_by}")
+        """All sessions have ended, so none of them has a LUN reserved any more.
+
+        A nexus whose agent has died, or has logged out, has lost its RESERVE: the LUN learns that at once,
+        and here when the nexus logs in again.
+        """
+        for placement in self.vm.placements:
+            lun = placement.lun
+            for machine in self.vm.machines.values():
+                if any(
+                    path.lun is lun and path.nexus == lun.reserved_by and path.is_open
+                    for path in machine.paths
+                ):
+                    raise Broken(f"{lun.name}: it is still reserved by {lun.reserved_by}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from random import Random
 from typing import Any, Protocol, TypeVar
 
@@ -28,6 +29,15 @@ _TIMEOUT = 60.0
 """The seconds after which a client of an agent gives a request up."""
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A message of one agent to another, as it was sent."""
+
+    by: str
+    to: str
+    message: bytes
+
+
 class Server(Protocol):
     """A host, as others reach it."""
 
@@ -41,12 +51,18 @@ class Network:
 
     Attributes:
         cut: The pairs of hosts that cannot reach one another.
+        told: The messages of agents so far; empty where nobody wants them.
+        remembers: Whether somebody does.
+        versions: The API version of a host, where it is not this one.
     """
 
     def __init__(self, world: Process, random: Random, log: Transcript) -> None:
         self.rates = NONE
         self.cut: set[frozenset[str]] = set()
         self.servers: dict[str, Server] = {}
+        self.told: list[Told] = []
+        self.remembers = False
+        self.versions: dict[str, str] = {}
         self._world = world
         self._random = random
         self._log = log
@@ -118,11 +134,13 @@ class Network:
         process, host = server.process, server.host
         assert process is not None
         assert host is not None
-        result: T | AgentRefused
+        result: T | AgentError
         try:
             result = await serve(host)
         except HandoverProblem as problem:
             result = AgentRefused(server.name, problem.problem)
+        except MemoryError:
+            result = AgentError(f"agent of {server.name}: it has failed inside")
         self._served.get(process, {}).pop(done, None)
         if self._random.random() < self.rates.message_lost:
             self._log.line(server.name, f"the network loses an answer to {by}")
@@ -130,7 +148,7 @@ class Network:
         self._world.call_later(self._delay(), self._answer, done, caller, by, server.name, result)
 
     def _answer(
-        self, done: asyncio.Future[T], caller: Process, by: str, to: str, result: T | AgentRefused
+        self, done: asyncio.Future[T], caller: Process, by: str, to: str, result: T | AgentError
     ) -> None:
         if not self._is_cut(by, to):
             caller.call_soon(_settle, done, result)
@@ -168,7 +186,10 @@ class Peer:
 
     async def tell(self, message: PeerMessage) -> Answer:
         """Send a message of one agent to another; see `AgentClient.tell`."""
-        sent = msgspec.json.encode(message)
+        version = self._network.versions.get(self._by, message.version)
+        sent = msgspec.json.encode(msgspec.structs.replace(message, version=version))
+        if self._network.remembers:
+            self._network.told.append(Told(self._by, self._to, sent))
 
         async def serve(host: Host) -> bytes:
             heard = msgspec.json.decode(sent, type=PeerMessage)
@@ -182,7 +203,9 @@ class Peer:
         """The state of a handover whose source is the other agent; see `AgentClient.peer_state`."""
 
         async def serve(host: Host) -> PeerState:
-            return host.handovers.peer_state(handover_id)
+            state = host.handovers.peer_state(handover_id)
+            version = self._network.versions.get(self._to, state.version)
+            return msgspec.structs.replace(state, version=version)
 
         what = f"a question about {handover_id}"
         return await self._network.call(self._caller, self._by, self._to, what, serve)

@@ -242,6 +242,11 @@ class LunPath:
     _session: int = 0
     _flights: dict[_Flight, None] = field(default_factory=dict)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it is logged in."""
+        return self._session != 0
+
     async def execute(self, command: Command) -> Response:
         """Send one command; see `Path.execute`."""
         lun, random = self.lun, self.lun.random

@@ -27,6 +27,7 @@ from tests.simulation.guests import Vm
 from tests.simulation.initiators import Initiators
 from tests.simulation.logs import Logs
 from tests.simulation.machines import Machine, Placement, nexuses_of
+from tests.simulation.mistakes import EVERY, Mistakes
 from tests.simulation.network import Network
 from tests.simulation.operators import Operator
 from tests.simulation.promises import Ledger
@@ -121,6 +122,8 @@ class Simulation:
             for vm in self.vms
         ]
         self.third = Third(self.luns, self.ledgers, random, self.log, has_own_key=can.layout.several)
+        self.network.remembers = can.surprises.mistakes
+        self.mistakes = Mistakes(self.world, random, self.network, self.machines, self.operators, self.log)
         self.layout = can.layout
         self.initiators = [Initiators(vm) for vm in self.vms if vm.exported]
         self._gates: dict[tuple[str, str, int], Gate | None] = {}
@@ -298,7 +301,8 @@ class Simulation:
         self._begin(*(vm.work() for vm in self.vms), *(each.work() for each in self.initiators))
         faults = self._faults()
         third = now_and_then(self.random, self.rates.third, self.third.act)
-        going_wrong = self._begin(*faults.all(), third)
+        mistakes = now_and_then(self.random, EVERY if self.surprises.mistakes else 0, self.mistakes.act)
+        going_wrong = self._begin(*faults.all(), third, mistakes)
         works = self._begin(*(operator.work() for operator in self.operators))
         patience = 200.0
         _, late = await asyncio.wait(works, timeout=patience)
