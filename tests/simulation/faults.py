@@ -9,7 +9,7 @@ from functools import partial
 from random import Random
 from typing import TypeVar
 
-from tests.simulation.clockwork import until
+from tests.simulation.clockwork import Process, until
 from tests.simulation.guests import Vm
 from tests.simulation.machines import Machine
 from tests.simulation.multipath import HostPaths
@@ -18,6 +18,9 @@ from tests.simulation.operators import Operator
 from tests.simulation.rates import Rates
 from tests.simulation.san import Lun
 from tests.simulation.transcript import Transcript
+
+_STRIKES = 0.03
+"""How likely a fault comes with a change of registrations."""
 
 Work = Coroutine[object, object, None]
 T = TypeVar("T")
@@ -34,9 +37,12 @@ async def now_and_then(random: Random, rate: float, what: Callable[[], Work]) ->
 class Faults:
     """The faults of one run.
 
-    ``path_failures``: how many times a second a path of a multipath device fails.
+    ``path_failures``: how many times a second a path of a multipath device fails. ``strikes``: whether faults
+    come while an agent changes registrations. ``fences``: what a third node does to a LUN then. ``over``:
+    whether nothing goes wrong any more.
     """
 
+    world: Process
     random: Random
     rates: Rates
     machines: dict[str, Machine]
@@ -46,6 +52,9 @@ class Faults:
     network: Network
     log: Transcript
     path_failures: float
+    strikes: bool
+    fences: Callable[[Lun], Work]
+    over: Callable[[], bool]
 
     def all(self) -> Iterator[Work]:
         """Everything that happens now and then, for ever."""
@@ -61,6 +70,34 @@ class Faults:
             yield self._each(rates.power_loss, self._lose_lun, lun)
             yield self._each(rates.lun_reset, self._reset, lun)
         yield now_and_then(self.random, rates.partition, self._part)
+
+    def strike(self, host: str, lun: Lun) -> None:
+        """Perhaps something goes wrong right after an agent has changed registrations by itself."""
+        random = self.random
+        if not self.strikes or random.random() > _STRIKES:
+            return
+        here = self.machines[host]
+        there = self.machines[random.choice([name for name in self.machines if name != host])]
+        paths = [(each, disk) for each in self.machines.values() for disk in each.multipaths.values()]
+        what: list[Callable[[], Work]] = [
+            partial(self._crash, here),
+            partial(self._crash, there),
+            partial(self._lose_host, here),
+            partial(self._lose_host, there),
+            partial(self._reset, lun),
+            partial(self._hang, lun),
+            partial(self._lose_lun, lun),
+            *[partial(self.fences, lun)] * 4,
+            *[partial(self._fail_path, *each) for each in paths],
+        ]
+        chosen = random.choice(what)
+        seconds = random.choice((0.0, 0.001, 0.01, 0.1)) * random.random()
+
+        def begin() -> None:
+            if not self.over():
+                self.world.create_task(chosen())
+
+        self.world.call_later(seconds, begin)
 
     def _each(self, rate: float, what: Callable[[T], Work], of: T) -> Work:
         return now_and_then(self.random, rate, lambda: what(of))

@@ -48,11 +48,13 @@ class Surprises:
         exports: Guests have their disks by exports of the agents, with several sessions each.
         unmoved: A guest has ``migrate-pr=off`` on some of its devices.
         mistakes: People and hosts ask for what cannot be done, and old messages come once more.
+        strikes: Faults come right when an agent changes registrations.
     """
 
     exports: bool = False
     unmoved: bool = False
     mistakes: bool = False
+    strikes: bool = False
 
 
 NO_SURPRISES = Surprises()
@@ -97,6 +99,7 @@ def _surprises(seed: int, layout: Layout) -> Surprises:
         exports=exports,
         unmoved=exports and random.random() < 0.4,
         mistakes=random.random() < 0.5,
+        strikes=random.random() < 0.6,
     )
 
 

@@ -126,6 +126,7 @@ class Simulation:
         self.mistakes = Mistakes(self.world, random, self.network, self.machines, self.operators, self.log)
         self.layout = can.layout
         self.initiators = [Initiators(vm) for vm in self.vms if vm.exported]
+        self._faults: Faults | None = None
         self._gates: dict[tuple[str, str, int], Gate | None] = {}
         self._hosts: dict[str, Host | None] = dict.fromkeys(self.machines)
 
@@ -218,6 +219,8 @@ class Simulation:
                 ledger.by_guest(sender.guest, sender.host, nexus, before, after, registers=registers)
             else:
                 ledger.by_agent(sender.guest, sender.host, before, after)
+                if self._faults is not None:
+                    self._faults.strike(sender.host, lun)
             ledger.require_held(after)
             for vm in self.vms:
                 vm.require("")
@@ -299,7 +302,7 @@ class Simulation:
     async def _trouble(self) -> None:
         self.log.line("", f"from now on things go wrong: {self.rates}")
         self._begin(*(vm.work() for vm in self.vms), *(each.work() for each in self.initiators))
-        faults = self._faults()
+        self._faults = faults = self._make_faults()
         third = now_and_then(self.random, self.rates.third, self.third.act)
         mistakes = now_and_then(self.random, EVERY if self.surprises.mistakes else 0, self.mistakes.act)
         going_wrong = self._begin(*faults.all(), third, mistakes)
@@ -309,6 +312,7 @@ class Simulation:
         for each in going_wrong:
             each.cancel()
         await asyncio.wait(going_wrong)
+        self._faults = None
         self.log.line("", "from now on nothing goes wrong any more")
         self._set(NONE)
         for operator in self.operators:
@@ -334,8 +338,9 @@ class Simulation:
         for work in works:
             work.result()
 
-    def _faults(self) -> Faults:
+    def _make_faults(self) -> Faults:
         return Faults(
+            self.world,
             self.random,
             self.rates,
             self.machines,
@@ -345,6 +350,9 @@ class Simulation:
             self.network,
             self.log,
             self.layout.failures,
+            self.surprises.strikes,
+            self.third.fence,
+            lambda: self._faults is None,
         )
 
     def _begin(self, *works: Coroutine[object, object, None]) -> list[asyncio.Task[None]]:

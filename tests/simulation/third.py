@@ -48,6 +48,11 @@ class Third:
         lun = self._random.choice(self._luns)
         self._tell(lun, self._command(lun))
 
+    async def fence(self, lun: Lun) -> None:
+        """Register if need be, and do something to a LUN at once, as a cluster's fence agent does."""
+        for _ in range(self._random.choice((1, 2, 2, 3))):
+            self._tell(lun, self._command(lun))
+
     def _tell(self, lun: Lun, command: Command) -> Response:
         response = lun.carry_out(_SENDER, _NEXUS, command)
         while is_unit_attention(response):
