@@ -13,16 +13,18 @@ from holdover.guest.gate import REFUSAL, Gate
 from holdover.guest.scsi_block import BlockState
 from holdover.reservations.own_registration import find_own_registration
 from holdover.reservations.tracked import Tracked
+from holdover.scsi.cdbs.cdb import Reserve
 from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
 from holdover.scsi.path import AnswerLost, PathError
 from holdover.scsi.reservation.reservation_out import in_command, out_command
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition, decode_sense, is_unit_attention
 from holdover.scsi.status import Status
-from tests.agent.device_rig import Rig
+from tests.agent.device_rig import GUEST, QEMU, Rig, nexus
 from tests.agent.guests.device_states import READ, READY, REGISTER, RESERVE, WERO, _one, settled, unsettled
 
 BUSY = Response(Status.BUSY)
+OTHER = nexus("other")
 ATTENTION = check_condition(SenseKey.UNIT_ATTENTION, AdditionalSense.CAPACITY_DATA_HAS_CHANGED)
 
 
@@ -355,5 +357,27 @@ def test_changes_of_the_guest_are_counted_and_told() -> None:
         await rig.settle()  # the answer is looked for, and was a change
         await rig.device.reread(1)
         assert told == [1, 2, 3, 4]
+
+    asyncio.run(test())
+
+
+def test_a_reserve_counts_if_the_guest_was_fenced_meanwhile() -> None:
+    async def test() -> None:
+        rig = Rig()
+        await rig.must(out_command(REGISTER, 0, 5))
+        rig.third(out_command(REGISTER, 0, 7))
+        arrives = asyncio.Event()
+        rig.path.script = [arrives, arrives]
+        first = asyncio.ensure_future(rig.tell(READY))
+        second = asyncio.ensure_future(rig.tell(Command(Reserve(6).encode())))
+        await asyncio.sleep(0)
+        rig.third(out_command(OutServiceAction.CLEAR, 7))
+        arrives.set()
+        assert is_unit_attention(await first)
+        assert (await second).good
+        assert rig.unit.legacy_holder == GUEST
+        assert (await rig.device.execute(OTHER, READ)).status is Status.RESERVATION_CONFLICT
+        await rig.device.nexus_lost(QEMU)
+        assert rig.unit.legacy_holder is None
 
     asyncio.run(test())

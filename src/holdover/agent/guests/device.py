@@ -161,8 +161,7 @@ class GuestDevice:
 
     @property
     def report(self) -> str:
-        """What the operator should know of a registration that was not adopted. It is empty if there is
-        nothing to know, for instance once the guest has registered again or has left."""
+        """Why a registration was not adopted; empty once the guest has registered again or has left."""
         return self._report if self.block.stale else ""
 
     # -- the guest's commands ---------------------------------------------------------------------
@@ -212,8 +211,9 @@ class GuestDevice:
             if self.block.passes_through(command.opcode):
                 shared = self._front.of(nexus, alone=self.block.migrate_pr)
                 if shared.watched or command.opcode in RESERVE_AND_RELEASE:
-                    registered = self.block.tracked.key != 0
-                    response = await shared.execute(nexus, command, registered=registered)
+                    response = await shared.execute(
+                        nexus, command, lambda: self.block.tracked.key != 0 and not self.block.stale
+                    )
                 else:
                     response = await shared.path.execute(command)
                 if response.status is _CHECK_CONDITION and self.block.observe_attention(response):

@@ -62,8 +62,10 @@ class LunNexus:
         """Whether every command must go through `execute`, and not only those of `RESERVE_AND_RELEASE`."""
         return self.reserve.holder is not None or bool(self.attentions)
 
-    async def execute(self, nexus: ITNexus, command: Command, *, registered: bool) -> Response:
+    async def execute(self, nexus: ITNexus, command: Command, is_registered: Callable[[], bool]) -> Response:
         """Carry out a command of a session.
+
+        ``is_registered``: whether the path's nexus is certainly registered; asked when the command has ended.
 
         Raises:
             PathError, AnswerLost: As the path does.
@@ -82,9 +84,9 @@ class LunNexus:
         except AnswerLost:
             raise
         except PathError:
-            self.reserve.end(nexus, command, None, fresh=fresh, registered=registered)
+            self.reserve.end(nexus, command, None, fresh=fresh, registered=is_registered())
             raise
-        self.reserve.end(nexus, command, response, fresh=fresh, registered=registered)
+        self.reserve.end(nexus, command, response, fresh=fresh, registered=is_registered())
         return response
 
     def owe(self, attention: Response) -> None:
