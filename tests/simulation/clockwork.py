@@ -116,6 +116,15 @@ class Process(asyncio.AbstractEventLoop):
         """The address as it is; nobody connects to it."""
         return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (host, port))]
 
+    def run_in_executor(self, executor: object, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
+        """What a thread does is done at once."""
+        done: asyncio.Future[T] = self.create_future()
+        try:
+            done.set_result(func(*args))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
     def add_reader(self, fd: object, callback: object, *args: object) -> None:
         pass
 
@@ -123,7 +132,7 @@ class Process(asyncio.AbstractEventLoop):
         return False
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        if not self.dead:
+        if not self.dead and not isinstance(context.get("exception"), MemoryError):
             self._clockwork.unforeseen.append((self.name, context.get("exception"), context["message"]))
 
     def get_debug(self) -> bool:

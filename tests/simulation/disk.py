@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from random import Random
+
+import msgspec
 
 from holdover.journal._errors import JournalError
 from holdover.journal.memory import MemoryJournal
@@ -13,12 +16,20 @@ from tests.simulation.clockwork import Process, until
 from tests.simulation.rates import NONE
 from tests.simulation.transcript import Transcript
 
+_SHORT = 0.02
+"""How likely an agent that is short of memory has none for a record."""
+
 _SYNC = 1000.0
 """One by the mean seconds of a sync."""
 
 
 class Disk:
-    """What of a journal is on a host's disk, whatever becomes of the agent."""
+    """What of a journal is on a host's disk, whatever becomes of the agent.
+
+    Attributes:
+        short_of_memory: Whether the agent has no memory now and then.
+        reader_is_old: Whether the agent that starts is too old for one of the records.
+    """
 
     def __init__(self, host: str, random: Random, log: Transcript) -> None:
         self.host = host
@@ -26,6 +37,8 @@ class Disk:
         self.log = log
         self.rates = NONE
         self.kept = MemoryJournal()
+        self.short_of_memory = False
+        self.reader_is_old = False
         self._open: SimulatedJournal | None = None
 
     def open(self, process: Process) -> SimulatedJournal:
@@ -61,8 +74,13 @@ class SimulatedJournal:
         return self._failed
 
     def load(self) -> JournalContents:
-        """Everything that is on the disk."""
-        return self._disk.kept.load()
+        """Everything that is on the disk, as the agent can read it."""
+        found = self._disk.kept.load()
+        if not self._disk.reader_is_old or not found.handovers:
+            return found
+        newer = self._disk.random.choice(found.handovers)
+        unread = msgspec.structs.replace(newer, body=b"what only a newer agent can read")
+        return replace(found, handovers=tuple(unread if each is newer else each for each in found.handovers))
 
     def steps(self, handover_id: str) -> tuple[HandoverRecord, ...]:
         """The states that a handover went through."""
@@ -84,6 +102,12 @@ class SimulatedJournal:
     async def _submit(self, what: tuple[Record, ...] | tuple[Key, ...], *, forgets: bool) -> None:
         if self._closed:
             raise JournalError(Path(f"/{self._disk.host}"), "it is closed", "open it again")
+        if (
+            self._disk.rates is not NONE
+            and self._disk.short_of_memory
+            and self._disk.random.random() < _SHORT
+        ):
+            raise MemoryError
         done: asyncio.Future[None] = self._process.create_future()
         self._waiting.append((what, forgets, done))
         if not self._under_way:

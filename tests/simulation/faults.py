@@ -39,7 +39,7 @@ class Faults:
 
     ``path_failures``: how many times a second a path of a multipath device fails. ``strikes``: whether faults
     come while an agent changes registrations. ``fences``: what a third node does to a LUN then. ``over``:
-    whether nothing goes wrong any more.
+    whether nothing goes wrong any more. ``journals``: whether agents are started with another file.
     """
 
     world: Process
@@ -55,6 +55,7 @@ class Faults:
     strikes: bool
     fences: Callable[[Lun], Work]
     over: Callable[[], bool]
+    journals: bool
 
     def all(self) -> Iterator[Work]:
         """Everything that happens now and then, for ever."""
@@ -117,6 +118,9 @@ class Faults:
             return
         await machine.stop()
         await self._a_while(0.1, 1)
+        elsewhere = [each.name for each in self.vms if each.place != machine.name]
+        if self.journals and elsewhere and machine.process is None and not machine.dead:
+            await machine.start_with_another_file(self.random.choice(elsewhere))
         self._come_back(machine)
 
     def _come_back(self, machine: Machine) -> None:

@@ -4,6 +4,7 @@ other seeds stay what they are."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from random import Random
 
 _IN_TURN = 5
@@ -40,6 +41,19 @@ class Layout:
 ONE_PATH = Layout()
 
 
+class Odd(Enum):
+    """What is wrong with one of the hosts."""
+
+    NOTHING = "nothing"
+    NO_GUEST = "its file does not have the guests"
+    OTHER_SETTING = "its file has another migrate-pr for them"
+    NO_LUN = "its file does not have their last LUN"
+    LUN_TWICE = "its file has their first LUN twice"
+    NO_PEER = "its file does not have the other hosts"
+    OTHER_VERSION = "its agent is of another version"
+    COPY = "it is a copy of another host, with the InitiatorName of that host"
+
+
 @dataclass(frozen=True, slots=True)
 class Surprises:
     """What only some guests, users, arrays and hosts do.
@@ -49,12 +63,22 @@ class Surprises:
         unmoved: A guest has ``migrate-pr=off`` on some of its devices.
         mistakes: People and hosts ask for what cannot be done, and old messages come once more.
         strikes: Faults come right when an agent changes registrations.
+        odd: What is wrong with the last host.
+        memory: An agent has no memory left now and then.
+        journals: An agent of an older version is started, or one with a file that lacks a guest.
+        inline: The helper's threads carry out a guest's reads of registrations.
+        nonsense: LUNs answer nonsense now and then, and lack commands.
     """
 
     exports: bool = False
     unmoved: bool = False
     mistakes: bool = False
     strikes: bool = False
+    odd: Odd = Odd.NOTHING
+    memory: bool = False
+    journals: bool = False
+    inline: bool = False
+    nonsense: bool = False
 
 
 NO_SURPRISES = Surprises()
@@ -100,6 +124,11 @@ def _surprises(seed: int, layout: Layout) -> Surprises:
         unmoved=exports and random.random() < 0.4,
         mistakes=random.random() < 0.5,
         strikes=random.random() < 0.6,
+        odd=random.choice(tuple(Odd)) if random.random() < 0.4 and not layout.several else Odd.NOTHING,
+        memory=random.random() < 0.3,
+        journals=random.random() < 0.4,
+        inline=random.random() < 0.5,
+        nonsense=random.random() < 0.3,
     )
 
 

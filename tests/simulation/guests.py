@@ -143,7 +143,8 @@ class Vm:
                 return False
         if self.log.on:
             lun = self.placements[number].lun.name
-            self.log.line(self.name, f"{lun}: {describe('', command)}: {response.status.name}")
+            by = f" by session {session}" if self.exported else ""
+            self.log.line(self.name, f"{lun}: {describe('', command)}{by}: {response.status.name}")
         return response.good
 
     def _command(self, placement: Placement) -> Command:

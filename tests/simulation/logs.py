@@ -45,6 +45,6 @@ class Logs:
             f"{key}={value}" for key, value in event.items() if key not in ("event", *_NOT_SHOWN)
         )
         self._transcript.line(name, f"log: {event['event']} ({said})" if said else f"log: {event['event']}")
-        if isinstance(error, BaseException):
+        if isinstance(error, BaseException) and not isinstance(error, MemoryError):
             self._unforeseen.append((name, error, event["event"]))
         raise structlog.DropEvent

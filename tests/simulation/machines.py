@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from random import Random
@@ -12,26 +12,32 @@ import msgspec
 
 from holdover.agent.environment import Environment
 from holdover.agent.guests.device import GuestDevice
+from holdover.agent.handover.recovery import RecoveryError
 from holdover.agent.host import Host
 from holdover.config.agent_file import AgentConfig, ConfigError, GuestConfig, Limits, PeerConfig
+from holdover.guest.gate import Gate
 from holdover.paths.iscsi import InitiatorIdentity, isid_of
 from holdover.paths.locator import LunLocator
+from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.path import Path, PathError
+from holdover.scsi.path import AnswerLost, Path, PathError
 from holdover.scsi.reservation.transport_id import IscsiTransportID
 from holdover.scsi.status import Status
 from tests.simulation.chap import Secrets
 from tests.simulation.clockwork import Clockwork, Process, until
 from tests.simulation.disk import Disk
 from tests.simulation.exports import NAMES, SESSIONS, Listener, Sessions
-from tests.simulation.features import ONE_PATH, Layout
+from tests.simulation.features import NO_SURPRISES, ONE_PATH, Layout, Odd, Surprises
 from tests.simulation.multipath import HostPaths, MultipathDisk, PathObserver
 from tests.simulation.network import Network, Peer
 from tests.simulation.san import Lun, LunPath, PortPath, Sender
 from tests.simulation.transcript import Transcript
 
 LIMITS = Limits(connect=3, step=5, drain=4, peer=5, give_up=4, recheck=2, handover=120)
+
+_BY_MISTAKE = 0.3
+"""How likely an agent of an older version, or with another file, is started."""
 
 _GOOD = Response(Status.GOOD)
 _PORTAL = "127.0.0.1:3260"
@@ -41,13 +47,15 @@ _PORTAL = "127.0.0.1:3260"
 class Placement:
     """A LUN of a guest; ``disk``: the host's own disk, which all its guests share, instead of iSCSI.
 
-    ``layout``: the paths of that disk. ``moved``: whether the guest's reservations move with it.
+    ``layout``: the paths of that disk. ``moved``: whether the guest's reservations move with it. ``copies``:
+    hosts with the InitiatorName of another one, which is its value.
     """
 
     lun: Lun
     disk: bool = False
     layout: Layout = ONE_PATH
     moved: bool = True
+    copies: tuple[tuple[str, str], ...] = ()
 
     @property
     def drive(self) -> str:
@@ -55,12 +63,18 @@ class Placement:
         name = self.lun.name
         return f"/dev/{name}" if self.disk else f"iscsi://10.0.0.9:3260/iqn.2026-11.org.example:{name}/0"
 
+    @property
+    def again(self) -> str:
+        """Another way to the same LUN, by another portal of its target."""
+        return f"{self.drive}-again" if self.disk else self.drive.replace("10.0.0.9", "10.0.0.8")
+
 
 def nexuses_of(host: str, guest: str, placement: Placement, initiator: str = "") -> tuple[ITNexus, ...]:
     """The nexuses by which a LUN knows a guest on a host: one for each path.
 
     ``initiator``: the one that has logged in, at the export of a guest that is not one nexus.
     """
+    host = dict(placement.copies).get(host, host)
     if not placement.disk:
         return (ITNexus(IscsiTransportID(_initiator(host), isid_of(f"{guest}\0{initiator}"))),)
     layout = placement.layout
@@ -87,6 +101,7 @@ class Machine:
         observer: Is told what goes wrong with the paths of disks.
         folder: The agent's state folder; None: the agents export nothing.
         multipaths: The disks that have several paths, by their place.
+        mended: Whether its agent's file has been put right.
         dead: It has been declared dead and is not to come back until somebody has taken its guests.
     """
 
@@ -102,11 +117,13 @@ class Machine:
     issued: dict[int, Command]
     observer: PathObserver
     folder: FilePath | None = None
+    surprises: Surprises = NO_SURPRISES
     disk: Disk = field(init=False)
     host: Host | None = None
     process: Process | None = None
     powered: bool = True
     dead: bool = False
+    mended: bool = False
     paths: list[LunPath] = field(default_factory=list)
     sessions: dict[str, Sessions] = field(default_factory=dict)
     multipaths: dict[str, HostPaths] = field(default_factory=dict)
@@ -114,6 +131,7 @@ class Machine:
 
     def __post_init__(self) -> None:
         self.disk = Disk(self.name, self.random, self.log)
+        self.disk.short_of_memory = self.surprises.memory
         self.config = self._config()
         self.secrets = Secrets(self.name, self.folder, self.random)
         self.multipaths = self._multipaths()
@@ -123,19 +141,17 @@ class Machine:
             GuestConfig(
                 name=name,
                 machine_type="pc-q35-11.0",
-                devices=tuple(
-                    f"scsi-block,drive={each.drive},migrate-pr={'on' if each.moved else 'off'}"
-                    for each in placements
-                ),
+                devices=tuple(self._devices(placements)),
                 incoming=home != self.name,
                 export=None if self.folder is None else _PORTAL,
             )
             for name, (home, placements) in self.guests.items()
+            if self.odd is not Odd.NO_GUEST
         )
         peers = tuple(
             PeerConfig(name=name, api=f"10.0.0.{number}:7443")
             for number, name in enumerate(self.names, 1)
-            if name != self.name
+            if name != self.name and (self.odd is not Odd.NO_PEER or self.mended)
         )
         config = AgentConfig(
             name=self.name,
@@ -149,6 +165,22 @@ class Machine:
             return config
         return msgspec.structs.replace(config, state_dir=str(self.folder))
 
+    def _devices(self, placements: list[Placement]) -> Iterator[str]:
+        """The devices of a guest, as this host has them."""
+        odd = self.odd
+        for number, each in enumerate(placements):
+            if odd is Odd.NO_LUN and number == len(placements) - 1 > 0:
+                continue
+            moved = each.moved is not (odd is Odd.OTHER_SETTING)
+            yield f"scsi-block,drive={each.drive},migrate-pr={'on' if moved else 'off'}"
+        if odd is Odd.LUN_TWICE:
+            yield f"scsi-block,drive={placements[0].again},migrate-pr=on"
+
+    @property
+    def odd(self) -> Odd:
+        """What is wrong with this host."""
+        return self.surprises.odd if self.name == self.names[-1] else Odd.NOTHING
+
     # -- the agent ----------------------------------------------------------------------------------
 
     def start(self) -> asyncio.Task[None]:
@@ -157,6 +189,29 @@ class Machine:
         self.secrets.spoil()
         self.process = self.clockwork.process(self.name)
         return self.process.create_task(self._run(self.process))
+
+    def mend_file(self) -> None:
+        """The administrator mends what a running agent can read again: the names of the other hosts."""
+        if self.odd is not Odd.NO_PEER:
+            return
+        self.mended = True
+        self.config = self._config()
+        if self.host is not None:
+            self.host.reconfigure(self.config)
+
+    async def start_with_another_file(self, without: str) -> None:
+        """Start the agent with a file that lacks a guest by mistake, then again with the right one."""
+        self.log.line(self.name, f"{without} is not in the agent's file")
+        right = self.config
+        rest = tuple(each for each in right.guest if each.name != without)
+        self.config = msgspec.structs.replace(right, guest=rest)
+        try:
+            self.start()
+            await until(lambda: self.host is not None or self.process is None)
+            await asyncio.sleep(self.random.random() * 3)
+            await self.stop()
+        finally:
+            self.config = right
 
     async def _run(self, process: Process) -> None:
         environment = Environment(
@@ -168,6 +223,7 @@ class Machine:
             open_listener=Listener,  # type: ignore[arg-type]  # nobody connects to it
             boot=str,  # a file in a thread would not be deterministic
         )
+        self.disk.reader_is_old = self.surprises.journals and self.random.random() < _BY_MISTAKE
         while True:
             host = Host(self.config, None, self.disk.open(process), environment=environment)
             try:
@@ -177,6 +233,10 @@ class Machine:
                 self.log.line(self.name, "the agent does not start: a secret is none, or others know it")
                 await asyncio.sleep(1)
                 self.secrets.mend()
+            except RecoveryError:
+                self.log.line(self.name, "the agent does not start: it cannot read a record of a newer one")
+                await asyncio.sleep(1)
+                self.disk.reader_is_old = False
         if process.dead:
             return
         self.secrets.require_kept(host)
@@ -195,6 +255,8 @@ class Machine:
                     kind(placement.lun, process, sender, nexus, str(place), self.numbers, number)
                     for number, nexus in enumerate(nexuses)
                 ]
+                for path in paths:
+                    path.in_order = self.folder is not None
                 self.paths.extend(paths)
                 if not placement.layout.several:
                     return paths[0]
@@ -207,7 +269,7 @@ class Machine:
         self, place: LunLocator, identity: InitiatorIdentity, guest: str, placement: Placement
     ) -> tuple[ITNexus, ...]:
         """The nexuses by which this is the way to a guest's LUN; none if it is not."""
-        if str(place) != placement.drive:
+        if str(place) not in (placement.drive, placement.again):
             return ()
         port = IscsiTransportID(identity.initiator, identity.isid)
         for initiator in ("", *NAMES):
@@ -300,7 +362,10 @@ class Machine:
                 caller.call_soon(_answer, done, response)
 
             if self.folder is None:
-                answer(await device.execute(SESSIONS[0], command))
+                response = None
+                if self._reads_inline(guest, lun, command):
+                    response = await self._read_inline(device, self.guests[guest][1][lun].lun, command)
+                answer(response or await device.execute(SESSIONS[0], command))
                 return
             tag = await sessions.start(session, lun, command, answer)
             if abort_after is not None:
@@ -323,6 +388,38 @@ class Machine:
 
         await self._do(caller, guest, 0, work)
 
+    def _reads_inline(self, guest: str, lun: int, command: Command) -> bool:
+        placement = self.guests[guest][1][lun]
+        by_helper = placement.disk and not placement.layout.several and self.surprises.inline
+        return by_helper and command.opcode == OperationCode.PERSISTENT_RESERVE_IN
+
+    async def _read_inline(self, device: GuestDevice, lun: Lun, command: Command) -> Response | None:
+        """Carry out a PERSISTENT RESERVE IN as a thread of the helper does (`agent/guests/inline_read.py`).
+
+        None: the loop must carry it out.
+        """
+        path = next(each for each in self.paths if each.lun is lun)
+        block, reads = device.block, device.inline_reads
+        reads.enter()
+        try:
+            if block.gate is not Gate.RUNNING or block.has_pending_attention:
+                return None
+            sent = block.sent
+            try:
+                response = await path.execute(command)
+            except AnswerLost as error:
+                return device.unanswered(command, error)
+            except PathError:
+                return None
+            if response.good and block.added is not None:
+                return None
+            answer = block.observe_unchanged(command, response)
+            if answer is None:
+                answer = await device.observe_reservation_in(command, response, sent)
+            return answer
+        finally:
+            reads.leave()
+
     async def _do(
         self,
         caller: Process,
@@ -341,7 +438,7 @@ class Machine:
     def device(self, guest: str, lun: int) -> GuestDevice | None:
         """A device of a guest; None while there is no agent."""
         hosted = None if self.host is None else self.host.guests.get(guest)
-        return None if hosted is None else hosted.devices[lun]
+        return None if hosted is None or lun >= len(hosted.devices) else hosted.devices[lun]
 
 
 def _answer(done: asyncio.Future[Response], response: Response | None) -> None:

@@ -25,6 +25,9 @@ from tests.simulation.transcript import Transcript
 T = TypeVar("T")
 
 _QUICK = 2000.0
+_SHORT = 0.02
+"""How likely an agent that is short of memory has none for a request."""
+
 _TIMEOUT = 60.0
 """The seconds after which a client of an agent gives a request up."""
 
@@ -54,6 +57,7 @@ class Network:
         told: The messages of agents so far; empty where nobody wants them.
         remembers: Whether somebody does.
         versions: The API version of a host, where it is not this one.
+        short_of_memory: Whether the agents have no memory for a request now and then.
     """
 
     def __init__(self, world: Process, random: Random, log: Transcript) -> None:
@@ -63,6 +67,7 @@ class Network:
         self.told: list[Told] = []
         self.remembers = False
         self.versions: dict[str, str] = {}
+        self.short_of_memory = False
         self._world = world
         self._random = random
         self._log = log
@@ -77,6 +82,13 @@ class Network:
             AgentRefused: The agent has not done it.
             AgentError: No answer came.
         """
+        if (
+            self.rates is not NONE
+            and self.short_of_memory
+            and by in self.servers
+            and self._random.random() < _SHORT
+        ):
+            raise MemoryError
         done: asyncio.Future[T] = caller.create_future()
         fate = self._random.random()
         copies = 2 if self._random.random() < self.rates.doubled else 1

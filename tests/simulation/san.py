@@ -15,14 +15,17 @@ from functools import partial
 from random import Random
 from typing import Protocol
 
+from msgspec import structs
+
 from holdover.lun.commands.inquiry import UnitIdentity
 from holdover.lun.logical_unit import LogicalUnit
 from holdover.lun.reservations import ReservationState, TargetLimits
 from holdover.paths.submitted import Submitted
-from holdover.scsi.cdbs.opcodes import OperationCode
+from holdover.scsi.cdbs.opcodes import InServiceAction, OperationCode
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.path import AnswerLost, Awaited, PathError
+from holdover.scsi.reservation.reservation_out import in_command
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition, describe_response
 from holdover.scsi.status import Status
 from tests.lun.support import LACKING, MemoryMedium, is_read_full_status
@@ -43,6 +46,10 @@ class _Fate(Enum):
 
 _ABORTED = check_condition(SenseKey.ABORTED_COMMAND, AdditionalSense.LOGICAL_UNIT_COMMUNICATION_FAILURE)
 _BUSY = Response(Status.BUSY)
+_CUT = frozenset({OperationCode.PERSISTENT_RESERVE_IN, OperationCode.INQUIRY})
+_HEADER = 8
+_NONSENSE = 0.03
+_REPORT_CAPABILITIES = in_command(InServiceAction.REPORT_CAPABILITIES).cdb[:2]
 _QUICK = 2000.0
 """One by the mean delay, in seconds, on the way to a LUN and on the way back."""
 
@@ -92,6 +99,7 @@ class Lun:
     Attributes:
         name: The LUN's name in transcripts.
         hanging: Whether commands wait until it works again.
+        nonsense: Whether some answers are nonsense, and REPORT CAPABILITIES is lacking.
     """
 
     def __init__(
@@ -109,6 +117,7 @@ class Lun:
         self.name = name
         self.rates = NONE
         self.hanging = False
+        self.nonsense = False
         self.log = log
         self.random = random
         self.world = world
@@ -119,7 +128,7 @@ class Lun:
         self._limits = TargetLimits(ports=tuple(range(1, target_ports + 1)))
         self._unit = LogicalUnit(self._medium, self._identity, limits=self._limits)
         self._waiting: list[_Flight] = []
-        self._sessions: dict[tuple[ITNexus, int], int] = {}
+        self._sessions: dict[tuple[ITNexus, int, str], int] = {}
         self._under_way: dict[_Flight, None] = {}
 
     @property
@@ -144,7 +153,7 @@ class Lun:
 
     def _arrive(self, flight: _Flight) -> None:
         path = flight.path
-        login = path.nexus, path.number
+        login = path.nexus, path.number, path.sender.host
         newest = self._sessions.get(login, 0)
         if flight.session < newest:
             self._under_way.pop(flight, None)  # the target has ended it: the nexus has logged in again
@@ -168,6 +177,8 @@ class Lun:
         )
         if flight.fate is _Fate.ABORTED:
             response = _ABORTED
+        if self.nonsense and self.rates is not NONE:
+            response = self._as_nonsense(flight.command, response)
         if flight.ended:
             return
         flight.ended = True
@@ -177,10 +188,18 @@ class Lun:
             return
         flight.answer(response)
 
+    def _as_nonsense(self, command: Command, response: Response) -> Response:
+        """Perhaps only a part of the data, which cannot be taken for the whole."""
+        random = self.random
+        if command.opcode not in _CUT or len(response.data_in) < _HEADER or random.random() > _NONSENSE:
+            return response
+        return structs.replace(response, data_in=response.data_in[: random.randrange(1, _HEADER)])
+
     def carry_out(self, sender: Sender, nexus: ITNexus, command: Command) -> Response:
         """Carry out a command now."""
         before = self._unit.state
         lacks = not self._full_status and is_read_full_status(command)
+        lacks = lacks or (self.nonsense and command.cdb[:2] == _REPORT_CAPABILITIES)
         response = LACKING if lacks else self._unit.execute(nexus, command)
         if self.log.on and command.opcode != OperationCode.WRITE_10:
             self.log.line(
@@ -229,6 +248,7 @@ class LunPath:
         process: The process that uses it; commands of a process that has died go on without it.
         sender: Whose nexus it is.
         number: Which of several paths it is: on some LUNs, two paths by one initiator port are one nexus.
+        in_order: Whether the answers come in their order, as by one connection.
     """
 
     lun: Lun
@@ -239,6 +259,8 @@ class LunPath:
     numbers: Callable[[], int]
     number: int = 0
     nexuses: int = 1
+    in_order: bool = False
+    _answered_at: float = 0.0
     _session: int = 0
     _flights: dict[_Flight, None] = field(default_factory=dict)
 
@@ -265,7 +287,8 @@ class LunPath:
 
         def answer(result: Response | Exception) -> None:
             self._flights.pop(flight, None)
-            self.process.call_later(back, _settle, done, result)
+            self._answered_at = max(self._answered_at if self.in_order else 0.0, self.process.time() + back)
+            self.process.call_at(self._answered_at, _settle, done, result)
 
         flight = _Flight(self, self._session, command, answer, fate)
         self._flights[flight] = None

@@ -22,7 +22,7 @@ from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
 from tests.simulation.clockwork import Broken, Clockwork, Process, Unforeseen, until
 from tests.simulation.faults import Faults, now_and_then
-from tests.simulation.features import Layout, features
+from tests.simulation.features import Layout, Odd, features
 from tests.simulation.guests import Vm
 from tests.simulation.initiators import Initiators
 from tests.simulation.logs import Logs
@@ -42,6 +42,10 @@ _CALM_SECONDS = 400.0
 _LONGEST_SECONDS = 100_000.0
 
 _REGISTERS = frozenset({OutServiceAction.REGISTER, OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY})
+
+
+_NO_HOME = frozenset({Odd.NO_GUEST, Odd.OTHER_SETTING, Odd.NO_LUN, Odd.NO_PEER, Odd.OTHER_VERSION})
+"""Whose guests cannot leave from such a host, and never come there."""
 
 
 class Failure(Exception):
@@ -109,6 +113,7 @@ class Simulation:
                 self.issued,
                 self,
                 self._state_folder(name),
+                can.surprises,
             )
             for name in _HOSTS
         }
@@ -122,6 +127,11 @@ class Simulation:
             for vm in self.vms
         ]
         self.third = Third(self.luns, self.ledgers, random, self.log, has_own_key=can.layout.several)
+        for lun in self.luns:
+            lun.nonsense = can.surprises.nonsense
+        self.network.short_of_memory = can.surprises.memory
+        if can.surprises.odd is Odd.OTHER_VERSION:
+            self.network.versions[_HOSTS[-1]] = "99.0"
         self.network.remembers = can.surprises.mistakes
         self.mistakes = Mistakes(self.world, random, self.network, self.machines, self.operators, self.log)
         self.layout = can.layout
@@ -137,11 +147,16 @@ class Simulation:
         found = {}
         for number in range(count):
             home = self.random.choice(_HOSTS)
+            if self.surprises.odd in _NO_HOME and home == _HOSTS[-1]:
+                home = _HOSTS[0]
             # a host's own disk is one nexus for all its guests, so only one guest may have it
             disk = count == 1 and (layout.several or self.random.random() < 0.4)
             disk = disk and not self.surprises.exports
+            copies: tuple[tuple[str, str], ...] = ()
+            if disk and self.surprises.odd is Odd.COPY:
+                copies = ((_HOSTS[-1], _HOSTS[1]),)
             luns = [lun for lun in self.luns if self.random.random() < 0.8] or self.luns[:1]
-            found[f"db{number + 1}"] = (home, [Placement(lun, disk, layout) for lun in luns])
+            found[f"db{number + 1}"] = (home, [Placement(lun, disk, layout, copies=copies) for lun in luns])
         if self.surprises.unmoved:
             name, (home, placements) = found.popitem()
             placements[-1] = replace(placements[-1], moved=False)
@@ -320,7 +335,9 @@ class Simulation:
         for vm in self.vms:
             vm.calm = True
         self.network.cut.clear()
+        self.network.versions.clear()
         for machine in self.machines.values():
+            machine.mend_file()
             for disk in machine.multipaths.values():
                 for path in sorted(disk.down):
                     disk.restore(path, has_daemon=not machine.dead)
@@ -353,6 +370,7 @@ class Simulation:
             self.surprises.strikes,
             self.third.fence,
             lambda: self._faults is None,
+            self.surprises.journals,
         )
 
     def _begin(self, *works: Coroutine[object, object, None]) -> list[asyncio.Task[None]]:
@@ -392,7 +410,8 @@ class Simulation:
                 continue
             for name, machine in self.machines.items():
                 device = machine.device(vm.name, number)
-                assert device is not None
+                if device is None or (machine.odd is Odd.OTHER_SETTING and name != vm.place):
+                    continue
                 running = device.block.gate is Gate.RUNNING
                 if name == vm.place and not device.block.stale:
                     ledger.require_tracked(vm.name, name, device.tracked)
