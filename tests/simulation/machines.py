@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
 from random import Random
 
@@ -274,8 +274,11 @@ class Machine:
         port = IscsiTransportID(identity.initiator, identity.isid)
         for initiator in ("", *NAMES):
             nexuses = nexuses_of(self.name, guest, placement, initiator)
-            if placement.disk or nexuses[0].initiator == port:
-                return nexuses
+            if not placement.disk and nexuses[0].initiator != port:
+                continue
+            if str(place) == placement.again:
+                return tuple(replace(each, target_port=2) for each in nexuses)
+            return nexuses
         return ()
 
     def _multipaths(self) -> dict[str, HostPaths]:

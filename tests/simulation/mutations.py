@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from holdover.agent.guests.chap_secrets import ChapSecrets
 from holdover.agent.guests.device import GuestDevice
+from holdover.agent.guests.export_nexuses import ExportNexuses
 from holdover.agent.guests.guest import HostedGuest
 from holdover.agent.handover import destination as destination_module
 from holdover.agent.handover import incoming as incoming_module
@@ -25,7 +27,9 @@ from holdover.handover.lun_work import work as work_module
 from holdover.handover.lun_work.work import POLICY, Work
 from holdover.handover.protocol import Answer, Destination, HandoverEvent, Message, Source
 from holdover.journal.records import HandoverRecord, Record
+from holdover.lun.shared_reserve import SharedReserve
 from holdover.reservations.steps import StepFailed
+from holdover.scsi.nexus import ITNexus
 from holdover.scsi.path import PathError
 
 Mutation = Callable[[pytest.MonkeyPatch], None]
@@ -186,6 +190,25 @@ def _old_aptpl(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(work_module, "POLICY", policies)
 
 
+def _reserve_shuts_nobody_out(patch: pytest.MonkeyPatch) -> None:
+    """A RESERVE of one session at an export keeps no other session out."""
+    patch.setattr(SharedReserve, "answer", lambda self, nexus, command: None)
+
+
+def _end_of_a_session_frees_nothing(patch: pytest.MonkeyPatch) -> None:
+    """What a session had reserved stays reserved when the session has ended."""
+
+    async def mutated(self: ExportNexuses, nexus: ITNexus) -> None:
+        """Do nothing."""
+
+    patch.setattr(ExportNexuses, "lose", mutated)
+
+
+def _any_secret_is_taken(patch: pytest.MonkeyPatch) -> None:
+    """An agent takes the secret of an export as it finds it, whoever else can read it."""
+    patch.setattr(ChapSecrets, "_read", lambda self, file: file.read_text())
+
+
 MUTATIONS: dict[str, Mutation] = {
     "a record left out": _record_left_out,
     "an answer before its record": _answer_before_record,
@@ -198,5 +221,8 @@ MUTATIONS: dict[str, Mutation] = {
     "a timer not cancelled": _timer_not_cancelled,
     "adoption of an old picture": _old_picture,
     "an APTPL of long ago": _old_aptpl,
+    "a RESERVE that shuts nobody out": _reserve_shuts_nobody_out,
+    "a session's end that frees nothing": _end_of_a_session_frees_nothing,
+    "a secret that others know": _any_secret_is_taken,
 }
-"""What each bug is called, and what puts it in; the last one was there when the simulation found it."""
+"""What each bug is called, and what puts it in. The simulation found the APTPL of long ago by itself."""

@@ -27,6 +27,9 @@ SEEDS = {
     "a timer not cancelled": 48,
     "adoption of an old picture": 18,
     "an APTPL of long ago": 127,
+    "a RESERVE that shuts nobody out": 4,
+    "a session's end that frees nothing": 120,
+    "a secret that others know": 14,
 }
 
 

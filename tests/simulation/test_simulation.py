@@ -33,6 +33,9 @@ FOUND = {
     338: "a destination that took, and lost its power, has taken an eviction by the source for a fence",
     6520: "an agent has taken the one path that was there for the nexus of a device with several paths",
     620: "a device whose LUN did not answer has forgotten that its guest has departed",
+    179: "a late message has begun the end of a handover anew, and its source was asked no more",
+    39: "a RESERVE counted for nothing, because its guest had just been fenced",
+    206: "an agent without memory for a record has never put it on record",
 }
 """Seeds that have shown a bug which is mended."""
 
