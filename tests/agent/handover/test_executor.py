@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import msgspec
@@ -13,11 +14,12 @@ from holdover.api.client import AgentRefused
 from holdover.config.agent_file import Limits
 from holdover.guest.gate import Gate
 from holdover.guest.scsi_block import BlockState
-from holdover.journal.records import DeviceRecord, Record
+from holdover.journal.records import DeviceRecord, HandoverRecord, Record
 from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 from tests.agent.handover.moves import WERO, reserved
+from tests.agent.handover.test_trouble import until
 from tests.agent.hosts import GUEST, KEY, READ, WRITE, Fate, San, san
 
 QUICK = Limits(connect=2, step=2, drain=2, peer=3, give_up=1, recheck=60)
@@ -117,5 +119,29 @@ def test_isolating_begins_when_the_guests_commands_have_ended(tmp_path: Path) ->
             assert (await writing).good
             assert (await client.roll_back(GUEST, "h1", alone=True)).state == "stayed"
             assert await set_up.registrants() == {"host-a": (KEY, True)}
+
+    asyncio.run(test())
+
+
+def test_a_record_is_tried_again_after_an_error_that_nobody_has_foreseen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            await reserved(set_up)
+            client = set_up.clients["host-a"]
+            await client.prepare(GUEST, "h1", set_up.apis["host-b"])
+            journal, put = set_up.journals["host-a"], set_up.journals["host-a"].put
+
+            async def fails(*records: Record) -> None:
+                if any(isinstance(each, HandoverRecord) and each.state == "stayed" for each in records):
+                    monkeypatch.setattr(journal, "put", put)
+                    raise MemoryError
+                await put(*records)
+
+            monkeypatch.setattr(journal, "put", fails)
+            with contextlib.suppress(AgentRefused):
+                await client.roll_back(GUEST, "h1")
+            await until(set_up, "host-a", lambda state: state.state == "stayed")
 
     asyncio.run(test())

@@ -141,12 +141,14 @@ class HandoverExecutor:
         while True:
             try:
                 await self._journal.put(*records)
-            except JournalError as error:
-                self.problem = str(error)
+            except Exception as error:
+                # Whatever it is: what was noted is not on record yet, and is kept nowhere else.
+                known = isinstance(error, JournalError)
+                self.problem = str(error) if known else f"{type(error).__name__}: {error}"
                 log.error(
                     "A handover waits, because the journal takes no records.",
                     guest=self.guest.name,
-                    reason=str(error),
+                    reason=self.problem,
                 )
                 self.on_problem()
                 await asyncio.sleep(_WRITE_AGAIN_SECONDS)
