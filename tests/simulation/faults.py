@@ -19,8 +19,8 @@ from tests.simulation.rates import Rates
 from tests.simulation.san import Lun
 from tests.simulation.transcript import Transcript
 
-_STRIKES = 0.03
-"""How likely a fault comes with a change of registrations."""
+_STRIKES, _STRIKES_ON_READS = 0.05, 0.01
+"""How likely a fault comes with an agent's own command that changes registrations, or that does not."""
 
 Work = Coroutine[object, object, None]
 T = TypeVar("T")
@@ -72,10 +72,13 @@ class Faults:
             yield self._each(rates.lun_reset, self._reset, lun)
         yield now_and_then(self.random, rates.partition, self._part)
 
-    def strike(self, host: str, lun: Lun) -> None:
-        """Perhaps something goes wrong right after an agent has changed registrations by itself."""
+    def strike(self, host: str, lun: Lun, *, changed: bool) -> None:
+        """Perhaps something goes wrong right after an agent has sent a command by itself.
+
+        ``changed``: whether the command has changed registrations.
+        """
         random = self.random
-        if not self.strikes or random.random() > _STRIKES:
+        if not self.strikes or random.random() > (_STRIKES if changed else _STRIKES_ON_READS):
             return
         here = self.machines[host]
         there = self.machines[random.choice([name for name in self.machines if name != host])]
@@ -88,7 +91,8 @@ class Faults:
             partial(self._reset, lun),
             partial(self._hang, lun),
             partial(self._lose_lun, lun),
-            *[partial(self.fences, lun)] * 4,
+            *[partial(self.fences, lun)] * 5,
+            *[partial(self._lose_answers, lun)] * 3,
             *[partial(self._fail_path, *each) for each in paths],
         ]
         chosen = random.choice(what)
@@ -165,6 +169,10 @@ class Faults:
         await self._a_while(1, 10)
         self.log.line(lun.name, "works again")
         lun.work()
+
+    async def _lose_answers(self, lun: Lun) -> None:
+        lun.losing = self.random.choice((1, 1, 2, 3, 8, 16))
+        self.log.line(lun.name, f"LOSES THE NEXT {lun.losing} COMMANDS OR ANSWERS")
 
     async def _lose_lun(self, lun: Lun) -> None:
         self.log.line(lun.name, "LOSES ITS POWER")

@@ -68,6 +68,8 @@ class Surprises:
         journals: An agent of an older version is started, or one with a file that lacks a guest.
         inline: The helper's threads carry out a guest's reads of registrations.
         nonsense: LUNs answer nonsense now and then, and lack commands.
+        bystanders: Programs that nobody stops with the guest use its disks.
+        crowd: Each host has many guests more, without disks.
     """
 
     exports: bool = False
@@ -79,6 +81,8 @@ class Surprises:
     journals: bool = False
     inline: bool = False
     nonsense: bool = False
+    bystanders: bool = False
+    crowd: bool = False
 
 
 NO_SURPRISES = Surprises()
@@ -129,6 +133,8 @@ def _surprises(seed: int, layout: Layout) -> Surprises:
         journals=random.random() < 0.4,
         inline=random.random() < 0.5,
         nonsense=random.random() < 0.3,
+        bystanders=random.random() < 0.5 and not layout.several,
+        crowd=random.random() < 0.1,
     )
 
 

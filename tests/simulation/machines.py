@@ -39,6 +39,9 @@ LIMITS = Limits(connect=3, step=5, drain=4, peer=5, give_up=4, recheck=2, handov
 _BY_MISTAKE = 0.3
 """How likely an agent of an older version, or with another file, is started."""
 
+_CROWD = 40
+"""More guests than an agent that starts asks about at once."""
+
 _GOOD = Response(Status.GOOD)
 _PORTAL = "127.0.0.1:3260"
 
@@ -148,6 +151,11 @@ class Machine:
             for name, (home, placements) in self.guests.items()
             if self.odd is not Odd.NO_GUEST
         )
+        if self.surprises.crowd:
+            guests += tuple(
+                GuestConfig(name=f"idle{number}", machine_type="pc-q35-11.0", incoming=True)
+                for number in range(_CROWD)
+            )
         peers = tuple(
             PeerConfig(name=name, api=f"10.0.0.{number}:7443")
             for number, name in enumerate(self.names, 1)

@@ -59,12 +59,14 @@ class Ledger:
         lun: The LUN's name.
         guests: The guests that have this LUN.
         aptpl: Whether somebody relies on APTPL, so that it must not be turned off.
+        tells_aptpl: Whether the LUN has REPORT CAPABILITIES, by which an agent sees it.
     """
 
     lun: str
     now: Callable[[], float]
     guests: dict[str, _Guest] = field(default_factory=dict)
     aptpl: bool = False
+    tells_aptpl: bool = True
     _aptpl_at: float = 0.0
     _registered_at: dict[tuple[ITNexus, int], float] = field(default_factory=dict)
 
@@ -153,7 +155,7 @@ class Ledger:
             return
         self._note(before, after)  # what one guest's handover registers, another's may not have seen either
         if self.aptpl and after.registrations and not after.aptpl:
-            if self.now() - self._aptpl_at > UNSEEN_SECONDS:
+            if self.tells_aptpl and self.now() - self._aptpl_at > UNSEEN_SECONDS:
                 raise Broken(f"{self.lun}: the agent of {host} has turned APTPL off")
             self.aptpl = False
             for each in self.guests.values():

@@ -99,6 +99,7 @@ class Lun:
     Attributes:
         name: The LUN's name in transcripts.
         hanging: Whether commands wait until it works again.
+        losing: How many of the next commands, or their answers, are lost.
         nonsense: Whether some answers are nonsense, and REPORT CAPABILITIES is lacking.
     """
 
@@ -118,6 +119,7 @@ class Lun:
         self.rates = NONE
         self.hanging = False
         self.nonsense = False
+        self.losing = 0
         self.log = log
         self.random = random
         self.world = world
@@ -280,6 +282,9 @@ class LunPath:
             if random.random() < rates.slow:
                 delay += random.random() * 3
             fate = _fate(random, rates)
+            if lun.losing:
+                lun.losing -= 1
+                fate = random.choice((_Fate.UNANSWERED, _Fate.LOST))
         if not self._session:
             self._session = self.numbers()
         done: asyncio.Future[Response] = self.process.create_future()

@@ -20,6 +20,7 @@ from holdover.scsi.cdbs.cdb import PersistentReserveOut
 from holdover.scsi.cdbs.opcodes import OutServiceAction
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
+from tests.simulation.bystanders import Bystander
 from tests.simulation.clockwork import Broken, Clockwork, Process, Unforeseen, until
 from tests.simulation.faults import Faults, now_and_then
 from tests.simulation.features import Layout, Odd, features
@@ -81,8 +82,11 @@ class Simulation:
         self.clockwork = clockwork = Clockwork()
         self.world = clockwork.process("world")
         self.log = Transcript(transcript, lambda: clockwork.now)
-        self.rates = draw(random)
         can = features(seed)
+        self.rates = draw(random)
+        if can.surprises.strikes:
+            rates = self.rates
+            self.rates = replace(rates, host_death=max(rates.host_death, 0.015), third=max(rates.third, 0.2))
         numbers = itertools.count(1)
         self.network = Network(self.world, random, self.log)
         self.luns = [
@@ -132,6 +136,7 @@ class Simulation:
         self.third = Third(self.luns, self.ledgers, random, self.log, has_own_key=can.layout.several)
         for lun in self.luns:
             lun.nonsense = can.surprises.nonsense
+            self.ledgers[lun.name].tells_aptpl = not lun.nonsense
         self.network.short_of_memory = can.surprises.memory
         if can.surprises.odd is Odd.OTHER_VERSION:
             self.network.versions[_HOSTS[-1]] = "99.0"
@@ -139,6 +144,7 @@ class Simulation:
         self.mistakes = Mistakes(self.world, random, self.network, self.machines, self.operators, self.log)
         self.layout = can.layout
         self.initiators = [Initiators(vm) for vm in self.vms if vm.exported]
+        self.bystanders = [Bystander(vm) for vm in self.vms if can.surprises.bystanders]
         self._faults: Faults | None = None
         self._gates: dict[tuple[str, str, int], Gate | None] = {}
         self._hosts: dict[str, Host | None] = dict.fromkeys(self.machines)
@@ -226,6 +232,8 @@ class Simulation:
         """Check the promises after a command."""
         after = lun.state
         ledger = self.ledgers[lun.name]
+        if self._faults is not None and sender.guest and id(command) not in self.issued:
+            self._faults.strike(sender.host, lun, changed=after != before)
         if after != before:
             if not sender.guest and sender.host in self.machines and id(command) not in self.issued:
                 raise Broken(f"{lun.name}: the agent of {sender.host} has changed what is not to move")
@@ -237,8 +245,6 @@ class Simulation:
                 ledger.by_guest(sender.guest, sender.host, nexus, before, after, registers=registers)
             else:
                 ledger.by_agent(sender.guest, sender.host, before, after)
-                if self._faults is not None:
-                    self._faults.strike(sender.host, lun)
             ledger.require_held(after)
             for vm in self.vms:
                 vm.require("")
@@ -319,7 +325,8 @@ class Simulation:
 
     async def _trouble(self) -> None:
         self.log.line("", f"from now on things go wrong: {self.rates}")
-        self._begin(*(vm.work() for vm in self.vms), *(each.work() for each in self.initiators))
+        self._begin(*(vm.work() for vm in self.vms))
+        self._begin(*(each.work() for each in self.initiators), *(each.work() for each in self.bystanders))
         self._faults = faults = self._make_faults()
         third = now_and_then(self.random, self.rates.third, self.third.act)
         mistakes = now_and_then(self.random, EVERY if self.surprises.mistakes else 0, self.mistakes.act)

@@ -50,7 +50,20 @@ class Third:
 
     async def fence(self, lun: Lun) -> None:
         """Register if need be, and do something to a LUN at once, as a cluster's fence agent does."""
-        for _ in range(self._random.choice((1, 2, 2, 3))):
+        random = self._random
+        if not lun.state.key_of(_NEXUS):
+            self._tell(lun, self._command(lun))
+        key, keys = lun.state.key_of(_NEXUS), sorted({each.key for each in self._truths(lun)} - {0})
+        kind = (
+            ReservationType.WRITE_EXCLUSIVE if lun.state.reservation is None else lun.state.reservation.type
+        )
+        fence = out_command(OutServiceAction.PREEMPT, key, random.choice(keys or [1]), type=kind)
+        draw = random.random()
+        if draw < 0.5:
+            self._tell(lun, fence)
+        elif draw < 0.6:
+            self._tell(lun, out_command(OutServiceAction.CLEAR, key))
+        else:
             self._tell(lun, self._command(lun))
 
     def _tell(self, lun: Lun, command: Command) -> Response:
