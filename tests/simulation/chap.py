@@ -57,7 +57,9 @@ class Secrets:
             raise Broken(f"{self._host}: the agent has started with a secret that is none")
         for name, guest in host.guests.items():
             found = host.export_secret(guest)
-            secret = None if found is None else found.secret
+            if found is None:
+                continue
+            secret = found.secret
             if self.told.setdefault(name, secret) != secret or not secret:
                 raise Broken(f"{self._host}: guest {name} has got another secret")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import logging
 import sys
 from collections.abc import Coroutine
 from dataclasses import dataclass, replace
@@ -467,8 +468,10 @@ def simulate(seed: int, handovers: int, *, transcript: bool = False) -> Result:
     try:
         return Simulation(seed, handovers, transcript=transcript).run()
     finally:
-        with Logs(Transcript(False, lambda: 0.0), []):  # nobody wants to read what they log now
+        logging.disable()  # nobody wants to read what they log now
+        with Logs(Transcript(False, lambda: 0.0), []):
             gc.collect()
+        logging.disable(logging.NOTSET)
         sys.unraisablehook = hook
         if is_enabled:
             gc.enable()
