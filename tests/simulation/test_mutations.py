@@ -28,8 +28,8 @@ SEEDS = {
     "adoption of an old picture": 18,
     "an APTPL of long ago": 127,
     "a RESERVE that shuts nobody out": 4,
-    "a session's end that frees nothing": 120,
-    "a secret that others know": 14,
+    "a session's end that frees nothing": 1,
+    "a secret that others know": 23,
 }
 
 
