@@ -25,6 +25,7 @@ from typing import Any
 _ROOT = Path(__file__).resolve().parents[2]
 _INIT = Path(__file__).with_name("kernel_init.py")
 _MODULES = Path("/usr/lib/uml/modules")
+_WIDE_XSTATE = Path(__file__).with_name("wide_xstate.c")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def run_in_kernel(
     init.chmod(0o755)
     options = [f"mem={memory}", "rootfstype=hostfs", "rootflags=/", "rw", f"init={init}"]
     options += ["quiet", "loglevel=1", "con=null", "con0=fd:0,fd:1"]
-    output, log = _run([kernel, *options], folder, timeout)
+    output, log = _run([kernel, *options], folder, timeout, _preloaded(folder))
     if not status.exists():
         raise AssertionError(f"the kernel stopped before the command ended:\n{output}\n{log}")
     return KernelRun(int(status.read_text()), output)
@@ -99,12 +100,25 @@ def observe(
     return json.loads(result.read_text())
 
 
-def _run(command: Sequence[str], folder: Path, timeout: float) -> tuple[str, str]:
+def _preloaded(folder: Path) -> dict[str, str]:
+    """The environment with which the kernel starts on this machine's processor (`wide_xstate.c`)."""
+    if "amx_tile" not in Path("/proc/cpuinfo").read_text():
+        return {}
+    compiler = shutil.which("cc")
+    assert compiler is not None, "a kernel on a processor with AMX: install the packages gcc and libc6-dev"
+    library = folder / "wide_xstate.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, _WIDE_XSTATE], check=True)
+    return {"LD_PRELOAD": str(library)}
+
+
+def _run(
+    command: Sequence[str], folder: Path, timeout: float, environment: dict[str, str]
+) -> tuple[str, str]:
     """What a command has written; all its processes are ended when it takes longer than `timeout`."""
     popen = subprocess.Popen(
         command,
         cwd=folder,
-        env={**os.environ, "TMPDIR": str(folder)},
+        env={**os.environ, "TMPDIR": str(folder), **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
