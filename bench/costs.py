@@ -65,8 +65,6 @@ class Cost(Enum):
     OURS_S = (Run.HOLDOVER_S, Run.ALONE_S)
     OURS_MEMORY = (Run.HOLDOVER_MEMORY, Run.ALONE)
     OURS_EARLY = (Run.HOLDOVER_EARLY, Run.ALONE)
-    OURS_COMMAND = (Run.HOLDOVER_COMMAND, Run.ALONE)
-    OURS_COMMAND_EARLY = (Run.HOLDOVER_COMMAND_EARLY, Run.ALONE)
 
     @property
     def title(self) -> str:
@@ -77,8 +75,6 @@ class Cost(Enum):
             "OURS_S": "Holdover, -S",
             "OURS_MEMORY": "Holdover, no sync",
             "OURS_EARLY": "Holdover, early",
-            "OURS_COMMAND": "Holdover, by the command",
-            "OURS_COMMAND_EARLY": "Holdover, by the command, early",
         }[self.name]
 
     @property

@@ -12,7 +12,7 @@ is behind a proxy that delays in each direction. Ten kinds of migration alternat
 In c, e, g and h the agents drive both QEMUs (`holdover migrate --at`). In i and j the command does.
 
 The standstill is from STOP on the source to RESUME on the destination, by the times of QEMU's events. What
-the reservations add is b-a for QEMU 11.1, and c-d, e-f, g-d, h-d, i-d and j-d for Holdover, in each round.
+the reservations add is b-a for QEMU 11.1, and c-d, e-f, g-d and h-d for Holdover, in each round.
 
 While a guest moves, the processes of all others are stopped. A case ends when the median of each difference
 is known to 1 ms, after 40 rounds, or after the rounds that were asked for. The figures are saved after each
