@@ -36,7 +36,8 @@ async def fill_and_go_on(file: Path) -> None:
         if failures:
             assert all(type(failure) is JournalError for failure in failures)
             assert str(failures[0]).endswith("and free space"), str(failures[0])
-            assert str(journal.failed) == str(failures[0])
+        # on a slow machine the five may be two transactions, and the second may end in another way
+        assert str(journal.failed) == str(outcomes[-1])
     assert journal.failed is not None
     assert 1 < len(acknowledged) < 100
     assert {kept.designator for kept in journal.load().devices} == acknowledged
