@@ -14,7 +14,7 @@ from holdover.iscsi.numbers import NO_TAG
 from holdover.iscsi.relayed import FarEnd, RelayedCommand
 from holdover.iscsi.requests import ScsiCommand, whole_command
 from holdover.iscsi.target.events import CommandReceived
-from holdover.iscsi.target.relay import Relay
+from holdover.iscsi.target.relay import CommandRelay
 from holdover.scsi.cdbs.cdb import Read, Write
 from holdover.scsi.command import Command, Forwarded, Response
 from holdover.scsi.status import Status
@@ -68,7 +68,7 @@ class Export:
         self.session = self.pair.target
         self.far: Far | None = Far()
         self.takes_commands = True
-        self.session.relay = Relay(self, self.session, self.session.config.budget).take
+        self.session.relay = CommandRelay(self, self.session, self.session.config.budget).take
 
     def far_end(self, lun: int) -> FarEnd | None:
         return self.far if lun == 0 else None

@@ -29,7 +29,7 @@ from holdover.iscsi.target.events import (
 )
 from holdover.iscsi.target.portals import SocketAddress, format_address
 from holdover.iscsi.target.protocol.session import TargetSession
-from holdover.iscsi.target.relay import Relay
+from holdover.iscsi.target.relay import CommandRelay
 from holdover.iscsi.target.running import RunningCommands
 from holdover.iscsi.target.stall import StallWatch
 from holdover.network.pending_flushes import pending_flushes
@@ -200,7 +200,7 @@ class TargetConnection(asyncio.BufferedProtocol):
         self._stop_login_timer()
         self.session.admit(tsih)
         if nexus is not None and any(hasattr(each, "far_end") for each in self._owner.luns.values()):
-            self.session.relay = Relay(self, self.session, self._budget).take
+            self.session.relay = CommandRelay(self, self.session, self._budget).take
         self._flush()
         if self._keep_alive is not None and nexus is not None:
             self._keep_alive.start()

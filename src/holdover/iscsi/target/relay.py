@@ -44,7 +44,7 @@ class RelayOwner(Protocol):
         ...
 
 
-class Relay:
+class CommandRelay:
     """The near end of a session's relayed commands."""
 
     def __init__(self, owner: RelayOwner, session: TargetSession, budget: ByteBudget) -> None:
