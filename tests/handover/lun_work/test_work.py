@@ -405,7 +405,7 @@ def test_the_aptpl_of_a_third_is_not_turned_off() -> None:
 
 
 LATE = {
-    Work.WONDER: (SOURCE, len(FORWARD)),
+    Work.WONDER: (SOURCE, 3),
     Work.ASK: (SOURCE, len(FORWARD)),
     Work.RECOLLECT: (DESTINATION, len(FORWARD)),
     Work.CLAIM: (DESTINATION, 3),

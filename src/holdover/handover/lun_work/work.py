@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 
 from holdover.handover.lun_handover import LunHandover
 from holdover.handover.lun_work.back import ascertain, weigh
@@ -229,7 +230,7 @@ def steps_of(
     if work is Work.ASCERTAIN:
         return ascertain(lun, stale)
     if work is Work.WONDER:
-        return wonder(lun, candidates)
+        return _with_aptpl_of_now(partial(wonder, candidates=candidates), lun)
     if POLICY[work].late:
         return _with_aptpl_of_now(_STEPS[work], lun)
     return _STEPS[work](lun)
