@@ -144,6 +144,11 @@ class ScsiBlock:
         return self._stale or self._under_way is not None
 
     @property
+    def is_registered(self) -> bool:
+        """Whether the guest is certainly registered."""
+        return self.tracked.key != 0 and not self.stale
+
+    @property
     def candidates(self) -> tuple[int, ...]:
         """The keys that the guest may have, as in `BlockState.candidates`."""
         if self._under_way is None:

@@ -130,3 +130,12 @@ class RelayedCommand(msgspec.Struct, eq=False):
         return ScsiCommand(
             self.tag, self.lun, self.cdb, length, 0, read=reads, write=not reads, data=self.data
         )
+
+
+class RelayedCommands(dict[int, RelayedCommand]):
+    """The relayed commands of one session, by their tags there."""
+
+    def make_all_ordinary(self) -> None:
+        """Make all of them ordinary ones, in both sessions."""
+        for each in list(self.values()):
+            each.near.ordinary(each)

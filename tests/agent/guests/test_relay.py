@@ -28,7 +28,7 @@ def relayed(there: Gateway) -> int:
     (connection,) = there.export._sessions.values()
     initiator = there.path._session.initiator
     assert initiator is not None
-    assert [*connection.session.relayed.values()] == [*initiator.session.relayed.values()]
+    assert [*connection.session.relayed.values()] == [*initiator.session.relay.commands.values()]
     return len(connection.session.relayed)
 
 
@@ -154,8 +154,8 @@ def test_a_busy_tag_is_refused() -> None:
         async with gateway() as there:
             tasks = await begin(there, [HOLD_READ])
             there.guest.session._next_tag -= 1
-            again = there.guest.session._tasks.copy()
-            there.guest.session._tasks.clear()
+            again = there.guest.session.tasks.copy()
+            there.guest.session.tasks.clear()
             second = asyncio.create_task(there.guest.execute(0, HOLD_READ))
             with pytest.raises(Exception, match="task in progress"):
                 await second

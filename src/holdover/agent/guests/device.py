@@ -189,9 +189,7 @@ class GuestDevice:
         return far_end(self, self._front, nexus)
 
     async def _reserve(self, nexus: ITNexus, command: Command) -> Response:
-        """Carry out a PERSISTENT RESERVE OUT when the device queue allows it. Afterwards the snoop asks the
-        LUN, and must not see the effect of another command.
-        """
+        """Carry out a PERSISTENT RESERVE OUT in turn, so that the snoop sees no effect of another command."""
         while True:
             refusal = await self._pass_gate(command)
             if refusal is not None:
@@ -211,9 +209,7 @@ class GuestDevice:
             if self.block.passes_through(command.opcode):
                 shared = self._front.of(nexus, alone=self.block.migrate_pr)
                 if shared.watched or command.opcode in RESERVE_AND_RELEASE:
-                    response = await shared.execute(
-                        nexus, command, lambda: self.block.tracked.key != 0 and not self.block.stale
-                    )
+                    response = await shared.execute(nexus, command, lambda: self.block.is_registered)
                 else:
                     response = await shared.path.execute(command)
                 if response.status is _CHECK_CONDITION and self.block.observe_attention(response):
@@ -226,8 +222,7 @@ class GuestDevice:
             self.in_flight_here.end()
 
     async def observe_reservation_in(self, command: Command, response: Response, sent: int) -> Response:
-        """Learn from a PERSISTENT RESERVE IN that an inline read has sent, as
-        `ScsiBlock.observe_reservation_in`."""
+        """Learn from a PERSISTENT RESERVE IN of an inline read, as `ScsiBlock.observe_reservation_in`."""
         epoch = self.block.staleness_epoch
         answer = self.block.observe_reservation_in(command, response, sent)
         if self.block.staleness_epoch != epoch:

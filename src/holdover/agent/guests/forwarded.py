@@ -137,7 +137,7 @@ class RelayEnd:
     __slots__ = ("_home", "_initiator", "_number", "_path", "lun", "session")
 
     def __init__(self, home: Home, path: Relays, initiator: IscsiInitiator, number: int) -> None:
-        self.session = initiator.session
+        self.session = initiator.session.relay
         self.lun = encode_lun(number)
         self._home = home
         self._path = path

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self, TypeVar, cast
 
-from holdover.iscsi.chap import ChapCredentials
 from holdover.iscsi.errors import ConnectError, ConnectionLost, TaskManagementError
 from holdover.iscsi.header import Buffer
 from holdover.iscsi.initiator.events import (
@@ -24,7 +23,7 @@ from holdover.iscsi.initiator.events import (
     TargetsReceived,
     TaskManagementCompleted,
 )
-from holdover.iscsi.initiator.login import InitiatorConfig
+from holdover.iscsi.initiator.login import InitiatorConfig, config_of, credentials_of
 from holdover.iscsi.initiator.session import InitiatorSession
 from holdover.iscsi.keep_alive import KeepAlive
 from holdover.iscsi.names import check_iscsi_name
@@ -150,10 +149,10 @@ class IscsiInitiator:
             IscsiNameError: A name is not an iSCSI name.
             ValueError: The ISID does not have 6 bytes, or the credentials cannot be used together.
         """
-        credentials = _credentials(user, password)
-        mutual = _credentials(target_user, target_password)
+        credentials = credentials_of(user, password)
+        mutual = credentials_of(target_user, target_password)
         name = check_iscsi_name(target)
-        config = _config(initiator_name, isid, name, credentials, mutual, limits)
+        config = config_of(initiator_name, isid, name, credentials, mutual, limits)
         ping = None if ping_interval is None else (ping_interval, ping_timeout)
         return await cls._open(host, port, config, timeout, ping)
 
@@ -275,7 +274,7 @@ class IscsiInitiator:
         self, relayed: RelayedCommand, lun: int, command: Command, awaited: Awaited
     ) -> Callable[[], Awaitable[None]]:
         """Make a relayed command an ordinary one, as `forward` would have begun it."""
-        self.session.make_ordinary(relayed, command)
+        self.session.relay.make_ordinary(relayed, command)
         self._commands[relayed.far_tag] = (awaited, lun, command)
         return partial(self._abort_and_end, relayed.far_tag)
 
@@ -356,7 +355,7 @@ class IscsiInitiator:
 
     def _leave_when_idle(self) -> None:
         """Log out, as the target asked, when no command is in flight."""
-        if self._leaving and not self._commands and not self.session.relayed and self.lost is None:
+        if self._leaving and not self._commands and not self.session.relay.commands and self.lost is None:
             self.session.logout()
             self._flush()
 
@@ -418,7 +417,7 @@ class IscsiInitiator:
             self._login.set_exception(ConnectError(f"{self._where}: {reason} during login"))
             # Perhaps no caller waits for this future any more.
             self._login.exception()
-        self.session.make_all_ordinary()
+        self.session.relay.commands.make_all_ordinary()
         commands, self._commands = self._commands, {}
         for tag, (awaited, lun, command) in commands.items():
             sent = self.session.was_sent(tag)
@@ -453,26 +452,6 @@ def _resolve(future: asyncio.Future[_T] | None, value: _T) -> None:
         future.set_result(value)
 
 
-def _credentials(user: str | None, password: str | None) -> ChapCredentials | None:
-    if (user is None) != (password is None):
-        raise ValueError("user and password belong together")
-    return None if user is None or password is None else ChapCredentials(user, password)
-
-
-def _config(
-    name: str,
-    isid: bytes,
-    target: str | None,
-    credentials: ChapCredentials | None,
-    target_credentials: ChapCredentials | None,
-    limits: NegotiationLimits | None,
-) -> InitiatorConfig:
-    if len(isid) != 6:
-        raise ValueError(f"an ISID has 6 bytes, not {len(isid)}")
-    name = check_iscsi_name(name)
-    return InitiatorConfig(name, isid, target, credentials, target_credentials, limits or NegotiationLimits())
-
-
 async def send_targets(
     host: str,
     port: int,
@@ -488,7 +467,7 @@ async def send_targets(
 
     Raises the errors of `IscsiInitiator.connect`, and ConnectionLost.
     """
-    config = _config(initiator_name, isid, None, _credentials(user, password), None, None)
+    config = config_of(initiator_name, isid, None, credentials_of(user, password), None, None)
     initiator = await IscsiInitiator._open(host, port, config, timeout, None)
     try:
         async with asyncio.timeout(timeout):

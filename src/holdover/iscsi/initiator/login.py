@@ -15,8 +15,10 @@ from holdover.iscsi.chap import (
     verify,
 )
 from holdover.iscsi.errors import LoginError, TextError
+from holdover.iscsi.names import check_iscsi_name
 from holdover.iscsi.negotiation import NegotiationLimits, Negotiator
 from holdover.iscsi.numbers import LoginStage, LoginStatus
+from holdover.iscsi.requests import LoginRequest
 from holdover.iscsi.responses import LoginResponse
 from holdover.iscsi.text import MAX_TEXT, KeyUse, decode_binary, decode_text, encode_binary, encode_text
 
@@ -75,6 +77,36 @@ class InitiatorConfig:
         check_distinct(self.credentials, self.target_credentials)
 
 
+def credentials_of(user: str | None, password: str | None) -> ChapCredentials | None:
+    """CHAP credentials, if there are any.
+
+    Raises:
+        ValueError: One of the two is missing, or cannot be used.
+    """
+    if (user is None) != (password is None):
+        raise ValueError("user and password belong together")
+    return None if user is None or password is None else ChapCredentials(user, password)
+
+
+def config_of(
+    name: str,
+    isid: bytes,
+    target: str | None,
+    credentials: ChapCredentials | None,
+    target_credentials: ChapCredentials | None,
+    limits: NegotiationLimits | None,
+) -> InitiatorConfig:
+    """The configuration of one login, checked.
+
+    Raises:
+        ValueError: A value cannot be used.
+    """
+    if len(isid) != 6:
+        raise ValueError(f"an ISID has 6 bytes, not {len(isid)}")
+    name = check_iscsi_name(name)
+    return InitiatorConfig(name, isid, target, credentials, target_credentials, limits or NegotiationLimits())
+
+
 @dataclass(frozen=True, slots=True)
 class LoginStep:
     """The content of the next Login Request."""
@@ -83,6 +115,20 @@ class LoginStep:
     next_stage: LoginStage
     transit: bool
     text: bytes
+
+    def request(self, isid: bytes, cmd_sn: int, exp_stat_sn: int) -> LoginRequest:
+        """The Login Request, with the ISID of the session and its serial numbers."""
+        return LoginRequest(
+            task_tag=0,
+            isid=isid,
+            tsih=0,
+            stage=self.stage,
+            next_stage=self.next_stage if self.transit else 0,
+            transit=self.transit,
+            data=self.text,
+            cmd_sn=cmd_sn,
+            exp_stat_sn=exp_stat_sn,
+        )
 
 
 class InitiatorLogin:

@@ -13,7 +13,7 @@ from enum import Enum, auto
 
 from holdover.iscsi.digest import add_digests
 from holdover.iscsi.errors import CommandRefused, LoginError, PduError, ProtocolError
-from holdover.iscsi.header import HEADER, HEADER_LENGTH, Buffer
+from holdover.iscsi.header import HEADER_LENGTH, Buffer
 from holdover.iscsi.initiator.events import (
     CommandCompleted,
     CommandFailed,
@@ -26,6 +26,9 @@ from holdover.iscsi.initiator.events import (
     TaskManagementCompleted,
 )
 from holdover.iscsi.initiator.login import InitiatorConfig, InitiatorLogin, LoginStep
+from holdover.iscsi.initiator.numbers import InitiatorNumbers
+from holdover.iscsi.initiator.relay import AnswerRelay
+from holdover.iscsi.initiator.targets_text import TargetsText
 from holdover.iscsi.initiator.task import InitiatorTask
 from holdover.iscsi.names import encode_lun
 from holdover.iscsi.negotiation import Parameters
@@ -38,18 +41,14 @@ from holdover.iscsi.numbers import (
     ScsiServiceResponse,
     TaskManagementFunction,
     TaskManagementResponse,
-    serial_distance,
 )
 from holdover.iscsi.pdu import DamagedPdu, Pdu, PduReader, UnknownPdu
-from holdover.iscsi.relayed import RelayedCommand
 from holdover.iscsi.requests import (
-    LoginRequest,
     LogoutRequest,
     NopOut,
     RequestPdu,
     TaskManagementRequest,
     TextRequest,
-    whole_command,
 )
 from holdover.iscsi.responses import (
     AsyncMessage,
@@ -63,10 +62,7 @@ from holdover.iscsi.responses import (
     ScsiResponse,
     TaskManagementResponsePdu,
     TextResponse,
-    is_good_response,
-    is_whole_data_in,
 )
-from holdover.iscsi.text import MAX_TEXT, decode_text, encode_text
 from holdover.scsi.command import Command
 from holdover.scsi.status import Status
 
@@ -95,33 +91,28 @@ class InitiatorSession:
     Attributes:
         parameters: The negotiated parameters.
         digests: Whether a digest was negotiated.
-        immediate_length: The most immediate data of a command.
-        room: How many commands the target's window still takes.
-        relayed: The relayed commands by tag.
+        numbers, reader: Its serial numbers, and its received bytes.
+        tasks: The commands without an answer so far, by tag, without those that are relayed.
+        relay: What has the relayed commands.
     """
 
     def __init__(self, config: InitiatorConfig, entropy: Callable[[int], bytes]) -> None:
         self.parameters = Parameters()
         self.digests = False
-        self.immediate_length = 0
         self._config = config
         self._login = InitiatorLogin(config, entropy)
-        self._reader = PduReader(_LOGIN_DATA_LENGTH)
+        self.reader = PduReader(_LOGIN_DATA_LENGTH)
         self._state = _InitiatorState.LOGIN
         self._events: list[InitiatorEvent] = []
         self._out: list[Buffer] = []
-        self._cmd_sn = 1
-        self._exp_stat_sn = 0
-        self._max_cmd_sn = 1
-        self.room = 0
+        self.numbers = InitiatorNumbers()
         self._next_tag = 0
-        self._tasks: dict[int, InitiatorTask] = {}
-        self.relayed: dict[int, RelayedCommand] = {}
+        self.tasks: dict[int, InitiatorTask] = {}
+        self.relay = AnswerRelay(self)
         self._waiting: deque[InitiatorTask] = deque()
         self._aborts: dict[int, int] = {}
         self._functions: set[int] = set()
-        self._text_tag = NO_TAG
-        self._text = b""
+        self._targets: TargetsText | None = None
         self._leaving = False
         self._send_login(self._login.first())
 
@@ -136,12 +127,12 @@ class InitiatorSession:
         """Take bytes of the connection; the buffer may be used again afterwards. Never raises: an error of
         the protocol that cannot be repaired becomes a `LoginFailed` or `SessionClosed` event.
         """
-        reader = self._reader
+        reader = self.reader
         reader.feed(data)
         try:
             while self._state is not _CLOSED:
-                if self.relayed:
-                    self._take_plain_answers()
+                if self.relay.commands:
+                    self.relay.take()
                 if (pdu := reader.next()) is None:
                     break
                 self._receive(pdu)
@@ -171,9 +162,9 @@ class InitiatorSession:
         """
         if not 1 <= len(command.cdb) <= 260:
             raise ValueError(f"a CDB of {len(command.cdb)} bytes cannot be sent")
-        task = InitiatorTask(self._new_tag(), encode_lun(lun), command)
-        self._tasks[task.tag] = task
-        if self.room <= 0:
+        task = InitiatorTask(self.new_tag(), encode_lun(lun), command)
+        self.tasks[task.tag] = task
+        if self.numbers.room <= 0:
             self._waiting.append(task)
         else:
             self._send_command(task)
@@ -181,44 +172,43 @@ class InitiatorSession:
 
     def was_sent(self, tag: int) -> bool:
         """Whether a command without an answer so far was handed to the connection."""
-        task = self._task(tag)
+        task = self.task(tag)
         return task is not None and task.sent
 
     def abort(self, tag: int) -> int | None:
         """Abort a command. Returns the tag of the function, whose completion comes as an event; None if there
         is nothing to wait for, because the command was answered or was never sent.
         """
-        task = self._task(tag)
+        task = self.task(tag)
         if task is None:
             return None
         if not task.sent:
             self._waiting.remove(task)
-            del self._tasks[tag]
+            del self.tasks[tag]
             return None
-        function_tag = self._new_tag()
+        function_tag = self.new_tag()
         self._aborts[function_tag] = tag
         self._send_function(function_tag, TaskManagementFunction.ABORT_TASK, task.lun, task)
         return function_tag
 
     def manage(self, function: TaskManagementFunction, lun: int = 0) -> int:
         """Send a task management function that names no command; return its tag."""
-        tag = self._new_tag()
+        tag = self.new_tag()
         self._functions.add(tag)
         self._send_function(tag, function, encode_lun(lun), None)
         return tag
 
     def ping(self) -> None:
         """Send a NOP-Out, which a living target answers."""
-        self._send(NopOut(self._new_tag(), NO_TAG, self._cmd_sn, self._exp_stat_sn))
+        self._send(NopOut(self.new_tag(), NO_TAG, self.numbers.cmd_sn, self.numbers.exp_stat_sn))
 
     def send_targets(self, wanted: str = "All") -> int:
         """Ask for the list of targets; only one such request at a time. The event `TargetsReceived` has the
         answer.
         """
-        self._text_tag = self._new_tag()
-        self._text = b""
-        self._send_text(encode_text([("SendTargets", wanted)]), NO_TAG)
-        return self._text_tag
+        self._targets = targets = TargetsText(self.new_tag(), wanted)
+        self._send_text(targets.tag, targets.question, NO_TAG)
+        return targets.tag
 
     def logout(self) -> None:
         """Ask the target to end the session; later calls have no effect. The event `SessionClosed` reports
@@ -227,75 +217,16 @@ class InitiatorSession:
         if self._leaving:
             return
         self._leaving = True
-        tag = self._new_tag()
-        self._send(LogoutRequest(tag, LogoutReason.CLOSE_SESSION, self._cmd_sn, self._exp_stat_sn))
-
-    # Relayed commands
-
-    def relay(self, command: RelayedCommand, expected: int) -> None:
-        """Send a relayed command. There must be `room` for it, and no digests.
-
-        Args:
-            command: The command; this sets its tag and its CmdSN.
-            expected: Its Expected Data Transfer Length.
-        """
-        command.far_tag = tag = self._new_tag()
-        command.cmd_sn = cmd_sn = self._next_cmd_sn()
-        self.relayed[tag] = command
-        data = command.data
-        self._out.append(
-            whole_command(
-                command.flags,
-                len(data),
-                command.far.lun,
-                tag,
-                expected,
-                cmd_sn,
-                self._exp_stat_sn,
-                command.cdb,
-            )
+        tag = self.new_tag()
+        self._send(
+            LogoutRequest(tag, LogoutReason.CLOSE_SESSION, self.numbers.cmd_sn, self.numbers.exp_stat_sn)
         )
-        if data:
-            self._out.append(data)
 
-    def make_ordinary(self, relayed: RelayedCommand, command: Command) -> None:
-        """Make a relayed command one of the session's own."""
-        del self.relayed[relayed.far_tag]
-        task = InitiatorTask(relayed.far_tag, relayed.far.lun, command)
-        task.cmd_sn, task.attempts = relayed.cmd_sn, 1
-        self._tasks[task.tag] = task
-
-    def make_all_ordinary(self) -> None:
-        """Make all relayed commands ordinary ones, in both sessions."""
-        for each in list(self.relayed.values()):
-            each.near.ordinary(each)
-
-    def _task(self, tag: int) -> InitiatorTask | None:
+    def task(self, tag: int) -> InitiatorTask | None:
         """A command without an answer so far. A relayed one becomes an ordinary one."""
-        if (relayed := self.relayed.get(tag)) is not None:
+        if (relayed := self.relay.commands.get(tag)) is not None:
             relayed.near.ordinary(relayed)
-        return self._tasks.get(tag)
-
-    def _take_plain_answers(self) -> None:
-        """Take the plain answers that come next in the received bytes, up to the first other PDU."""
-        reader, relayed = self._reader, self.relayed
-        if not reader.at_whole_pdu:
-            return
-        view, at, length = reader.view, reader.at, reader.length
-        while (begin := at + HEADER_LENGTH) <= length:
-            words = HEADER.unpack_from(view, at)
-            if (command := relayed.get(words[6])) is None:
-                break
-            data_length = command.read_length
-            end = begin + (data_length + 3 & ~3)
-            plain = is_whole_data_in(words) if data_length else is_good_response(words)
-            if not plain or words[4] != data_length or end > length or data_length > reader.max_data_length:
-                break
-            self._note_status(words[8], words[9], words[10])
-            del relayed[words[6]]
-            command.near.answer(command, bytes(view[begin : begin + data_length]) if data_length else b"")
-            at = end
-        reader.at = at
+        return self.tasks.get(tag)
 
     # Responses
 
@@ -311,7 +242,7 @@ class InitiatorSession:
         elif isinstance(pdu, ScsiResponse):
             self._scsi_response(pdu)
         elif isinstance(pdu, ReadyToTransfer):
-            self._note_window(pdu.exp_cmd_sn, pdu.max_cmd_sn)
+            self._note_window(pdu)
             self._ready_to_transfer(pdu)
         elif isinstance(pdu, NopIn):
             self._nop_in(pdu)
@@ -335,40 +266,35 @@ class InitiatorSession:
 
     def _note(self, pdu: ResponsePdu) -> None:
         """Note a PDU that carries status: StatSN advances, and the window may advance too."""
-        self._note_status(pdu.stat_sn, pdu.exp_cmd_sn, pdu.max_cmd_sn)
+        if self.numbers.note_status(pdu.stat_sn, pdu.exp_cmd_sn, pdu.max_cmd_sn):
+            self.send_waiting()
 
-    def _note_status(self, stat_sn: int, exp_cmd_sn: int, max_cmd_sn: int) -> None:
-        self._exp_stat_sn = (stat_sn + 1) & 0xFFFF_FFFF
-        if max_cmd_sn != self._max_cmd_sn:
-            self._note_window(exp_cmd_sn, max_cmd_sn)
+    def _note_window(self, pdu: ResponsePdu) -> None:
+        if self.numbers.note_window(pdu.exp_cmd_sn, pdu.max_cmd_sn):
+            self.send_waiting()
 
-    def _note_window(self, exp_cmd_sn: int, max_cmd_sn: int) -> None:
-        """Note MaxCmdSN, which never goes back (RFC 7143 4.2.2.1)."""
-        more = serial_distance(self._max_cmd_sn, max_cmd_sn)
-        if more > 0 and serial_distance(exp_cmd_sn, max_cmd_sn) >= -1:
-            self._max_cmd_sn = max_cmd_sn
-            self.room += more
-            while self._waiting and self.room > 0:
-                self._send_command(self._waiting.popleft())
+    def send_waiting(self) -> None:
+        """Send the commands that wait, as far as there is room."""
+        while self._waiting and self.numbers.room > 0:
+            self._send_command(self._waiting.popleft())
 
     def _login_response(self, pdu: LoginResponse) -> None:
-        self._exp_stat_sn = (pdu.stat_sn + 1) & 0xFFFF_FFFF
+        self.numbers.exp_stat_sn = (pdu.stat_sn + 1) & 0xFFFF_FFFF
         step = self._login.receive(pdu)
         if step is not None:
             self._send_login(step)
             return
         self._state = _InitiatorState.FULL_FEATURE
-        self._max_cmd_sn = pdu.max_cmd_sn
-        self.room = serial_distance(self._cmd_sn, self._max_cmd_sn) + 1
+        self.numbers.begin(pdu.max_cmd_sn)
         self.parameters = self._login.negotiator.parameters()
         self.digests = self.parameters.digests
         agreed = self.parameters
-        self._reader.agree(agreed.max_recv_data_segment_length, agreed.header_digest, agreed.data_digest)
-        self.immediate_length = agreed.immediate_length
+        self.reader.agree(agreed.max_recv_data_segment_length, agreed.header_digest, agreed.data_digest)
+        self.relay.immediate_length = agreed.immediate_length
         self._events.append(LoggedIn(self.parameters))
 
     def _data_in(self, pdu: DataIn) -> None:
-        task = self._task(pdu.task_tag)
+        task = self.task(pdu.task_tag)
         if task is None:
             raise ProtocolError(f"Data-In for unknown task {pdu.task_tag}")
         task.take(pdu)
@@ -377,11 +303,11 @@ class InitiatorSession:
             residual = _signed(pdu.overflow, pdu.underflow, pdu.residual) if pdu.residual else 0
             self._complete(task, pdu.status, b"", residual)
         else:
-            self._note_window(pdu.exp_cmd_sn, pdu.max_cmd_sn)
+            self._note_window(pdu)
 
     def _scsi_response(self, pdu: ScsiResponse) -> None:
         self._note(pdu)
-        task = self._task(pdu.task_tag)
+        task = self.task(pdu.task_tag)
         if task is None:
             raise ProtocolError(f"SCSI Response for unknown task {pdu.task_tag}")
         if pdu.response != ScsiServiceResponse.COMMAND_COMPLETED:
@@ -397,32 +323,36 @@ class InitiatorSession:
         known = _STATUSES.get(status)
         if known is None:
             return self._refuse(task, f"the target answers with status {status:02X}h, which is none")
-        del self._tasks[task.tag]
+        del self.tasks[task.tag]
         response = task.response(known, sense, residual, read_residual)
         self._events.append(CommandCompleted(task.tag, response))
         return None
 
     def _refuse(self, task: InitiatorTask, why: str, reason: RejectReason | None = None) -> None:
-        del self._tasks[task.tag]
+        del self.tasks[task.tag]
         self._events.append(CommandFailed(task.tag, CommandRefused(why, reason)))
 
     def _ready_to_transfer(self, pdu: ReadyToTransfer) -> None:
-        task = self._task(pdu.task_tag)
+        task = self.task(pdu.task_tag)
         if task is None:
             raise ProtocolError(f"R2T for unknown task {pdu.task_tag}")
         end = pdu.offset + pdu.length
         if not pdu.length or end > len(task.command.data_out):
             raise ProtocolError(f"R2T for {pdu.offset} to {end} of {len(task.command.data_out)} bytes")
-        for data in task.data_pdus(pdu.offset, end, pdu.target_tag, self.parameters, self._exp_stat_sn):
+        for data in task.data_pdus(
+            pdu.offset, end, pdu.target_tag, self.parameters, self.numbers.exp_stat_sn
+        ):
             self._send(data)
 
     def _nop_in(self, pdu: NopIn) -> None:
         if pdu.task_tag != NO_TAG:
             self._note(pdu)
         else:
-            self._note_window(pdu.exp_cmd_sn, pdu.max_cmd_sn)
+            self._note_window(pdu)
         if pdu.target_tag != NO_TAG:
-            self._send(NopOut(NO_TAG, pdu.target_tag, self._cmd_sn, self._exp_stat_sn, lun=pdu.lun))
+            self._send(
+                NopOut(NO_TAG, pdu.target_tag, self.numbers.cmd_sn, self.numbers.exp_stat_sn, lun=pdu.lun)
+            )
 
     def _function_completed(self, tag: int, response: int) -> None:
         if tag in self._aborts:
@@ -431,7 +361,7 @@ class InitiatorSession:
                 TaskManagementResponse.FUNCTION_COMPLETE,
                 TaskManagementResponse.TASK_DOES_NOT_EXIST,
             ):
-                self._tasks.pop(aborted, None)
+                self.tasks.pop(aborted, None)
         elif tag in self._functions:
             self._functions.discard(tag)
         else:
@@ -439,20 +369,15 @@ class InitiatorSession:
         self._events.append(TaskManagementCompleted(tag, response))
 
     def _text_response(self, pdu: TextResponse) -> None:
-        if pdu.task_tag != self._text_tag:
+        targets = self._targets
+        if targets is None or pdu.task_tag != targets.tag:
             raise ProtocolError(f"Text Response for unknown task {pdu.task_tag}")
-        self._text += pdu.data
-        if len(self._text) > MAX_TEXT * 64:
-            raise ProtocolError("the answer to SendTargets has no end")
-        if not pdu.final:
-            return self._send_text(b"", pdu.target_tag)
-        pairs: list[tuple[str, str]] = []
-        for item in self._text.split(b"\0"):
-            # The keys of this answer repeat for each target, so each part is decoded alone.
-            pairs += decode_text(item)
-        self._text_tag, self._text = NO_TAG, b""
-        self._events.append(TargetsReceived(pdu.task_tag, tuple(pairs)))
-        return None
+        targets.take(pdu.data)
+        if pdu.final:
+            self._targets = None
+            self._events.append(TargetsReceived(targets.tag, targets.answer))
+        else:
+            self._send_text(targets.tag, b"", pdu.target_tag)
 
     def _async_message(self, pdu: AsyncMessage) -> None:
         if pdu.event in (AsyncEvent.LOGOUT_REQUESTED, AsyncEvent.NEGOTIATION_REQUESTED):
@@ -469,7 +394,7 @@ class InitiatorSession:
         words = f"{pdu.reason:02X}h" if reason is None else reason.name.replace("_", " ").lower()
         opcode = pdu.data[0] & 0x3F if len(pdu.data) >= HEADER_LENGTH else -1
         tag = int.from_bytes(pdu.data[16:20])
-        task = self._task(tag)
+        task = self.task(tag)
         if reason is RejectReason.DATA_DIGEST_ERROR and opcode == Opcode.DATA_OUT:
             # The target ends the command with a status of its own (RFC 7143 7.8).
             return
@@ -484,11 +409,12 @@ class InitiatorSession:
 
     # Requests
 
-    def _new_tag(self) -> int:
+    def new_tag(self) -> int:
+        """A tag that nothing has."""
         tag = self._next_tag
         while (
-            tag in self._tasks
-            or tag in self.relayed
+            tag in self.tasks
+            or tag in self.relay.commands
             or tag in self._aborts
             or tag in self._functions
             or tag == NO_TAG
@@ -501,22 +427,14 @@ class InitiatorSession:
         buffers = pdu.encode()
         if self.digests:
             buffers = add_digests(buffers, self.parameters.header_digest, self.parameters.data_digest)
+        self.send_buffers(buffers)
+
+    def send_buffers(self, buffers: list[Buffer]) -> None:
+        """Send the buffers of a PDU."""
         self._out += buffers
 
     def _send_login(self, step: LoginStep) -> None:
-        self._send(
-            LoginRequest(
-                task_tag=0,
-                isid=self._config.isid,
-                tsih=0,
-                stage=step.stage,
-                next_stage=step.next_stage if step.transit else 0,
-                transit=step.transit,
-                data=step.text,
-                cmd_sn=self._cmd_sn,
-                exp_stat_sn=self._exp_stat_sn,
-            )
-        )
+        self._send(step.request(self._config.isid, self.numbers.cmd_sn, self.numbers.exp_stat_sn))
 
     def _send_function(
         self, tag: int, function: TaskManagementFunction, lun: int, task: InitiatorTask | None
@@ -527,28 +445,20 @@ class InitiatorSession:
                 function,
                 lun,
                 NO_TAG if task is None else task.tag,
-                self._cmd_sn,
-                self._exp_stat_sn,
+                self.numbers.cmd_sn,
+                self.numbers.exp_stat_sn,
                 0 if task is None else task.cmd_sn,
             )
         )
 
-    def _send_text(self, text: bytes, target_tag: int) -> None:
-        self._send(
-            TextRequest(self._text_tag, target_tag, self._cmd_sn, text, self._exp_stat_sn, immediate=True)
-        )
+    def _send_text(self, tag: int, text: bytes, target_tag: int) -> None:
+        numbers = self.numbers
+        self._send(TextRequest(tag, target_tag, numbers.cmd_sn, text, numbers.exp_stat_sn, immediate=True))
 
     def _send_command(self, task: InitiatorTask) -> None:
         """Send a command with the next CmdSN."""
-        task.cmd_sn = self._next_cmd_sn()
+        task.cmd_sn = self.numbers.next_cmd_sn()
         self._transmit(task)
-
-    def _next_cmd_sn(self) -> int:
-        """CmdSN for a command that is sent now."""
-        cmd_sn = self._cmd_sn
-        self._cmd_sn = (cmd_sn + 1) & 0xFFFF_FFFF
-        self.room -= 1
-        return cmd_sn
 
     def _send_again(self, task: InitiatorTask) -> None:
         """Send a damaged command again, with its old CmdSN: later commands wait for it at the target."""
@@ -558,7 +468,7 @@ class InitiatorSession:
 
     def _transmit(self, task: InitiatorTask) -> None:
         task.attempts += 1
-        for pdu in task.pdus(self.parameters, self._exp_stat_sn):
+        for pdu in task.pdus(self.parameters, self.numbers.exp_stat_sn):
             self._send(pdu)
 
     def _fail(self, reason: str) -> None:

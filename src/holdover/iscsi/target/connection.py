@@ -253,8 +253,7 @@ class TargetConnection(asyncio.BufferedProtocol):
     def relayed_ended(self, read_length: int) -> None:
         """Note that the session has the answer of a relayed command to send."""
         self._unsent += read_length
-        if not self._flush_due:
-            self._flush_soon()
+        self._flush_soon()
 
     def adopt(
         self, event: CommandReceived, forward: Callable[[Callable[[Response], None]], Forwarded]
@@ -263,8 +262,9 @@ class TargetConnection(asyncio.BufferedProtocol):
         self._commands.adopt(event, forward)
 
     def _flush_soon(self) -> None:
-        self._flush_due = True
-        self._flushes.add(self._flush)
+        if not self._flush_due:
+            self._flush_due = True
+            self._flushes.add(self._flush)
 
     # Events
 
@@ -321,14 +321,11 @@ class TargetConnection(asyncio.BufferedProtocol):
                 self._flush()
 
     def _command_ended(self, event: CommandReceived, response: Response | None) -> None:
-        """Answer a command. The data that it has read are sent with the next flush; also those of a command
-        that was stopped count until then.
-        """
+        """Answer a command. The data that it has read count until the next flush, also if it was stopped."""
         self._unsent += event.command.data_in_length
         if response is not None:
             self.session.respond(event.tag, response)
-        if not self._flush_due:
-            self._flush_soon()
+        self._flush_soon()
 
     async def _manage(self, event: TaskManagementReceived) -> None:
         """Carry out a task management function (RFC 7143 11.5, SAM-5 7)."""
@@ -403,7 +400,7 @@ class TargetConnection(asyncio.BufferedProtocol):
             if self._keep_alive is not None:
                 self._keep_alive.stop()
             self._waiting.clear()
-            self.session.make_all_ordinary()
+            self.session.relayed.make_all_ordinary()
             if not abort:
                 self._flush()
             self._ended = self._loop.create_task(self._finish())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from holdover.iscsi.header import FINAL, HEADER_LENGTH, Buffer
+from holdover.iscsi.names import decode_lun
 from holdover.iscsi.negotiation import Parameters
 from holdover.iscsi.numbers import Opcode
 from holdover.iscsi.relayed import MOST_DATA, PLAIN_OPCODES, FarEnd, RelayedCommand
@@ -14,6 +15,7 @@ from holdover.iscsi.responses import good_response, whole_data_in
 from holdover.iscsi.target.budget import ByteBudget
 from holdover.iscsi.target.events import CommandReceived
 from holdover.iscsi.target.protocol.session import TargetSession
+from holdover.iscsi.target.protocol.task import TargetTask
 from holdover.scsi.command import Forwarded, Response
 
 _PLAIN_FIRST = int(Opcode.SCSI_COMMAND)
@@ -120,7 +122,14 @@ class CommandRelay:
 
     def ordinary(self, command: RelayedCommand) -> None:
         """Make a command an ordinary one, in both sessions."""
-        event = self._session.make_ordinary(command)
+        session = self._session
+        del session.relayed[command.tag]
+        limits = session.config
+        task = TargetTask(command.pdu(), session.parameters, limits.max_data_out, limits.max_data_in)
+        task.started = True
+        task.reserved = task.unsolicited = task.requested
+        session.tasks[task.tag] = task
+        event = CommandReceived(task.tag, decode_lun(task.lun), task.command())
         self._owner.adopt(event, lambda answered: command.far.ordinary(command, event.command, answered))
 
     def _take_limits(self, parameters: Parameters) -> None:

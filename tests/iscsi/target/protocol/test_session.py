@@ -246,6 +246,16 @@ def test_abort_of_a_command_whose_turn_has_not_come() -> None:
     assert peer.session.open_commands == 2
 
 
+def test_a_function_is_known_before_the_commands_behind_it_begin() -> None:
+    peer = RawInitiator()
+    peer.send(command(3, tag=33))
+    peer.send(TaskManagementRequest(9, TaskManagementFunction.ABORT_TASK, 0, 55, 2, immediate=False))
+    peer.send(command(1, tag=11))
+    function = [isinstance(event, TaskManagementReceived) for event in peer.events]
+    assert function == [False, True, False]
+    assert tags(peer) == [11, 33]
+
+
 def test_an_abort_that_names_another_commands_cmd_sn_spends_nothing() -> None:
     peer = RawInitiator()
     peer.send(command(2, tag=22))

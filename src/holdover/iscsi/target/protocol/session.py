@@ -31,10 +31,9 @@ from holdover.iscsi.numbers import (
     RejectReason,
     TaskManagementFunction,
     TaskManagementResponse,
-    serial_distance,
 )
 from holdover.iscsi.pdu import DamagedPdu, Pdu, PduReader, UnknownPdu, header_of
-from holdover.iscsi.relayed import RelayedCommand
+from holdover.iscsi.relayed import RelayedCommands
 from holdover.iscsi.requests import (
     DataOut,
     LoginRequest,
@@ -60,6 +59,7 @@ from holdover.iscsi.target.events import (
     TargetEvent,
     TaskManagementReceived,
 )
+from holdover.iscsi.target.protocol.held import OTHER_NUMBERED, HeldRequests, Numbered
 from holdover.iscsi.target.protocol.login import LoginAnswer, TargetConfig, TargetLogin
 from holdover.iscsi.target.protocol.numbers import TargetNumbers
 from holdover.iscsi.target.protocol.response import response_pdus
@@ -70,8 +70,6 @@ from holdover.scsi.command import Response
 from holdover.scsi.status import Status
 
 _LOGIN_DATA_LENGTH = 8192
-_Numbered = ScsiCommand | TaskManagementRequest | TextRequest | LogoutRequest | NopOut
-_OTHER_NUMBERED = (TaskManagementRequest, TextRequest, LogoutRequest, NopOut)
 
 
 class _TargetState(Enum):
@@ -123,10 +121,10 @@ class TargetSession:
         self.transfers = TargetTransfers(self.numbers, config.max_buffered, config.budget)
         self._last_login: tuple[LoginRequest, LoginAnswer] | None = None
         self.tasks: dict[int, TargetTask] = {}
-        self.held: dict[int, _Numbered | TargetTask | None] = {}
+        self.held = HeldRequests()
         self._open_immediate = 0
         self.relay: Callable[[], None] | None = None
-        self.relayed: dict[int, RelayedCommand] = {}
+        self.relayed = RelayedCommands()
         self._functions: set[int] = set()
 
     @property
@@ -264,7 +262,7 @@ class TargetSession:
                 # aborted.
                 task.receive(pdu)
                 self._advance(task)
-        elif isinstance(pdu, _OTHER_NUMBERED):
+        elif isinstance(pdu, OTHER_NUMBERED):
             self._receive_numbered(pdu)
         elif isinstance(pdu, DamagedPdu):
             self._receive_damaged(pdu.pdu)
@@ -281,7 +279,7 @@ class TargetSession:
             task.receive_damaged(pdu)
             self._advance(task)
 
-    def _receive_numbered(self, pdu: _Numbered) -> None:
+    def _receive_numbered(self, pdu: Numbered) -> None:
         """Handle requests with a CmdSN, in the order of CmdSN."""
         ahead = 0
         if not pdu.immediate:
@@ -289,7 +287,7 @@ class TargetSession:
             if within is None or pdu.cmd_sn in self.held:
                 return
             ahead = within
-        item: _Numbered | TargetTask | None = pdu
+        item: Numbered | TargetTask | None = pdu
         if isinstance(pdu, ScsiCommand):
             # A held command is opened at once too, because its unsolicited data follows immediately.
             item = self._open_task(pdu)
@@ -309,7 +307,7 @@ class TargetSession:
             self.numbers.advance()
             self._perform(item)
 
-    def _perform(self, item: _Numbered | TargetTask | None) -> None:
+    def _perform(self, item: Numbered | TargetTask | None) -> None:
         if isinstance(item, TargetTask):
             self._begin(item)
         elif isinstance(item, NopOut):
@@ -334,10 +332,7 @@ class TargetSession:
             self._reject(pdu, RejectReason.PROTOCOL_ERROR)
         elif pdu.task_tag != NO_TAG:
             data = pdu.data[: self.parameters.max_send_data_segment_length]
-            stat_sn = self.numbers.next_stat_sn()
-            self._send(
-                NopIn(pdu.task_tag, NO_TAG, stat_sn, self.numbers.exp_cmd_sn, self.numbers.max_cmd_sn, data)
-            )
+            self._send(NopIn(pdu.task_tag, NO_TAG, *self.numbers.next_status(), data))
 
     def _task_management(self, pdu: TaskManagementRequest) -> None:
         if self._login.discovery:
@@ -349,8 +344,14 @@ class TargetSession:
         abort = pdu.function == TaskManagementFunction.ABORT_TASK
         concerned = concerned_by(pdu)
         tasks = self._tasks_of(concerned)
-        dropped = self._drop_held(pdu, concerned)
-        found = bool(tasks) or dropped or (abort and self._give_up(pdu))
+        dropped = self.held.drop(pdu, concerned)
+        for task in dropped:
+            del self.tasks[task.tag]
+            self.transfers.release(task)
+        found = bool(tasks or dropped)
+        if abort and not found and self.held.give_up(pdu, self.numbers):
+            found = True
+            self._release_held()
         self._functions.add(pdu.task_tag)
         tags = tuple(task.tag for task in tasks if task.delivered)
         lun = decode_lun(pdu.lun)
@@ -361,32 +362,8 @@ class TargetSession:
         return None
 
     def _tasks_of(self, chosen: Callable[[TargetTask], bool]) -> list[TargetTask]:
-        self.make_all_ordinary()
+        self.relayed.make_all_ordinary()
         return [task for task in self.tasks.values() if task.started and chosen(task)]
-
-    def _drop_held(self, pdu: TaskManagementRequest, chosen: Callable[[TargetTask], bool]) -> bool:
-        """End the held commands whose CmdSN is before that of the function. Returns whether there were
-        any.
-        """
-        dropped = [
-            (cmd_sn, item)
-            for cmd_sn, item in self.held.items()
-            if isinstance(item, TargetTask) and chosen(item) and serial_distance(cmd_sn, pdu.cmd_sn) > 0
-        ]
-        for cmd_sn, item in dropped:
-            self.held[cmd_sn] = None
-            del self.tasks[item.tag]
-            self.transfers.release(item)
-        return bool(dropped)
-
-    def _give_up(self, pdu: TaskManagementRequest) -> bool:
-        """ABORT TASK for a command that never came: its CmdSN counts as received (11.5.5)."""
-        before = serial_distance(pdu.ref_cmd_sn, pdu.cmd_sn) > 0
-        if not before or self.numbers.ahead(pdu.ref_cmd_sn) is None or pdu.ref_cmd_sn in self.held:
-            return False
-        self.held[pdu.ref_cmd_sn] = None
-        self._release_held()
-        return True
 
     def _text_request(self, pdu: TextRequest) -> None:
         try:
@@ -496,21 +473,6 @@ class TargetSession:
     def in_use(self, tag: int) -> bool:
         """Whether no new task may have that tag."""
         return tag in self.tasks or tag in self.relayed or tag in self._functions or tag == NO_TAG
-
-    def make_ordinary(self, relayed: RelayedCommand) -> CommandReceived:
-        """Make a relayed command one of the session's own; returns what would have been its event."""
-        del self.relayed[relayed.tag]
-        pdu = relayed.pdu()
-        task = TargetTask(pdu, self.parameters, self.config.max_data_out, self.config.max_data_in)
-        task.started = True
-        task.reserved = task.unsolicited = task.requested
-        self.tasks[task.tag] = task
-        return CommandReceived(task.tag, decode_lun(task.lun), task.command())
-
-    def make_all_ordinary(self) -> None:
-        """Make all relayed commands ordinary ones, in both sessions."""
-        for each in list(self.relayed.values()):
-            each.near.ordinary(each)
 
     # Responses
 
