@@ -248,20 +248,28 @@ def test_a_lost_monitor_is_no_proof_that_qemu_is_gone_but_a_closed_socket_is() -
     asyncio.run(scenario())
 
 
+@contextlib.asynccontextmanager
+async def lost_monitor() -> AsyncIterator[tuple[QemuMonitor, socket.socket]]:
+    """A monitor whose connection has ended, and the socket in its place, which listens."""
+    async with scripted() as (_, path), await QemuMonitor.connect(path, "QEMU") as monitor:
+        with pytest.raises(MonitorLost):
+            await monitor.execute("vanish")
+        path.unlink()
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            listener.listen()
+            yield monitor, listener
+
+
 def test_a_qemu_that_ends_is_not_taken_for_one_that_lives() -> None:
     """It closes its connections first. Its socket still takes one then, which nobody serves."""
 
     async def scenario() -> None:
-        async with scripted() as (_, path), await QemuMonitor.connect(path, "QEMU") as monitor:
-            with pytest.raises(MonitorLost):
-                await monitor.execute("vanish")
-            path.unlink()
-            with socket.socket(socket.AF_UNIX) as ending:
-                ending.bind(str(path))
-                ending.listen()
-                asked = asyncio.create_task(monitor.is_gone())
-                await asyncio.to_thread(ending.accept)
-                assert not asked.done()
+        async with lost_monitor() as (monitor, ending):
+            asked = asyncio.create_task(monitor.is_gone())
+            await asyncio.to_thread(ending.accept)
+            assert not asked.done()
+            ending.close()
             assert await asked
 
     asyncio.run(scenario())
@@ -271,15 +279,10 @@ def test_a_qemu_that_ends_before_it_takes_the_connection_is_gone() -> None:
     """The connection is reset then, and not closed."""
 
     async def scenario() -> None:
-        async with scripted() as (_, path), await QemuMonitor.connect(path, "QEMU") as monitor:
-            with pytest.raises(MonitorLost):
-                await monitor.execute("vanish")
-            path.unlink()
-            with socket.socket(socket.AF_UNIX) as ending:
-                ending.bind(str(path))
-                ending.listen()
-                asked = asyncio.create_task(monitor.is_gone())
-                await asyncio.to_thread(select.select, [ending], [], [])
+        async with lost_monitor() as (monitor, ending):
+            asked = asyncio.create_task(monitor.is_gone())
+            await asyncio.to_thread(select.select, [ending], [], [])
+            ending.close()
             assert await asked
 
     asyncio.run(scenario())
@@ -289,15 +292,9 @@ def test_a_qemu_that_greets_nobody_is_not_gone(monkeypatch: pytest.MonkeyPatch) 
     """It is stopped, or it hangs."""
 
     async def scenario() -> None:
-        async with scripted() as (_, path), await QemuMonitor.connect(path, "QEMU") as monitor:
-            with pytest.raises(MonitorLost):
-                await monitor.execute("vanish")
-            path.unlink()
+        async with lost_monitor() as (monitor, _):
             monkeypatch.setattr(holdover.qemu.monitor, "_CONNECT_TIMEOUT", 0.1)
-            with socket.socket(socket.AF_UNIX) as hanging:
-                hanging.bind(str(path))
-                hanging.listen()
-                assert not await monitor.is_gone()
+            assert not await monitor.is_gone()
 
     asyncio.run(scenario())
 
