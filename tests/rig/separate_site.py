@@ -38,6 +38,8 @@ class SeparateSite:
         guests: The guests, each with the host on which it runs first.
         operators: Operators, of whose certificates each host has a copy; set them before `begin`.
         migrate_pr: What the agents' files say of each disk, "on" or "off"; set it before `begin`.
+        second_address: A second address of the SAN, by which the agents' files name every other LUN; empty if
+            there is none. Set it before `begin`.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class SeparateSite:
         self._luns = luns
         self.operators: tuple[str, ...] = ()
         self.migrate_pr = "on"
+        self.second_address = ""
 
     def __getitem__(self, name: str) -> SeparateHost:
         return self.hosts[name]
@@ -79,6 +82,9 @@ class SeparateSite:
         """Start the target; it has the LUNs and the registrations that it had when it was killed."""
         san = self[SAN]
         arguments = ["target", "--listen", f"{san.address}:3260", "--iqn", SAN_IQN, "--control", _CONTROL]
+        if self.second_address:
+            san.run("ip", "address", "replace", f"{self.second_address}/24", "dev", "eth0")
+            arguments += ["--listen", f"{self.second_address}:3260"]
         for lun in range(self._luns):
             arguments += ["--lun", f"file=/var/lib/holdover/lun{lun},size=16M"]
         target = self.target = san.start(*arguments)
@@ -116,13 +122,17 @@ class SeparateSite:
 
     def _section(self, guest: str, host: str) -> str:
         devices = [
-            f"scsi-block,id=disk{lun},drive=iscsi://{SAN}/{SAN_IQN}/{lun},migrate-pr={self.migrate_pr}"
+            f"scsi-block,id=disk{lun},drive=iscsi://{self._address_of(lun)}/{SAN_IQN}/{lun},"
+            f"migrate-pr={self.migrate_pr}"
             for lun in self.luns_of(guest)
         ]
         return (
             f'[[guest]]\nname = "{guest}"\nmachine = "pc"\nexport = "{self.export(guest)}"\n'
             f"incoming = {str(host != self.guests[guest]).lower()}\ndevices = {json.dumps(devices)}\n"
         )
+
+    def _address_of(self, lun: int) -> str:
+        return self.second_address if self.second_address and lun % 2 else SAN
 
     def export(self, guest: str = GUEST) -> str:
         """The address of a guest's export, on each host."""

@@ -17,16 +17,16 @@ LUNS = (
         "A guest's drives name one target by two addresses.",
         "A guest has one initiator port for each target name. A target that is reached by two addresses, or "
         "by a host name and an address, ends the session by the one address when the session by the other "
-        "logs in, without end. The guest's commands wait meanwhile. Two targets may have one name: then "
-        "nothing is wrong.",
+        "logs in, without end. The guest's commands wait meanwhile, and a handover may be refused. Two "
+        "targets may have one name: then nothing is wrong.",
         (
             "`holdover doctor` names the drives with the two addresses, as the agent's file has them: "
             "`addresses`. When sessions have ended one another, `holdover status` names the two addresses.",
             "`holdover pr status DRIVE` for a drive by each address: if the list of initiators is one list, "
             "or you know that it is one SAN, the addresses lead to one target.",
             "Write all drives of the guest on that target with one address in the agent's file.",
-            "`systemctl reload holdover-agent` takes the drives of a guest with an export; otherwise "
-            "`systemctl restart holdover-agent`.",
+            "`systemctl restart holdover-agent`: the guest keeps what it holds. For a guest with an export "
+            "that is registered on none of these LUNs, `systemctl reload holdover-agent` is enough.",
             "`holdover doctor` shows `addresses` as ok.",
         ),
         (r"two addresses", r"ends a session of a guest whenever"),
