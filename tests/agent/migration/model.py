@@ -268,6 +268,7 @@ class World:
         self.journal = SlowJournal()
         self.crashed = asyncio.Event()
         self.destination_ran = False
+        self._stream_is_broken = False
         self._arrivals = self._new_arrivals()
         self._moves: set[asyncio.Task[None]] = set()
 
@@ -301,12 +302,9 @@ class World:
         await asyncio.get_running_loop().create_future()
 
     def _break_stream(self) -> None:
-        source = self.source
-        if source.alive and source.status in ("active", "device"):
-            was_running = source.run_state == "running"
-            source.enter("failed")
-            if not was_running:
-                source.run()
+        self._stream_is_broken = True
+        if self.source.alive and self.source.status == "active":
+            self.source.enter("failed")
 
     # -- the agents ---------------------------------------------------------------------------------
 
@@ -425,7 +423,7 @@ class World:
     def _send_rest(self) -> None:
         if not self.source.alive or self.source.status != "device":
             return
-        if not self.destination.alive:
+        if self._stream_is_broken or not self.destination.alive:
             self.source.enter("failed")
             self.source.run()
             return
