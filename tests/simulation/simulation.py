@@ -147,7 +147,8 @@ class Simulation:
         self.initiators = [Initiators(vm) for vm in self.vms if vm.exported]
         self.bystanders = [Bystander(vm) for vm in self.vms if can.surprises.bystanders]
         self._faults: Faults | None = None
-        self._gates: dict[tuple[str, str, int], Gate | None] = {}
+        self._watched = [(vm, number) for vm in self.vms for number in range(len(vm.placements))]
+        self._gates: dict[str, list[Gate | None]] = {}
         self._hosts: dict[str, Host | None] = dict.fromkeys(self.machines)
 
     def _guests(self, layout: Layout) -> dict[str, tuple[str, list[Placement]]]:
@@ -255,24 +256,29 @@ class Simulation:
         self.ledgers[lun.name].lost_power(lun.state)
 
     def _after_each(self, process: Process) -> None:
-        """Look at the gates that may have moved: those of the process that ran, or that was killed."""
-        for name, machine in self.machines.items():
-            if name == process.name or machine.host is not self._hosts[name]:
-                self._hosts[name] = machine.host
-                self._look_at_gates(name, machine)
+        """Look at the gates that may have moved: those of the agent whose process ran.
 
-    def _look_at_gates(self, name: str, machine: Machine) -> None:
-        for vm in self.vms:
-            for number, placement in enumerate(vm.placements):
-                device = machine.device(vm.name, number)
-                gate = None if device is None else device.block.gate
-                key = vm.name, name, number
-                was = self._gates.get(key)
-                if gate is was:
-                    continue
-                self._gates[key] = gate
+        A new agent has the gates that it finds on record, whatever those of the agent before it were.
+        """
+        name = process.name
+        if name not in self.machines:
+            return
+        machine = self.machines[name]
+        host = machine.host
+        if host is not self._hosts[name]:
+            self._hosts[name] = host
+            self._gates[name] = [None] * len(self._watched)
+        if host is None:
+            return
+        gates = self._gates[name]
+        for index, (vm, number) in enumerate(self._watched):
+            device = machine.device(vm.name, number)
+            gate = None if device is None else device.block.gate
+            was = gates[index]
+            if gate is not was:
+                gates[index] = gate
                 if gate is not None:
-                    self._gate_has_moved(name, vm, placement.lun, was, gate)
+                    self._gate_has_moved(name, vm, vm.placements[number].lun, was, gate)
 
     def _gate_has_moved(self, name: str, vm: Vm, lun: Lun, was: Gate | None, gate: Gate) -> None:
         if self.log.on:
