@@ -345,9 +345,11 @@ class Host:
         return ChapCredentials(guest, self.chap_secrets.secret(guest))
 
     async def _export(self, config: GuestConfig) -> None:
-        _, _, address = parse_guest(config, "configuration")
         guest = self.guests[config.name]
-        if guest.target is not None and address is not None:
+        if guest.target is None:
+            return
+        _, _, address = parse_guest(config, "configuration")
+        if address is not None:
             port = await guest.target.start(address.host, address.port, self._open_listener)
             bound = HostPort(address.host, port)
             guest.export = f"iscsi://{bound}/{guest.target.iqn}"

@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard
 
 from holdover.iscsi.initiator.initiator import IscsiInitiator
 from holdover.scsi.command import Command, Response
-from holdover.scsi.path import Awaited, PathError
+from holdover.scsi.path import Awaited, Path, PathError
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,6 @@ class Submitted:
             raise self.explain(error) from error
 
 
-@runtime_checkable
 class Submits(Protocol):
     """A path that can send a command without waiting."""
 
@@ -51,7 +50,6 @@ class Submits(Protocol):
         ...
 
 
-@runtime_checkable
 class Forwards(Protocol):
     """A path that can send a command without waiting, and tells its end by a call."""
 
@@ -68,7 +66,6 @@ class Forwards(Protocol):
         ...
 
 
-@runtime_checkable
 class Relays(Forwards, Protocol):
     """A path to which plain commands can be relayed, from a session at an export."""
 
@@ -76,3 +73,21 @@ class Relays(Forwards, Protocol):
     def relays(self) -> tuple[IscsiInitiator, int] | None:
         """The initiator and the number of the LUN, if its session takes relayed commands now."""
         ...
+
+
+# isinstance() with a protocol looks at each of its attributes, and a device asks for five of its paths.
+
+
+def can_submit(path: Path) -> TypeGuard[Submits]:
+    """Whether the path can send a command without waiting."""
+    return hasattr(path, "submit")
+
+
+def can_forward(path: Path) -> TypeGuard[Forwards]:
+    """Whether the path can send a command without waiting, and tells its end by a call."""
+    return hasattr(path, "forward")
+
+
+def can_relay(path: Path) -> TypeGuard[Relays]:
+    """Whether plain commands can be relayed to the path, while its session takes them."""
+    return hasattr(path, "relays") and can_forward(path)

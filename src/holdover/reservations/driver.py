@@ -5,7 +5,6 @@ steps.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator
-from functools import partial
 from typing import Generic, TypeVar
 
 Q = TypeVar("Q")
@@ -26,27 +25,33 @@ class StepRun(Generic[Q, A, T]):
 
     def __init__(self, steps: Generator[Q, A, T]) -> None:
         self._steps = steps
-        self._go_on(partial(next, steps))
+        try:
+            self.request = next(steps)
+        except StopIteration as done:
+            self._end(done)
 
     def answer(self, answer: A) -> None:
         """Continue with the response to the request."""
-        self._go_on(partial(self._steps.send, answer))
+        try:
+            self.request = self._steps.send(answer)
+        except StopIteration as done:
+            self._end(done)
 
     def fail(self, error: Exception) -> None:
         """Continue with an error: the request was not, or may not have been, carried out. The steps handle
         the error or raise it.
         """
-        self._go_on(partial(self._steps.throw, error))
+        try:
+            self.request = self._steps.throw(error)
+        except StopIteration as done:
+            self._end(done)
 
     def close(self) -> None:
         """End the steps where they are."""
         self._steps.close()
 
-    def _go_on(self, resume: Callable[[], Q]) -> None:
-        try:
-            self.request = resume()
-        except StopIteration as done:
-            self.request, self.result = None, done.value
+    def _end(self, done: StopIteration) -> None:
+        self.request, self.result = None, done.value
 
 
 def observing(steps: Generator[Q, A, T], observe: Callable[[A], None]) -> Generator[Q, A, T]:

@@ -16,7 +16,7 @@ from holdover.iscsi.negotiation import NegotiationLimits
 from holdover.iscsi.target.target import IscsiTarget
 from holdover.iscsi.url import IscsiUrl
 from holdover.paths.iscsi import InitiatorIdentity, IscsiPath, IscsiSessions, isid_of
-from holdover.paths.submitted import Forwards
+from holdover.paths.submitted import can_forward
 from tests.iscsi.pair import INITIATOR, ISID, TARGET
 from tests.iscsi.ram import RamDisk
 
@@ -77,5 +77,5 @@ async def gateway(
             "127.0.0.1", near_port, EXPORT, INITIATOR, ISID, limits=guest, ping_interval=None
         )
         stack.push_async_callback(initiator.close)
-        assert isinstance(paths[0], Forwards)
+        assert can_forward(paths[0])
         yield Gateway(disk, far, paths[0], device, near, near_port, initiator)

@@ -74,6 +74,15 @@ class DeviceQueue:
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + limit
+        if not _is_acquired_at_once(self._turn):
+            await self._acquire(limit)
+        self._begin_turn()
+        try:
+            yield lambda: end - loop.time()
+        finally:
+            self._end_turn()
+
+    async def _acquire(self, limit: float) -> None:
         try:
             async with asyncio.timeout(limit):
                 await self._turn.acquire()
@@ -83,11 +92,6 @@ class DeviceQueue:
                 "nothing was sent"
             )
             raise PathError(self._name, problem) from error
-        self._begin_turn()
-        try:
-            yield lambda: end - loop.time()
-        finally:
-            self._end_turn()
 
     def begin(self, steps: Steps[T]) -> BegunSteps[T] | None:
         """Take the turn and send the first command of ``steps``, if that is possible without waiting.

@@ -11,7 +11,7 @@ import structlog
 
 from holdover.agent.guests.step_runner import OneByOne, run_steps
 from holdover.lun.shared_reserve import RESERVE_AND_RELEASE, SharedReserve
-from holdover.paths.submitted import Forwards, Relays
+from holdover.paths.submitted import can_forward, can_relay
 from holdover.reservations.steps import StepFailed, Steps, insist
 from holdover.scsi.cdbs.cdb import Release
 from holdover.scsi.cdbs.opcodes import OperationCode
@@ -49,8 +49,8 @@ class LunNexus:
         """``observe`` is called with every response to the agent's own commands. Without it, a unit attention
         in such a response is kept for the sessions."""
         self.path = path
-        self.forwards = path if isinstance(path, Forwards) else None
-        self.relays = path if isinstance(path, Relays) else None
+        self.forwards = path if can_forward(path) else None
+        self.relays = path if can_relay(path) else None
         self.reserve = SharedReserve()
         self.attentions: deque[Response] = deque()
         self.sessions: set[ITNexus] = set()

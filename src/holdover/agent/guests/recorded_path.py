@@ -9,7 +9,7 @@ from functools import partial
 
 from holdover.history.entry import CAUSE, Cause, Entry
 from holdover.history.history import History
-from holdover.paths.submitted import Submits, Submitted
+from holdover.paths.submitted import Submitted, can_submit
 from holdover.scsi.cdbs.cdb import PersistentReserveOut
 from holdover.scsi.cdbs.opcodes import OperationCode, OutServiceAction
 from holdover.scsi.command import Command, Response
@@ -37,7 +37,7 @@ class RecordedPath:
     ) -> None:
         """``lun`` names the LUN. ``cause`` is behind all commands; None: `CAUSE` of the task that sends."""
         self._path = path
-        self._submits = path if isinstance(path, Submits) else None
+        self._submits = path if can_submit(path) else None
         self._history = history
         self._guest = guest
         self._lun = lun

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from holdover.agent.guests.loop_throttle import command_throttle
+from holdover.agent.guests.loop_throttle import LoopThrottle, command_throttle
 from holdover.metrics.durations import Durations
-from holdover.paths.submitted import Submits, Submitted
+from holdover.paths.submitted import Submitted, can_submit
 from holdover.reservations.driver import StepRun, finish
 from holdover.reservations.steps import Steps, is_in_doubt, is_not_now
 from holdover.scsi.command import Command, Response
@@ -118,11 +118,12 @@ class OneByOne:
         """``observe`` is called with every response, even if nobody waits for it any more. ``sending`` is
         called with every command before it is sent. ``durations`` counts the round trips."""
         self._path = path
-        self._submits = path if isinstance(path, Submits) else None
+        self._submits = path if can_submit(path) else None
         self._sending = sending
         self._observe = observe
         self._durations = durations
         self._last: asyncio.Future[Response] | None = None
+        self._throttle: LoopThrottle | None = None
 
     @property
     def name(self) -> str:
@@ -145,7 +146,8 @@ class OneByOne:
         Raises:
             PathError, AnswerLost: As the path does.
         """
-        await self.ended()
+        if not self.idle:
+            await self.ended()
         loop = asyncio.get_running_loop()
         self._last = last = loop.create_task(self._execute(command))
         # Awaiting the task itself would cancel the task with the caller. asyncio.wait would cost a sixth of
@@ -180,7 +182,9 @@ class OneByOne:
             self._has_ended(command, submitted.result(), began)
 
     async def _execute(self, command: Command) -> Response:
-        await command_throttle().wait()
+        if self._throttle is None:
+            self._throttle = command_throttle()
+        await self._throttle.wait()
         self._sending(command)
         began = time.perf_counter()
         response = await self._path.execute(command)

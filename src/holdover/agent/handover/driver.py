@@ -175,6 +175,8 @@ class HandoverDriver(ABC, Generic[M]):
 
     async def _woken(self, seconds: float | None) -> bool:
         """Wait until something happens; False if nothing has happened within that time."""
+        if seconds is None:
+            return await self._wake.wait()
         try:
             async with asyncio.timeout(seconds):
                 await self._wake.wait()

@@ -68,11 +68,11 @@ class Facts:
 
     def watch_again(self) -> None:
         """After a restart of the agent: watch the QEMUs that are on record. Tell of those that have ended."""
-        boot = boot_id()
-        for guest, known in self._memory.guests.items():
-            if not known.pid or self._watch(guest, known, boot):
-                continue
-            self._tell(guest)
+        ran = {guest: known for guest, known in self._memory.guests.items() if known.pid}
+        boot = boot_id() if ran else ""
+        for guest, known in ran.items():
+            if not self._watch(guest, known, boot):
+                self._tell(guest)
 
     def _watch(self, guest: str, known: GuestMemory, boot: str) -> bool:
         if known.boot != boot:
