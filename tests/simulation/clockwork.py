@@ -225,7 +225,13 @@ class Clockwork:
                 if process is not running:
                     events._set_running_loop(process)
                     running = process
-                handle._run()
+                try:
+                    handle._context.run(handle._callback, *handle._args)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:
+                    message = f"Exception in callback {handle!r}"
+                    process.call_exception_handler({"message": message, "exception": error})
                 count += 1
                 if self.unforeseen:
                     self._raise(*self.unforeseen.pop(0))

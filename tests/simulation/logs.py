@@ -30,6 +30,7 @@ class Logs:
         structlog.configure(
             processors=[self._take],
             wrapper_class=structlog.make_filtering_bound_logger(level),
+            logger_factory=lambda: None,
             cache_logger_on_first_use=False,
         )
         return self

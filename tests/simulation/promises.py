@@ -30,6 +30,7 @@ class _Guest:
 
     Attributes:
         nexuses: Its nexuses on each host; a multipath device has one for each path.
+        all: Its nexuses on all hosts.
         truth: What it has established.
         between: Other keys that its nexuses may have: a command that goes to several paths was not carried
             out by all of them.
@@ -44,11 +45,10 @@ class _Guest:
     between: frozenset[int] = frozenset()
     open_end: bool = False
     away: set[ITNexus] = field(default_factory=set)
+    all: frozenset[ITNexus] = field(init=False)
 
-    @property
-    def all(self) -> frozenset[ITNexus]:
-        """Its nexuses on all hosts."""
-        return frozenset(nexus for each in self.nexuses.values() for nexus in each)
+    def __post_init__(self) -> None:
+        self.all = frozenset(nexus for each in self.nexuses.values() for nexus in each)
 
 
 @dataclass(slots=True)
