@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from msgspec import structs
 
@@ -125,7 +123,7 @@ class TestMask:
         told = Capabilities.decode(lun.execute(GUEST, command).data_in)
         assert (told.sip_c, told.atp_c) == (True, True)
         masked = drive(scsi_block(), command, lambda each: lun.execute(GUEST, each))
-        assert Capabilities.decode(masked.data_in) == replace(told, sip_c=False, atp_c=False)
+        assert Capabilities.decode(masked.data_in) == structs.replace(told, sip_c=False, atp_c=False)
         plain = drive(scsi_block(False), command, lambda each: lun.execute(GUEST, each))
         assert Capabilities.decode(plain.data_in) == told
 

@@ -81,7 +81,7 @@ class Rig:
             before = self.unit.state
             answer = self.answer(command) if fault is not False else None
             after = self.unit.state
-            assert replace(before, generation=0) == replace(after, generation=0), command
+            assert structs.replace(before, generation=0) == structs.replace(after, generation=0), command
             self.history.append(after)
             if fault is None and answer is not None:
                 return answer
@@ -189,7 +189,7 @@ def test_it_finds_what_is_true_or_says_that_it_cannot(
     rig.faults = faults
     before, truth = rig.unit.state, rig.truth
     found = rig.run(find_own_registration(candidates, aptpl=before.aptpl, nexus=SELF if known else None))
-    assert replace(rig.unit.state, generation=before.generation) == before
+    assert structs.replace(rig.unit.state, generation=before.generation) == before
     assert found.nexus in (None, SELF)
     if found.certain:
         assert (found.tracked, found.reason) == (truth, "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from random import Random
 
@@ -285,7 +285,7 @@ class Machine:
             if not placement.disk and nexuses[0].initiator != port:
                 continue
             if str(place) == placement.again:
-                return tuple(replace(each, target_port=2) for each in nexuses)
+                return tuple(msgspec.structs.replace(each, target_port=2) for each in nexuses)
             return nexuses
         return ()
 

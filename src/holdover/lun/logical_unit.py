@@ -20,7 +20,8 @@ change of the reservations that must be durable before `commit`, or a sanitize o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from holdover.lun import legacy
 from holdover.lun.access import Standing, allowed, allowed_beside_reserve
@@ -107,8 +108,7 @@ _START_VALID, _ACTIVE, _LU_CONTROL = 0x0, 0x1, 0x7
 _POWER_CONDITIONS = frozenset({_START_VALID, _ACTIVE, 0x2, 0x3, _LU_CONTROL, 0xA, 0xB})
 
 
-@dataclass(frozen=True, slots=True)
-class ReservationChange:
+class ReservationChange(msgspec.Struct, frozen=True, gc=False):
     """A reservation command that ends in GOOD, decided but not yet in force.
 
     Attributes:

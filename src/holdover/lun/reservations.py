@@ -23,6 +23,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import msgspec
+
 from holdover.lun.access import Standing, out_allowed
 from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationScope, ReservationType
 from holdover.scsi.nexus import ITNexus
@@ -35,8 +37,7 @@ _TYPES = frozenset(int(each) for each in ReservationType)
 _REGISTERING = frozenset({OutServiceAction.REGISTER, OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY})
 
 
-@dataclass(frozen=True, slots=True)
-class Registration:
+class Registration(msgspec.Struct, frozen=True, gc=False):
     """A registered I_T nexus.
 
     Attributes:
@@ -51,8 +52,7 @@ class Registration:
     all_target_ports: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class PersistentReservation:
+class PersistentReservation(msgspec.Struct, frozen=True, gc=False):
     """A persistent reservation of the whole logical unit (LU_SCOPE, the only scope).
 
     Attributes:
@@ -65,8 +65,7 @@ class PersistentReservation:
     holder: ITNexus | None
 
 
-@dataclass(frozen=True, slots=True)
-class ReservationState:
+class ReservationState(msgspec.Struct, frozen=True, gc=False):
     """Everything that a logical unit keeps about persistent reservations.
 
     Attributes:
@@ -131,8 +130,7 @@ class TargetLimits:
     registrations: int = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """The outcome of a PERSISTENT RESERVE OUT command.
 
     Attributes:
@@ -155,8 +153,7 @@ class Outcome:
         return not self.conflict and self.problem is None
 
 
-@dataclass(frozen=True, slots=True)
-class _ServiceAction:
+class _ServiceAction(msgspec.Struct, frozen=True, gc=False):
     state: ReservationState
     nexus: ITNexus
     own_key: int

@@ -29,7 +29,7 @@ host has the same key then, and the handover accounts for absent paths itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from msgspec import structs
 
@@ -100,7 +100,7 @@ def register(command: Command, parameters: ParameterList, device: Usable) -> Pat
         return _BAD_LENGTH
     action = OutServiceAction(cdb.service_action)
     if action is _IGNORE:
-        parameters = replace(parameters, key=device.key)
+        parameters = structs.replace(parameters, key=device.key)
     request = _Registering(command, action, parameters, device)
     if device.missing and request.changes and not command.leave_absent:
         absent = yield from _only_asking(absent_have(request.old, _NAMES[action], device))

@@ -10,8 +10,9 @@ say that they are longer, Holdover sends the command again, with a longer alloca
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import replace
 from typing import TypeVar
+
+from msgspec.structs import replace
 
 from holdover.scsi.cdbs.cdb import Inquiry, PersistentReserveIn, decode_cdb
 from holdover.scsi.cdbs.opcodes import InServiceAction

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from holdover.scsi.reservation.transport_id import TransportID
 
 
-@dataclass(frozen=True, slots=True)
-class ITNexus:
+class ITNexus(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
     """One initiator port and one target port. A reservation belongs to such a pair.
 
     Attributes:

@@ -6,8 +6,9 @@ of an earlier command (a deferred error).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
+
+import msgspec
 
 from holdover.scsi.command import Response
 from holdover.scsi.errors import DecodeError
@@ -128,8 +129,7 @@ _LABELS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Sense:
+class Sense(msgspec.Struct, frozen=True, gc=False):
     """The content of sense data.
 
     Attributes:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from holdover.handover.lun_handover import LunHandover
 from holdover.handover.lun_work.common_nexus import require_own_nexus

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from holdover.lun.commands.answers import GOOD, illegal, write_failure
 from holdover.lun.commands.block import Geometry
 from holdover.lun.commands.work import Span
@@ -85,8 +87,7 @@ class SanitizeWork:
                 self.progress = _WHOLE * done // (self.passes * self.size)
 
 
-@dataclass(frozen=True, slots=True)
-class SanitizeState:
+class SanitizeState(msgspec.Struct, frozen=True, gc=False):
     """The state of the logical unit's sanitize operation.
 
     Attributes:

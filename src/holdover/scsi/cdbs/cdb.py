@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 from holdover.scsi.cdbs import _block_cdb, _device_cdb
 from holdover.scsi.cdbs._block_cdb import (
     BlockCdb,
@@ -85,8 +87,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class PersistentReserveIn:
+class PersistentReserveIn(msgspec.Struct, frozen=True, gc=False):
     """PERSISTENT RESERVE IN (SPC-4 6.15): 10 bytes.
 
     Attributes:
@@ -113,8 +114,7 @@ class PersistentReserveIn:
         return cls(cdb[1] & 0x1F, _number(cdb, 7, 8))
 
 
-@dataclass(frozen=True, slots=True)
-class PersistentReserveOut:
+class PersistentReserveOut(msgspec.Struct, frozen=True, gc=False):
     """PERSISTENT RESERVE OUT (SPC-4 6.16): 10 bytes.
 
     Attributes:
@@ -155,8 +155,7 @@ class PersistentReserveOut:
         return cls(cdb[1] & 0x1F, _number(cdb, 5, 8), cdb[2] & 0x0F, cdb[2] >> 4)
 
 
-@dataclass(frozen=True, slots=True)
-class Inquiry:
+class Inquiry(msgspec.Struct, frozen=True, gc=False):
     """INQUIRY (SPC-4 6.6): 6 bytes.
 
     Attributes:
@@ -173,8 +172,7 @@ class Inquiry:
         return bytes([OperationCode.INQUIRY, self.page_code is not None, self.page_code or 0, *length, 0])
 
 
-@dataclass(frozen=True, slots=True)
-class TestUnitReady:
+class TestUnitReady(msgspec.Struct, frozen=True, gc=False):
     """TEST UNIT READY (SPC-4 6.47): 6 bytes."""
 
     def encode(self) -> bytes:

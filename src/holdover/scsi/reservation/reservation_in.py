@@ -7,7 +7,7 @@ that are whole, and `complete` says whether these are all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from holdover.scsi.cdbs.opcodes import ReservationType
 from holdover.scsi.errors import DecodeError
@@ -35,8 +35,7 @@ _TYPE_BITS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ReadKeys:
+class ReadKeys(msgspec.Struct, frozen=True, gc=False):
     """READ KEYS (SPC-4 6.15.2).
 
     Attributes:
@@ -70,8 +69,7 @@ class ReadKeys:
         return cls(generation, keys, complete=len(body) == additional)
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(msgspec.Struct, frozen=True, gc=False):
     """A persistent reservation as READ RESERVATION reports it.
 
     Attributes:
@@ -85,8 +83,7 @@ class Reservation:
     scope: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ReadReservation:
+class ReadReservation(msgspec.Struct, frozen=True, gc=False):
     """READ RESERVATION (SPC-4 6.15.3): 8 bytes when there is no reservation, 24 otherwise.
 
     Attributes:
@@ -129,8 +126,7 @@ class ReadReservation:
         return cls(generation, held)
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(msgspec.Struct, frozen=True, gc=False):
     """REPORT CAPABILITIES (SPC-4 6.15.4): 8 bytes.
 
     Attributes:
@@ -201,8 +197,7 @@ def without_port_capabilities(data: bytes) -> bytes:
     return data[:2] + bytes([data[2] & ~(_SIP_C | _ATP_C)]) + data[3:]
 
 
-@dataclass(frozen=True, slots=True)
-class FullStatusDescriptor:
+class FullStatusDescriptor(msgspec.Struct, frozen=True, gc=False):
     """One registered I_T nexus in READ FULL STATUS (SPC-4 6.15.5).
 
     Attributes:
@@ -265,8 +260,7 @@ class FullStatusDescriptor:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class FullStatus:
+class FullStatus(msgspec.Struct, frozen=True, gc=False):
     """READ FULL STATUS (SPC-4 6.15.5).
 
     Attributes:

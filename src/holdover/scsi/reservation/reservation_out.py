@@ -6,7 +6,9 @@ parameter list of its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import msgspec
 
 from holdover.scsi.cdbs.cdb import PersistentReserveIn, PersistentReserveOut
 from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, ReservationType
@@ -24,8 +26,7 @@ _SPEC_I_PT, _ALL_TG_PT, _APTPL = 0x08, 0x04, 0x01
 _UNREG = 0x02
 
 
-@dataclass(frozen=True, slots=True)
-class ParameterList:
+class ParameterList(msgspec.Struct, frozen=True, gc=False):
     """The parameter list of every service action except REGISTER AND MOVE (SPC-4 6.16.3).
 
     Attributes:
@@ -63,7 +64,7 @@ class ParameterList:
         """
         basic = cls.decode_basic(data)
         if basic.spec_i_pt:
-            return replace(basic, transport_ids=_decode_transport_ids(data))
+            return msgspec.structs.replace(basic, transport_ids=_decode_transport_ids(data))
         if len(data) != BASIC_LENGTH:
             raise DecodeError(_BASIC, f"length of {len(data)} bytes, without SPEC_I_PT it is {BASIC_LENGTH}")
         return basic

@@ -7,8 +7,9 @@ OUT carries them with SPEC_I_PT and in REGISTER AND MOVE.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
+
+import msgspec
 
 from holdover.scsi.errors import DecodeError
 
@@ -26,8 +27,7 @@ class ProtocolIdentifier(IntEnum):
     SAS = 0x6
 
 
-@dataclass(frozen=True, slots=True)
-class FcTransportID:
+class FcTransportID(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
     """An initiator port on Fibre Channel.
 
     Attributes:
@@ -47,8 +47,7 @@ class FcTransportID:
         return f"fc {self.n_port_name.hex()}"
 
 
-@dataclass(frozen=True, slots=True)
-class SasTransportID:
+class SasTransportID(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
     """An initiator port on Serial Attached SCSI.
 
     Attributes:
@@ -68,8 +67,7 @@ class SasTransportID:
         return f"sas {self.sas_address.hex()}"
 
 
-@dataclass(frozen=True, slots=True)
-class IscsiTransportID:
+class IscsiTransportID(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
     """An initiator port, or a whole initiator device, on iSCSI.
 
     Attributes:
@@ -104,8 +102,7 @@ class IscsiTransportID:
         return self.name if self.isid is None else f"{self.name}{_SEPARATOR}{self.isid.hex()}"
 
 
-@dataclass(frozen=True, slots=True)
-class OtherTransportID:
+class OtherTransportID(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
     """A TransportID of a protocol or format that this package does not know, kept unchanged.
 
     Attributes:
