@@ -6,10 +6,11 @@ guest's I_T nexus.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from holdover.guest.scsi_block import ScsiBlock
 from holdover.lun.logical_unit import LogicalUnit

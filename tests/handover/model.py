@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from holdover.guest.gate import Gate
 from holdover.handover.destination_rules import may_hear_that_it_is_over

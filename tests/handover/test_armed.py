@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from holdover.guest.gate import Gate
 from holdover.handover.destination_rules import destination_step, receive_message

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from holdover.handover.destination_rules import destination_step, receive_message
 from holdover.handover.effects import EffectKind, Effects
@@ -29,7 +28,7 @@ def lun_of(tracked: Tracked, **known: object) -> LunHandover:
     lun = LunHandover(
         "naa.1", tracked=tracked, source_spare=SPARE, destination_spare=SPARE_BACK, fresh_spare=FRESH
     )
-    return replace(lun, aptpl=True, standing=(KEY,), **known)  # type: ignore[arg-type]
+    return replace(lun, aptpl=True, standing=(KEY,), **known)
 
 
 def committed(tracked: Tracked = HELD) -> Rig:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from holdover.handover.patience import Patience, by_the_clock
 from holdover.handover.protocol import Source

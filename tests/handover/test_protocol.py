@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from holdover.guest.gate import Gate
 from holdover.handover.destination_rules import (
@@ -114,7 +113,7 @@ def test_work_that_has_nothing_to_say_to_any_lun_needs_no_record() -> None:
 
 
 def device(lun: LunHandover = LUN, **said: object) -> DeviceView:
-    return replace(DeviceView(lun.designator, lun.tracked), **said)  # type: ignore[arg-type]
+    return replace(DeviceView(lun.designator, lun.tracked), **said)
 
 
 def drained(source: Source, *devices: DeviceView) -> Source:

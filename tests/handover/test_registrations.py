@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
+from msgspec.structs import replace
 
 from holdover.handover.lun_handover import LunHandover, Registrations
 from holdover.handover.lun_work.source import confirm

@@ -13,9 +13,11 @@ parts is worked out once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
+
+from msgspec.structs import replace
 
 from holdover.guest.gate import Gate
 from holdover.handover.effects import EffectKind

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from holdover.agent.guests.chap_secrets import ChapSecrets
 from holdover.agent.guests.device import GuestDevice

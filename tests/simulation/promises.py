@@ -11,7 +11,9 @@ key, or has turned APTPL on, since the agent has looked. Only what is older than
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from holdover.lun.reservations import ReservationState
 from holdover.reservations.tracked import Tracked

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from holdover.reservations.questions import Picture
 from holdover.reservations.tracked import Tracked

@@ -9,8 +9,10 @@ this loss looks like a crash before the event.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from enum import Enum
+
+import msgspec
+from msgspec.structs import replace
 
 from holdover.guest.gate import Gate
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
@@ -34,8 +36,7 @@ class EffectKind(Enum):
     """The source or an operator, who waits, learns the state of the handover."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkOrder:
+class WorkOrder(msgspec.Struct, frozen=True, gc=False):
     """Work to do on all LUNs at once. It ends with `Event.DONE` or `Event.FAILED`.
 
     Attributes:
@@ -65,8 +66,7 @@ def order(work: Work, luns: tuple[LunHandover, ...]) -> WorkOrder:
     return WorkOrder(work, luns, tuple(without_commands(work, lun) for lun in luns))
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceNews:
+class DeviceNews(msgspec.Struct, frozen=True, gc=False):
     """What the handover tells the guest's device on one LUN. It goes on record with the state.
 
     Attributes:
@@ -85,8 +85,7 @@ class DeviceNews:
     pass_on: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Effects:
+class Effects(msgspec.Struct, frozen=True, gc=False):
     """What the executor does after one event.
 
     Attributes:

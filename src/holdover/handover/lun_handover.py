@@ -5,8 +5,10 @@ journals.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from holdover.reservations.tracked import Tracked
 
@@ -14,8 +16,7 @@ UNREGISTERED: Final = Tracked()
 """What a guest has on a LUN on which it is not registered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Registrations:
+class Registrations(msgspec.Struct, frozen=True, gc=False):
     """The registrations with the guest's key that one host has made on a LUN, as the LUN has shown them.
 
     Their number may differ from the number of paths of the host's device. A path that is away may be
@@ -38,8 +39,7 @@ class Registrations:
     away: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class LunHandover:
+class LunHandover(msgspec.Struct, frozen=True, gc=False):
     """One LUN of a guest that is being handed over.
 
     Attributes:

@@ -6,8 +6,9 @@ They return the new state and its effects (`holdover.handover.effects`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from holdover.guest.gate import Gate
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
@@ -32,8 +33,7 @@ class Answered(Enum):
     """To RECALL: the LUN could not be asked."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True, gc=False):
     """A message from the source to the destination.
 
     ``number`` grows with every message of the handover. ``machine_type`` is that of the guest. ``armed``:
@@ -49,8 +49,7 @@ class Message:
     armed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """The destination's answer to the source's message with that ``number``."""
 
     kind: Answered
@@ -59,8 +58,7 @@ class Answer:
     problem: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(msgspec.Struct, frozen=True, gc=False):
     """A handover on the host that the guest leaves. The journal has all of it.
 
     Attributes:
@@ -121,8 +119,7 @@ class Source:
         return bool(self.reason)
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
+class Destination(msgspec.Struct, frozen=True, gc=False):
     """A handover on the host that the guest goes to. The journal has all of it.
 
     Attributes:
@@ -156,8 +153,7 @@ class Destination:
         return DESTINATION[self.state].gate
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceView:
+class DeviceView(msgspec.Struct, frozen=True, gc=False):
     """What one device of the guest on this host reports when work has ended.
 
     Attributes:
@@ -175,8 +171,7 @@ class DeviceView:
     pending_attentions: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class HandoverEvent:
+class HandoverEvent(msgspec.Struct, frozen=True, gc=False):
     """An event, with the data that belongs to it.
 
     Attributes:

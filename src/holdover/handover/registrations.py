@@ -21,7 +21,8 @@ nexuses repeats the count until its answers before and after the reading name th
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from holdover.handover.changes import change_back, register_key
 from holdover.handover.lun_handover import LunHandover, Registrations

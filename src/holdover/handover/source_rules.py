@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from holdover.guest.gate import Gate
 from holdover.guest.staleness import RESERVATION_ATTENTIONS

@@ -15,7 +15,9 @@ other nexus. For a multipath device it is never learned: another of its paths ma
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from holdover.reservations.own_key import Own, probe
 from holdover.reservations.questions import Picture, active_aptpl, read_full_status, read_picture

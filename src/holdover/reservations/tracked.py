@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from holdover.scsi.cdbs.opcodes import ReservationType
 
 
-@dataclass(frozen=True, slots=True)
-class Tracked:
+class Tracked(msgspec.Struct, frozen=True, gc=False):
     """What the guest has established on the logical unit.
 
     Attributes:

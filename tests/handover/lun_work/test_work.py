@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
 from itertools import product
 
 import pytest
+from msgspec.structs import replace
 
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
 from holdover.handover.lun_work.work import Work, steps_of

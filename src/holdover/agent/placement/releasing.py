@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import structlog
+from msgspec.structs import replace
 
 from holdover.agent.attach.attached_guest import Attached
 from holdover.agent.guests.device import GuestDevice

@@ -8,7 +8,8 @@ nothing there. With an older picture, the roll back could free a reservation, or
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from holdover.handover.changes import change_back, change_key
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover

@@ -9,7 +9,7 @@ registrations were reached.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from holdover.handover.changes import change_key
 from holdover.handover.lun_handover import LunHandover

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from holdover.handover.changes import change_back, change_key, preempt
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from holdover.handover.changes import change_back, change_key, preempt, register_key
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
@@ -135,7 +136,7 @@ def give(lun: LunHandover) -> Steps[LunHandover]:
         return lun
     if is_no_holder(tracked):
         left = yield from change_key(tracked, tracked.key, 0, "REGISTER (unregister)")
-        unreached = _is_more_than(lun, replace(left, key=tracked.key))
+        unreached = _is_more_than(lun, Own(tracked.key, left.carried, left.was_there))
         return replace(lun, unreached=unreached, source_was_registered=left.was_there)
     if not must_rekey(lun):
         return replace(lun, preempted_key=tracked.key)

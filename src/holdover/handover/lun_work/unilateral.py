@@ -7,7 +7,7 @@ not keep anything in between.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from holdover.handover.changes import change_back, change_key, preempt, register_key
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover

@@ -17,9 +17,11 @@ Rules for whoever edits this file:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
+
+import msgspec
+from msgspec.structs import replace
 
 from holdover.handover.lun_handover import LunHandover
 from holdover.handover.lun_work.back import ascertain, weigh
@@ -121,8 +123,7 @@ class Work(Enum):
     """Destination, when the source has rolled back without the destination: remove what may be left."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkPolicy:
+class WorkPolicy(msgspec.Struct, frozen=True, gc=False):
     """How one kind of work is done on the LUNs.
 
     Attributes:
