@@ -30,6 +30,7 @@ from holdover.scsi.inquiry import Designator
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.path import PathError
 from tests.agent.attach.attach_site import LUN, PC, UUIDS, qemu, run, site
+from tests.agent.device_rig import QEMU
 from tests.paths.local_path import LocalPath
 from tests.qemu.test_monitor import ScriptedQemu
 
@@ -49,7 +50,7 @@ class Nothing:
 def holding(attached: Attached, key: int) -> GuestDevice:
     """Give a guest a device on which it holds something."""
     block = ScsiBlock(DeviceOptions(None, "x", migrate_pr=True), PC, attached.gate_now)
-    device = GuestDevice(block, "x", lambda _: LocalPath(Nothing(), ITNexus.__new__(ITNexus), "x"))
+    device = GuestDevice(block, "x", lambda _: LocalPath(Nothing(), QEMU, "x"))
     device.block.adopt(Tracked(key=key))
     attached.guest.devices.append(device)
     return device
