@@ -85,6 +85,10 @@ def test_a_guest_registers_only_where_it_is_known_which_lun_that_is(known: bool)
 def test_the_gate_on_record_is_the_one_that_comes() -> None:
     rig = Rig(gate=Gate.LEAVING)
     rig.device.recall_designator(HERE)
+    rig.device.coming_gate = Gate.DEPARTED
     other = Rig()
-    Remembered([device_record("db1", rig.device, Gate.DEPARTED)]).restore(other.device)
+    Remembered([device_record("db1", rig.device)]).restore(other.device)
     assert other.device.block.gate is Gate.DEPARTED
+    rig.device.move_gate(Gate.INCOMING)
+    Remembered([device_record("db1", rig.device)]).restore(other.device)
+    assert other.device.block.gate is Gate.INCOMING

@@ -145,3 +145,40 @@ def test_a_record_is_tried_again_after_an_error_that_nobody_has_foreseen(
             await until(set_up, "host-a", lambda state: state.state == "stayed")
 
     asyncio.run(test())
+
+
+def test_what_a_device_puts_on_record_beside_a_handover_does_not_open_its_gate_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gate moves when the record of the handover is on disk; until then the device has the one before."""
+
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            await reserved(set_up)
+            client = set_up.clients["host-a"]
+            await client.prepare(GUEST, "h1", set_up.apis["host-b"])
+            await client.commit(GUEST, "h1")
+            device = set_up.hosts["host-a"].guests[GUEST].devices[0]
+            journal, put = set_up.journals["host-a"], set_up.journals["host-a"].put
+            beside: list[asyncio.Task[None]] = []
+
+            async def slow(*records: Record) -> None:
+                moves = [each for each in records if isinstance(each, HandoverRecord)]
+                if moves and not beside:
+                    beside.append(asyncio.ensure_future(device.has_become_stale()))
+                await put(*records)
+                if moves:
+                    await asyncio.wait(beside)
+
+            before = device.block.gate
+            monkeypatch.setattr(journal, "put", slow)
+            await client.finish(GUEST, "h1")
+            assert beside
+            assert before is not device.block.gate
+            (on_record,) = journal.load().devices
+            assert msgspec.json.decode(on_record.body, type=BlockState).gate is Gate.DEPARTED
+            await set_up.stop("host-a")
+            await set_up.start("host-a")
+            assert (await set_up.gates())["host-a"] == "departed"
+
+    asyncio.run(test())

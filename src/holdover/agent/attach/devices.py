@@ -20,7 +20,7 @@ from holdover.guest.gate import Gate
 from holdover.guest.machine_type import MachineType
 from holdover.guest.options import DeviceOptions
 from holdover.guest.scsi_block import ScsiBlock
-from holdover.history.history import History
+from holdover.history.history import NO_HISTORY, History
 from holdover.journal.journal import JournalError
 from holdover.journal.records import DeviceRecord
 from holdover.metrics.measurements import Measurements
@@ -52,7 +52,7 @@ class DeviceMaker:
         in_handover: Callable[[str], bool],
         open_disks: OpenDisks,
         measurements: Measurements | None = None,
-        history: History | None = None,
+        history: History = NO_HISTORY,
     ) -> None:
         """``limit`` is how many seconds it may take to ask one LUN.
 

@@ -89,7 +89,7 @@ class GuestDevice:
         open_path: Callable[[str], Path],
         measurements: Measurements | None = None,
         guest: str = "",
-        history: History | None = None,
+        history: History = NO_HISTORY,
     ) -> None:
         """``open_path`` makes the path for an initiator name; "" is the guest, whose name is ``guest``."""
         self.guest = guest
@@ -106,9 +106,9 @@ class GuestDevice:
         self.in_flight_here = InFlight()
         self.held = 0
         self.gate_moved_at = time.monotonic()
+        self.coming_gate: Gate | None = None  # the one on its way to the record, which it has after that
         self._measurements = measurements or Measurements()
         self._path = open_path("")
-        history = history or NO_HISTORY
         self._sent = RecordedPath(self._path, history, guest, lambda: self.lun_name, Cause("guest"))
         own = RecordedPath(self._path, history, guest, lambda: self.lun_name)
         self._queue = DeviceQueue(block, own, self._measurements.own_commands)
@@ -328,6 +328,7 @@ class GuestDevice:
             self.block.goes_back or self.block.gate is Gate.RUNNING
         )
         self.block.gate = gate
+        self.coming_gate = None
         self.gate_moved_at = time.monotonic()
         if gate is Gate.DEPARTED:
             self.block.forget_attentions()

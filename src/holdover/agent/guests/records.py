@@ -20,14 +20,14 @@ from holdover.scsi.path import PathError
 log = structlog.get_logger()
 
 
-def device_record(guest: str, device: GuestDevice, gate: Gate | None = None) -> DeviceRecord:
+def device_record(guest: str, device: GuestDevice) -> DeviceRecord:
     """The record of a device whose LUN is known, or was known when its agent ran before.
 
-    ``gate`` is the gate that the device is about to have; with None the record has its gate of now.
+    It has the gate that the device is about to have, if that is already on its way to the disk.
     """
     state = device.block.state()
-    if gate is not None:
-        state = replace(state, gate=gate)
+    if device.coming_gate is not None:
+        state = replace(state, gate=device.coming_gate)
     return DeviceRecord(
         guest=guest,
         designator=device.lun_of_record,

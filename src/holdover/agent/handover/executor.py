@@ -128,7 +128,10 @@ class HandoverExecutor:
             newest = self._newest
             gate = None if newest is None else newest.gate
             records: list[Record] = [record_of(state_machine, at) for state_machine, at in self._waiting]
-            records += [device_record(self.guest.name, each, gate) for each in self._devices]
+            for device in self._devices:
+                # What a device puts on record by itself meanwhile comes after this, and must not undo it.
+                device.coming_gate = gate
+            records += [device_record(self.guest.name, each) for each in self._devices]
             states = [state_machine.state.value for state_machine, _ in self._waiting]
             self._waiting, self._devices = [], {}
             self._kill.before(states)

@@ -188,10 +188,12 @@ class ColdStarts:
                 await device.learn_designator(guest.limits.step)
                 if device.block.migrate_pr:
                     device.block.mark_stale()
-            await self._journal.put(
-                *(device_record(guest.name, each, Gate.RUNNING) for each in guest.devices)
-            )
+            for device in guest.devices:
+                device.coming_gate = Gate.RUNNING
+            await self._journal.put(*(device_record(guest.name, each) for each in guest.devices))
         except (PathError, StepFailed, JournalError) as error:
+            for device in guest.devices:
+                device.coming_gate = None
             raise ColdStartRefused(
                 f"guest {guest.name} is not let run on {self._config().name}: {error}; its gate stays "
                 f"{attached.gate_now.value}. When that is repaired: holdover guest start {guest.name}"
