@@ -225,6 +225,7 @@ class Host:
             for guest in self.config.guest:
                 await self._make_guest(guest)
             self._attachments.restore(self._records.guests, self._records.devices)
+            self._arrivals.restore(self._records.devices)
             # This happens before any command of a guest passes.
             self.handovers.restore(self.migrations.restore(self._records.handovers))
             self._doubt_all()

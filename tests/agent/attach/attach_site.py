@@ -67,6 +67,7 @@ class Site:
             self.attachments.take_up(self.guests[guest.name], PC, Gate.RUNNING)
         records = journal.load()
         self.attachments.restore(records.guests, records.devices)
+        self.arrivals.restore(records.devices)
 
     def make(
         self, name: str, machine_type: MachineType, devices: list[GuestDevice], *, left_to_qemu: bool = False

@@ -14,7 +14,7 @@ from holdover.agent.guests.device import GuestDevice
 from holdover.config.agent_file import GuestConfig
 from holdover.guest.gate import Gate
 from holdover.guest.options import DeviceOptions
-from holdover.guest.scsi_block import ScsiBlock
+from holdover.guest.scsi_block import BlockState, ScsiBlock
 from holdover.helper.connection import Peer
 from holdover.journal.memory import MemoryJournal
 from holdover.journal.records import DeviceRecord, GuestRecord
@@ -115,6 +115,40 @@ def test_what_cannot_be_expected_leaves_nothing_behind() -> None:
                 await here.of(process)
                 with pytest.raises(ExpectError, match="guest db2: runs on this host already"):
                     await here.arrivals.expect("db2", "pc", [])
+
+    run(test())
+
+
+def record_with_gate(guest: str, gate: Gate, tracked: Tracked) -> DeviceRecord:
+    body = msgspec.json.encode(BlockState(True, gate, tracked, stale=False))
+    return DeviceRecord(guest=guest, designator=str(LUN), drive="iscsi://192.0.2.1/iqn.x/0", body=body)
+
+
+@pytest.mark.provokes("lun-not-here")
+def test_what_cannot_be_expected_leaves_the_record_of_a_guest_that_no_file_names_any_more() -> None:
+    async def test() -> None:
+        journal = MemoryJournal()
+        departed = record_with_gate("db1", Gate.DEPARTED, Tracked())
+        await journal.put(departed)
+        async with site(journal=journal) as here:
+            with pytest.raises(ExpectError, match="this host has no disk of LUN"):
+                await here.arrivals.expect("db1", "pc", [ExpectedDevice(str(LUN), True)])
+            assert "db1" not in here.guests
+        assert journal.load().devices == (departed,)
+
+    run(test())
+
+
+def test_a_guest_that_no_file_names_any_more_and_that_has_something_is_not_expected() -> None:
+    async def test() -> None:
+        journal = MemoryJournal()
+        running = record_with_gate("db1", Gate.RUNNING, Tracked(0xAB))
+        await journal.put(running)
+        async with site(journal=journal) as here:
+            with pytest.raises(ExpectError, match="guest db1: has registrations here on record"):
+                await here.arrivals.expect("db1", "pc", [])
+            assert here.guests == {}
+        assert journal.load().devices == (running,)
 
     run(test())
 

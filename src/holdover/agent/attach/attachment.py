@@ -465,18 +465,18 @@ class Attachments:
         self.forget(attached)
         return True
 
-    def forget(self, attached: Attached) -> None:
-        """Forget a guest that no file names."""
+    def forget(self, attached: Attached, *, recorded: bool = True) -> None:
+        """Forget a guest that no file names. ``recorded``: whether the record under its name is its own."""
         name = attached.guest.name
         if self._attached.get(name) is attached:
             del self._attached[name], self._guests[name]
             self.claims.forget(name)
-        timer = self._timers.pop(attached, None)
-        if timer is not None:
+        if (timer := self._timers.pop(attached, None)) is not None:
             timer.cancel()
         self._starting.forget(attached)
         self._spawn(attached.guest.close())
-        self._spawn(self._maker.forget(name))
+        if recorded:
+            self._spawn(self._maker.forget(name))
 
     def _spawn(self, what: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(what)

@@ -17,10 +17,12 @@ from holdover.agent.attach.attachment import Attachments
 from holdover.agent.attach.devices import DeviceMaker
 from holdover.agent.attach.disks.disk import DiskPath
 from holdover.agent.attach.processes.process_identity import NotIdentified, identify_process
+from holdover.agent.attach.records import may_hold
 from holdover.agent.guests.device import GuestDevice
 from holdover.agent.guests.guest import HostedGuest
 from holdover.guest.gate import Gate
 from holdover.helper.connection import Peer
+from holdover.journal.records import DeviceRecord
 from holdover.scsi.errors import DecodeError
 from holdover.scsi.inquiry import Designator
 from holdover.scsi.path import PathError
@@ -71,6 +73,15 @@ class ExpectedGuests:
         self._maker = maker
         self._peers = peers
         self._one_by_one = asyncio.Lock()
+        self._left_out: frozenset[str] = frozenset()
+
+    def restore(self, devices: Iterable[DeviceRecord]) -> None:
+        """After `Attachments.restore`: note which guests may have something by the record, though no file and
+        no other record names them."""
+        known = self._attachments.get
+        self._left_out = frozenset(
+            each.guest for each in devices if known(each.guest) is None and may_hold(each)
+        )
 
     async def expect(self, name: str, machine_type: str, devices: Sequence[ExpectedDevice]) -> HostedGuest:
         """The guest of that name: the one that is here, or a new one that is going to arrive with these
@@ -101,6 +112,12 @@ class ExpectedGuests:
             return known.guest
 
     async def _make(self, name: str, machine_type: str, wanted: dict[Designator, bool]) -> HostedGuest:
+        if name in self._left_out:
+            raise ExpectError(
+                name,
+                "has registrations here on record, and the agent's file does not name it any more; put its "
+                f"[[guest]] back and restart the agent, then: holdover guest release {name}",
+            )
         try:
             fresh = self._attachments.add(name, machine_type, Gate.INCOMING)
         except Refused as error:
@@ -108,7 +125,7 @@ class ExpectedGuests:
         try:
             await self._equip(fresh, wanted)
         except BaseException:
-            self._attachments.forget(fresh)
+            self._attachments.forget(fresh, recorded=False)
             raise
         return fresh.guest
 

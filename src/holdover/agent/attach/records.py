@@ -88,3 +88,9 @@ def process_of(record: GuestRecord) -> ProcessIdentity | None:
     except msgspec.DecodeError as error:
         log.error("The record of a guest's process cannot be read.", guest=record.name, reason=str(error))
         return None
+
+
+def may_hold(record: DeviceRecord) -> bool:
+    """Whether a guest has something on a LUN by this record, or may have."""
+    state = state_of(record)
+    return state is None or bool(state.tracked.key) or state.stale
