@@ -280,3 +280,30 @@ def test_what_was_committed_is_not_withdrawn_by_an_operator(tmp_path: Path) -> N
             assert await set_up.registrants() == {"host-b": (KEY, True)}
 
     asyncio.run(test())
+
+
+def test_a_handover_whose_record_cannot_be_read_does_not_begin_anew(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            await reserved(set_up)
+            await move(set_up)
+            await move(set_up, "host-b", "host-a", "h2")
+            await set_up.stop("host-b")
+            journal = set_up.journals["host-b"]
+            (first,) = (each for each in journal.load().handovers if each.handover_id == "h1")
+            await journal.put(msgspec.structs.replace(first, body=b"of a newer agent"))
+            await set_up.start("host-b")
+            before = await set_up.registrants()
+            answer = await hears(set_up, "host-b", MessageKind.PREPARE, "h1", GUEST)
+            assert answer.kind is Answered.REFUSED
+            assert "h1 is over on host-b, whose agent cannot read its record" in answer.problem
+            assert (await set_up.gates())["host-b"] == "departed"
+            assert await set_up.registrants() == before
+            with pytest.raises(AgentRefused, match="h1 was used already"):
+                await set_up.clients["host-b"].prepare(GUEST, "h1", set_up.apis["host-a"])
+            # a source that could not yet end it ends it
+            answer = await hears(set_up, "host-b", MessageKind.FINISH, "h1", GUEST)
+            assert answer.kind is Answered.DONE
+            await move(set_up, name="h3")
+
+    asyncio.run(test())

@@ -136,7 +136,7 @@ class Handovers:
 
     def _require_new(self, name: str, handover_id: str) -> None:
         registry = self._registry
-        if handover_id in registry.closed or registry.destination(handover_id) is not None:
+        if registry.is_over(handover_id) or registry.destination(handover_id) is not None:
             raise registry.refusal(name, f"handover id {handover_id} was used already; choose another --id")
 
     def _require_running(self, guest: HostedGuest) -> None:

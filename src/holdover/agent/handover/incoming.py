@@ -96,6 +96,11 @@ class Incoming:
         message, peer = peer_message.message, sender
         if self._registry.is_own(message.handover_id):
             raise _Refusal(f"{self._config.name} is the source of handover {message.handover_id}")
+        if message.kind is MessageKind.PREPARE and message.handover_id in self._registry.unreadable:
+            raise _Refusal(
+                f"handover {message.handover_id} is over on {self._config.name}, whose agent cannot read its "
+                "record of it; a new handover needs another id"
+            )
         async with self._registry.lock(message.guest):
             known = self._registry.destination(message.handover_id)
             past = self._registry.closed.get(message.handover_id)
@@ -214,7 +219,11 @@ class Incoming:
         closed = self._registry.closed.get(message.handover_id)
         if isinstance(closed, Source):
             raise _Refusal(f"{self._config.name} is the source of handover {message.handover_id}")
-        state_machine, effects = receive_message(closed, message, peer)
+        state_machine: Destination | None
+        if closed is not None and self._ends_unread(closed, message):
+            state_machine, effects = receive_after_return(closed, message)
+        else:
+            state_machine, effects = receive_message(closed, message, peer)
         if effects.begins:
             if closed is None or closed.state is not DestinationState.RETURNED:
                 raise _Refusal(f"this handover is over on {self._config.name} ({_state(closed)})")
@@ -232,6 +241,11 @@ class Incoming:
         if effects.answer is None:
             raise TypeError(f"{message.kind.value} was not answered")
         return effects.answer
+
+    def _ends_unread(self, closed: Destination, message: Message) -> bool:
+        """Whether the source ends what has ended here, and this host's record does not tell of which LUNs."""
+        is_unread = message.handover_id in self._registry.unreadable and not closed.luns
+        return is_unread and closed.state is DestinationState.HERE and message.kind is MessageKind.FINISH
 
     # -- asked by operators -------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ devices they are.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 
@@ -20,6 +21,7 @@ from holdover.agent.handover.source import SourceHandover
 from holdover.guest.gate import Gate
 from holdover.handover.protocol import Destination, Source
 from holdover.handover.source_rules import after_restart
+from holdover.handover.states import DestinationState, SourceState
 from holdover.journal.records import HandoverRecord
 
 log = structlog.get_logger()
@@ -52,9 +54,13 @@ class Recovery:
         Raises:
             RecoveryError: The record of an open handover cannot be read.
         """
-        machines = [
-            state_machine for record in records if (state_machine := _state_machine_of(record)) is not None
-        ]
+        machines = []
+        for record in records:
+            state_machine = _state_machine_of(record)
+            if state_machine is None:
+                self._remember_unread(record)
+            else:
+                machines.append(state_machine)
         # An open handover counts as the newest, even if late messages of other handovers came after it.
         for state_machine in sorted(machines, key=lambda each: each.is_open):
             guest = self._registry.guests.get(state_machine.guest)
@@ -75,6 +81,15 @@ class Recovery:
             # If the handover is over, the devices' own records are newer: the guest may have run since.
             if newest.state_machine is not None and newest.state_machine.is_open:
                 self._registry.guests[name].move_gates(_gate_of(newest.state_machine))
+
+    def _remember_unread(self, record: HandoverRecord) -> None:
+        """Remember a handover that is over by what is beside the unreadable body of its record.
+
+        So a source that has not heard of the end is answered, and the handover does not begin anew.
+        """
+        self._registry.unreadable.add(record.handover_id)
+        with contextlib.suppress(ValueError):  # a state that only newer agents have
+            self._registry.remember(_over(record))
 
     def _take_up_source(self, state_machine: Source, guest: HostedGuest) -> None:
         source = self._source(state_machine, guest)
@@ -106,7 +121,18 @@ def _gate_of(state_machine: Source | Destination) -> Gate:
     return after_restart(state_machine) if isinstance(state_machine, Source) else state_machine.gate
 
 
+def _over(record: HandoverRecord) -> Source | Destination:
+    if record.role == "source":
+        return Source(record.handover_id, record.guest, record.peer, SourceState(record.state), ())
+    return Destination(record.handover_id, record.guest, record.peer, DestinationState(record.state), ())
+
+
 def _state_machine_of(record: HandoverRecord) -> Source | Destination | None:
+    """The handover of a record; None if it is over and the record cannot be read.
+
+    Raises:
+        RecoveryError: It is open, and the record cannot be read.
+    """
     kind: type[Source | Destination] = Source if record.role == "source" else Destination
     try:
         return msgspec.json.decode(record.body, type=kind)

@@ -44,6 +44,7 @@ class Registry:
     Attributes:
         newest: By guest: the handover under way, else the last one. Only these touch gates and LUNs.
         closed: By id: the earlier handovers, whose late messages the host must recognise.
+        unreadable: The ids of handovers that are over, and whose records this agent cannot read.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Registry:
         self.environment = environment
         self.newest: dict[str, Handover] = {}
         self.closed: dict[str, Source | Destination] = {}
+        self.unreadable: set[str] = set()
         self._peers = peers
         self._measurements = measurements
         self._history = history
@@ -96,6 +98,10 @@ class Registry:
         over = [name for name, each in self.closed.items() if not each.is_open]
         for name in over[:-_REMEMBERED]:
             del self.closed[name]
+
+    def is_over(self, handover_id: str) -> bool:
+        """Whether that id may begin nothing here: it is that of an earlier handover."""
+        return handover_id in self.closed or handover_id in self.unreadable
 
     def is_own(self, handover_id: str) -> bool:
         """Whether this host is, or was, the source of a handover."""
