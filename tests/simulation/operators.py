@@ -28,6 +28,7 @@ _NOTHING_BEGUN = frozenset({"", "stayed"})
 _PATIENCE = 4
 """How many times a destination refuses to take before its operator waits for the source instead."""
 _ENDED = frozenset({"gone", ""})
+"""The states of a source that has ended a committed handover; none if it cannot read the record of it."""
 _NOTHING_THERE = frozenset({"", "returned"})
 """The states of a destination from which nothing can be taken."""
 _THERE = frozenset({"gone", "settling", "telling", "conceding", "yielding"})
@@ -145,7 +146,7 @@ class Operator:
                     "finish", lambda host: host.handovers.ask(name, handover_id, Event.ASKED_FINISH)
                 )
             except AgentRefused as refused:
-                if refused.problem.state in _THERE:
+                if refused.problem.state in _THERE | _ENDED:
                     return _MOVED
                 await asyncio.sleep(1)
             except AgentError:
