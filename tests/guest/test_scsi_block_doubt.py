@@ -82,6 +82,14 @@ class TestIntent:
         drive(block, Command(b"\x5f"), unreachable)
         assert not block.stale
 
+    def test_what_is_adopted_too_late_leaves_the_keys_in_doubt(self) -> None:
+        block = scsi_block()
+        drive(block, out_command(IGNORE, 0, 5), script(Response(Status.TASK_ABORTED)))
+        block.adopt(Tracked(), block.staleness_epoch - 1)
+        assert block.state() == BlockState(True, Gate.RUNNING, Tracked(), stale=True, candidates=(5,))
+        block.adopt(Tracked(5), block.staleness_epoch)
+        assert block.state() == BlockState(True, Gate.RUNNING, Tracked(5), stale=False)
+
     def test_keys_of_commands_without_an_end_add_up(self) -> None:
         block = scsi_block()
         for key in range(1, 12):

@@ -171,9 +171,10 @@ class ScsiBlock:
                 known, so the next value that the guest reads makes the picture stale.
         """
         self._tracked = tracked
-        self._candidates = ()
         self._generation.know(generation)
         self._stale = as_of is not None and as_of != self._staleness_epoch
+        if not self._stale:
+            self._candidates = ()
 
     def mark_stale(self) -> None:
         """Note that `tracked` may be wrong."""

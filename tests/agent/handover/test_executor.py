@@ -11,9 +11,12 @@ import pytest
 
 from holdover.agent.guests.device import GuestDevice
 from holdover.api.client import AgentRefused
+from holdover.api.documents import PeerMessage
 from holdover.config.agent_file import Limits
 from holdover.guest.gate import Gate
 from holdover.guest.scsi_block import BlockState
+from holdover.handover.protocol import Answer, Answered
+from holdover.handover.states import MessageKind
 from holdover.journal.records import DeviceRecord, HandoverRecord, Record
 from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command
@@ -180,5 +183,39 @@ def test_what_a_device_puts_on_record_beside_a_handover_does_not_open_its_gate_a
             await set_up.stop("host-a")
             await set_up.start("host-a")
             assert (await set_up.gates())["host-a"] == "departed"
+
+    asyncio.run(test())
+
+
+def test_what_is_in_doubt_on_a_lun_that_no_work_has_asked_stays_in_doubt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the guest is not registered, the work of a roll back sends nothing."""
+
+    async def test() -> None:
+        async with san(tmp_path, luns=2, limits=QUICK) as set_up:
+            await set_up.guest_on("host-a", 1).register(aptpl=True)
+            client = set_up.clients["host-a"]
+            await client.prepare(GUEST, "h1", set_up.apis["host-b"])
+            device = set_up.hosts["host-a"].guests[GUEST].devices[0]
+            read_again: list[bool] = []
+            monkeypatch.setattr(device, "read_again", lambda: read_again.append(True))
+            there = set_up.hosts["host-b"].handovers
+            receive = there.receive
+
+            async def refuses(message: PeerMessage, sender: str) -> Answer:
+                if message.message.kind is not MessageKind.COMMIT:
+                    return await receive(message, sender)
+                device.block.mark_stale()
+                return Answer(Answered.REFUSED, message.message.number, problem="a test refuses it")
+
+            monkeypatch.setattr(there, "receive", refuses)
+            seen = recorded(set_up, "host-a", monkeypatch)
+            with pytest.raises(AgentRefused, match="a test refuses it"):
+                await client.commit(GUEST, "h1")
+            await until(set_up, "host-a", lambda state: not state.open)
+            assert device.block.stale
+            assert read_again
+            assert any(each.stale and each.gate is Gate.RUNNING for each in seen)
 
     asyncio.run(test())

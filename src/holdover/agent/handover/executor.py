@@ -36,6 +36,7 @@ from holdover.scsi.path import PathError
 log = structlog.get_logger()
 
 _WRITE_AGAIN_SECONDS = 1.0
+_NEVER = -1
 
 
 class _Gone(Exception):
@@ -90,7 +91,8 @@ class HandoverExecutor:
         self._newest: Source | Destination | None = None
         self._devices: dict[GuestDevice, None] = {}  # in the order in which they were noted
         self._as_of: dict[GuestDevice, int] = {}
-        """Each device's staleness epoch when the last work began; that work has not seen what came after."""
+        """Each device's staleness epoch when a work last began to ask its LUN, if one has; that work has not
+        seen what came after."""
 
     # -- the journal --------------------------------------------------------------------------------
 
@@ -183,7 +185,6 @@ class HandoverExecutor:
             problem = await self._drain() if ordered.policy.drains else ""
             if problem:
                 return HandoverEvent(Event.FAILED, problem=problem)
-            self._as_of = {device: device.block.staleness_epoch for device in self.guest.devices}
             with self.spans.span(f"work {work.value}"):
                 await self.flush_for(EffectKind.WORK, effects)
                 return await self._work(ordered)
@@ -246,7 +247,8 @@ class HandoverExecutor:
         return await device.run(self._steps(work, lun, devices), limit)
 
     def _steps(self, work: Work, lun: LunHandover, devices: dict[str, GuestDevice]) -> Steps[LunHandover]:
-        block = devices[lun.designator].block
+        device = devices[lun.designator]
+        block = device.block
 
         def in_turn() -> Steps[LunHandover]:
             # The guest may have changed something since the handover noted it. The device queue runs these
@@ -254,7 +256,10 @@ class HandoverExecutor:
             now = as_the_device_knows(work, lun, block.tracked, block.candidates)
             return (yield from steps_of(work, now, stale=block.stale, candidates=block.candidates))
 
-        return self.spans.steps(in_turn(), lun.designator)
+        def asks() -> None:
+            self._as_of[device] = block.staleness_epoch
+
+        return self.spans.steps(in_turn(), lun.designator, asks)
 
     async def _by_designator(self, luns: tuple[LunHandover, ...]) -> dict[str, GuestDevice]:
         """The guest's devices by designator.
@@ -283,6 +288,15 @@ class HandoverExecutor:
             if not ended
         )
 
+    def _seen_of(self, device: GuestDevice) -> int | None:
+        """The staleness epoch up to which a device's LUN was asked; None if nothing is in doubt.
+
+        Where the guest is not registered, the work of a handover may ask nothing.
+        """
+        if device in self._as_of:
+            return self._as_of[device]
+        return _NEVER if device.block.stale else None
+
     def views(self) -> tuple[DeviceView, ...]:
         """The reports of the guest's devices."""
         return tuple(
@@ -308,7 +322,7 @@ class HandoverExecutor:
             if learns.left:
                 device.block.forget_attentions()
             if learns.tracked is not None:
-                device.block.adopt(learns.tracked, None if learns.left else self._as_of.get(device))
+                device.block.adopt(learns.tracked, None if learns.left else self._seen_of(device))
             device.block.drop_attentions(learns.drop)
             device.block.pass_on(learns.pass_on)
         return devices

@@ -39,9 +39,11 @@ class Spans:
         finally:
             self._record(name, lun, began)
 
-    def steps(self, steps: Steps[T], lun: str) -> Steps[T]:
-        """The same steps, with each round trip recorded."""
+    def steps(self, steps: Steps[T], lun: str, asks: Callable[[], None]) -> Steps[T]:
+        """The same steps, with each round trip recorded. ``asks`` is called before the first command."""
         run = StepRun(steps)
+        if run.request is not None:
+            asks()
         while run.request is not None:
             command, began = run.request, self._now()
             try:
