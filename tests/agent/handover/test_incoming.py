@@ -307,3 +307,30 @@ def test_a_handover_whose_record_cannot_be_read_does_not_begin_anew(tmp_path: Pa
             await move(set_up, name="h3")
 
     asyncio.run(test())
+
+
+def test_the_handover_of_a_guest_that_the_file_has_lost_is_named_with_its_state(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            await reserved(set_up)
+            client = set_up.clients["host-a"]
+            await client.prepare(GUEST, "h1", set_up.apis["host-b"])
+            await set_up.stop("host-a")
+            right = set_up.configs["host-a"]
+            set_up.configs["host-a"] = msgspec.structs.replace(right, guest=())
+            await set_up.start("host-a")
+            with pytest.raises(AgentRefused, match="put its .* back and restart the agent") as refused:
+                await client.commit(GUEST, "h1")
+            assert refused.value.problem.state == "prepared"
+            await set_up.stop("host-a")
+            set_up.configs["host-a"] = right
+            await set_up.start("host-a")
+            await until(set_up, "host-a", lambda state: state.state == "prepared")
+            assert (await client.commit(GUEST, "h1")).state == "committed"
+            assert (await client.finish(GUEST, "h1")).state == "gone"
+            await move(set_up, "host-b", "host-a", "h2")
+            with pytest.raises(AgentRefused, match="is not the guest's newest") as refused:
+                await set_up.clients["host-a"].finish(GUEST, "h1")
+            assert refused.value.problem.state == "gone"
+
+    asyncio.run(test())

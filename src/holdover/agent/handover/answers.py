@@ -47,7 +47,7 @@ def summary_of(handover: Handover) -> HandoverSummary | None:
         "source" if isinstance(state_machine, Source) else "destination",
         state_machine.state.value,
         _problem(handover, state_machine),
-        _is_in_doubt(state_machine),
+        is_in_doubt(state_machine),
     )
 
 
@@ -60,7 +60,7 @@ def refusal(host: str, guest: str, problem: str, about: Handover | None = None) 
     state_machine = None if about is None else about.executor.written or about.state_machine
     if about is None or state_machine is None:
         return HandoverProblem(Problem(detail=text, host=host, guest=guest))
-    state, in_doubt = state_machine.state.value, _is_in_doubt(state_machine)
+    state, in_doubt = state_machine.state.value, is_in_doubt(state_machine)
     return HandoverProblem(Problem(detail=text, host=host, guest=guest, state=state, in_doubt=in_doubt))
 
 
@@ -84,7 +84,7 @@ def state_of(host: str, handover: Handover, *, spans: bool = True) -> HandoverSt
         luns=tuple(map(LunState.of, state_machine.luns)),
         reason=state_machine.reason if isinstance(state_machine, Source) else "",
         problem=_problem(handover, state_machine),
-        in_doubt=_is_in_doubt(state_machine),
+        in_doubt=is_in_doubt(state_machine),
         spans=handover.executor.spans.so_far() if spans else (),
     )
 
@@ -111,7 +111,7 @@ def reached(host: str, handover: Handover, state: SourceState | DestinationState
             host=host,
             guest=state_machine.guest,
             state=state_machine.state.value,
-            in_doubt=_is_in_doubt(state_machine),
+            in_doubt=is_in_doubt(state_machine),
         )
     )
 
@@ -131,7 +131,7 @@ def _state_machine(host: str, handover: Handover) -> Source | Destination:
     return state_machine
 
 
-def _is_in_doubt(state_machine: Source | Destination) -> bool:
+def is_in_doubt(state_machine: Source | Destination) -> bool:
     """Whether it is uncertain where the guest's reservations are, judged by the handover's record.
 
     A journal that refuses to write does not put a handover in doubt: nothing follows from a state before that

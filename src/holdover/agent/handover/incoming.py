@@ -290,11 +290,7 @@ class Incoming:
             or destination.state_machine is None
             or destination.state_machine.guest != name
         ):
-            raise self._registry.refusal(
-                name,
-                f"handover {handover_id} is not under way on {self._config.name} and is not the guest's "
-                f"newest; holdover handover status {name} shows the newest",
-            )
+            raise self._registry.not_newest(name, handover_id)
         return destination
 
     # -- sources that say nothing -------------------------------------------------------------------

@@ -11,7 +11,7 @@ from holdover.admission.token_buckets import TokenBuckets
 from holdover.agent.attach.hosted_guest import LeftToQemu
 from holdover.agent.environment import Environment
 from holdover.agent.guests.guest import HostedGuest
-from holdover.agent.handover.answers import Handover, HandoverProblem, refusal
+from holdover.agent.handover.answers import Handover, HandoverProblem, is_in_doubt, refusal
 from holdover.agent.handover.destination import DestinationHandover
 from holdover.agent.handover.executor import HandoverExecutor
 from holdover.agent.handover.kill_hook import KillHook
@@ -20,6 +20,7 @@ from holdover.agent.handover.phases import Phases
 from holdover.agent.handover.source import SourceHandover
 from holdover.agent.handover.spans import Spans
 from holdover.api.client import AgentError
+from holdover.api.documents import Problem
 from holdover.api.peer_hosts import PeerClient, Peers, UnknownPeer
 from holdover.config.agent_file import AgentConfig, ConfigError
 from holdover.handover.protocol import Destination, Source
@@ -155,6 +156,28 @@ class Registry:
     def refusal(self, guest: str, problem: str, about: Handover | None = None) -> HandoverProblem:
         """The error to raise where nothing was done; ``about`` is the guest's handover, if any."""
         return refusal(self.config.name, guest, problem, about)
+
+    def not_newest(self, guest: str, handover_id: str) -> HandoverProblem:
+        """The error where a handover is not a guest's newest here; it tells the state that is on record."""
+        here, known = self.config.name, self.closed.get(handover_id)
+        if known is not None and known.guest != guest:
+            known = None
+        state = "" if known is None else known.state.value
+        in_doubt = known is not None and is_in_doubt(known)
+        if known is not None and known.is_open and guest not in self.guests:
+            text = (
+                f"handover {handover_id} is {state} on {here}, whose agent's file does not name the guest "
+                "any more; put its [[guest]] back and restart the agent, then the handover goes on"
+            )
+        else:
+            text = (
+                f"handover {handover_id} is not under way on {here} and is not the guest's newest; holdover "
+                f"handover status {guest} shows the newest"
+            )
+        problem = Problem(
+            detail=f"guest {guest}: {text}", host=here, guest=guest, state=state, in_doubt=in_doubt
+        )
+        return HandoverProblem(problem)
 
     def require_allowance(self, guest: str, handover_id: str) -> None:
         """Check that one more handover of a guest may begin and be put on record.
