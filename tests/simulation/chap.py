@@ -25,7 +25,7 @@ class Secrets:
         self._host = host
         self._folder = None if folder is None else folder / "secrets"
         self._random = random
-        self._spoiled = False
+        self._spoiled: frozenset[str] = frozenset()
 
     def spoil(self) -> None:
         """Perhaps somebody does something to the files before the agent starts."""
@@ -36,13 +36,14 @@ class Secrets:
         )
         for file in sorted(self._folder.iterdir()):
             spoil(file)
+        if spoil is not Path.unlink:
+            self._spoiled = frozenset(self.told)
         self.told.clear()
-        self._spoiled = spoil is not Path.unlink
 
     def mend(self) -> None:
         """Do what the agent says that it needs: remove the files."""
         assert self._folder is not None
-        self._spoiled = False
+        self._spoiled = frozenset()
         for file in self._folder.iterdir():
             if file.is_dir():
                 file.rmdir()
@@ -53,7 +54,7 @@ class Secrets:
         """The agent has started: nobody else knows its secrets, and each guest has the same one as before."""
         if self._folder is None:
             return
-        if self._spoiled and host.guests:
+        if self._spoiled & host.guests.keys():
             raise Broken(f"{self._host}: the agent has started with a secret that is none")
         for name, guest in host.guests.items():
             found = host.export_secret(guest)

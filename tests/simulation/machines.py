@@ -220,6 +220,8 @@ class Machine:
             await self.stop()
         finally:
             self.config = right
+            if self.process is not None:  # nothing goes wrong any more
+                self.crash()
 
     async def _run(self, process: Process) -> None:
         environment = Environment(
@@ -259,6 +261,8 @@ class Machine:
                     continue
                 kind = LunPath if placement.disk else PortPath
                 sender = Sender(self.name, guest if placement.moved else "")
+                if placement.disk and not placement.layout.several:
+                    return self._disk_of_host(process, placement.lun, sender, nexuses[0], str(place))
                 paths = [
                     kind(placement.lun, process, sender, nexus, str(place), self.numbers, number)
                     for number, nexus in enumerate(nexuses)
@@ -272,6 +276,16 @@ class Machine:
                 disk.opened.extend(paths)
                 return MultipathDisk(disk, paths, str(place), self.issued)
         raise PathError(str(place), "no such LUN")
+
+    def _disk_of_host(self, process: Process, lun: Lun, sender: Sender, nexus: ITNexus, name: str) -> LunPath:
+        """A disk of the kernel: whoever opens it uses the kernel's one session."""
+        for each in self.paths:
+            if (each.process, each.lun, each.nexus, each.name) == (process, lun, nexus, name):
+                return each
+        path = LunPath(lun, process, sender, nexus, name, self.numbers)
+        path.in_order = self.folder is not None
+        self.paths.append(path)
+        return path
 
     def _nexuses(
         self, place: LunLocator, identity: InitiatorIdentity, guest: str, placement: Placement

@@ -28,7 +28,6 @@ _NOTHING_BEGUN = frozenset({"", "stayed"})
 _PATIENCE = 4
 """How many times a destination refuses to take before its operator waits for the source instead."""
 _ENDED = frozenset({"gone", ""})
-"""The states of a source that has ended a committed handover; none if it cannot read the record of it."""
 _NOTHING_THERE = frozenset({"", "returned"})
 """The states of a destination from which nothing can be taken."""
 _THERE = frozenset({"gone", "settling", "telling", "conceding", "yielding"})
@@ -146,7 +145,7 @@ class Operator:
                     "finish", lambda host: host.handovers.ask(name, handover_id, Event.ASKED_FINISH)
                 )
             except AgentRefused as refused:
-                if refused.problem.state in _THERE | _ENDED:
+                if refused.problem.state in _THERE:
                     return _MOVED
                 await asyncio.sleep(1)
             except AgentError:
@@ -167,7 +166,7 @@ class Operator:
                 state = refused.problem.state
                 if state in _THERE:
                     return _MOVED
-                if state == "":  # nothing of it has begun
+                if state in _NOTHING_BEGUN:
                     return _STAYED
                 await asyncio.sleep(1 + self.random.random())
             except AgentError:

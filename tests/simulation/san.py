@@ -324,8 +324,7 @@ class LunPath:
                 flight.session = -1
 
     async def close(self) -> None:
-        """Log out."""
-        self._session = 0
+        """Nothing: the kernel stays logged in."""
 
 
 class PortPath(LunPath):
@@ -335,6 +334,10 @@ class PortPath(LunPath):
     def port(self) -> str:
         """The initiator port as READ FULL STATUS names it."""
         return str(self.nexus.initiator)
+
+    async def close(self) -> None:
+        """Log out."""
+        self._session = 0
 
     def submit(self, command: Command) -> Submitted | None:
         """Send one command, as an open session does."""

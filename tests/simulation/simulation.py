@@ -41,6 +41,8 @@ from tests.simulation.transcript import Transcript
 _HOSTS = ("host-a", "host-b", "host-c")
 _CALM_SECONDS = 400.0
 """The virtual seconds within which every handover ends when nothing goes wrong any more."""
+_RESERVED_SECONDS = 100.0
+"""The virtual seconds after which sessions end that may have a LUN reserved by RESERVE."""
 _MENDED_AFTER = 30.0
 """The virtual seconds after which hosts that refuse one another are put right."""
 
@@ -401,7 +403,13 @@ class Simulation:
 
     async def _epilogue(self) -> None:
         await until(lambda: all(each.host is not None for each in self.machines.values()))
-        await until(self._all_closed)
+        later = self.clockwork.now + _RESERVED_SECONDS
+        await until(lambda: self._all_closed() or self.clockwork.now > later)
+        if not self._all_closed():
+            # A roll back waits for the end of a session that has reserved the LUN by RESERVE.
+            for each in self.initiators:
+                await each.leave_all()
+            await until(self._all_closed)
         for vm in self.vms:
             if vm.place is None:
                 vm.start(vm.belongs, "at the end")
