@@ -50,7 +50,8 @@ def no_such_guest(host: Host, name: str) -> NotThere:
     known = sorted(host.guests)
     more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
     there_are = f"the guests there are {', '.join(known[:_LISTED])}{more}" if known else "no guest is there"
-    return NotThere(f"there is no guest {name!r} on {host.config.name}; {there_are}", name)
+    why = host.handovers.left_out(name) or there_are
+    return NotThere(f"there is no guest {name!r} on {host.config.name}; {why}", name)
 
 
 def answer(problem: Problem, status: int) -> _Answer:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from holdover.agent.guests.guest import HostedGuest
+from holdover.agent.handover.answers import HandoverProblem
 from holdover.api.client import AgentClient, AgentError, AgentRefused
 from holdover.api.documents import PeerMessage, PeerState
 from holdover.api.version import API_VERSION
@@ -16,7 +17,7 @@ from holdover.config.agent_file import Limits
 from holdover.guest.machine_type import MachineType
 from holdover.handover.lun_handover import LunHandover
 from holdover.handover.protocol import Answer, Answered, Destination, Message
-from holdover.handover.states import MessageKind
+from holdover.handover.states import Event, MessageKind
 from holdover.reservations.tracked import Tracked
 from tests.agent.device_rig import Rig
 from tests.agent.handover.moves import move, reserved
@@ -319,9 +320,12 @@ def test_the_handover_of_a_guest_that_the_file_has_lost_is_named_with_its_state(
             right = set_up.configs["host-a"]
             set_up.configs["host-a"] = msgspec.structs.replace(right, guest=())
             await set_up.start("host-a")
-            with pytest.raises(AgentRefused, match="put its .* back and restart the agent") as refused:
+            with pytest.raises(AgentRefused, match=r"no guest .* h1 is prepared on host-a.* put its .* back"):
                 await client.commit(GUEST, "h1")
-            assert refused.value.problem.state == "prepared"
+            handovers = set_up.hosts["host-a"].handovers
+            with pytest.raises(HandoverProblem, match=r"h1 is prepared on host-a.* put its .* back") as left:
+                await handovers.ask(GUEST, "h1", Event.ASKED_COMMIT)
+            assert (left.value.problem.state, left.value.problem.in_doubt) == ("prepared", False)
             await set_up.stop("host-a")
             set_up.configs["host-a"] = right
             await set_up.start("host-a")

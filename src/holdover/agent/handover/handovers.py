@@ -208,6 +208,10 @@ class Handovers:
         newest = self._registry.newest.get(name)
         return None if newest is None or newest.state_machine is None else state_of(self._host, newest)
 
+    def left_out(self, name: str) -> str:
+        """Which open handover waits for a guest that the agent's file does not name any more; empty: none."""
+        return self._registry.left_out(name)
+
     async def settled(self, name: str) -> None:
         """Wait until what the newest handover of a guest does here is done and on record."""
         newest = self._registry.newest.get(name)

@@ -164,20 +164,25 @@ class Registry:
             known = None
         state = "" if known is None else known.state.value
         in_doubt = known is not None and is_in_doubt(known)
-        if known is not None and known.is_open and guest not in self.guests:
-            text = (
-                f"handover {handover_id} is {state} on {here}, whose agent's file does not name the guest "
-                "any more; put its [[guest]] back and restart the agent, then the handover goes on"
-            )
-        else:
-            text = (
-                f"handover {handover_id} is not under way on {here} and is not the guest's newest; holdover "
-                f"handover status {guest} shows the newest"
-            )
+        text = self.left_out(guest) or (
+            f"handover {handover_id} is not under way on {here} and is not the guest's newest; holdover "
+            f"handover status {guest} shows the newest"
+        )
         problem = Problem(
             detail=f"guest {guest}: {text}", host=here, guest=guest, state=state, in_doubt=in_doubt
         )
         return HandoverProblem(problem)
+
+    def left_out(self, guest: str) -> str:
+        """Which open handover waits for a guest that the agent's file does not name any more; empty: none."""
+        waiting = (each for each in self.closed.values() if each.is_open and each.guest == guest)
+        if guest in self.guests or (found := next(waiting, None)) is None:
+            return ""
+        return (
+            f"handover {found.handover_id} is {found.state.value} on {self.config.name}, whose agent's file "
+            "does not name the guest any more; put its [[guest]] back and restart the agent, then the "
+            "handover goes on"
+        )
 
     def require_allowance(self, guest: str, handover_id: str) -> None:
         """Check that one more handover of a guest may begin and be put on record.
