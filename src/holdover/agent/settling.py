@@ -19,6 +19,7 @@ from holdover.agent.handover.preflight import preflight_after_start
 from holdover.agent.migration.migrations import Migrations
 from holdover.config.agent_file import AgentConfig
 from holdover.guest.gate import Gate
+from holdover.journal.journal import JournalError
 from holdover.reservations.steps import StepFailed
 from holdover.scsi.path import PathError
 
@@ -113,7 +114,10 @@ class Settling:
             self._handovers.announce(guest)
             if device.block.migrate_pr and device.block.gate is Gate.RUNNING:
                 await preflight_after_start(device, limit, recorded=recorded)
-        except (PathError, StepFailed) as error:
+            elif not recorded and self._handovers.state(guest) is not None:
+                # Its gate may have moved while the LUN was not known.
+                await device.put_on_record()
+        except (PathError, StepFailed, JournalError) as error:
             log.warning(
                 "A LUN does not answer yet; the agent tries again.",
                 guest=guest,

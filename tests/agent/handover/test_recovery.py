@@ -276,3 +276,27 @@ def test_a_guest_departs_also_while_its_lun_does_not_answer(tmp_path: Path) -> N
             assert await set_up.gates() == {"host-a": "departed", "host-b": "running"}
 
     asyncio.run(test())
+
+
+def test_the_gates_of_a_guest_whose_reservations_do_not_move_are_on_record(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with san(tmp_path, migrate_pr=("off", "off"), limits=QUICK) as set_up:
+            await set_up.guest_on("host-a").must(WRITE)
+            client = set_up.clients["host-a"]
+            await client.prepare(GUEST, "h1", set_up.apis["host-b"])
+            await client.commit(GUEST, "h1")
+            await set_up.stop("host-b")
+            # its LUN was not known yet when the gate moved
+            journal = set_up.journals["host-b"]
+            await journal.forget(*((each.guest, each.designator) for each in journal.load().devices))
+            await set_up.start("host-b")
+            while not journal.load().devices:  # noqa: ASYNC110 - no event tells of it
+                await asyncio.sleep(0.01)
+            await client.finish(GUEST, "h1")
+            for host in ("host-a", "host-b"):
+                await set_up.stop(host)
+                await set_up.start(host)
+            assert await set_up.gates() == {"host-a": "departed", "host-b": "running"}
+            await set_up.guest_on("host-b").must(WRITE)
+
+    asyncio.run(test())

@@ -76,8 +76,7 @@ class GuestDevice:
         number: The LUN number at the guest's export; None for a device that is not exported.
         recorded_as: The designator of the record that gave the device its state; empty if there is none.
         sole_nexus: Whether the nexus belongs to the guest alone, and not to the host.
-        inline_reads: The commands in flight that threads other than the loop's carry out.
-        in_flight_here: All other commands in flight.
+        inline_reads, in_flight_here: The commands in flight: of threads other than the loop's; the others.
         held: How many commands of the guest wait at the gate.
         gate_moved_at: When the gate got its state, in seconds of the monotonic clock.
     """
@@ -246,7 +245,7 @@ class GuestDevice:
         """Carry out a PERSISTENT RESERVE OUT. What it may change is on record before it is sent; what it has
         changed is on record before the guest knows."""
         try:
-            await self._record()
+            await self.put_on_record()
         except JournalError as error:
             run.fail(_NotRecorded(str(error)))
         except Exception as error:
@@ -473,7 +472,8 @@ class GuestDevice:
                     reason=str(error),
                 )
 
-    async def _record(self) -> None:
+    async def put_on_record(self) -> None:
+        """Put on record what it has and its gate. Raises `JournalError`."""
         if self.on_change is not None:
             await self.on_change(self)
 
@@ -481,7 +481,7 @@ class GuestDevice:
         """Put the state on record. If that fails, the record still says that the state is stale, or the LUN
         is asked before the state is used."""
         try:
-            await self._record()
+            await self.put_on_record()
         except Exception as error:
             log.error(
                 "A change of what a guest holds could not be put on record.",

@@ -105,7 +105,8 @@ class HandoverExecutor:
 
         `flush` puts both on record.
         """
-        devices = self._tell(effects.devices) if effects.devices else []
+        # A gate that moves goes on record, whether or not the rules have news of a LUN.
+        devices = self._tell(effects.devices) if effects.devices or self._moves(effects.gate) else []
         if effects.record and state_machine != self._newest:
             self._waiting.append((state_machine, self._clock()))
             self._newest = state_machine
@@ -162,6 +163,9 @@ class HandoverExecutor:
                 return
 
     # -- the gate -----------------------------------------------------------------------------------
+
+    def _moves(self, gate: Gate | None) -> bool:
+        return gate is not None and any(each.block.gate is not gate for each in self.guest.devices)
 
     async def open(self, effects: Effects) -> None:
         """Set the gate of each device that has another gate."""
