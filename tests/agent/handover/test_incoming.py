@@ -338,3 +338,23 @@ def test_the_handover_of_a_guest_that_the_file_has_lost_is_named_with_its_state(
             assert refused.value.problem.state == "gone"
 
     asyncio.run(test())
+
+
+@pytest.mark.parametrize("kind", [MessageKind.CLOSE, MessageKind.RETURN], ids=lambda kind: kind.value)
+def test_a_roll_back_whose_record_cannot_be_read_can_be_ended(tmp_path: Path, kind: MessageKind) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            await reserved(set_up)
+            client = set_up.clients["host-a"]
+            await client.prepare(GUEST, "h1", set_up.apis["host-b"])
+            await client.roll_back(GUEST, "h1")
+            await set_up.stop("host-b")
+            journal = set_up.journals["host-b"]
+            (first,) = journal.load().handovers
+            assert first.state == "returned"
+            await journal.put(msgspec.structs.replace(first, body=b"of a newer agent"))
+            await set_up.start("host-b")
+            assert (await hears(set_up, "host-b", kind, "h1", GUEST)).kind is Answered.DONE
+            await move(set_up, name="h2")
+
+    asyncio.run(test())

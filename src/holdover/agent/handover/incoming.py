@@ -48,6 +48,12 @@ Expect = Callable[[str, str, tuple[ExpectedDevice, ...]], Awaitable[HostedGuest]
 
 log = structlog.get_logger()
 
+_ENDS = {
+    DestinationState.HERE: (MessageKind.FINISH,),
+    DestinationState.RETURNED: (MessageKind.CLOSE, MessageKind.RETURN),
+}
+"""What a source says to end a handover, by the state in which it ends on the destination."""
+
 
 class _Refusal(Exception):
     """A message is refused, and nothing is kept of it; the error says why."""
@@ -245,7 +251,7 @@ class Incoming:
     def _ends_unread(self, closed: Destination, message: Message) -> bool:
         """Whether the source ends what has ended here, and this host's record does not tell of which LUNs."""
         is_unread = message.handover_id in self._registry.unreadable and not closed.luns
-        return is_unread and closed.state is DestinationState.HERE and message.kind is MessageKind.FINISH
+        return is_unread and message.kind in _ENDS.get(closed.state, ())
 
     # -- asked by operators -------------------------------------------------------------------------
 
