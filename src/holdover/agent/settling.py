@@ -114,7 +114,7 @@ class Settling:
             self._handovers.announce(guest)
             if device.block.migrate_pr and device.block.gate is Gate.RUNNING:
                 await preflight_after_start(device, limit, recorded=recorded)
-            elif not recorded and self._handovers.state(guest) is not None:
+            elif not recorded and self._handovers.summary(guest) is not None:
                 # Its gate may have moved while the LUN was not known.
                 await device.put_on_record()
         except (PathError, StepFailed, JournalError) as error:

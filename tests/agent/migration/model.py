@@ -13,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TypeVar
 
-from holdover.agent.handover.answers import HandoverProblem
+from holdover.agent.handover.answers import HandoverProblem, HandoverSummary
 from holdover.agent.handover.kill_hook import KillHook
 from holdover.agent.migration.arrivals import ArrivalRefused, Arrivals
 from holdover.agent.migration.job import Job
@@ -178,15 +178,30 @@ class FakeHandovers:
             luns=(),
         )
 
-    def state(self, name: str) -> HandoverState | None:
-        del name
+    def state(self) -> HandoverState | None:
         return self.state_of("source", "a", "b", self.state_name) if self.state_name else None
 
-    def at_destination(self, name: str) -> HandoverState | None:
+    def summary(self, name: str) -> HandoverSummary | None:
+        del name
+        return self.summary_of("source", "b", self.state_name) if self.state_name else None
+
+    def at_destination(self, name: str) -> HandoverSummary | None:
         del name
         known = {"prepared": "prepared", "committed": "committed", "gone": "here", "stayed": "returned"}
         state = known.get(self.state_name)
-        return None if state is None else self.state_of("destination", "b", "a", state)
+        return None if state is None else self.summary_of("destination", "a", state)
+
+    def summary_of(self, role: str, peer: str, state: str) -> HandoverSummary:
+        return HandoverSummary(
+            guest=GUEST,
+            handover_id=ID,
+            role=role,
+            peer=peer,
+            state=state,
+            open=state not in ("here", "returned"),
+            problem="",
+            in_doubt=False,
+        )
 
     async def prepare(
         self, name: str, handover_id: str, to: str, stale: Stale = Stale.REREAD
@@ -209,7 +224,8 @@ class FakeHandovers:
         del name
 
     def _known(self, name: str) -> HandoverState:
-        state = self.state(name)
+        del name
+        state = self.state()
         assert state is not None
         return state
 
@@ -318,7 +334,7 @@ class World:
             lambda: 0.02,
             self._check,
         )
-        return Job(migration, work, self.journal, lambda: self.handovers.state(GUEST), KillHook())
+        return Job(migration, work, self.journal, self.handovers.state, KillHook())
 
     async def _check(self, migration: Migration) -> None:
         del migration

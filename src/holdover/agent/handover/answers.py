@@ -26,29 +26,50 @@ class HandoverProblem(Exception):
 
 @dataclass(frozen=True, slots=True)
 class HandoverSummary:
-    """A handover that is not over: whose it is, and whether it can go on and is certain."""
+    """A handover without its LUNs: whose it is, how far it is, and whether it can go on and is certain."""
 
     guest: str
     handover_id: str
     role: str
+    peer: str
     state: str
+    open: bool
     problem: str
     in_doubt: bool
 
 
-def summary_of(handover: Handover) -> HandoverSummary | None:
-    """The summary of a handover; None if it is over, or has not begun."""
+def open_summary_of(handover: Handover) -> HandoverSummary | None:
+    """The summary of a handover on record; None if it is over, or has not begun."""
     state_machine = handover.executor.written or handover.state_machine
     if state_machine is None or not state_machine.is_open:
         return None
+    return _summary(handover, state_machine)
+
+
+def summary_of(host: str, handover: Handover) -> HandoverSummary:
+    """What `state_of` says, without the LUNs and without what took how long.
+
+    Raises:
+        HandoverProblem: The handover never began.
+    """
+    return _summary(handover, _state_machine(host, handover))
+
+
+def _summary(handover: Handover, state_machine: Source | Destination) -> HandoverSummary:
     return HandoverSummary(
-        state_machine.guest,
-        state_machine.handover_id,
-        "source" if isinstance(state_machine, Source) else "destination",
-        state_machine.state.value,
-        _problem(handover, state_machine),
-        is_in_doubt(state_machine),
+        guest=state_machine.guest,
+        handover_id=state_machine.handover_id,
+        role=_role(state_machine),
+        peer=state_machine.peer,
+        state=state_machine.state.value,
+        open=state_machine.is_open,
+        problem=_problem(handover, state_machine),
+        in_doubt=is_in_doubt(state_machine),
     )
+
+
+def _role(state_machine: Source | Destination) -> str:
+    return "source" if isinstance(state_machine, Source) else "destination"
 
 
 def refusal(host: str, guest: str, problem: str, about: Handover | None = None) -> HandoverProblem:
@@ -77,7 +98,7 @@ def state_of(host: str, handover: Handover, *, spans: bool = True) -> HandoverSt
         handover_id=state_machine.handover_id,
         guest=state_machine.guest,
         host=host,
-        role="source" if isinstance(state_machine, Source) else "destination",
+        role=_role(state_machine),
         peer=state_machine.peer,
         state=state_machine.state.value,
         open=state_machine.is_open,

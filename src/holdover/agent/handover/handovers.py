@@ -11,6 +11,7 @@ from holdover.agent.guests.guest import HostedGuest
 from holdover.agent.handover.answers import (
     HandoverProblem,
     HandoverSummary,
+    open_summary_of,
     reached,
     state_of,
     summary_of,
@@ -212,6 +213,14 @@ class Handovers:
         """Which open handover waits for a guest that the agent's file does not name any more; empty: none."""
         return self._registry.left_out(name)
 
+    def summary(self, name: str) -> HandoverSummary | None:
+        """The newest handover of a guest, without its LUNs; None if there was none.
+
+        A guest may stand still for this. Its `state` takes milliseconds if it has many LUNs.
+        """
+        newest = self._registry.newest.get(name)
+        return None if newest is None or newest.state_machine is None else summary_of(self._host, newest)
+
     async def settled(self, name: str) -> None:
         """Wait until what the newest handover of a guest does here is done and on record."""
         newest = self._registry.newest.get(name)
@@ -229,7 +238,7 @@ class Handovers:
 
     def under_way(self) -> Sequence[HandoverSummary]:
         """The handovers of this host that are not over, as its records have them."""
-        found = (summary_of(each) for each in tuple(self._registry.newest.values()))
+        found = (open_summary_of(each) for each in tuple(self._registry.newest.values()))
         return [each for each in found if each is not None]
 
     def lock(self, name: str) -> asyncio.Lock:
@@ -262,7 +271,7 @@ class Handovers:
 
     def _is_departed(self, name: str, handover_id: str) -> bool:
         """Whether a guest is not here, although no later handover has moved it away."""
-        guest, newest = self._registry.guests.get(name), self.state(name)
+        guest, newest = self._registry.guests.get(name), self.summary(name)
         is_newest = newest is None or newest.handover_id == handover_id
         return is_newest and guest is not None and guest.has_departed
 

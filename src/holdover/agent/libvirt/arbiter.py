@@ -13,6 +13,7 @@ from holdover.agent.attach.attached_guest import Attached
 from holdover.agent.attach.disks.open_disks import OpenDisks
 from holdover.agent.attach.processes.libvirt_names import LibvirtNames
 from holdover.agent.guests.guest import HostedGuest
+from holdover.agent.handover.answers import HandoverSummary
 from holdover.agent.handover.handovers import HandoverProblem, Handovers
 from holdover.agent.libvirt.facts import Facts
 from holdover.agent.libvirt.memory import GuestMemories
@@ -22,7 +23,6 @@ from holdover.agent.libvirt.qemu_events import QemuEvents
 from holdover.agent.placement.claims import ClaimRefused
 from holdover.agent.placement.refusal import ColdStartRefused
 from holdover.api.client import AgentError
-from holdover.api.documents import HandoverState
 from holdover.api.libvirt_documents import GuestAnswer, GuestQuestion
 from holdover.api.peer_hosts import Peers
 from holdover.config.agent_file import AgentConfig
@@ -253,7 +253,7 @@ class Arbiter:
                 raise TypeError(f"{task} is nothing to carry out")
         return None
 
-    def _handover(self, guest: str) -> HandoverState:
+    def _handover(self, guest: str) -> HandoverSummary:
         handover = self._facts.handover(guest)
         if handover is None:
             raise AskFailed(f"the handover of guest {guest} is over")

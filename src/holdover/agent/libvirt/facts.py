@@ -15,11 +15,11 @@ from holdover.agent.attach.hosted_guest import LeftToQemu
 from holdover.agent.attach.processes.libvirt_names import LibvirtNames
 from holdover.agent.attach.processes.process import Process
 from holdover.agent.guests.guest import HostedGuest
+from holdover.agent.handover.answers import HandoverSummary
 from holdover.agent.handover.handovers import Handovers
 from holdover.agent.libvirt.memory import GuestMemories, GuestMemory
 from holdover.agent.libvirt.qemu import is_incoming, runs_somewhere
 from holdover.agent.state_file import boot_id
-from holdover.api.documents import HandoverState
 from holdover.guest.gate import Gate
 from holdover.handover.state_table import DESTINATION, SOURCE
 from holdover.handover.states import DestinationState, SourceState
@@ -137,9 +137,9 @@ class Facts:
 
     # -- where it is --------------------------------------------------------------------------------
 
-    def handover(self, guest: str) -> HandoverState | None:
+    def handover(self, guest: str) -> HandoverSummary | None:
         """The handover of a guest that is under way; None if there is none."""
-        newest = self._handovers.state(guest)
+        newest = self._handovers.summary(guest)
         return newest if newest is not None and newest.open else None
 
     def place(self, guest: str, uuid: str) -> Whereabouts:

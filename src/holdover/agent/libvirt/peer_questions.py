@@ -221,7 +221,7 @@ class PeerAnswers:
             raise AskFailed(f"{self._host} is not the source of handover {question.handover_id}")
 
     async def _yield(self, question: GuestQuestion, sender: str, *, alive: bool) -> GuestAnswer:
-        newest = self._handovers.state(question.guest)
+        newest = self._handovers.summary(question.guest)
         if newest is None or (newest.handover_id, newest.peer) != (question.handover_id, sender):
             raise AskFailed(f"{self._host} knows nothing of handover {question.handover_id} from {sender}")
         memory = self._facts.memory(question.guest)

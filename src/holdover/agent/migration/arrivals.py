@@ -16,9 +16,9 @@ from weakref import WeakValueDictionary
 
 import structlog
 
+from holdover.agent.handover.answers import HandoverSummary
 from holdover.agent.migration.monitors import Monitors, NoMonitor
 from holdover.agent.migration.tls_folder import TlsFolders
-from holdover.api.documents import HandoverState
 from holdover.api.migration_documents import (
     MigrationOptions,
     QemuAction,
@@ -90,7 +90,7 @@ class Arrivals:
         self,
         config: Callable[[], AgentConfig],
         monitors: Monitors,
-        newest: Callable[[str], HandoverState | None],
+        newest: Callable[[str], HandoverSummary | None],
         tls: TlsFolders,
         passes: Callable[[str], bool],
         settled: Callable[[str], Awaitable[object]],

@@ -80,7 +80,7 @@ class Migrations:
         self._arrivals = Arrivals(
             lambda: self._config,
             self.monitors,
-            handovers.state,
+            handovers.summary,
             self._tls,
             self._passes,
             handovers.settled,
@@ -351,7 +351,7 @@ class Migrations:
         if isinstance(guest, LeftToQemu):
             raise AgentError(f"guest {guest.name}: {guest.refusal}")
         if self._handovers.is_in_handover(guest.name):
-            state = self._handovers.state(guest.name)
+            state = self._handovers.summary(guest.name)
             if state is None or state.handover_id != migration.migration_id:
                 raise AgentError(
                     f"a handover of guest {guest.name} is under way on {here}; holdover handover status "

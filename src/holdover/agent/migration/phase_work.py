@@ -180,7 +180,7 @@ class PhaseWork:
         return MigrationEvent(Happening.DONE)
 
     def _committed(self, migration: Migration) -> bool:
-        state = self._handovers.state(migration.guest)
+        state = self._handovers.summary(migration.guest)
         return state is not None and state.handover_id == migration.migration_id and state.state in _COMMITTED
 
     # -- while the guest stands still ---------------------------------------------------------------
@@ -308,7 +308,7 @@ class PhaseWork:
     async def _starting(self, migration: Migration) -> MigrationEvent:
         # A commit may be known before it is on record. The guest runs only when it is.
         await self._handovers.settled(migration.guest)
-        state = self._handovers.state(migration.guest)
+        state = self._handovers.summary(migration.guest)
         if state is not None and state.problem:
             return MigrationEvent(Happening.UNREACHED, state.problem)
         happened = await self._unless_bad_end(migration, self._run(migration))
@@ -416,7 +416,7 @@ class PhaseWork:
 
     def _has_stayed(self, migration: Migration) -> bool:
         """Whether the handover does not move the guest's reservations away from here, or not any more."""
-        state = self._handovers.state(migration.guest)
+        state = self._handovers.summary(migration.guest)
         return state is None or state.handover_id != migration.migration_id or state.state in _STAYS
 
     async def _resuming(self, migration: Migration) -> MigrationEvent:

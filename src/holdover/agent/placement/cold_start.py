@@ -94,7 +94,7 @@ class ColdStarts:
         return attached
 
     def _require_no_handover(self, name: str) -> None:
-        state = self._handovers.state(name)
+        state = self._handovers.summary(name)
         if state is not None and state.open:
             raise ColdStartRefused(
                 f"handover {state.handover_id} of guest {name} is {state.state} on {self._config().name}; "
@@ -103,7 +103,7 @@ class ColdStarts:
 
     async def _end_with_the_dead(self, name: str) -> None:
         """If the other host of the guest's handover is declared dead, end the handover without it."""
-        state = self._handovers.state(name)
+        state = self._handovers.summary(name)
         if state is None or not state.open or state.peer not in self._hosts.dead:
             return
         try:

@@ -36,7 +36,7 @@ class Places:
 
     def says(self, name: str) -> Said:
         """What this host says of a guest."""
-        newest = self._handovers.state(name)
+        newest = self._handovers.summary(name)
         mark = "" if newest is None else f"{newest.handover_id} {newest.role}"
         if self.moves(name):
             return Said(Word.MOVES, mark)

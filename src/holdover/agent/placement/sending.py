@@ -73,7 +73,7 @@ class Sending:
         )
 
     async def _roll_back(self, name: str, handover_id: str, to: str) -> None:
-        state = self._handovers.state(name)
+        state = self._handovers.summary(name)
         if state is None or (state.handover_id, state.peer) != (handover_id, to):
             return
         try:
