@@ -14,6 +14,7 @@ from holdover.api.client import AgentClient, AgentRefused
 from holdover.api.documents import PeerMessage, Problem
 from holdover.api.message_frames import Frame, FrameKind
 from holdover.api.message_stream import MOST_UNDER_WAY, MessageStream, NoStream, StreamLost
+from holdover.api.migration_documents import MigrationOptions, QemuAction, QemuRequest
 from holdover.api.request_bounds import LARGEST_BODY
 from holdover.api.version import API_VERSION
 from holdover.config.agent_file import Limits
@@ -99,7 +100,7 @@ def test_a_request_follows_where_the_stream_is_lost(tmp_path: Path, requests: li
         await opened(set_up, "host-a")
         lost = asyncio.Event()
 
-        async def loses(self: MessageStream, _: bytes) -> Frame:
+        async def loses(self: MessageStream, *_: object) -> Frame:
             self.close()
             lost.set()
             raise StreamLost("a test has cut it")
@@ -284,6 +285,74 @@ def test_a_peer_that_sends_without_pause_has_few_messages_under_way(
         come.set()
         assert {(await each).kind for each in asked} == {FrameKind.ANSWER}
         assert most == MOST_UNDER_WAY
+        stream.close()
+
+    with_two_agents(tmp_path, body)
+
+
+def a_request(action: QemuAction) -> QemuRequest:
+    return QemuRequest(guest=GUEST, migration_id="m9", action=action, options=MigrationOptions(), runs=True)
+
+
+def test_the_request_to_run_a_guest_takes_the_stream_and_others_do_not(
+    tmp_path: Path, requests: list[str]
+) -> None:
+    async def body(set_up: San) -> None:
+        peer = set_up.peer("host-b")
+        peer._stream = await stream_to(set_up, "host-b", credentials_of(set_up, "host-a"))
+        with pytest.raises(AgentRefused, match=r"m9 .* from host-a is not the newest"):
+            await peer.qemu(a_request(QemuAction.RUN))
+        assert requests.count("/peer/migration") == 0
+        for action in set(QemuAction) - {QemuAction.RUN, QemuAction.CHECK}:
+            with pytest.raises(AgentRefused, match="is not the newest"):
+                await peer.qemu(a_request(action))
+        assert requests.count("/peer/migration") == len(QemuAction) - 2
+        await peer.close()
+
+    with_two_agents(tmp_path, body)
+
+
+def test_a_request_to_run_a_guest_follows_where_the_stream_is_lost_or_half_full(
+    tmp_path: Path, requests: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(set_up: San) -> None:
+        peer = set_up.peer("host-b")
+        stream = await stream_to(set_up, "host-b", credentials_of(set_up, "host-a"))
+        peer._stream = stream
+        waits = asyncio.Event()
+
+        async def slow(message: PeerMessage, _: str) -> Answer:
+            await waits.wait()
+            return Answer(Answered.DONE, message.message.number)
+
+        monkeypatch.setattr(set_up.hosts["host-b"].handovers, "receive", slow)
+        asked = [
+            asyncio.ensure_future(stream.ask(body_of(MessageKind.COMMIT))) for _ in range(MOST_UNDER_WAY // 2)
+        ]
+        await asyncio.sleep(0)
+        assert stream.has_room
+        for _ in range(2):
+            with pytest.raises(AgentRefused, match="is not the newest"):
+                await peer.qemu(a_request(QemuAction.RUN))
+        assert requests.count("/peer/migration") == 2
+        waits.set()
+        await asyncio.gather(*asked)
+        stream.close()
+        with pytest.raises(AgentRefused, match="is not the newest"):
+            await peer.qemu(a_request(QemuAction.RUN))
+        assert requests.count("/peer/migration") == 3
+        await peer.close()
+
+    with_two_agents(tmp_path, body)
+
+
+def test_on_a_stream_a_qemu_is_asked_for_nothing_but_to_run(tmp_path: Path) -> None:
+    async def body(set_up: San) -> None:
+        stream = await stream_to(set_up, "host-b", credentials_of(set_up, "host-a"))
+        for action in set(QemuAction) - {QemuAction.RUN}:
+            answer = await stream.ask(msgspec.json.encode(a_request(action)), FrameKind.QEMU)
+            assert answer.kind is FrameKind.PROBLEM
+            assert action.value in msgspec.json.decode(answer.body, type=Problem).detail
         stream.close()
 
     with_two_agents(tmp_path, body)

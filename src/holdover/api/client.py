@@ -43,6 +43,7 @@ from holdover.api.migration_documents import (
     MigrationList,
     MigrationRequest,
     MigrationState,
+    QemuAction,
     QemuAnswer,
     QemuRequest,
     SendRequest,
@@ -187,18 +188,18 @@ class AgentClient:
         body, stream = msgspec.json.encode(message), self._stream
         if stream is not None and stream.has_room:
             with contextlib.suppress(StreamLost):  # the message may be repeated, so a request follows
-                return await self._tell_by(stream, body)
+                return await self._ask_by(stream, FrameKind.MESSAGE, body, Answer)
         elif message.message.kind is MessageKind.PREPARE:
             self._open_stream_soon()
         return await self._ask("POST", "/peer/handover", Answer, body)
 
-    async def _tell_by(self, stream: MessageStream, body: bytes) -> Answer:
+    async def _ask_by(self, stream: MessageStream, kind: FrameKind, body: bytes, answer: type[T]) -> T:
         try:
             async with asyncio.timeout(self._timeout):
-                frame = await stream.ask(body)
+                frame = await stream.ask(body, kind)
         except TimeoutError as error:
             raise self._unanswered() from error
-        return self._decoded(200 if frame.kind is FrameKind.ANSWER else 409, frame.body, Answer)
+        return self._decoded(200 if frame.kind is FrameKind.ANSWER else 409, frame.body, answer)
 
     def _open_stream_soon(self) -> None:
         """Open the stream for the messages that follow, unless it is open or was refused a while ago."""
@@ -268,7 +269,12 @@ class AgentClient:
 
     async def qemu(self, request: QemuRequest) -> QemuAnswer:
         """Ask the agent of a migration's destination about its QEMU. Raises as `tell`."""
-        return await self._ask("POST", "/peer/migration", QemuAnswer, msgspec.json.encode(request))
+        body, stream = msgspec.json.encode(request), self._stream
+        # while the guest stands still, this is asked for it alone
+        if request.action is QemuAction.RUN and stream is not None and stream.has_room_to_wait:
+            with contextlib.suppress(StreamLost):  # it may be repeated, so a request follows
+                return await self._ask_by(stream, FrameKind.QEMU, body, QemuAnswer)
+        return await self._ask("POST", "/peer/migration", QemuAnswer, body)
 
     async def declare(self, declaration: Declaration) -> Declaration:
         """Tell another agent whether its host is declared dead here. Raises as `tell`."""

@@ -1,4 +1,4 @@
-"""The frames of the stream on which one agent sends another the messages of handovers. Pure.
+"""The frames of the stream on which one agent sends another what a guest stands still for. Pure.
 
 A frame is a header and a body. The header has the length of the body, a number that the sender of a message
 chooses and that its answer repeats, and the kind of the frame. The body is JSON, as in a request of the API.
@@ -25,9 +25,15 @@ class FrameKind(IntEnum):
     MESSAGE = 1
     """A `PeerMessage`."""
     ANSWER = 2
-    """An `Answer`."""
+    """An `Answer` to a message, a `QemuAnswer` to a question about QEMU."""
     PROBLEM = 3
     """A `Problem`: the message was not handled."""
+    QEMU = 4
+    """A `QemuRequest` to run the guest."""
+
+
+ASKING = frozenset({FrameKind.MESSAGE, FrameKind.QEMU})
+"""The kinds of frames that are answered."""
 
 
 @dataclass(frozen=True, slots=True)

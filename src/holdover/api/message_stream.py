@@ -1,4 +1,5 @@
-"""The stream to a peer: messages of handovers on a connection that was opened and authenticated beforehand.
+"""The stream to a peer: messages of handovers, and requests to run a guest, on a connection that was opened
+and authenticated beforehand.
 
 A request of HTTP costs a third of a millisecond more in both processes together, while the guest stands
 still. Any number of messages may be under way. Whoever cannot use the stream sends a request instead.
@@ -63,11 +64,19 @@ class MessageStream(asyncio.Protocol):
     @property
     def has_room(self) -> bool:
         """Whether a message may be sent now."""
-        is_open = self._transport is not None and not self._transport.is_closing()
-        return is_open and len(self._waiting) < MOST_UNDER_WAY
+        return self._is_open and len(self._waiting) < MOST_UNDER_WAY
 
-    async def ask(self, body: bytes) -> Frame:
-        """Send a message, and return the frame with the answer, or with the problem.
+    @property
+    def has_room_to_wait(self) -> bool:
+        """Whether a message may be sent now whose answer may take a second; half the room is for others."""
+        return self._is_open and len(self._waiting) < MOST_UNDER_WAY // 2
+
+    @property
+    def _is_open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    async def ask(self, body: bytes, kind: FrameKind = FrameKind.MESSAGE) -> Frame:
+        """Send a message, or what else ``kind`` says, and return the frame with the answer or the problem.
 
         If this is cancelled, the stream is closed: it may be that it does not work any more.
 
@@ -79,7 +88,7 @@ class MessageStream(asyncio.Protocol):
         number = next(self._numbers) & 0xFFFFFFFF
         answered: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answered
-        self._transport.write(Frame(number, FrameKind.MESSAGE, body).encode())
+        self._transport.write(Frame(number, kind, body).encode())
         try:
             return await answered
         except asyncio.CancelledError:

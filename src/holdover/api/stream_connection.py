@@ -1,4 +1,4 @@
-"""The agent's end of a stream with messages of handovers. Only peers may open one.
+"""The agent's end of a stream from another agent. Only peers may open one.
 
 The limits: a frame has the length of a request at most and must come whole within a minute; only so many
 messages of one connection are under way, and nothing more is read meanwhile, nor while the peer does not take
@@ -15,15 +15,15 @@ import structlog
 
 from holdover.admission.admission import AdmittedConnection
 from holdover.admission.seldom import SeldomByKey
-from holdover.api.message_frames import Frame, FrameError, FrameKind, FrameReader
+from holdover.api.message_frames import ASKING, Frame, FrameError, FrameKind, FrameReader
 from holdover.api.message_stream import MOST_UNDER_WAY
 from holdover.api.request_bounds import REQUEST_SECONDS
 from holdover.pki.tls import name_shown
 
 log = structlog.get_logger()
 
-Serve = Callable[[bytes, str], Awaitable[tuple[FrameKind, bytes]]]
-"""Handles the body of a message from the peer of that name; returns the kind and the body of the answer."""
+Serve = Callable[[Frame, str], Awaitable[tuple[FrameKind, bytes]]]
+"""Handles a frame from the peer of that name; returns the kind and the body of the answer."""
 
 
 class StreamConnection(asyncio.Protocol):
@@ -116,12 +116,12 @@ class StreamConnection(asyncio.Protocol):
 
     async def _answer(self, frame: Frame) -> None:
         why = self._refusal_of(self._name)
-        if why is None and frame.kind is not FrameKind.MESSAGE:
+        if why is None and frame.kind not in ASKING:
             why = "it sent a frame that is no message"
         if why is not None:
             self._refuse(why)
             return
-        kind, body = await self._serve(frame.body, self._name)
+        kind, body = await self._serve(frame, self._name)
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(Frame(frame.number, kind, body).encode())
 

@@ -7,8 +7,11 @@ neighbours hand guests over to each other, so that hosts can be upgraded one by 
 
 from __future__ import annotations
 
-API_VERSION = "3.1"
-"""3.1: messages of handovers may come on a stream. An agent of 3.0 has none and is sent requests.
+API_VERSION = "3.2"
+"""3.2: the request to run a guest may come on a stream, which has another name in TLS. An agent of 3.1 is
+sent requests alone.
+
+3.1: messages of handovers may come on a stream. An agent of 3.0 has none and is sent requests.
 
 3.0: the ids of handovers and migrations, a guest's machine type and what a handover knows of a LUN have
 other names. An agent of 2.3 or older is refused.
@@ -35,7 +38,7 @@ def refusal_of_version(here: str, mine: str, peer: str, theirs: str) -> str | No
     said = theirs or "none, as before 2.1"
     return (
         f"the agent of {here} has API version {mine}, and the agent of {peer} {said}: a handover works "
-        "between equal versions and between neighbours (3.0 and 3.1); upgrade the older one"
+        "between equal versions and between neighbours (3.1 and 3.2); upgrade the older one"
     )
 
 

@@ -25,7 +25,7 @@ from holdover.pki.certificate import CertificateError, describe, load_certificat
 
 log = structlog.get_logger()
 
-STREAM = "holdover-messages"
+STREAM = "holdover-stream"
 """The name of a stream of messages between agents in TLS (ALPN, RFC 7301)."""
 
 CALLER = "holdover.caller"
