@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import sys
@@ -18,6 +19,8 @@ from holdover.demo.hosts import CertifiedHost
 from holdover.demo.processes import free_port
 
 GUEST = "db1"
+
+_UNIT = Path(__file__).parents[1] / "systemd" / "holdover-agent.service"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +71,20 @@ def agent(
     if helper is not None:
         text += f'[helper]\nsocket = "{helper}"\n'
     config.write_text(text, encoding="utf-8")
-    command = [sys.executable, "-m", "holdover", "agent", "--config", str(config)]
+    command = [*_priority(), sys.executable, "-m", "holdover", "agent", "--config", str(config)]
     ports = tuple(int(each.rpartition(":")[2]) for each in (address, export))
     with running(command, ports, folder / f"{host}.log", own_environment(folder)) as pid:
         secret = ChapSecrets(_state_of(journals or folder, host)).file(GUEST)
         yield Agent(hosts[host].api, export, export_iqn(GUEST), secret, pid)
+
+
+def _priority() -> list[str]:
+    """What starts an agent with the priority that its unit gives it; nothing where that is not allowed."""
+    if os.geteuid() != 0:
+        return []
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.read(_UNIT, encoding="utf-8")
+    return ["nice", "-n", parser["Service"]["Nice"]]
 
 
 def monitor_of(folder: Path, host: str) -> Path:
