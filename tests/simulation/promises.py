@@ -263,12 +263,15 @@ class Ledger:
             return
         raise Broken(f"{self.lun}: the agent of {host} tracks {tracked}, and {own.truth} is true")
 
-    def require_left(self, guest: str, host: str, state: ReservationState) -> None:
-        """Nothing of the guest is left behind on this host."""
+    def require_left(self, guest: str, host: str, place: str, state: ReservationState) -> None:
+        """Nothing of the guest, which is on the host ``place``, is left behind on this host.
+
+        Two hosts with one InitiatorName are one nexus, and what that has is the guest's where it runs.
+        """
         own = self.guests[guest]
         for nexus in own.nexuses[host]:
             key = state.key_of(nexus)
-            if key and nexus not in own.away:
+            if key and nexus not in own.away and nexus not in own.nexuses[place]:
                 raise Broken(f"{self.lun}: key {key:#x} of {guest} is left behind on {host}")
 
 

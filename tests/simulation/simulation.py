@@ -435,6 +435,7 @@ class Simulation:
 
     def _check_end(self, vm: Vm) -> None:
         vm.require(" at the end")
+        assert vm.place is not None
         for number, placement in enumerate(vm.placements):
             lun, ledger = placement.lun, self.ledgers[placement.lun.name]
             if not placement.moved:
@@ -450,7 +451,7 @@ class Simulation:
                     gate = device.block.gate.value
                     raise Broken(f"{lun.name}: {vm.name} runs on {vm.place}, its gate on {name} is {gate}")
                 if name != vm.place and not self._is_told(vm, lun):
-                    ledger.require_left(vm.name, name, lun.state)
+                    ledger.require_left(vm.name, name, vm.place, lun.state)
 
     def _is_told(self, vm: Vm, lun: Lun) -> bool:
         for each in self.machines.values():
