@@ -210,6 +210,30 @@ def test_what_a_path_that_is_away_prevents_is_done_when_it_is_back() -> None:
     assert here.picture() == "a0 abc*, c0 abc"
 
 
+@pytest.mark.parametrize(
+    ("before", "who", "work", "other"),
+    [(PREPARE[:1], *PREPARE[1], "a"), ((*PREPARE, *COMMIT, *BACK[:2]), *BACK[2], "b")],
+    ids=["prepare", "roll back"],
+)
+def test_a_path_that_comes_back_does_not_bring_back_a_guest_that_was_fenced(
+    before: tuple[tuple[str, Work], ...], who: str, work: Work, other: str
+) -> None:
+    here = rig(paths_of("a", TWO), paths_of("b", TWO))
+    lun = here.begin()
+    here.out("c", OutServiceAction.REGISTER, 0, OTHER)
+    lun = here.all(lun, before)
+    here.out("c", OutServiceAction.CLEAR, OTHER)
+
+    def carry_out(command: Command) -> Response:
+        response = here.send(who, command)
+        here.fail(other, 1)
+        here.restore(other, 1)
+        return response
+
+    run_sync(steps_of(work, lun), carry_out)
+    assert here.picture() == ""
+
+
 @pytest.mark.parametrize("full_status", [True, False])
 def test_a_path_that_is_away_may_hold_the_reservation_with_a_key_that_got_no_answer(
     full_status: bool,

@@ -16,7 +16,9 @@ from holdover.scsi.command import Command, Response
 from holdover.scsi.reservation.reservation_out import out_command
 from holdover.scsi.sense import AdditionalSense
 from tests.handover.work_rig import (
+    BACK,
     DESTINATION,
+    FRESH,
     KEY,
     OTHER,
     SOURCE,
@@ -48,6 +50,30 @@ def test_a_guest_that_was_preempted_amid_the_commit_is_not_registered_again() ->
         assert back(rig, lun).tracked == UNREGISTERED
         assert rig.registrations() == {THIRD: OTHER}
         assert rig.holder() == (case.type, THIRD)
+
+
+@pytest.mark.parametrize("left", [0, FRESH])
+@pytest.mark.parametrize("act", [OutServiceAction.PREEMPT, OutServiceAction.CLEAR])
+def test_the_key_of_a_guest_that_was_fenced_amid_a_roll_back_does_not_come_back_for_a_moment(
+    act: OutServiceAction, left: int
+) -> None:
+    """multipathd on the destination would register a path that comes back at that moment. ``left``: what a
+    source that died amid this has registered.
+    """
+    case = Case(ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY, True, OTHER, False)
+    rig = case.set_up()
+    lun = forward(rig, case)
+    for who, work in BACK[:2]:
+        lun = rig.work(who, work, lun)
+    assert lun.lost
+    rig.must(THIRD, out_command(act, OTHER, KEY, type=case.type if act is OutServiceAction.PREEMPT else None))
+    seen: list[int] = []
+    rig.watch = lambda: seen.extend(rig.registrations().values())
+    if left:
+        rig.must(SOURCE, out_command(OutServiceAction.REGISTER, 0, left))
+    assert rig.work(SOURCE, Work.RECLAIM, lun).tracked == UNREGISTERED
+    assert KEY not in seen
+    assert SOURCE not in rig.registrations()
 
 
 @pytest.mark.parametrize("stages", [3, 4])

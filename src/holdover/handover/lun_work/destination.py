@@ -25,6 +25,7 @@ from holdover.handover.registrations import count_of, register_proven
 from holdover.reservations.own_key import own_key, which_key
 from holdover.reservations.questions import read_keys
 from holdover.reservations.steps import StepFailed, Steps, settle
+from holdover.reservations.tracked import Tracked
 
 
 def register(lun: LunHandover) -> Steps[LunHandover]:
@@ -42,6 +43,10 @@ def register(lun: LunHandover) -> Steps[LunHandover]:
     standing = tuple(key for key in lun.standing if key not in (0, tracked.key))
     own = yield from own_key(tracked, (tracked.key, *standing), (spare,))
     found = lun.destination
+    if tracked.key not in (0, own.key) and tracked.key not in (yield from read_keys()):
+        # Another node has fenced the guest since, which the source finds next. If the guest's key came back
+        # to the LUN, multipathd on the source would register a path that comes back.
+        tracked = Tracked(aptpl=tracked.aptpl)
     if own.key == 0 and tracked.key != 0:
         lun, own, found = yield from register_proven(lun, tracked, own, spare, found)
     elif own.key == spare and tracked.key != 0:

@@ -231,6 +231,12 @@ def reclaim(lun: LunHandover) -> Steps[LunHandover]:
     own = yield from own_key(tracked, (tracked.key, lun.source_spare), (lun.fresh_spare,))
     if own.key == 0 and not lun.lost:
         return removed(lun)
+    if lun.lost and own.key != tracked.key and not {tracked.key, spare} & set((yield from read_keys())):
+        # Another node has fenced the guest. If the guest's key came back to the LUN, multipathd on the
+        # destination would register a path that comes back.
+        if own.key:
+            yield from unregister(tracked, own.key)
+        return removed(lun)
     if own.key == 0:
         lun, own, source = yield from register_proven(lun, tracked, own, lun.fresh_spare, lun.source)
         lun = replace(lun, source=source)
