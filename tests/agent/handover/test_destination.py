@@ -7,9 +7,12 @@ import contextlib
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
-from holdover.api.client import AgentRefused
+from holdover.agent.handover.executor import HandoverExecutor
+from holdover.api.client import AgentError, AgentRefused
 from holdover.config.agent_file import Limits
+from holdover.handover.states import DestinationState
 from holdover.scsi.cdbs.opcodes import OutServiceAction
 from holdover.scsi.reservation.key import key_text
 from holdover.scsi.reservation.reservation_out import out_command
@@ -46,6 +49,32 @@ def test_looking_whether_all_is_well_changes_nothing_that_the_guest_has_set(tmp_
             assert not set_up.luns[0].state.aptpl
             assert (await set_up.clients["host-b"].handover(GUEST)).problem == ""
             assert await set_up.registrants() == {"host-b": (NEW, True)}
+
+    asyncio.run(test())
+
+
+def test_what_was_taken_and_not_put_on_record_is_put_on_record_when_it_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            await committed(set_up)
+            await set_up.stop("host-a")
+            client, journal = set_up.clients["host-b"], set_up.journals["host-b"]
+            flush = HandoverExecutor.flush
+
+            async def fails_at_the_end(self: HandoverExecutor) -> None:
+                if self._newest is not None and self._newest.state is DestinationState.TAKEN:
+                    monkeypatch.setattr(HandoverExecutor, "flush", flush)
+                    raise RuntimeError("not foreseen")
+                await flush(self)
+
+            monkeypatch.setattr(HandoverExecutor, "flush", fails_at_the_end)
+            with capture_logs(), pytest.raises(AgentError, match="not foreseen"):
+                await client.take(GUEST, "h1")
+            assert journal.steps("h1")[-1].state != "taken"
+            assert (await client.take(GUEST, "h1")).state == "taken"
+            assert journal.steps("h1")[-1].state == "taken"
 
     asyncio.run(test())
 

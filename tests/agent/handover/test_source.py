@@ -103,6 +103,31 @@ def test_a_driver_that_was_ended_is_begun_anew_by_what_is_asked(
     asyncio.run(test())
 
 
+def test_an_end_that_was_not_put_on_record_is_put_on_record_when_it_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            source = await prepared(set_up, monkeypatch)
+            flush = source.executor.flush
+
+            async def fails_at_the_end() -> None:
+                if not source.state_machine.is_open:
+                    monkeypatch.setattr(source.executor, "flush", flush)
+                    raise RuntimeError("not foreseen")
+                await flush()
+
+            monkeypatch.setattr(source.executor, "flush", fails_at_the_end)
+            client = set_up.clients["host-a"]
+            with capture_logs(), pytest.raises(AgentError, match="not foreseen"):
+                await client.roll_back(GUEST, "h1")
+            assert set_up.journals["host-a"].steps("h1")[-1].state != "stayed"
+            assert (await client.roll_back(GUEST, "h1")).state == "stayed"
+            assert set_up.journals["host-a"].steps("h1")[-1].state == "stayed"
+
+    asyncio.run(test())
+
+
 def test_what_is_asked_while_the_disk_is_at_work_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

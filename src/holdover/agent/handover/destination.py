@@ -56,7 +56,7 @@ class DestinationHandover(HandoverDriver[Destination]):
 
     async def settled(self) -> None:
         """Wait until the work under way is done and on record."""
-        if self._runs:
+        if self._runs or self._has_failed:
             await self._ask(None)
 
     def _step(self, what: HandoverEvent | Message) -> tuple[Destination | None, Effects]:

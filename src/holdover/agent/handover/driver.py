@@ -106,6 +106,12 @@ class HandoverDriver(ABC, Generic[M]):
     def _runs(self) -> bool:
         return self._task is not None and not self._task.done()
 
+    @property
+    def _has_failed(self) -> bool:
+        """Whether an unexpected error has ended the loop: then the state may not be on record."""
+        task = self._task
+        return task is not None and task.done() and (task.cancelled() or task.exception() is not None)
+
     async def close(self) -> None:
         """Stop the handover in its present state; the journal has all of it."""
         for task in (self._task, self._activity):
@@ -120,10 +126,8 @@ class HandoverDriver(ABC, Generic[M]):
 
     def _go_on(self) -> None:
         """Start the loop, because there is a request while the loop does not run."""
-        task = self._task
-        has_failed = task is not None and (task.cancelled() or task.exception() is not None)
-        if has_failed and self.state_machine is not None:
-            self.restart()  # an unexpected error has ended the loop
+        if self._has_failed and self.state_machine is not None:
+            self.restart()
         else:
             self._go(None)
 

@@ -77,7 +77,7 @@ class SourceHandover(HandoverDriver[Source]):
 
     async def settled(self) -> Source:
         """Wait until the handover is at rest, over or stuck."""
-        if self._task is not None and (self._runs or self.state_machine.is_open):
+        if self._task is not None and not self._is_at_its_end():
             await self._ask(None)
         return self.state_machine
 
@@ -88,7 +88,7 @@ class SourceHandover(HandoverDriver[Source]):
             EventNotAllowed: The request has no meaning in the state that the handover is in by then.
         """
         happened = HandoverEvent(event, problem=problem)
-        if not self.state_machine.is_open and not self._runs:
+        if self._is_at_its_end():
             source_step(self.state_machine, happened)
             return self.state_machine
         if self._task is None:
@@ -98,6 +98,10 @@ class SourceHandover(HandoverDriver[Source]):
             )
         await self._ask(happened)
         return self.state_machine
+
+    def _is_at_its_end(self) -> bool:
+        """Whether the handover is over, and nothing is left to put on record."""
+        return not self.state_machine.is_open and not self._runs and not self._has_failed
 
     def guest_changed(self, device: GuestDevice) -> None:
         """The guest has changed its registration or reservation on one LUN."""
