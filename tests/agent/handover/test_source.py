@@ -128,6 +128,30 @@ def test_an_end_that_was_not_put_on_record_is_put_on_record_when_it_is_asked_for
     asyncio.run(test())
 
 
+def test_an_agent_without_memory_for_a_record_goes_on_from_the_record_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            source = await prepared(set_up, monkeypatch)
+            client, clock = set_up.clients["host-a"], source.executor._clock
+            await client.commit(GUEST, "h1")
+
+            def has_no_memory() -> float:
+                monkeypatch.setattr(source.executor, "_clock", clock)
+                raise MemoryError
+
+            monkeypatch.setattr(source.executor, "_clock", has_no_memory)
+            with capture_logs(), pytest.raises(AgentError):
+                await client.finish(GUEST, "h1")
+            assert (await client.finish(GUEST, "h1")).state == "gone"
+            await set_up.stop("host-a")
+            await set_up.start("host-a")
+            assert (await set_up.gates())["host-a"] == "departed"
+
+    asyncio.run(test())
+
+
 def test_what_is_asked_while_the_disk_is_at_work_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

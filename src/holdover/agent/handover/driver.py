@@ -137,6 +137,7 @@ class HandoverDriver(ABC, Generic[M]):
     async def _drive(self, first: What | Effects | None) -> None:
         try:
             if isinstance(first, Effects):
+                self._record(self.state_machine, first)
                 await self._carry_out(first)
             elif first is not None:
                 await self._handle(first)
@@ -203,6 +204,8 @@ class HandoverDriver(ABC, Generic[M]):
             return
         if effects.gate is not None:
             await self._end_activity()
+        # If this fails, the handover is in its old state yet, and is begun anew from there.
+        self._record(state_machine, effects)
         before, self.state_machine = self.state_machine, state_machine
         if state_machine is not None and (before is None or state_machine.state is not before.state):
             self._patience.renew()
@@ -213,10 +216,13 @@ class HandoverDriver(ABC, Generic[M]):
                 _log(state_machine, what)
         await self._carry_out(effects)
 
-    async def _carry_out(self, effects: Effects) -> None:
-        executor, state_machine = self.executor, self.state_machine
+    def _record(self, state_machine: M | None, effects: Effects) -> None:
         if state_machine is not None:
-            executor.record(state_machine, effects)
+            self.executor.record(state_machine, effects)
+
+    async def _carry_out(self, effects: Effects) -> None:
+        executor = self.executor
+        if self.state_machine is not None:
             if EffectKind.ANSWER not in effects.durable_first and self._answer(effects):
                 await _answers_have_left()  # before the gate, which may wait for the disk
             await executor.open(effects)

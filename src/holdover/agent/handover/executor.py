@@ -105,10 +105,12 @@ class HandoverExecutor:
 
         `flush` puts both on record.
         """
+        is_new = effects.record and state_machine != self._newest
+        at = self._clock() if is_new else 0.0  # may fail: then nothing is noted, and nothing is told
         # A gate that moves goes on record, whether or not the rules have news of a LUN.
         devices = self._tell(effects.devices) if effects.devices or self._moves(effects.gate) else []
-        if effects.record and state_machine != self._newest:
-            self._waiting.append((state_machine, self._clock()))
+        if is_new:
+            self._waiting.append((state_machine, at))
             self._newest = state_machine
         self._devices.update(dict.fromkeys(devices))
 
