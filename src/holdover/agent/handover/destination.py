@@ -51,8 +51,7 @@ class DestinationHandover(HandoverDriver[Destination]):
         Raises:
             EventNotAllowed: The event has no meaning in the state that the handover is in by then.
         """
-        if self.state_machine is not None:
-            await self._ask(HandoverEvent(event, problem=problem))
+        await self._ask(HandoverEvent(event, problem=problem))
 
     async def settled(self) -> None:
         """Wait until the work under way is done and on record."""

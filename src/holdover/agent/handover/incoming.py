@@ -33,7 +33,6 @@ from holdover.handover.protocol import (
     Destination,
     EventNotAllowed,
     Message,
-    Source,
 )
 from holdover.handover.requests import WANTED_OF_DESTINATION, Request, steps_of_destination
 from holdover.handover.state_table import what_instead
@@ -222,9 +221,8 @@ class Incoming:
 
     async def _hear_of_the_past(self, message: Message, peer: str) -> Answer:
         """Answer a message of a handover that is over here, or never began; touch no gate and no LUN."""
-        closed = self._registry.closed.get(message.handover_id)
-        if isinstance(closed, Source):
-            raise _Refusal(f"{self._config.name} is the source of handover {message.handover_id}")
+        past = self._registry.closed.get(message.handover_id)
+        closed = past if isinstance(past, Destination) else None  # of a handover of its own `_find` refuses
         state_machine: Destination | None
         if closed is not None and self._ends_unread(closed, message):
             state_machine, effects = receive_after_return(closed, message)
@@ -261,26 +259,23 @@ class Incoming:
         Raises:
             HandoverProblem: The handover did not reach that state.
         """
-        destination = self._known(name, handover_id)
-        state_machine = destination.state_machine
+        destination, state_machine = self._known(name, handover_id)
         if event not in WANTED_OF_DESTINATION:
-            source = "" if state_machine is None else f", {state_machine.peer}"
             raise self._registry.refusal(
                 name,
-                f"{self._config.name} is the destination of handover {handover_id}; ask the source{source}",
+                f"{self._config.name} is the destination of handover {handover_id}; ask the source, "
+                f"{state_machine.peer}",
                 destination,
             )
-        if state_machine is None:
-            return reached(self._config.name, destination, WANTED_OF_DESTINATION[event])
         for step in steps_of_destination(state_machine, event):
             state = await self._take_step(name, destination, step)
         return state
 
     async def _take_step(self, name: str, destination: DestinationHandover, step: Request) -> HandoverState:
-        state_machine = destination.state_machine
-        if state_machine is not None and state_machine.state is step.wanted:
+        _, state_machine = self._known(name, destination.handover_id)
+        if state_machine.state is step.wanted:
             await destination.settled()
-        elif state_machine is not None:
+        else:
             try:
                 await destination.happen(step.event)
             except EventNotAllowed as error:
@@ -289,7 +284,7 @@ class Incoming:
                 raise self._registry.refusal(name, problem, destination) from error
         return reached(self._config.name, destination, step.wanted)
 
-    def _known(self, name: str, handover_id: str) -> DestinationHandover:
+    def _known(self, name: str, handover_id: str) -> tuple[DestinationHandover, Destination]:
         destination = self._registry.destination(handover_id)
         if (
             destination is None
@@ -297,7 +292,7 @@ class Incoming:
             or destination.state_machine.guest != name
         ):
             raise self._registry.not_newest(name, handover_id)
-        return destination
+        return destination, destination.state_machine
 
     # -- sources that say nothing -------------------------------------------------------------------
 
@@ -315,20 +310,17 @@ class Incoming:
         # is not told.
         while waiting := [each for each in self._registry.newest.values() if _is_open_here(each)]:
             now = asyncio.get_running_loop().time()
-            silent = [each for each in waiting if self._may_be_over(each) and now - each.heard_at > recheck]
+            silent = [each for each in waiting if now - each.heard_at > recheck]
             await asyncio.gather(*map(self._ask_source, silent))
             await asyncio.sleep(recheck)
 
-    def _may_be_over(self, destination: DestinationHandover) -> bool:
+    def _may_be_over(self, state_machine: Destination) -> bool:
         """Whether the source may have rolled this handover back without this host knowing it."""
-        state_machine = destination.state_machine
-        return state_machine is None or may_hear_that_it_is_over(
-            state_machine, source_is_dead=self._is_dead(state_machine.peer)
-        )
+        return may_hear_that_it_is_over(state_machine, source_is_dead=self._is_dead(state_machine.peer))
 
     async def _ask_source(self, destination: DestinationHandover) -> None:
         state_machine = destination.state_machine
-        if state_machine is None:
+        if state_machine is None or not self._may_be_over(state_machine):
             return
         try:
             async with asyncio.timeout(self._config.limits.peer):
@@ -351,7 +343,8 @@ class Incoming:
         destination.doubt = (
             "" if said.known else f"{state_machine.peer} knows nothing of this handover any more"
         )
-        if said.state == SourceState.STAYED.value and self._may_be_over(destination):
+        now = destination.state_machine or state_machine
+        if said.state == SourceState.STAYED.value and self._may_be_over(now):
             try:
                 with contextlib.suppress(EventNotAllowed):
                     await destination.happen(Event.OVER, "the source has rolled it back without this host")

@@ -55,13 +55,12 @@ def must_rekey(lun: LunHandover) -> bool:
 
 def is_held_elsewhere(lun: LunHandover, spare: int) -> Steps[bool]:
     """Whether a path that is away holds the reservation. This host has just changed the guest's key to
-    ``spare`` on all paths that it could reach. So such a path holds it if its key is still the guest's.
+    ``spare`` on all paths that it could reach, as it `must_rekey`. So such a path holds it if its key is
+    still the guest's.
 
     Raises:
         StepFailed: The reservation is held with a key that may be a third node's.
     """
-    if not must_rekey(lun):
-        return False
     held = yield from read_reservation()
     if held is None or held.type.all_registrants or held.key == spare:
         return False
