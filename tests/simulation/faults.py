@@ -16,11 +16,17 @@ from tests.simulation.multipath import HostPaths
 from tests.simulation.network import Network
 from tests.simulation.operators import Operator
 from tests.simulation.rates import Rates
-from tests.simulation.san import Lun
+from tests.simulation.san import Lun, Outage
 from tests.simulation.transcript import Transcript
 
 _STRIKES, _STRIKES_ON_READS = 0.05, 0.01
 """How likely a fault comes with an agent's own command that changes registrations, or that does not."""
+
+_STRIKES_ALONE = 0.3
+"""How likely it is while a host has no power, where operators act without that host."""
+
+_OUTAGES = 0.1
+"""How many times a second a LUN has an outage, where LUNs have any."""
 
 Work = Coroutine[object, object, None]
 T = TypeVar("T")
@@ -40,6 +46,7 @@ class Faults:
     ``path_failures``: how many times a second a path of a multipath device fails. ``strikes``: whether faults
     come while an agent changes registrations. ``fences``: what a third node does to a LUN then. ``over``:
     whether nothing goes wrong any more. ``journals``: whether agents are started with another file.
+    ``alone``: whether more goes wrong while a host has no power. ``outages``: whether LUNs have outages.
     """
 
     world: Process
@@ -56,6 +63,8 @@ class Faults:
     fences: Callable[[Lun], Work]
     over: Callable[[], bool]
     journals: bool
+    alone: bool
+    outages: bool
 
     def all(self) -> Iterator[Work]:
         """Everything that happens now and then, for ever."""
@@ -63,13 +72,14 @@ class Faults:
         for machine in self.machines.values():
             yield self._each(rates.crash, self._crash, machine)
             yield self._each(rates.restart, self._restart, machine)
-            yield self._each(rates.host_death, self._lose_host, machine)
+            yield self._each(rates.host_death, self.lose_host, machine)
             for disk in machine.multipaths.values():
                 yield now_and_then(self.random, self.path_failures, partial(self._fail_path, machine, disk))
         for lun in self.luns:
             yield self._each(rates.hang, self._hang, lun)
             yield self._each(rates.power_loss, self._lose_lun, lun)
             yield self._each(rates.lun_reset, self._reset, lun)
+            yield self._each(_OUTAGES if self.outages else 0, self._fail_lun, lun)
         yield now_and_then(self.random, rates.partition, self._part)
 
     def strike(self, host: str, lun: Lun, *, changed: bool) -> None:
@@ -78,23 +88,33 @@ class Faults:
         ``changed``: whether the command has changed registrations.
         """
         random = self.random
-        if not self.strikes or random.random() > (_STRIKES if changed else _STRIKES_ON_READS):
+        rate = _STRIKES if changed else _STRIKES_ON_READS
+        is_alone = self.alone and any(each.dead for each in self.machines.values())
+        if self.alone:
+            rate = _STRIKES_ALONE if is_alone else 2 * rate
+        if not self.strikes or random.random() > rate:
             return
         here = self.machines[host]
         there = self.machines[random.choice([name for name in self.machines if name != host])]
         paths = [(each, disk) for each in self.machines.values() for disk in each.multipaths.values()]
-        what: list[Callable[[], Work]] = [
+        deaths: list[Callable[[], Work]] = [
             partial(self._crash, here),
             partial(self._crash, there),
-            partial(self._lose_host, here),
-            partial(self._lose_host, there),
+            partial(self.lose_host, here),
+            partial(self.lose_host, there),
             partial(self._reset, lun),
             partial(self._hang, lun),
             partial(self._lose_lun, lun),
+        ]
+        what = [] if is_alone else deaths
+        what += [
             *[partial(self.fences, lun)] * 5,
             *[partial(self._lose_answers, lun)] * 3,
             *[partial(self._fail_path, *each) for each in paths],
+            *[partial(self._fail_lun, lun)] * (8 if self.outages else 0),
         ]
+        if self.alone and not is_alone:
+            what += [partial(self.lose_host, here), partial(self.lose_host, there)] * 3
         chosen = random.choice(what)
         seconds = random.choice((0.0, 0.001, 0.01, 0.1)) * random.random()
 
@@ -131,7 +151,7 @@ class Faults:
         if machine.process is None and not machine.dead:
             machine.start()
 
-    async def _lose_host(self, machine: Machine) -> None:
+    async def lose_host(self, machine: Machine) -> None:
         """A machine loses its power; it comes back when nobody wants its guests taken any more."""
         if machine.dead:
             return
@@ -141,7 +161,7 @@ class Faults:
         for vm in self.vms:
             if vm.place == machine.name:
                 vm.kill()
-        await self._a_while(5, 30)
+        await self._a_while(*((30, 60) if self.alone else (5, 30)))
         await self.bring_back(machine)
 
     async def bring_back(self, machine: Machine) -> None:
@@ -173,6 +193,13 @@ class Faults:
     async def _lose_answers(self, lun: Lun) -> None:
         lun.losing = self.random.choice((1, 1, 2, 3, 8, 16))
         self.log.line(lun.name, f"LOSES THE NEXT {lun.losing} COMMANDS OR ANSWERS")
+
+    async def _fail_lun(self, lun: Lun) -> None:
+        lun.outage = self.random.choice((Outage.OFFLINE, Outage.FULL, Outage.BREAKING))
+        self.log.line(lun.name, lun.outage.value)
+        await self._a_while(0.1, 1, 10)
+        lun.outage = Outage.NONE
+        self.log.line(lun.name, lun.outage.value)
 
     async def _lose_lun(self, lun: Lun) -> None:
         self.log.line(lun.name, "LOSES ITS POWER")

@@ -14,7 +14,8 @@ from holdover.scsi.cdbs.opcodes import InServiceAction, OutServiceAction, Reserv
 from holdover.scsi.command import Command
 from holdover.scsi.reservation.reservation_out import in_command, out_command
 from tests.simulation.clockwork import Process
-from tests.simulation.machines import Machine, Placement
+from tests.simulation.machines import Machine
+from tests.simulation.placements import Placement
 from tests.simulation.promises import Ledger
 from tests.simulation.transcript import Transcript, describe
 

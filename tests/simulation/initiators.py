@@ -14,7 +14,7 @@ from holdover.scsi.command import Command
 from tests.simulation.clockwork import Broken
 from tests.simulation.exports import INITIATORS, SESSIONS
 from tests.simulation.guests import Vm
-from tests.simulation.machines import nexuses_of
+from tests.simulation.placements import nexuses_of
 from tests.simulation.promises import Reserved
 
 _EVERY = 0.4

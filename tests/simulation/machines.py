@@ -16,7 +16,7 @@ from holdover.agent.handover.recovery import RecoveryError
 from holdover.agent.host import Host
 from holdover.config.agent_file import AgentConfig, ConfigError, GuestConfig, Limits, PeerConfig
 from holdover.guest.gate import Gate
-from holdover.paths.iscsi import InitiatorIdentity, isid_of
+from holdover.paths.iscsi import InitiatorIdentity
 from holdover.paths.locator import LunLocator
 from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command, Response
@@ -28,9 +28,11 @@ from tests.simulation.chap import Secrets
 from tests.simulation.clockwork import Clockwork, Process, until
 from tests.simulation.disk import Disk
 from tests.simulation.exports import NAMES, SESSIONS, Listener, Sessions
-from tests.simulation.features import NO_SURPRISES, ONE_PATH, Layout, Odd, Surprises
+from tests.simulation.features import NO_SURPRISES, Odd, Surprises
 from tests.simulation.multipath import HostPaths, MultipathDisk, PathObserver
 from tests.simulation.network import Network, Peer
+from tests.simulation.placements import Placement, initiator_of, nexuses_of
+from tests.simulation.rates import NONE
 from tests.simulation.san import Lun, LunPath, PortPath, Sender
 from tests.simulation.transcript import Transcript
 
@@ -39,57 +41,17 @@ LIMITS = Limits(connect=3, step=5, drain=4, peer=5, give_up=4, recheck=2, handov
 _BY_MISTAKE = 0.3
 """How likely an agent of an older version, or with another file, is started."""
 
+_STARVED = 0.02
+"""How likely a starved agent has no memory for the time of a record."""
+
+_SLOW = 0.3
+"""How likely a thread of the helper is slow, where any is."""
+
 _CROWD = 40
 """More guests than an agent that starts asks about at once."""
 
 _GOOD = Response(Status.GOOD)
 _PORTAL = "127.0.0.1:3260"
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """A LUN of a guest; ``disk``: the host's own disk, which all its guests share, instead of iSCSI.
-
-    ``layout``: the paths of that disk. ``moved``: whether the guest's reservations move with it. ``copies``:
-    hosts with the InitiatorName of another one, which is its value.
-    """
-
-    lun: Lun
-    disk: bool = False
-    layout: Layout = ONE_PATH
-    moved: bool = True
-    copies: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def drive(self) -> str:
-        """The place of the LUN in an agent's file."""
-        name = self.lun.name
-        return f"/dev/{name}" if self.disk else f"iscsi://10.0.0.9:3260/iqn.2026-11.org.example:{name}/0"
-
-    @property
-    def again(self) -> str:
-        """Another way to the same LUN, by another portal of its target."""
-        return f"{self.drive}-again" if self.disk else self.drive.replace("10.0.0.9", "10.0.0.8")
-
-
-def nexuses_of(host: str, guest: str, placement: Placement, initiator: str = "") -> tuple[ITNexus, ...]:
-    """The nexuses by which a LUN knows a guest on a host: one for each path.
-
-    ``initiator``: the one that has logged in, at the export of a guest that is not one nexus.
-    """
-    host = dict(placement.copies).get(host, host)
-    if not placement.disk:
-        return (ITNexus(IscsiTransportID(_initiator(host), isid_of(f"{guest}\0{initiator}"))),)
-    layout = placement.layout
-    return tuple(
-        ITNexus(IscsiTransportID(_initiator(host), isid_of(f"kernel{port}")), 1 if layout.by_port else target)
-        for port in range(layout.initiator_ports)
-        for target in range(1, layout.target_ports + 1)
-    )
-
-
-def _initiator(host: str) -> str:
-    return f"iqn.2026-11.org.example:{host}"
 
 
 @dataclass(eq=False)
@@ -145,7 +107,7 @@ class Machine:
                 name=name,
                 machine_type="pc-q35-11.0",
                 devices=tuple(self._devices(placements)),
-                incoming=home != self.name,
+                incoming=home != self.name and self.odd is not Odd.RUNS,
                 export=None if self.folder is None else _PORTAL,
             )
             for name, (home, placements) in self.guests.items()
@@ -156,6 +118,17 @@ class Machine:
                 GuestConfig(name=f"idle{number}", machine_type="pc-q35-11.0", incoming=True)
                 for number in range(_CROWD)
             )
+        if self.surprises.neighbour:
+            shared = next((each for _, (_, each) in self.guests.items() if each[0].disk), [])
+            guests += tuple(
+                GuestConfig(
+                    name="neighbour",
+                    # of which no agent knows whether its reservations move
+                    machine_type="pc-q35-11.0" if self.name == self.names[0] else "of-a-vendor",
+                    devices=(f"scsi-block,drive={each.drive}",),
+                )
+                for each in shared[:1]
+            )
         peers = tuple(
             PeerConfig(name=name, api=f"10.0.0.{number}:7443")
             for number, name in enumerate(self.names, 1)
@@ -163,7 +136,7 @@ class Machine:
         )
         config = AgentConfig(
             name=self.name,
-            initiator=_initiator(self.name),
+            initiator=initiator_of(self.names[1] if self.odd is Odd.COPY else self.name),
             peer=peers,
             guest=guests,
             limits=LIMITS,
@@ -204,8 +177,8 @@ class Machine:
             return
         self.mended = True
         self.config = self._config()
-        if self.host is not None:
-            self.host.reconfigure(self.config)
+        if self.host is not None and self.process is not None:
+            self.process.call_soon(self.host.reconfigure, self.config)
 
     async def start_with_another_file(self, without: str) -> None:
         """Start the agent with a file that lacks a guest by mistake, then again with the right one."""
@@ -225,7 +198,7 @@ class Machine:
 
     async def _run(self, process: Process) -> None:
         environment = Environment(
-            clock=process.now,
+            clock=lambda: self._clock(process),
             stopwatch=process.time,
             spare_key=lambda: self.random.getrandbits(63) + 1,
             open_path=lambda place, identity: self._path(process, place, identity),
@@ -233,7 +206,8 @@ class Machine:
             open_listener=Listener,  # type: ignore[arg-type]  # nobody connects to it
             boot=str,  # a file in a thread would not be deterministic
         )
-        self.disk.reader_is_old = self.surprises.journals and self.random.random() < _BY_MISTAKE
+        is_old = self.surprises.journals and self.random.random() < _BY_MISTAKE
+        self.disk.reader_is_old = is_old and self.disk.rates is not NONE
         while True:
             host = Host(self.config, None, self.disk.open(process), environment=environment)
             try:
@@ -247,11 +221,21 @@ class Machine:
                 self.log.line(self.name, "the agent does not start: it cannot read a record of a newer one")
                 await asyncio.sleep(1)
                 self.disk.reader_is_old = False
+            except MemoryError:
+                self.log.line(self.name, "the agent does not start: it has no memory")
+                await asyncio.sleep(1)
         if process.dead:
             return
         self.secrets.require_kept(host)
         self.sessions = {name: Sessions(process, guest.devices) for name, guest in host.guests.items()}
         self.host = host
+
+    def _clock(self, process: Process) -> float:
+        """The time; a starved agent sometimes has no memory when it puts the time into a record."""
+        is_starved = self.surprises.starved and self.disk.rates is not NONE
+        if is_starved and self.random.random() < _STARVED:
+            raise MemoryError
+        return process.now()
 
     def _path(self, process: Process, place: LunLocator, identity: InitiatorIdentity) -> Path:
         for guest, (_, placements) in self.guests.items():
@@ -263,8 +247,11 @@ class Machine:
                 sender = Sender(self.name, guest if placement.moved else "")
                 if placement.disk and not placement.layout.several:
                     return self._disk_of_host(process, placement.lun, sender, nexuses[0], str(place))
+                again = (
+                    sum(each.lun is placement.lun for each in self.paths) if self.surprises.neighbour else 0
+                )
                 paths = [
-                    kind(placement.lun, process, sender, nexus, str(place), self.numbers, number)
+                    kind(placement.lun, process, sender, nexus, str(place), self.numbers, number + again)
                     for number, nexus in enumerate(nexuses)
                 ]
                 for path in paths:
@@ -347,6 +334,12 @@ class Machine:
                 self.process = None
                 self._end(process)
 
+    async def restart(self) -> None:
+        """End the agent and start it again, as the runbook has it where a handover has stopped."""
+        await self.stop()
+        if self.process is None and not self.dead:
+            self.start()
+
     def _end(self, process: Process) -> None:
         process.kill()
         self.disk.crash()
@@ -427,6 +420,8 @@ class Machine:
         block, reads = device.block, device.inline_reads
         reads.enter()
         try:
+            if self.surprises.slow_threads and self.random.random() < _SLOW:
+                await asyncio.sleep(self.random.random())
             if block.gate is not Gate.RUNNING or block.has_pending_attention:
                 return None
             sent = block.sent

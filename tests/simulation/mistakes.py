@@ -6,6 +6,7 @@ old message once more, minutes later. All of that must be refused, or change not
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import Random
@@ -13,6 +14,7 @@ from random import Random
 import msgspec
 
 from holdover.agent.guests.registrants import registrants_of
+from holdover.agent.handover.handovers import HandoverProblem
 from holdover.agent.host import Host
 from holdover.api.client import AgentError, AgentRefused
 from holdover.api.documents import PeerMessage
@@ -28,6 +30,7 @@ from tests.simulation.transcript import Transcript
 EVERY = 1.0
 """How many of these there are each second."""
 
+_TOO_OFTEN = 120
 _STRANGE_IDS = ("", "x" * 129, "two\nlines")
 _BEGINS_NOTHING = (MessageKind.COMMIT, MessageKind.RECALL, MessageKind.FINISH)
 
@@ -42,10 +45,16 @@ class Mistakes:
     machines: dict[str, Machine]
     operators: list[Operator]
     log: Transcript
+    slips: bool = False
+    """Whether somebody asks hundreds of times, and hosts speak of handovers that never were."""
+    forgets: bool = False
+    """Whether an agent may have forgotten that it was the source of a handover, and believe another one."""
 
     async def act(self) -> None:
         """Send one of them."""
-        acts = (self._ask_in_vain, self._ask_in_vain, self._tell_in_vain, self._tell_again, self._look)
+        acts = [self._ask_in_vain, self._ask_in_vain, self._tell_in_vain, self._tell_again, self._look]
+        if self.slips:
+            acts += [self._ask_too_often, self._tell_of_nothing]
         try:
             await self.random.choice(acts)()
         except AgentError as error:
@@ -91,6 +100,20 @@ class Mistakes:
         else:
             await self._refused(operator.destination, self.random.choice(of_destination))
 
+    async def _ask_too_often(self) -> None:
+        """Begin handovers as fast as it goes, to a host that nobody knows."""
+        if self.random.random() < 0.8:
+            return
+        name = self.random.choice(self.operators).vm.name
+        to = self.random.choice(sorted(self.machines))
+
+        async def ask(host: Host) -> None:
+            for number in range(_TOO_OFTEN):
+                with contextlib.suppress(HandoverProblem):
+                    await host.handovers.prepare(name, f"{name}-nowhere-{number}", "host-z")
+
+        await self.network.call(self.world, "operator", to, "far too many requests", ask)
+
     async def _refused(self, to: str, serve: Callable[[Host], Awaitable[object]]) -> None:
         self.log.line("somebody", f"asks {to} for what cannot be done")
         try:
@@ -118,12 +141,31 @@ class Mistakes:
         if message.message.kind in _BEGINS_NOTHING:
             wrong.append((third, to, msgspec.structs.replace(message, host=third)))
         by, to, message = random.choice(wrong)
+        if self.forgets and message.message.kind is MessageKind.PREPARE and message.host == by != told.by:
+            return
         self.log.line(by, f"tells {to} what it must not believe: {message.message.kind.name}")
         answer = await self.network.call(
             self.world, by, to, "a wrong message", lambda host: host.handovers.receive(message, by)
         )
         if answer.kind is not Answered.REFUSED:
             raise Broken(f"{to} believes {by}, which has nothing to say")
+
+    async def _tell_of_nothing(self) -> None:
+        """Speak of a handover that never was: a host refuses that, or there is nothing to do."""
+        told = self._an_old_message()
+        if told is None:
+            return
+        message = msgspec.json.decode(told.message, type=PeerMessage)
+        never = msgspec.structs.replace(message.message, handover_id=f"{message.message.handover_id}-never")
+        message = msgspec.structs.replace(message, message=never)
+        if never.kind is MessageKind.PREPARE:
+            return
+        self.log.line(told.by, f"tells {told.to} of a handover that never was: {never.kind.name}")
+        answer = await self.network.call(
+            self.world, told.by, told.to, "nothing", lambda host: host.handovers.receive(message, told.by)
+        )
+        if never.kind in _BEGINS_NOTHING and answer.kind is not Answered.REFUSED:
+            raise Broken(f"{told.to} believes that there was {never.handover_id}")
 
     async def _tell_again(self) -> None:
         """Deliver an old message once more."""

@@ -21,11 +21,12 @@ from holdover.lun.commands.inquiry import UnitIdentity
 from holdover.lun.logical_unit import LogicalUnit
 from holdover.lun.reservations import ReservationState, TargetLimits
 from holdover.paths.submitted import Submitted
-from holdover.scsi.cdbs.opcodes import InServiceAction, OperationCode
+from holdover.scsi.cdbs.cdb import PersistentReserveOut
+from holdover.scsi.cdbs.opcodes import InServiceAction, OperationCode, OutServiceAction
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.path import AnswerLost, Awaited, PathError
-from holdover.scsi.reservation.reservation_out import in_command
+from holdover.scsi.reservation.reservation_out import ParameterList, in_command
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition, describe_response
 from holdover.scsi.status import Status
 from tests.lun.support import LACKING, MemoryMedium, is_read_full_status
@@ -46,9 +47,15 @@ class _Fate(Enum):
 
 _ABORTED = check_condition(SenseKey.ABORTED_COMMAND, AdditionalSense.LOGICAL_UNIT_COMMUNICATION_FAILURE)
 _BUSY = Response(Status.BUSY)
+_OFFLINE = check_condition(
+    SenseKey.NOT_READY, AdditionalSense.LOGICAL_UNIT_NOT_READY_MANUAL_INTERVENTION_REQUIRED
+)
+_FULL = check_condition(SenseKey.ILLEGAL_REQUEST, AdditionalSense.INSUFFICIENT_REGISTRATION_RESOURCES)
+REGISTERS = frozenset({OutServiceAction.REGISTER, OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY})
 _CUT = frozenset({OperationCode.PERSISTENT_RESERVE_IN, OperationCode.INQUIRY})
 _HEADER = 8
 _NONSENSE = 0.03
+_BROKEN = 0.85
 _REPORT_CAPABILITIES = in_command(InServiceAction.REPORT_CAPABILITIES).cdb[:2]
 _QUICK = 2000.0
 """One by the mean delay, in seconds, on the way to a LUN and on the way back."""
@@ -63,6 +70,15 @@ class Sender:
 
     def __str__(self) -> str:
         return f"{self.host} for {self.guest}" if self.guest else self.host
+
+
+class Outage(Enum):
+    """What a LUN does not do for a while."""
+
+    NONE = "is itself again"
+    OFFLINE = "IS OFFLINE"
+    FULL = "HAS NO ROOM FOR A REGISTRATION"
+    BREAKING = "BREAKS THE SESSIONS BY WHICH REGISTRATIONS ARE CHANGED"
 
 
 class Observer(Protocol):
@@ -100,6 +116,7 @@ class Lun:
         name: The LUN's name in transcripts.
         hanging: Whether commands wait until it works again.
         losing: How many of the next commands, or their answers, are lost.
+        outage: What it does not do now.
         nonsense: Whether some answers are nonsense, and REPORT CAPABILITIES is lacking.
     """
 
@@ -120,6 +137,7 @@ class Lun:
         self.hanging = False
         self.nonsense = False
         self.losing = 0
+        self.outage = Outage.NONE
         self.log = log
         self.random = random
         self.world = world
@@ -202,7 +220,7 @@ class Lun:
         before = self._unit.state
         lacks = not self._full_status and is_read_full_status(command)
         lacks = lacks or (self.nonsense and command.cdb[:2] == _REPORT_CAPABILITIES)
-        response = LACKING if lacks else self._unit.execute(nexus, command)
+        response = LACKING if lacks else self._refusal(nexus, command) or self._unit.execute(nexus, command)
         if self.log.on and command.opcode != OperationCode.WRITE_10:
             self.log.line(
                 sender.host, f"{self.name}: {describe(sender.guest, command)}: {describe_response(response)}"
@@ -211,6 +229,14 @@ class Lun:
                 self.log.line(self.name, self.log.registrations(self._unit.state))
         self._observer.observe(self, sender, nexus, command, before, response)
         return response
+
+    def _refusal(self, nexus: ITNexus, command: Command) -> Response | None:
+        """The answer to what it does not do now; None: it does it."""
+        if self.outage is Outage.OFFLINE and command.opcode != OperationCode.INQUIRY:
+            return _OFFLINE
+        if self.outage is Outage.FULL and not self.state.key_of(nexus) and registers_anew(command):
+            return _FULL
+        return None
 
     def hang(self) -> None:
         """Carry nothing out until `work`."""
@@ -284,6 +310,8 @@ class LunPath:
             fate = _fate(random, rates)
             if lun.losing:
                 lun.losing -= 1
+                fate = random.choice((_Fate.UNANSWERED, _Fate.LOST))
+            if lun.outage is Outage.BREAKING and changes(command) and random.random() < _BROKEN:
                 fate = random.choice((_Fate.UNANSWERED, _Fate.LOST))
         if not self._session:
             self._session = self.numbers()
@@ -376,6 +404,25 @@ def _tell(awaited: Awaited, sent: asyncio.Future[Response]) -> None:
         awaited.failed(error)
     else:
         awaited.answered(sent.result())
+
+
+def registers_anew(command: Command) -> bool:
+    """Whether a command is to register a nexus that is not registered."""
+    if command.opcode != OperationCode.PERSISTENT_RESERVE_OUT:
+        return False
+    action = PersistentReserveOut.decode(command.cdb).service_action
+    keys = ParameterList.decode(command.data_out)
+    ignores = action == OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY
+    return action in REGISTERS and keys.service_action_key != 0 and (ignores or keys.key == 0)
+
+
+def changes(command: Command) -> bool:
+    """Whether a command may change registrations or the reservation; a REGISTER of the same key does not."""
+    if command.opcode != OperationCode.PERSISTENT_RESERVE_OUT:
+        return False
+    keys = ParameterList.decode(command.data_out)
+    is_register = PersistentReserveOut.decode(command.cdb).service_action == OutServiceAction.REGISTER
+    return not is_register or keys.key != keys.service_action_key
 
 
 def _fate(random: Random, rates: Rates) -> _Fate:

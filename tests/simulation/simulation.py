@@ -18,23 +18,23 @@ from holdover.agent.host import Host
 from holdover.guest.gate import Gate
 from holdover.lun.reservations import ReservationState
 from holdover.scsi.cdbs.cdb import PersistentReserveOut
-from holdover.scsi.cdbs.opcodes import OutServiceAction
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
 from tests.simulation.bystanders import Bystander
 from tests.simulation.clockwork import Broken, Clockwork, Process, Unforeseen, until
 from tests.simulation.faults import Faults, now_and_then
-from tests.simulation.features import Layout, Odd, features
+from tests.simulation.features import Odd, features
 from tests.simulation.guests import Vm
 from tests.simulation.initiators import Initiators
 from tests.simulation.logs import Logs
-from tests.simulation.machines import Machine, Placement, nexuses_of
+from tests.simulation.machines import Machine
 from tests.simulation.mistakes import EVERY, Mistakes
 from tests.simulation.network import Network
 from tests.simulation.operators import Operator
+from tests.simulation.placements import Placement, draw_guests, nexuses_of
 from tests.simulation.promises import Ledger
 from tests.simulation.rates import NONE, Rates, draw
-from tests.simulation.san import Lun, Sender
+from tests.simulation.san import REGISTERS, Lun, Outage, Sender
 from tests.simulation.third import Third
 from tests.simulation.transcript import Transcript
 
@@ -47,12 +47,6 @@ _MENDED_AFTER = 30.0
 """The virtual seconds after which hosts that refuse one another are put right."""
 
 _LONGEST_SECONDS = 100_000.0
-
-_REGISTERS = frozenset({OutServiceAction.REGISTER, OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY})
-
-
-_NO_HOME = frozenset({Odd.NO_GUEST, Odd.OTHER_SETTING, Odd.NO_LUN, Odd.NO_PEER, Odd.OTHER_VERSION})
-"""Whose guests cannot leave from such a host, and never come there."""
 
 
 class Failure(Exception):
@@ -90,6 +84,9 @@ class Simulation:
         if can.surprises.strikes:
             rates = self.rates
             self.rates = replace(rates, host_death=max(rates.host_death, 0.015), third=max(rates.third, 0.2))
+        if can.surprises.alone:
+            rates = self.rates
+            self.rates = replace(rates, host_death=max(rates.host_death, 0.005), third=max(rates.third, 0.3))
         numbers = itertools.count(1)
         self.network = Network(self.world, random, self.log)
         self.luns = [
@@ -107,7 +104,7 @@ class Simulation:
         self.ledgers = {lun.name: Ledger(lun.name, self.world.time) for lun in self.luns}
         self.issued: dict[int, Command] = {}
         self.surprises = can.surprises
-        guests = self._guests(can.layout)
+        guests = draw_guests(random, can.surprises, can.layout, self.luns, _HOSTS)
         self._folder = TemporaryDirectory(prefix="holdover-") if can.surprises.exports else None
         self.machines = {
             name: Machine(
@@ -133,18 +130,44 @@ class Simulation:
             for number, (name, (home, placements)) in enumerate(guests.items())
         ]
         self.operators = [
-            Operator(vm, self.world, random, self.network, self.machines, self.log, handovers)
+            Operator(
+                vm,
+                self.world,
+                random,
+                self.network,
+                self.machines,
+                self.log,
+                handovers,
+                is_bold=can.surprises.alone,
+                lose=self._lose,
+            )
             for vm in self.vms
         ]
-        self.third = Third(self.luns, self.ledgers, random, self.log, has_own_key=can.layout.several)
+        self.third = Third(
+            self.luns,
+            self.ledgers,
+            random,
+            self.log,
+            has_own_key=can.layout.several or can.surprises.odd is Odd.COPY,
+            clears=can.surprises.alone,
+        )
         for lun in self.luns:
             lun.nonsense = can.surprises.nonsense
             self.ledgers[lun.name].tells_aptpl = not lun.nonsense
         self.network.short_of_memory = can.surprises.memory
         if can.surprises.odd is Odd.OTHER_VERSION:
             self.network.versions[_HOSTS[-1]] = "99.0"
-        self.network.remembers = can.surprises.mistakes
-        self.mistakes = Mistakes(self.world, random, self.network, self.machines, self.operators, self.log)
+        self.network.remembers = can.surprises.mistakes or can.surprises.slips
+        self.mistakes = Mistakes(
+            self.world,
+            random,
+            self.network,
+            self.machines,
+            self.operators,
+            self.log,
+            can.surprises.slips,
+            can.surprises.journals,
+        )
         self.layout = can.layout
         self.initiators = [Initiators(vm) for vm in self.vms if vm.exported]
         self.bystanders = [Bystander(vm) for vm in self.vms if can.surprises.bystanders]
@@ -152,29 +175,6 @@ class Simulation:
         self._watched = [(vm, number) for vm in self.vms for number in range(len(vm.placements))]
         self._gates: dict[str, list[Gate | None]] = {}
         self._hosts: dict[str, Host | None] = dict.fromkeys(self.machines)
-
-    def _guests(self, layout: Layout) -> dict[str, tuple[str, list[Placement]]]:
-        count = self.random.choice((1, 2, 2))
-        if layout.several:
-            count = 1
-        found = {}
-        for number in range(count):
-            home = self.random.choice(_HOSTS)
-            if self.surprises.odd in _NO_HOME and home == _HOSTS[-1]:
-                home = _HOSTS[0]
-            # a host's own disk is one nexus for all its guests, so only one guest may have it
-            disk = count == 1 and (layout.several or self.random.random() < 0.4)
-            disk = disk and not self.surprises.exports
-            copies: tuple[tuple[str, str], ...] = ()
-            if disk and self.surprises.odd is Odd.COPY:
-                copies = ((_HOSTS[-1], _HOSTS[1]),)
-            luns = [lun for lun in self.luns if self.random.random() < 0.8] or self.luns[:1]
-            found[f"db{number + 1}"] = (home, [Placement(lun, disk, layout, copies=copies) for lun in luns])
-        if self.surprises.unmoved:
-            name, (home, placements) = found.popitem()
-            placements[-1] = replace(placements[-1], moved=False)
-            found[name] = home, placements
-        return found
 
     def _state_folder(self, host: str) -> Path | None:
         return None if self._folder is None else Path(self._folder.name, host)
@@ -236,7 +236,9 @@ class Simulation:
         """Check the promises after a command."""
         after = lun.state
         ledger = self.ledgers[lun.name]
-        if self._faults is not None and sender.guest and id(command) not in self.issued:
+        is_agents = id(command) not in self.issued
+        strikes = is_agents or (self.surprises.alone and not self.layout.several)
+        if self._faults is not None and sender.guest and strikes:
             self._faults.strike(sender.host, lun, changed=after != before)
         if after != before:
             if not sender.guest and sender.host in self.machines and id(command) not in self.issued:
@@ -245,7 +247,7 @@ class Simulation:
                 ledger.by_third(before, after)
             elif id(command) in self.issued:
                 action = PersistentReserveOut.decode(command.cdb).service_action
-                registers = action in _REGISTERS
+                registers = action in REGISTERS
                 ledger.by_guest(sender.guest, sender.host, nexus, before, after, registers=registers)
             else:
                 ledger.by_agent(sender.guest, sender.host, before, after)
@@ -338,7 +340,8 @@ class Simulation:
         self._begin(*(each.work() for each in self.initiators), *(each.work() for each in self.bystanders))
         self._faults = faults = self._make_faults()
         third = now_and_then(self.random, self.rates.third, self.third.act)
-        mistakes = now_and_then(self.random, EVERY if self.surprises.mistakes else 0, self.mistakes.act)
+        has_mistakes = self.surprises.mistakes or self.surprises.slips
+        mistakes = now_and_then(self.random, EVERY if has_mistakes else 0, self.mistakes.act)
         going_wrong = self._begin(*faults.all(), third, mistakes)
         self.world.call_later(_MENDED_AFTER, self._mend_files)
         works = self._begin(*(operator.work() for operator in self.operators))
@@ -362,17 +365,26 @@ class Simulation:
                     disk.restore(path, has_daemon=not machine.dead)
         for lun in self.luns:
             lun.work()
+            lun.outage = Outage.NONE
         for machine in self.machines.values():
             if machine.dead:
                 self._begin(faults.bring_back(machine))
             elif machine.process is None:
                 machine.start()
+            elif self.surprises.starved:
+                self._begin(machine.restart())
         if late:
             _, late = await asyncio.wait(late, timeout=_CALM_SECONDS)
         if late:
             raise Failure(f"an operator has not come to an end {_CALM_SECONDS:g} s after all was well again")
         for work in works:
             work.result()
+
+    def _lose(self, host: str) -> None:
+        """Have a host lose its power, if all others have theirs."""
+        faults = self._faults
+        if faults is not None and not any(each.dead for each in self.machines.values()):
+            self.world.create_task(faults.lose_host(self.machines[host]))
 
     def _mend_files(self) -> None:
         """The administrator has seen that hosts refuse one another."""
@@ -396,6 +408,8 @@ class Simulation:
             self.third.fence,
             lambda: self._faults is None,
             self.surprises.journals,
+            self.surprises.alone,
+            self.surprises.outages,
         )
 
     def _begin(self, *works: Coroutine[object, object, None]) -> list[asyncio.Task[None]]:
@@ -442,7 +456,7 @@ class Simulation:
                 continue
             for name, machine in self.machines.items():
                 device = machine.device(vm.name, number)
-                if device is None or (machine.odd is Odd.OTHER_SETTING and name != vm.place):
+                if device is None or (machine.odd in (Odd.OTHER_SETTING, Odd.RUNS) and name != vm.place):
                     continue
                 running = device.block.gate is Gate.RUNNING
                 if name == vm.place and not device.block.stale:

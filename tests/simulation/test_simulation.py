@@ -36,6 +36,7 @@ FOUND = {
     179: "a late message has begun the end of a handover anew, and its source was asked no more",
     39: "a RESERVE counted for nothing, because its guest had just been fenced",
     206: "an agent without memory for a record has never put it on record",
+    445: "an agent without memory for a record has not put the gates of its devices on record",
 }
 """Seeds that have shown a bug which is mended."""
 

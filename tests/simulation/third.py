@@ -30,8 +30,9 @@ class Third:
         log: Transcript,
         *,
         has_own_key: bool,
+        clears: bool = False,
     ) -> None:
-        """``has_own_key``: it never has a key of the guests.
+        """``has_own_key``: it never has a key of the guests. ``clears``: it often fences by CLEAR.
 
         multipathd of a host may register a path of a guest that was fenced with such a key
         (docs/develop/design.md).
@@ -41,6 +42,7 @@ class Third:
         self._random = random
         key = random.choice((0xC, 0xC, 0xD1))
         self._key = 0xC if has_own_key else key
+        self._clears = clears
         log.names[_NEXUS] = "third"
 
     async def act(self) -> None:
@@ -59,9 +61,9 @@ class Third:
         )
         fence = out_command(OutServiceAction.PREEMPT, key, random.choice(keys or [1]), type=kind)
         draw = random.random()
-        if draw < 0.5:
+        if draw < (0.3 if self._clears else 0.5):
             self._tell(lun, fence)
-        elif draw < 0.6:
+        elif draw < (0.8 if self._clears else 0.6):
             self._tell(lun, out_command(OutServiceAction.CLEAR, key))
         else:
             self._tell(lun, self._command(lun))
