@@ -41,8 +41,7 @@ from tests.simulation.transcript import Transcript
 _HOSTS = ("host-a", "host-b", "host-c")
 _CALM_SECONDS = 400.0
 """The virtual seconds within which every handover ends when nothing goes wrong any more."""
-_RESERVED_SECONDS = 100.0
-"""The virtual seconds after which sessions end that may have a LUN reserved by RESERVE."""
+_RESERVED_SECONDS = 100.0  # after these, sessions end that may have a LUN reserved by RESERVE
 _MENDED_AFTER = 30.0
 """The virtual seconds after which hosts that refuse one another are put right."""
 
@@ -158,15 +157,9 @@ class Simulation:
         if can.surprises.odd is Odd.OTHER_VERSION:
             self.network.versions[_HOSTS[-1]] = "99.0"
         self.network.remembers = can.surprises.mistakes or can.surprises.slips
+        slips, journals = can.surprises.slips, can.surprises.journals
         self.mistakes = Mistakes(
-            self.world,
-            random,
-            self.network,
-            self.machines,
-            self.operators,
-            self.log,
-            can.surprises.slips,
-            can.surprises.journals,
+            self.world, random, self.network, self.machines, self.operators, self.log, slips, journals
         )
         self.layout = can.layout
         self.initiators = [Initiators(vm) for vm in self.vms if vm.exported]
@@ -419,11 +412,9 @@ class Simulation:
         await until(lambda: all(each.host is not None for each in self.machines.values()))
         later = self.clockwork.now + _RESERVED_SECONDS
         await until(lambda: self._all_closed() or self.clockwork.now > later)
-        if not self._all_closed():
-            # A roll back waits for the end of a session that has reserved the LUN by RESERVE.
-            for each in self.initiators:
-                await each.leave_all()
-            await until(self._all_closed)
+        for each in () if self._all_closed() else self.initiators:
+            await each.leave_all()  # a roll back waits for the end of a session that has reserved the LUN
+        await until(self._all_closed)
         for vm in self.vms:
             if vm.place is None:
                 vm.start(vm.belongs, "at the end")

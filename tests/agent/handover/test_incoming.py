@@ -27,8 +27,10 @@ from tests.agent.hosts import GUEST, KEY, WRITE, San, san
 QUICK = Limits(connect=2, step=2, drain=2, peer=3, give_up=1, recheck=0.2)
 
 
-async def hears(set_up: San, host: str, kind: MessageKind, handover_id: str, guest: str) -> Answer:
-    message = Message(kind, handover_id, guest, 9, (LunHandover("naa.1"),))
+async def hears(
+    set_up: San, host: str, kind: MessageKind, handover_id: str, guest: str, *, lost: bool = False
+) -> Answer:
+    message = Message(kind, handover_id, guest, 9, (LunHandover("naa.1", lost=lost),))
     other = next(each for each in set_up.hosts if each != host)
     peer = set_up.peer(host)
     try:
@@ -176,15 +178,27 @@ def test_a_late_answer_that_a_handover_is_over_does_not_touch_the_guest_that_has
     asyncio.run(test())
 
 
-@pytest.mark.parametrize("kind", [MessageKind.CLOSE, MessageKind.RETURN], ids=["close", "return"])
-def test_a_handover_that_never_began_is_kept_for_guests_of_this_host_alone(
-    tmp_path: Path, kind: MessageKind
+@pytest.mark.parametrize("kind", [MessageKind.CLOSE, MessageKind.RETURN], ids=lambda kind: kind.value)
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_roll_back_whose_record_cannot_be_read_ends_where_no_reservation_was_moved(
+    tmp_path: Path, kind: MessageKind, lost: bool
 ) -> None:
     async def test() -> None:
         async with san(tmp_path, limits=QUICK) as set_up:
-            assert (await hears(set_up, "host-b", kind, "h1", "nobody")).kind is Answered.DONE
-            assert (await hears(set_up, "host-b", kind, "h2", GUEST)).kind is Answered.DONE
-            assert [each.handover_id for each in set_up.journals["host-b"].load().handovers] == ["h2"]
+            await reserved(set_up)
+            client = set_up.clients["host-a"]
+            await client.prepare(GUEST, "h1", set_up.apis["host-b"])
+            await client.roll_back(GUEST, "h1")
+            await set_up.stop("host-b")
+            journal = set_up.journals["host-b"]
+            (first,) = journal.load().handovers
+            assert first.state == "returned"
+            await journal.put(msgspec.structs.replace(first, body=b"of a newer agent"))
+            await set_up.start("host-b")
+            answer = await hears(set_up, "host-b", kind, "h1", GUEST, lost=lost)
+            assert answer.kind is (Answered.REFUSED if lost else Answered.DONE)
+            assert await set_up.registrants() == {"host-a": (KEY, True)}
+            await move(set_up, name="h2")
 
     asyncio.run(test())
 

@@ -247,9 +247,13 @@ class Incoming:
         return effects.answer
 
     def _ends_unread(self, closed: Destination, message: Message) -> bool:
-        """Whether the source ends what has ended here, and this host's record does not tell of which LUNs."""
+        """Whether the source ends what has ended here, and this host's record does not tell of which LUNs.
+
+        If a commit has moved a reservation, only the record has the key that the source must preempt.
+        """
         is_unread = message.handover_id in self._registry.unreadable and not closed.luns
-        return is_unread and message.kind in _ENDS.get(closed.state, ())
+        is_moved = closed.state is DestinationState.RETURNED and any(lun.lost for lun in message.luns)
+        return is_unread and not is_moved and message.kind in _ENDS.get(closed.state, ())
 
     # -- asked by operators -------------------------------------------------------------------------
 
