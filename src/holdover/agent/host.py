@@ -347,13 +347,10 @@ class Host:
 
     async def _export(self, config: GuestConfig) -> None:
         guest = self.guests[config.name]
-        if guest.target is None:
+        if guest.target is None or (address := parse_guest(config, "configuration")[2]) is None:
             return
-        _, _, address = parse_guest(config, "configuration")
-        if address is not None:
-            port = await guest.target.start(address.host, address.port, self._open_listener)
-            bound = HostPort(address.host, port)
-            guest.export = f"iscsi://{bound}/{guest.target.iqn}"
+        port = await guest.target.start(address.host, address.port, self._open_listener)
+        guest.export = f"iscsi://{HostPort(address.host, port)}/{guest.target.iqn}"
 
     async def _device(
         self, guest: str, options: DeviceOptions, machine_type: MachineType, gate: Gate
