@@ -107,8 +107,7 @@ class HandoverExecutor:
         """
         is_new = effects.record and state_machine != self._newest
         at = self._clock() if is_new else 0.0  # may fail: then nothing is noted, and nothing is told
-        # A gate that moves goes on record, whether or not the rules have news of a LUN.
-        devices = self._tell(effects.devices) if effects.devices or self._moves(effects.gate) else []
+        devices = self._tell(effects.devices) if effects.devices else []
         if is_new:
             self._waiting.append((state_machine, at))
             self._newest = state_machine
@@ -165,9 +164,6 @@ class HandoverExecutor:
                 return
 
     # -- the gate -----------------------------------------------------------------------------------
-
-    def _moves(self, gate: Gate | None) -> bool:
-        return gate is not None and any(each.block.gate is not gate for each in self.guest.devices)
 
     async def open(self, effects: Effects) -> None:
         """Set the gate of each device that has another gate."""
