@@ -23,7 +23,8 @@ from holdover.guest.gate import Gate
 from holdover.handover.destination_rules import receive_message
 from holdover.handover.effects import Effects, WorkOrder, adopted
 from holdover.handover.lun_handover import LunHandover
-from holdover.handover.lun_work.work import Work
+from holdover.handover.lun_work import work as work_module
+from holdover.handover.lun_work.work import POLICY, Work
 from holdover.handover.protocol import Answer, Destination, HandoverEvent, Message, Source
 from holdover.journal.records import HandoverRecord, Record
 from holdover.lun.shared_reserve import SharedReserve
@@ -183,6 +184,12 @@ def _old_picture(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(HandoverExecutor, "record", mutated)
 
 
+def _old_aptpl(patch: pytest.MonkeyPatch) -> None:
+    """As it was: a host that rolls back or finishes repeats the APTPL of long ago."""
+    policies = {work: replace(policy, late=False) for work, policy in POLICY.items()}
+    patch.setattr(work_module, "POLICY", policies)
+
+
 def _reserve_shuts_nobody_out(patch: pytest.MonkeyPatch) -> None:
     """A RESERVE of one session at an export keeps no other session out."""
     patch.setattr(SharedReserve, "answer", lambda self, nexus, command: None)
@@ -213,8 +220,9 @@ MUTATIONS: dict[str, Mutation] = {
     "a late message believed": _late_message,
     "a timer not cancelled": _timer_not_cancelled,
     "adoption of an old picture": _old_picture,
+    "an APTPL of long ago": _old_aptpl,
     "a RESERVE that shuts nobody out": _reserve_shuts_nobody_out,
     "a session's end that frees nothing": _end_of_a_session_frees_nothing,
     "a secret that others know": _any_secret_is_taken,
 }
-"""What each bug is called, and what puts it in."""
+"""What each bug is called, and what puts it in. The simulation found the APTPL of long ago by itself."""

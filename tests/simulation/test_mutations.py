@@ -26,6 +26,7 @@ SEEDS = {
     "a late message believed": 213,
     "a timer not cancelled": 15,
     "adoption of an old picture": 28,
+    "an APTPL of long ago": 8208,
     "a RESERVE that shuts nobody out": 4,
     "a session's end that frees nothing": 54,
     "a secret that others know": 23,
