@@ -204,6 +204,19 @@ class ScsiBlock:
         self.mark_stale()
         return True
 
+    def observe_lost_answer(self) -> bool:
+        """Note that the answer of a command on the guest's nexus was lost, and with it perhaps a unit
+        attention about the registration, which is not told twice.
+
+        Returns:
+            Whether that made `tracked` doubtful, which it was not before.
+        """
+        if not self._migrate_pr or self._tracked.key == 0:
+            return False
+        was_stale = self._stale
+        self.mark_stale()
+        return not was_stale
+
     def observe_own_response(self, response: Response) -> bool:
         """Learn from a unit attention that a command of the agent's own met.
 
@@ -362,6 +375,9 @@ class ScsiBlock:
         action = _action_of(command)
         if action is None:
             return response
+        if response.status is Status.RESERVATION_CONFLICT and self._tracked.key:
+            # It reads while RESERVE of SPC-2 shuts it out, and RESERVE needs a LUN without registrations.
+            self.mark_stale()
         alone = self._under_way is None and not self._own_under_way
         if response.good and alone and sent == self._sent:
             known = self._generation.is_known
@@ -379,9 +395,9 @@ class ScsiBlock:
         if not self._migrate_pr:
             return response
         action = _action_of(command)
-        if response.status is Status.CHECK_CONDITION or action is None:
+        if action is None or not response.good:
             return None
-        if response.good and not self._generation.says_nothing(action, response.data_in):
+        if not self._generation.says_nothing(action, response.data_in):
             return None
         return _masked(action, response)
 

@@ -17,6 +17,7 @@ from tests.agent.device_rig import GUEST, Rig
 from tests.agent.guests.device_states import READ, READY, REGISTER, RESERVE, WERO, _one, settled, unsettled
 
 IGNORE, PREEMPT = OutServiceAction.REGISTER_AND_IGNORE_EXISTING_KEY, OutServiceAction.PREEMPT
+CLEAR = OutServiceAction.CLEAR
 
 
 class TestReread:
@@ -44,6 +45,45 @@ class TestReread:
             assert rig.records[-1] == unsettled(Tracked(5, type=WERO))
             await rig.settle()
             assert rig.records[-1] == rig.device.block.state() == settled(Tracked())
+
+        asyncio.run(test())
+
+    def test_a_lost_answer_to_any_command_may_have_been_a_unit_attention(self) -> None:
+        async def test() -> None:
+            rig = Rig()
+            await rig.must(out_command(REGISTER, 0, 5))
+            rig.third(out_command(REGISTER, 0, 6))
+            rig.third(out_command(PREEMPT, 6, 5))
+            rig.path.script = [AnswerLost("memory", "gone")]
+            await rig.tell(READ)
+            assert rig.records[-1] == unsettled(Tracked(5))
+            await rig.settle()
+            assert rig.device.block.state() == settled(Tracked())
+
+        asyncio.run(test())
+
+    @pytest.mark.parametrize("asked", range(1, 9))
+    def test_another_node_that_acts_between_two_questions(self, asked: int) -> None:
+        async def test() -> None:
+            rig = Rig()
+            rig.third(out_command(REGISTER, 0, 6))
+            await rig.must(out_command(REGISTER, 0, 5))
+            count = 0
+
+            def act() -> None:
+                nonlocal count
+                count += 1
+                if count == asked:
+                    rig.third(out_command(CLEAR, 6))
+
+            rig.path.after = act
+            rig.device.block.mark_stale()
+            rig.device.read_again()
+            await rig.settle()
+            await rig.tell(READY)
+            await rig.tell(READY)
+            await rig.settle()
+            assert rig.device.block.state() == settled(rig.truth)
 
         asyncio.run(test())
 

@@ -27,7 +27,8 @@ from holdover.scsi.sense import is_unit_attention
 class Since:
     """A moment from which on the staleness of a device's tracked state counts.
 
-    ``own`` of them came from unit attentions that the agent's own commands met.
+    ``own`` of them came from unit attentions that the agent's own commands met before any of them was
+    answered.
     """
 
     epoch: int
@@ -45,6 +46,8 @@ class DeviceQueue:
         self._turn = asyncio.Lock()
         self._is_own_turn = False
         self._own_epochs = 0
+        self._is_answered = False
+        """Whether the LUN has answered one of the agent's own commands since `since`."""
         self._generation: int | None = None
         """The first PRGENERATION that the agent's own commands have read since they last moved it."""
 
@@ -123,12 +126,14 @@ class DeviceQueue:
 
     def since(self) -> Since:
         """Now: `adopt` counts the staleness epoch from here on."""
+        self._is_answered = False
         return Since(self._block.staleness_epoch, self._own_epochs)
 
     def adopt(self, tracked: Tracked, since: Since) -> None:
         """Track what the agent's own commands have found. Staleness that others have caused since then stays.
 
-        Attentions that the agent's own commands met came before the responses to these commands.
+        A unit attention that the first of these commands met came before all their answers, so it casts no
+        doubt on them. One that a later command met does: another node may have acted between two answers.
         """
         self._block.adopt(tracked, since.epoch + self._own_epochs - since.own, self._generation)
 
@@ -143,7 +148,10 @@ class DeviceQueue:
     def observe(self, command: Command, response: Response) -> None:
         """Observe the response to one of the agent's own commands, on this path or on another one."""
         if is_unit_attention(response):
-            self._own_epochs += self._block.observe_own_response(response)
+            made_doubtful = self._block.observe_own_response(response)
+            self._own_epochs += made_doubtful and not self._is_answered
+        else:
+            self._is_answered = True
         if self._generation is None and response.good:
             self._generation = generation_read(command, response.data_in)
 
