@@ -22,7 +22,7 @@ from holdover.scsi.reservation.reservation_out import out_command
 from holdover.scsi.reservation.transport_id import IscsiTransportID
 from holdover.scsi.sense import describe_response, is_unit_attention
 from holdover.scsi.status import Status
-from tests.lun.support import MemoryMedium
+from tests.lun.support import LACKING, MemoryMedium, is_read_full_status
 
 
 def nexus(name: str) -> ITNexus:
@@ -43,6 +43,8 @@ class Rig:
     """The number of a command -> whether it is carried out before its answer is lost."""
     sent: int = 0
     watch: Callable[[], None] = lambda: None
+    full_status: bool = True
+    """Whether the logical unit has READ FULL STATUS for the work."""
 
     def run(self, who: ITNexus, steps: Steps[T]) -> T:
         """Run one step as ``who``."""
@@ -50,6 +52,8 @@ class Rig:
         def carry_out(command: Command) -> Response:
             fault = self.faults.get(self.sent)
             self.sent += 1
+            if not self.full_status and is_read_full_status(command):
+                return LACKING
             answer = self.unit.execute(who, command) if fault is not False else None
             self.watch()
             if fault is None and answer is not None:

@@ -327,18 +327,6 @@ def test_what_a_source_had_registered_again_before_it_died_is_removed(left: int,
     assert rig.unit.state.aptpl is not aptpl
 
 
-@pytest.mark.parametrize("aptpl", [True, False])
-def test_what_a_destination_withdraws_leaves_aptpl_as_it_is_now(aptpl: bool) -> None:
-    case = Case(ReservationType.WRITE_EXCLUSIVE, guest_holds=True, third_key=OTHER, aptpl=aptpl)
-    rig = case.set_up()
-    lun = forward(rig, case, 3)
-    rig.watch = lambda: None
-    rig.must(SOURCE, out_command(OutServiceAction.REGISTER, KEY, FRESH, aptpl=not aptpl))
-    rig.work(DESTINATION, Work.WITHDRAW, lun)
-    assert rig.registrations() == {SOURCE: FRESH, THIRD: OTHER}
-    assert rig.unit.state.aptpl is not aptpl
-
-
 @pytest.mark.parametrize("kind", ReservationType)
 def test_two_hosts_that_are_one_nexus_take_nothing_from_each_other(kind: ReservationType) -> None:
     rig = Case(kind, guest_holds=True, third_key=0, aptpl=False).set_up()

@@ -23,7 +23,7 @@ from holdover.handover.lun_work.parts import (
 )
 from holdover.handover.registrations import count_of, register_proven
 from holdover.reservations.own_key import own_key, which_key
-from holdover.reservations.questions import read_keys
+from holdover.reservations.questions import read_full_status, read_keys, read_reservation
 from holdover.reservations.steps import StepFailed, Steps, settle
 from holdover.reservations.tracked import Tracked
 
@@ -173,10 +173,33 @@ def withdraw(lun: LunHandover) -> Steps[LunHandover]:
     """
     tracked, spare = (yield from as_it_is_now(lun)), lun.destination_spare
     own = yield from destination_key(lun, tracked)
-    if own.key and own.carried and own.key != spare:
+    before = own.key
+    if own.key not in (0, spare) and (own.carried or not (yield from _is_held_by_source(lun, own.key))):
         # If READ RESERVATION names the spare key afterwards, the reservation is on this host.
-        own = yield from change_key(tracked, own.key, spare, "REGISTER (re-key)")
+        own = yield from change_key(tracked, before, spare, "REGISTER (re-key)")
     if own.key:
-        yield from require_not_freed(lun, own)
+        try:
+            yield from require_not_freed(lun, own)
+        except StepFailed as error:
+            if own.key != before:
+                yield from change_key(tracked, own.key, before, "REGISTER (re-key)")
+            hint = "if the guest is on another host, compare that host's InitiatorName with this one's"
+            raise StepFailed(error.step, f"{error.problem}; {hint}") from error
         yield from unregister(tracked, own.key)
     return lun
+
+
+def _is_held_by_source(lun: LunHandover, key: int) -> Steps[bool]:
+    """Whether a nexus with ``key`` that holds the reservation is certainly the source's, or none does.
+
+    Otherwise it may be this host's nexus, although the source has rolled back: if another host has the same
+    InitiatorName, and the guest is there by now.
+    """
+    held = yield from read_reservation()
+    if held is None or held.type.all_registrants or held.key != key:
+        return True
+    ports = {*lun.source.ports, lun.port} - {""}
+    status = (yield from read_full_status()) if ports else None
+    return status is not None and any(
+        each.holder and str(each.transport_id) in ports for each in status.descriptors
+    )

@@ -23,7 +23,7 @@ from holdover.handover.lun_work.parts import (
 )
 from holdover.handover.registrations import count_of, count_unexplained, keys_beside
 from holdover.reservations.own_key import Own, own_key
-from holdover.reservations.questions import read_keys, read_reservation
+from holdover.reservations.questions import read_full_status, read_keys, read_reservation
 from holdover.reservations.steps import ATTEMPTS, StepFailed, Steps, settle
 from holdover.scsi.reservation.reservation_in import Reservation
 
@@ -96,6 +96,20 @@ def _require_no_third(lun: LunHandover, source: int, destination: int, keys: tup
         raise StepFailed("PREEMPT", _SHARED.format(key))
 
 
+def _count_of_source(lun: LunHandover) -> Steps[int]:
+    """The number of registrations with the guest's key that the source has.
+
+    If the LUN does not say by which initiator ports they are, it is the number that the source has told. But
+    the guest may have changed its key since, and a third node may have registered the old one.
+    """
+    is_named = lun.port and not lun.source.several
+    status = (yield from read_full_status()) if is_named else None
+    if status is None:
+        return lun.source.count
+    mine = (each for each in status.descriptors if str(each.transport_id) == lun.port)
+    return sum(each.key == lun.tracked.key for each in mine)
+
+
 def evict(lun: LunHandover) -> Steps[LunHandover]:
     """`Work.EVICT`: move everything to the source, and remove the destination's registration.
 
@@ -136,7 +150,8 @@ def claim(lun: LunHandover) -> Steps[LunHandover]:
     here = count_of(lun, own) if own.key == tracked.key else 0
     spares = [key for key in _spares_of_source(lun) if key in keys]
     if not spares:
-        yield from _require_no_third(lun, lun.source.count, here, keys)
+        source = (yield from _count_of_source(lun)) if keys.count(tracked.key) > here else 0
+        yield from _require_no_third(lun, source, here, keys)
         lun = replace(lun, shared=False)  # it may have been true for an earlier key
     if not _is_as_prepared(lun, own, (yield from read_reservation())):
         raise StepFailed(

@@ -1,0 +1,69 @@
+"""The work of a destination whose source cannot be asked, or has gone on without it."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from holdover.handover.lun_work.work import Work
+from holdover.reservations.steps import StepFailed
+from holdover.reservations.tracked import Tracked
+from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
+from holdover.scsi.reservation.reservation_out import out_command
+from tests.handover.work_rig import (
+    DESTINATION,
+    FRESH,
+    KEY,
+    OTHER,
+    SOURCE,
+    THIRD,
+    Case,
+    Rig,
+    forward,
+    lun_of,
+)
+
+
+@pytest.mark.parametrize("aptpl", [True, False])
+def test_what_a_destination_withdraws_leaves_aptpl_as_it_is_now(aptpl: bool) -> None:
+    case = Case(ReservationType.WRITE_EXCLUSIVE, guest_holds=True, third_key=OTHER, aptpl=aptpl)
+    rig = case.set_up()
+    lun = forward(rig, case, 3)
+    rig.watch = lambda: None
+    rig.must(SOURCE, out_command(OutServiceAction.REGISTER, KEY, FRESH, aptpl=not aptpl))
+    rig.work(DESTINATION, Work.WITHDRAW, lun)
+    assert rig.registrations() == {SOURCE: FRESH, THIRD: OTHER}
+    assert rig.unit.state.aptpl is not aptpl
+
+
+@pytest.mark.parametrize("full_status", [True, False])
+@pytest.mark.parametrize("port", ["", str(SOURCE.initiator)])
+def test_a_destination_never_withdraws_the_holder(full_status: bool, port: str) -> None:
+    """Another host has its InitiatorName, and the guest is there. The source has the guest's key too."""
+    kind = ReservationType.WRITE_EXCLUSIVE
+    rig = Rig(full_status=full_status)
+    rig.must(DESTINATION, out_command(OutServiceAction.REGISTER, 0, KEY))
+    rig.must(DESTINATION, out_command(OutServiceAction.RESERVE, KEY, type=kind))
+    rig.must(SOURCE, out_command(OutServiceAction.REGISTER, 0, KEY))
+    before = rig.registrations()
+    with pytest.raises(StepFailed, match="would be freed"):
+        rig.work(DESTINATION, Work.WITHDRAW, replace(lun_of(Tracked(KEY, type=kind)), port=port))
+    assert rig.registrations() == before
+    assert rig.holder() == (kind, DESTINATION)
+
+
+@pytest.mark.parametrize("kind", [None, *ReservationType])
+def test_a_former_key_of_the_guest_that_a_third_node_has_now_is_not_taken(
+    kind: ReservationType | None,
+) -> None:
+    """The guest has changed its key while the destination's agent was away."""
+    case = Case(kind, guest_holds=True, third_key=0, aptpl=False)
+    rig = case.set_up()
+    lun = replace(forward(rig, case, 3), port=str(SOURCE.initiator))
+    rig.watch = lambda: None
+    rig.must(SOURCE, out_command(OutServiceAction.REGISTER, KEY, OTHER))
+    rig.must(THIRD, out_command(OutServiceAction.REGISTER, 0, KEY))
+    before = rig.registrations()
+    with pytest.raises(StepFailed, match=r"third nexus|not the one that was prepared"):
+        rig.work(DESTINATION, Work.CLAIM, lun)
+    assert rig.registrations() == before
