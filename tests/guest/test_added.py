@@ -161,3 +161,18 @@ def test_other_reads_are_as_they_are() -> None:
     assert seen == [command]
     block.owe(check_condition(SenseKey.UNIT_ATTENTION, AdditionalSense.CAPACITY_DATA_HAS_CHANGED))
     assert not drive(block, in_command(KEYS), unreachable).good
+
+
+@pytest.mark.parametrize(
+    ("added", "count"),
+    [
+        (Added((A,), 2, proven=True), 2),
+        (Added((A,), 2), 0),
+        (Added((B,), 2, proven=True), 0),
+        (Added((A,), 2, others=(A, T), proven=True), 0),
+        (Added((A,), 2, others=(T,), proven=True), 2),
+    ],
+    ids=["proven", "not answered", "another key", "a third node has it too", "a third node has another"],
+)
+def test_what_is_certainly_the_handovers(added: Added, count: int) -> None:
+    assert added.beside(A) == count

@@ -29,6 +29,8 @@ class Added:
         own: How many registrations the guest itself has, on the source.
         others: The keys of third nexuses, as they were read last.
         ports: The initiator ports that are proven to be the destination's, as READ FULL STATUS names them.
+        proven: Whether the destination has said that these registrations are there, and that their key is the
+            guest's.
     """
 
     keys: tuple[int, ...]
@@ -36,10 +38,14 @@ class Added:
     own: int = 1
     others: tuple[int, ...] = ()
     ports: tuple[str, ...] = ()
+    proven: bool = False
 
     def beside(self, key: int) -> int:
-        """How many registrations with ``key`` the handover may have made."""
-        return self.count if key in self.keys else 0
+        """How many registrations with ``key`` the handover has certainly made on the destination.
+
+        One that it may have made does not count: it may be a third node's, which may hold the reservation.
+        """
+        return self.count if self.proven and key in self.keys and key not in self.others else 0
 
 
 def without_added(action: int, data: bytes, added: Added, key: int) -> bytes:

@@ -84,8 +84,8 @@ def find_own_registration(
             are tried.
         aptpl: The APTPL for the probe if the LUN does not say which value is active.
         nexus: This nexus as READ FULL STATUS names it, from an earlier `Found`.
-        beside: Returns, for a key, how many registrations the guest's handover may have made on the other
-            host. These do not count as a third node's.
+        beside: Returns, for a key, how many registrations the guest's handover has made on the other host.
+            These do not count as a third node's.
 
     Raises:
         StepFailed: The LUN refuses to say.

@@ -35,6 +35,10 @@ _ANSWERS = {
 }
 
 
+_REGISTERED_THERE = frozenset({SourceState.CONFIRMING, SourceState.PREPARED})
+"""The states in which the destination's answer to the last PREPARE was that the guest's key is registered."""
+
+
 def _has_added(state_machine: Source) -> bool:
     """Whether the guest runs here and the destination may have registered the guest's key."""
     runs = state_machine.is_open and state_machine.gate is Gate.RUNNING
@@ -67,7 +71,8 @@ class SourceHandover(HandoverDriver[Source]):
         told = self._told.get(lun.designator, ())
         keys = tuple(key for key in dict.fromkeys((*told, lun.tracked.key)) if key)
         there = lun.destination
-        return Added(keys, there.count, lun.source.count, lun.others, there.ports) if keys else None
+        proven = self.state_machine.state in _REGISTERED_THERE and keys == (lun.tracked.key,)
+        return Added(keys, there.count, lun.source.count, lun.others, there.ports, proven) if keys else None
 
     # -- from outside --------------------------------------------------------------------------------
 
