@@ -18,8 +18,12 @@ def wait_for_disks(number: int) -> str:
 
 
 def reserve_all(key: int) -> str:
-    """Register ``key`` at each disk, and reserve it with type 5."""
+    """Register ``key`` at each disk, and reserve it with type 5.
+
+    A unit attention may come first, as REPORTED LUNS DATA HAS CHANGED does while the target gets its LUNs.
+    """
     return (
+        'p() { for i in 1 2 3 4; do sg_persist -n -o "$@" && return; done; return 1; }; '
         "for d in /sys/block/sd*; do n=/dev/${d##*/}; "
-        f"sg_persist -n -o -I -S {key:#x} $n && sg_persist -n -o -R -K {key:#x} -T 5 $n || exit 1; done"
+        f"p -I -S {key:#x} $n && p -R -K {key:#x} -T 5 $n || exit 1; done"
     )

@@ -161,19 +161,6 @@ class TestDoubt:
             assert drive(block, read, script(conflict)) == conflict
             assert block.stale is stale
 
-    @pytest.mark.parametrize(
-        ("migrate_pr", "tracked", "stale"),
-        [(True, Tracked(5), True), (True, Tracked(), False), (False, Tracked(5), False)],
-    )
-    def test_a_lost_answer(self, migrate_pr: bool, tracked: Tracked, stale: bool) -> None:
-        block = scsi_block(migrate_pr)
-        block.adopt(tracked)
-        assert block.observe_lost_answer() is stale
-        assert block.stale is stale
-        epoch = block.staleness_epoch
-        assert not block.observe_lost_answer()
-        assert block.staleness_epoch == epoch + stale
-
     def test_a_generation_that_moved(self) -> None:
         lun, block = logical_unit(), scsi_block()
 

@@ -62,7 +62,7 @@ def test_attention_of(response: Response, expected: int | None) -> None:
         (0x2904, True, False),
         (0x2902, False, False),
         (0x2903, False, False),
-        (0x2907, True, False),
+        (0x2907, False, False),
     ],
 )
 def test_unit_attentions_that_cast_doubt(attention: int, registered: bool, unregistered: bool) -> None:

@@ -204,19 +204,6 @@ class ScsiBlock:
         self.mark_stale()
         return True
 
-    def observe_lost_answer(self) -> bool:
-        """Note that the answer of a command on the guest's nexus was lost, and with it perhaps a unit
-        attention about the registration, which is not told twice.
-
-        Returns:
-            Whether that made `tracked` doubtful, which it was not before.
-        """
-        if not self._migrate_pr or self._tracked.key == 0:
-            return False
-        was_stale = self._stale
-        self.mark_stale()
-        return not was_stale
-
     def observe_own_response(self, response: Response) -> bool:
         """Learn from a unit attention that a command of the agent's own met.
 

@@ -27,10 +27,6 @@ RESERVATION_ATTENTIONS: frozenset[int] = frozenset(
 )
 """What a nexus is told when another nexus changes its registration or reservation (SPC-4 5.13.11.2)."""
 
-_NEXUS_LOSS = AdditionalSense.I_T_NEXUS_LOSS_OCCURRED
-"""The loss has cleared all unit attentions of the nexus (SAM-5 6.3.4). One of them may have said that another
-node has changed the registration."""
-
 # Whether registrations survived these events depends on APTPL. APTPL is a setting of the logical unit: the
 # last REGISTER of any nexus has set it, whatever our guest asked for. Other resets leave registrations
 # unchanged (SPC-4 5.13.5).
@@ -64,7 +60,7 @@ def casts_doubt(attention: int, tracked: Tracked) -> bool:
     if attention in RESERVATION_ATTENTIONS:
         return True
     # a guest without a key has lost nothing
-    return (attention in _POWER_ATTENTIONS or attention == _NEXUS_LOSS) and tracked.key != 0
+    return attention in _POWER_ATTENTIONS and tracked.key != 0
 
 
 def is_unexplained_conflict(tracked: Tracked, cdb: PersistentReserveOut, parameters: ParameterList) -> bool:

@@ -13,9 +13,11 @@ from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.status import Status
 
-_RESERVE = frozenset({OperationCode.RESERVE_6, OperationCode.RESERVE_10})
+RESERVE = frozenset({OperationCode.RESERVE_6, OperationCode.RESERVE_10})
+"""Its two forms."""
+
 _RELEASE = frozenset({OperationCode.RELEASE_6, OperationCode.RELEASE_10})
-RESERVE_AND_RELEASE = _RESERVE | _RELEASE
+RESERVE_AND_RELEASE = RESERVE | _RELEASE
 """The commands that `SharedReserve` must see."""
 
 _GOOD = Response(Status.GOOD)
@@ -49,7 +51,7 @@ class SharedReserve:
             Whether no session had reserved before.
         """
         fresh = self.holder is None
-        if command.opcode in _RESERVE:
+        if command.opcode in RESERVE:
             self.holder = nexus
         return fresh
 
@@ -69,10 +71,10 @@ class SharedReserve:
         conflict = response is not None and response.status is Status.RESERVATION_CONFLICT
         if command.opcode in _RELEASE:
             gone = good
-        elif command.opcode in _RESERVE and good:
+        elif command.opcode in RESERVE and good:
             self.holder, gone = nexus, registered
         else:
-            gone = command.opcode in _RESERVE and (fresh or conflict)
+            gone = command.opcode in RESERVE and (fresh or conflict)
         if gone and self.holder == nexus and not self.abandoned:
             self.holder = None
 

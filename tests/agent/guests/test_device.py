@@ -381,3 +381,23 @@ def test_a_reserve_counts_if_the_guest_was_fenced_meanwhile() -> None:
         assert rig.unit.legacy_holder is None
 
     asyncio.run(test())
+
+
+@pytest.mark.parametrize("is_fenced", [True, False])
+def test_a_reserve_asks_the_lun_whether_the_guest_is_still_registered(is_fenced: bool) -> None:
+    """The unit attention that the guest was fenced was in an answer that is lost."""
+
+    async def test() -> None:
+        rig = Rig()
+        await rig.must(out_command(REGISTER, 0, 5))
+        await rig.must(out_command(RESERVE, 5, type=WERO))
+        rig.third(out_command(REGISTER, 0, 7))
+        if is_fenced:
+            rig.third(out_command(OutServiceAction.CLEAR, 7))
+        rig.path.script = [AnswerLost("memory", "gone")]
+        await rig.tell(READ)
+        await rig.must(Command(Reserve(6).encode()))
+        other = await rig.device.execute(OTHER, READ)
+        assert (other.status is Status.RESERVATION_CONFLICT) is is_fenced
+
+    asyncio.run(test())

@@ -48,20 +48,6 @@ class TestReread:
 
         asyncio.run(test())
 
-    def test_a_lost_answer_to_any_command_may_have_been_a_unit_attention(self) -> None:
-        async def test() -> None:
-            rig = Rig()
-            await rig.must(out_command(REGISTER, 0, 5))
-            rig.third(out_command(REGISTER, 0, 6))
-            rig.third(out_command(PREEMPT, 6, 5))
-            rig.path.script = [AnswerLost("memory", "gone")]
-            await rig.tell(READ)
-            assert rig.records[-1] == unsettled(Tracked(5))
-            await rig.settle()
-            assert rig.device.block.state() == settled(Tracked())
-
-        asyncio.run(test())
-
     @pytest.mark.parametrize("asked", range(1, 9))
     def test_another_node_that_acts_between_two_questions(self, asked: int) -> None:
         async def test() -> None:

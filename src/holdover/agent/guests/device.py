@@ -169,8 +169,10 @@ class GuestDevice:
         """Carry out a command of the guest, after it has waited for the gate if it must."""
         if self._front.losing:
             await self._front.lost()
-        if self.block.gate is not Gate.RUNNING and (refusal := await self._pass_gate(command)) is not None:
-            return refusal
+        if self.block.gate is not Gate.RUNNING:
+            refusal = await self._pass_gate(command)
+            if refusal is not None:
+                return refusal
         if command.opcode == OperationCode.PERSISTENT_RESERVE_OUT and self.block.migrate_pr:
             return await self._reserve(nexus, command)
         return await self._carry(nexus, command)
@@ -188,7 +190,8 @@ class GuestDevice:
     async def _reserve(self, nexus: ITNexus, command: Command) -> Response:
         """Carry out a PERSISTENT RESERVE OUT in turn, so that the snoop sees no effect of another command."""
         while True:
-            if (refusal := await self._pass_gate(command)) is not None:
+            refusal = await self._pass_gate(command)
+            if refusal is not None:
                 return refusal
             await self._queue.acquire()
             if self.block.gate is Gate.RUNNING and self._queue.is_idle:
@@ -213,8 +216,6 @@ class GuestDevice:
                 return response
             return await self._process(command)
         except (PathError, NotSent) as error:
-            if isinstance(error, AnswerLost) and self.block.observe_lost_answer():
-                await self.has_become_stale()
             return self.unanswered(command, error)
         finally:
             self.in_flight_here.end()

@@ -20,7 +20,6 @@ from holdover.paths.submitted import Forwards, Relays
 from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
-from holdover.scsi.path import AnswerLost
 from holdover.scsi.status import Status
 
 _CHECK_CONDITION, _RUNNING = Status.CHECK_CONDITION, Gate.RUNNING
@@ -106,12 +105,7 @@ class ForwardedCommand(msgspec.Struct, eq=False):
 
     def failed(self, error: Exception) -> None:
         """Take the reason why there is no response."""
-        known = self.path.explain(error)
-        response = self._home.unanswered(self._command, known)
-        if isinstance(known, AnswerLost) and self._home.block.observe_lost_answer():
-            self._recording = asyncio.ensure_future(self._record(response))
-        else:
-            self._end(response)
+        self._end(self._home.unanswered(self._command, self.path.explain(error)))
 
     async def abort(self) -> None:
         """Abort the command; return when it does nothing to the LUN any more, and has ended here."""

@@ -10,14 +10,17 @@ from collections.abc import Callable
 import structlog
 
 from holdover.agent.guests.step_runner import OneByOne, run_steps
-from holdover.lun.shared_reserve import RESERVE_AND_RELEASE, SharedReserve
+from holdover.lun.shared_reserve import RESERVE, RESERVE_AND_RELEASE, SharedReserve
 from holdover.paths.submitted import can_forward, can_relay
 from holdover.reservations.steps import StepFailed, Steps, insist
 from holdover.scsi.cdbs.cdb import Release
-from holdover.scsi.cdbs.opcodes import OperationCode
+from holdover.scsi.cdbs.opcodes import InServiceAction, OperationCode
 from holdover.scsi.command import Command, Response
+from holdover.scsi.errors import DecodeError
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.path import AnswerLost, Path, PathError
+from holdover.scsi.reservation.reservation_in import ReadKeys
+from holdover.scsi.reservation.reservation_out import in_command
 from holdover.scsi.sense import describe_response, is_unit_attention
 from holdover.scsi.status import Status
 
@@ -29,7 +32,11 @@ _FREE_SECONDS = 5.0
 _AGAIN_SECONDS = 1.0
 """The seconds from one try to the next to free the LUN after a session has ended."""
 
+_ASK_SECONDS = 5.0
+"""The seconds that the LUN has to answer READ KEYS."""
+
 _RELEASE = Command(Release(6).encode())
+_READ_KEYS = in_command(InServiceAction.READ_KEYS)
 _NEVER_ATTENTION = frozenset({OperationCode.INQUIRY, OperationCode.REPORT_LUNS, OperationCode.REQUEST_SENSE})
 
 
@@ -65,7 +72,8 @@ class LunNexus:
     async def execute(self, nexus: ITNexus, command: Command, is_registered: Callable[[], bool]) -> Response:
         """Carry out a command of a session.
 
-        ``is_registered``: whether the path's nexus is certainly registered; asked when the command has ended.
+        ``is_registered``: whether the path's nexus is registered, as far as the agent knows; asked when the
+        command has ended.
 
         Raises:
             PathError, AnswerLost: As the path does.
@@ -86,8 +94,21 @@ class LunNexus:
         except PathError:
             self.reserve.end(nexus, command, None, fresh=fresh, registered=is_registered())
             raise
-        self.reserve.end(nexus, command, response, fresh=fresh, registered=is_registered())
+        registered = response.good and command.opcode in RESERVE and is_registered()
+        registered = registered and await self._is_anybody_registered()
+        self.reserve.end(nexus, command, response, fresh=fresh, registered=registered)
         return response
+
+    async def _is_anybody_registered(self) -> bool:
+        """Whether RESERVE, which has ended in GOOD, has reserved nothing, because somebody is registered.
+
+        The LUN is asked: the unit attention that says that the registration is gone may be lost.
+        """
+        try:
+            response = await run_steps(self._own, insist(_READ_KEYS, "READ KEYS"), _ASK_SECONDS)
+            return response.good and bool(ReadKeys.decode(response.data_in).keys)
+        except (PathError, StepFailed, DecodeError):
+            return False
 
     def owe(self, attention: Response) -> None:
         """Report a unit attention to the sessions in place of their next command."""
