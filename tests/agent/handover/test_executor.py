@@ -10,12 +10,15 @@ import msgspec
 import pytest
 
 from holdover.agent.guests.device import GuestDevice
+from holdover.agent.handover.executor import HandoverExecutor
 from holdover.api.client import AgentRefused
 from holdover.api.documents import PeerMessage
 from holdover.config.agent_file import Limits
 from holdover.guest.gate import Gate
 from holdover.guest.scsi_block import BlockState
-from holdover.handover.protocol import Answer, Answered
+from holdover.handover.effects import Effects, WorkOrder
+from holdover.handover.lun_work.work import Work
+from holdover.handover.protocol import Answer, Answered, HandoverEvent
 from holdover.handover.states import MessageKind
 from holdover.journal.records import DeviceRecord, HandoverRecord, Record
 from holdover.scsi.cdbs.opcodes import OperationCode
@@ -122,6 +125,47 @@ def test_isolating_begins_when_the_guests_commands_have_ended(tmp_path: Path) ->
             assert (await writing).good
             assert (await client.roll_back(GUEST, "h1", alone=True)).state == "stayed"
             assert await set_up.registrants() == {"host-a": (KEY, True)}
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("in_flight", [False, True])
+def test_work_without_commands_takes_no_turn_of_the_loop_unless_the_guests_commands_are_in_flight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_flight: bool
+) -> None:
+    """The guest stands still for each turn."""
+
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            await reserved(set_up)
+            client = set_up.clients["host-a"]
+            await client.prepare(GUEST, "h1", set_up.apis["host-b"])
+            device = set_up.hosts["host-a"].guests[GUEST].devices[0]
+            in_turns: list[Work] = []
+            work = HandoverExecutor.work
+
+            async def noticed(
+                executor: HandoverExecutor, ordered: WorkOrder, effects: Effects
+            ) -> HandoverEvent:
+                if executor.guest.devices[0] is device:
+                    in_turns.append(ordered.work)
+                return await work(executor, ordered, effects)
+
+            monkeypatch.setattr(HandoverExecutor, "work", noticed)
+            if in_flight:
+                device.in_flight_here.begin()
+            committing = asyncio.ensure_future(client.commit(GUEST, "h1"))
+            if in_flight:
+                await until(set_up, "host-a", lambda _: device.block.gate is Gate.LEAVING)
+                await asyncio.sleep(0.05)
+                assert not committing.done()
+                device.in_flight_here.end()
+            state = await committing
+            assert state.state == "committed"
+            assert in_turns == ([Work.DRAIN] if in_flight else [])
+            handover = set_up.hosts["host-a"].handovers.state(GUEST)
+            assert handover is not None
+            assert {"drain", "work drain", "work give"} <= {span.name for span in handover.spans}
 
     asyncio.run(test())
 

@@ -227,7 +227,7 @@ class HandoverDriver(ABC, Generic[M]):
                 await _answers_have_left()  # before the gate, which may wait for the disk
             await executor.open(effects)
         if effects.work is not None:
-            self._begin(self._work(effects.work, effects), effects.again)
+            self._begin_work(effects.work, effects)
         if effects.message is not None:
             await executor.flush_for(EffectKind.MESSAGE, effects)
             self._begin(self._tell(effects.message, effects.again), effects.again)
@@ -249,6 +249,13 @@ class HandoverDriver(ABC, Generic[M]):
         return True
 
     # -- activities ----------------------------------------------------------------------------------
+
+    def _begin_work(self, ordered: WorkOrder, effects: Effects) -> None:
+        happened = self.executor.work_at_once(ordered, effects)
+        if happened is None:
+            self._begin(self._work(ordered, effects), effects.again)
+        else:
+            self._agenda.end(happened)  # without a turn of the event loop, for which a guest may stand still
 
     def _begin(self, what: Coroutine[Any, Any, HandoverEvent], again: bool) -> None:
         self._agenda.activity = Activity.PAUSE if again else self._active()
