@@ -6,6 +6,7 @@ systemd's journal, whose fields then are those of the event: ``journalctl HOLDOV
 
 from __future__ import annotations
 
+import atexit
 import logging
 import sys
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from structlog.typing import EventDict, Processor
 
 from holdover.runbook.lookup import name_topic
 from holdover.service.journald import PRIORITIES, JournalSocket, is_journal
+from holdover.service.late_lines import LateLines, time_in_words
 
 
 class LogFormat(StrEnum):
@@ -64,18 +66,23 @@ def configure(
         # The default formatter of exceptions prints local variables, and so secrets.
         plain = structlog.dev.plain_traceback
         form_of = [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)]
+    form_of = [time_in_words, structlog.processors.add_log_level, name_topic, *form_of]
+    late = LateLines(form_of)
+    atexit.register(late.write)
     structlog.configure(
-        processors=[
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.add_log_level,
-            name_topic,
-            *form_of,
-        ],
+        processors=[late, *form_of],
         wrapper_class=structlog.make_filtering_bound_logger(level.number),
         logger_factory=structlog.PrintLoggerFactory(stream),
     )
     logging.root.handlers = [_Forward()]
     logging.root.setLevel(max(level.number, logging.WARNING))
+
+
+def write_late_lines() -> None:
+    """Write the lines that wait; for a process that ends without Python's own end."""
+    for processor in structlog.get_config()["processors"]:
+        if isinstance(processor, LateLines):
+            processor.write()
 
 
 def _journal(form: LogFormat, environment: Mapping[str, str], stream: TextIO) -> JournalSocket | None:

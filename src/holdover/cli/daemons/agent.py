@@ -42,7 +42,7 @@ from holdover.helper.privileges import PrivilegeError
 from holdover.journal.journal import JournalError
 from holdover.journal.memory import MemoryJournal
 from holdover.network import event_loop
-from holdover.service.log import LogFormat, LogLevel, configure
+from holdover.service.log import LogFormat, LogLevel, configure, write_late_lines
 from holdover.service.notify import ServiceManager
 from holdover.service.stored_sockets import StoredSockets
 
@@ -181,6 +181,7 @@ def end_at_once() -> None:
     Python would take apart all modules and objects first, for some tenths of a second, while guests wait for
     the next agent.
     """
+    write_late_lines()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
