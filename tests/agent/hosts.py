@@ -190,6 +190,9 @@ class DyingJournal:
         self._left -= 1
         await self.inner.put(*records)
 
+    async def note(self, *records: Record) -> None:
+        await self.put(*records)
+
     async def forget(self, *keys: Key) -> None:
         await self.inner.forget(*keys)
 

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 
+from holdover.journal import journal as journal_module
 from holdover.journal._rows import Row
 from holdover.journal._store import Forget, Store
 from holdover.journal.journal import Journal, JournalDamaged, JournalError, JournalLike
@@ -157,6 +158,51 @@ def test_closing_writes_what_waits(tmp_path: Path) -> None:
         return kept
 
     assert [state.state for state in run(test)] == [str(number) for number in range(100)]
+
+
+def test_what_is_noted_goes_with_the_next_transaction_in_the_order_of_the_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, sizes = Store.commit, []
+
+    def counted(store: Store, changes: Iterable[Row | Forget]) -> None:
+        taken = list(changes)
+        sizes.append(len(taken))
+        commit(store, taken)
+
+    async def test() -> None:
+        journal = Journal.open(tmp_path / "journal")
+        monkeypatch.setattr(Store, "commit", counted)
+        monkeypatch.setattr(journal_module, "_NOTE_SECONDS", 3600.0)
+        await journal.put(step("h1", "0"))
+        noted = [asyncio.create_task(journal.note(step("h1", str(number)))) for number in (1, 2)]
+        await asyncio.sleep(0.1)
+        assert sizes == [1]
+        await journal.put(step("h1", "3"))
+        await asyncio.gather(*noted)
+        assert sizes == [1, 3]
+        assert [each.state for each in journal.steps("h1")] == ["0", "1", "2", "3"]
+        left = asyncio.create_task(journal.note(step("h1", "4")))
+        await asyncio.sleep(0)
+        await journal.close()
+        await left
+        again = Journal.open(tmp_path / "journal")
+        assert [each.state for each in again.steps("h1")] == ["0", "1", "2", "3", "4"]
+        await again.close()
+
+    run(test)
+
+
+def test_what_is_noted_is_written_although_nothing_else_comes(journal: JournalLike) -> None:
+    async def test() -> None:
+        await journal.note()
+        await journal.note(step("h1", "0"))
+        assert [each.state for each in journal.steps("h1")] == ["0"]
+        await journal.close()
+        with pytest.raises(JournalError, match="it is closed; open it again"):
+            await journal.note(step("h1", "1"))
+
+    run(test)
 
 
 def test_those_who_wait_together_fail_together_and_may_go_on(

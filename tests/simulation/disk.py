@@ -90,6 +90,10 @@ class SimulatedJournal:
         """Keep records; see `Journal.put`."""
         await self._submit(records, forgets=False)
 
+    async def note(self, *records: Record) -> None:
+        """Keep records; see `Journal.note`."""
+        await self.put(*records)
+
     async def forget(self, *keys: Key) -> None:
         """Remove guests or devices; see `Journal.forget`."""
         await self._submit(keys, forgets=True)

@@ -36,6 +36,9 @@ _IDLE_SECONDS = 0.001
 """The time until the first such pause, since an idle loop needs none; also the time between two pauses while
 the disk works."""
 
+_NOTE_SECONDS = 0.01
+"""How long a record that nobody waits for waits for a transaction of others."""
+
 _ANSWERED_AT_ONCE = 1
 """The callers that continue in one turn of the loop: each of them then has work to do."""
 
@@ -45,6 +48,7 @@ class JournalLike(Protocol):
 
     def load(self) -> JournalContents: ...
     async def put(self, *records: Record) -> None: ...
+    async def note(self, *records: Record) -> None: ...
     async def forget(self, *keys: Key) -> None: ...
     def steps(self, handover_id: str) -> tuple[HandoverRecord, ...]: ...
     async def close(self) -> None: ...
@@ -76,6 +80,7 @@ class Journal:
         self._clock = clock
         self._positions = itertools.count(store.last_position + 1)
         self._waiting: list[_Entry] = []
+        self._is_due = False
         self._wake = threading.Condition()
         self._closing = False
         self._failed: JournalError | None = None
@@ -155,6 +160,18 @@ class Journal:
         if records:
             await self._submit(lambda: tuple(row_of(record, next(self._positions)) for record in records))
 
+    async def note(self, *records: Record) -> None:
+        """Keep records that nobody waits for, in the order of all calls. Raises as `put`.
+
+        They go with the next transaction, or begin one after 10 ms: a transaction takes time from the event
+        loop, for which a guest may stand still.
+        """
+        if records:
+            loop = asyncio.get_running_loop()
+            entry = self._add(lambda: tuple(row_of(record, next(self._positions)) for record in records))
+            loop.call_later(_NOTE_SECONDS, self._hurry)
+            await entry.done
+
     async def forget(self, *keys: Key) -> None:
         """Remove guests with their devices, or single devices. A key that is not there is no error.
 
@@ -171,17 +188,28 @@ class Journal:
 
     async def _submit(self, changes: Callable[[], tuple[Row | Forget, ...]]) -> None:
         loop = asyncio.get_running_loop()
-        with self._wake:
-            self._refuse_closed()
-            entry = _Entry(changes(), loop.create_future(), loop)
-            self._waiting.append(entry)
-            self._wake.notify()
+        entry = self._add(changes)
+        self._hurry()
         self._unanswered[entry.done] = time.monotonic()
         entry.done.add_done_callback(self._unanswered.pop)
         if not self._letting_go:
             self._letting_go = True
             loop.call_later(_IDLE_SECONDS, self._let_go, loop)
         await entry.done
+
+    def _add(self, changes: Callable[[], tuple[Row | Forget, ...]]) -> _Entry:
+        loop = asyncio.get_running_loop()
+        with self._wake:
+            self._refuse_closed()
+            entry = _Entry(changes(), loop.create_future(), loop)
+            self._waiting.append(entry)
+            return entry
+
+    def _hurry(self) -> None:
+        """Have everything written that waits."""
+        with self._wake:
+            self._is_due = bool(self._waiting)
+            self._wake.notify()
 
     def _let_go(self, loop: asyncio.AbstractEventLoop) -> None:
         """Release the interpreter lock to the writer thread for a moment, repeatedly, until it has answered.
@@ -229,9 +257,9 @@ class Journal:
     def _take(self) -> list[_Entry]:
         """All entries that wait; empty when nothing waits and the journal is to be closed."""
         with self._wake:
-            while not self._waiting and not self._closing:
+            while not self._is_due and not self._closing:
                 self._wake.wait()
-            entries, self._waiting = self._waiting, []
+            entries, self._waiting, self._is_due = self._waiting, [], False
             return entries
 
     def _commit(self, entries: list[_Entry]) -> Exception | None:

@@ -54,6 +54,10 @@ class MemoryJournal:
                 case HandoverRecord():
                     self._steps.append(record)
 
+    async def note(self, *records: Record) -> None:
+        """Keep records; see `Journal.note`. Raises as `put`."""
+        await self.put(*records)
+
     async def forget(self, *keys: Key) -> None:
         """Remove guests with their devices, or single devices; see `Journal.forget`.
 

@@ -13,7 +13,7 @@ from holdover.agent.migration import job as job_module
 from holdover.agent.migration.job import ROLE, Job
 from holdover.handover.states import Event
 from holdover.journal.journal import JournalError
-from holdover.journal.records import Record
+from holdover.journal.records import HandoverRecord, Record
 from holdover.migrate.migration import Migration, NotNow, next_of, now_of
 from holdover.migrate.phases import Phase
 from holdover.qemu.monitor import QemuError
@@ -158,6 +158,28 @@ def test_nobody_is_asked_anything_for_which_the_guest_would_stand_still() -> Non
         between = world.steps[stopped + 1 : runs]
         # the look at the source is one for its bad end, beside the request to the destination
         assert set(between) <= {"a: migrate-continue", "request: run", "a: query-migrate"}
+
+    asyncio.run(test())
+
+
+def test_what_goes_on_record_while_the_guest_stands_still_begins_no_transaction(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test() -> None:
+        world = World(Fault.NOTHING, 0)
+        noted: list[str] = []
+        note = world.journal.note
+
+        async def seen(*records: Record) -> None:
+            noted.extend(each.state for each in records if isinstance(each, HandoverRecord))
+            await note(*records)
+
+        monkeypatch.setattr(world.journal, "note", seen)
+        migration = await run(world)
+        assert migration is not None
+        assert migration.moved
+        assert {"switching", "starting"} <= set(noted)
+        assert not {"preparing", "opening", "copying", "moved"} & set(noted)
 
     asyncio.run(test())
 

@@ -100,6 +100,15 @@ class ListingJournal:
 
     async def put(self, *records: Record) -> None:
         """As `Journal.put`; a list that cannot be written is an error of the journal."""
+        await self._track(records)
+        await self._journal.put(*records)
+
+    async def note(self, *records: Record) -> None:
+        """As `Journal.note`, and as `put`."""
+        await self._track(records)
+        await self._journal.note(*records)
+
+    async def _track(self, records: tuple[Record, ...]) -> None:
         fresh = [
             each.guest
             for each in records
@@ -114,7 +123,6 @@ class ListingJournal:
                     f"cannot be written: {error.strerror}",
                     "free space on the disk, or repair it",
                 ) from error
-        await self._journal.put(*records)
 
     async def forget(self, *keys: Key) -> None:
         """As `Journal.forget`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import structlog
@@ -208,7 +208,7 @@ class Job:
         pause, migration = _FIRST_PAUSE, self.migration
         while True:
             try:
-                await self._put(record_of(migration, self._clock()))
+                await self._put(record_of(migration, self._clock()), self._journal.put)
             except JournalError as error:
                 log.error(
                     "A migration waits, because the journal takes no records.",
@@ -227,16 +227,16 @@ class Job:
 
         async def note(record: HandoverRecord) -> None:
             with contextlib.suppress(JournalError):
-                await self._put(record)
+                await self._put(record, self._journal.note)
 
         task = asyncio.ensure_future(note(record_of(self.migration, self._clock())))
         self._notes.add(task)
         task.add_done_callback(self._notes.discard)
 
-    async def _put(self, record: HandoverRecord) -> None:
+    async def _put(self, record: HandoverRecord, put: Callable[[HandoverRecord], Awaitable[None]]) -> None:
         states = (f"{ROLE}-{record.state}",)
         self._kill.before(states)
-        await self._journal.put(record)
+        await put(record)
         self._kill.after(states)
 
     async def _work_of_phase(self) -> MigrationEvent:
