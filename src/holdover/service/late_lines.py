@@ -1,8 +1,7 @@
 """Lines of the log that are written a moment after they were logged, in the same order.
 
 A guest stands still while a handover commits, and to form and write a line takes a fifth of a millisecond
-then. So a line that only informs waits for a few turns of the event loop: until whoever logged it waits for a
-LUN, for a disk or for another host.
+then, of which the guest's QEMU has more need. So a line that only informs waits for a moment.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor
 
-TURNS = 10
-"""Turns of the event loop from the last line until all of them are written."""
+LATE_SECONDS = 0.03
+"""How long a line waits: a guest with few LUNs runs again by then."""
 
 MOST = 32
 """The most lines that wait."""
@@ -49,7 +48,6 @@ class LateLines:
         self._form = form
         self._lock = threading.RLock()
         self._lines: list[_Line] = []
-        self._left = 0
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __call__(self, logger: Any, method: str, event: EventDict) -> EventDict:
@@ -60,17 +58,12 @@ class LateLines:
             return event
         with self._lock:
             self._lines.append(_Line(logger, method, event))
-        self._left = TURNS
         if self._loop is not loop:
             self._loop = loop
-            loop.call_soon(self._turn)
+            loop.call_later(LATE_SECONDS, self._is_time)
         raise structlog.DropEvent
 
-    def _turn(self) -> None:
-        self._left -= 1
-        if self._left > 0 and self._loop is not None:
-            self._loop.call_soon(self._turn)
-            return
+    def _is_time(self) -> None:
         self._loop = None
         self.write()
 
