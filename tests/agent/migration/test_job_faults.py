@@ -11,6 +11,7 @@ import pytest
 from holdover.agent.migration import insisting, phase_work
 from holdover.agent.migration import job as job_module
 from holdover.agent.migration.job import ROLE, Job
+from holdover.api.documents import HandoverState
 from holdover.handover.states import Event
 from holdover.journal.journal import JournalError
 from holdover.journal.records import HandoverRecord, Record
@@ -158,6 +159,25 @@ def test_nobody_is_asked_anything_for_which_the_guest_would_stand_still() -> Non
         between = world.steps[stopped + 1 : runs]
         # the look at the source is one for its bad end, beside the request to the destination
         assert set(between) <= {"a: migrate-continue", "request: run", "a: query-migrate"}
+
+    asyncio.run(test())
+
+
+def test_the_commit_leaves_this_host_before_qemu_sends_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        world = World(Fault.NOTHING, 0)
+        ask = world.handovers.ask
+
+        async def asked(name: str, handover_id: str, event: Event) -> HandoverState:
+            if event is Event.ASKED_COMMIT:
+                for _ in range(3):  # as many turns as the driver of a handover takes
+                    await asyncio.sleep(0)
+                world.steps.append("the message is sent")
+            return await ask(name, handover_id, event)
+
+        monkeypatch.setattr(world.handovers, "ask", asked)
+        await run(world)
+        assert world.steps.index("the message is sent") < world.steps.index("a: migrate-continue")
 
     asyncio.run(test())
 
