@@ -92,6 +92,22 @@ def test_the_event_alone_says_that_the_guest_has_stopped() -> None:
     asyncio.run(test())
 
 
+@pytest.mark.parametrize(
+    ("status", "asked"), [("device", []), ("completed", []), ("failed", ["query-migrate"])]
+)
+def test_a_qemu_that_has_told_that_it_sends_is_not_asked(status: str, asked: list[str]) -> None:
+    async def test() -> None:
+        monitor = Scripted(status)
+        source = qemu(monitor)
+        for told in ("pre-switchover", status):
+            monitor.events.append(QmpEvent("MIGRATION", QmpTime(1, 0), {"status": told}))
+        monitor.events.append(QmpEvent("MIGRATION_PASS", QmpTime(1, 0), {"pass": 2}))
+        assert (await source.wait_sent(postcopy=True)).status == status
+        assert monitor.asked == asked
+
+    asyncio.run(test())
+
+
 def test_a_cancelled_migration_leaves_no_limits_to_the_next_one() -> None:
     async def test() -> None:
         monitor = Scripted("none")

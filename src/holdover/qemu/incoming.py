@@ -61,6 +61,8 @@ class IncomingQemu:
     def __init__(self, monitor: QemuMonitor) -> None:
         self.monitor = monitor
         self._since = len(monitor.events)
+        self._tells = False
+        """Whether this connection has an event of everything that has happened to the guest."""
 
     async def require_waiting(self) -> None:
         """Check that it waits for a guest; changes nothing.
@@ -95,6 +97,7 @@ class IncomingQemu:
         """Keep it from running the guest by itself, and set its side of the stream."""
         await self.monitor.execute("stop")
         await set_up_stream(self.monitor, settings, Side.DESTINATION)
+        self._tells = True
 
     async def listen(self, address: str, port: int) -> str:
         """Listen; returns the address as the source writes it.
@@ -122,6 +125,11 @@ class IncomingQemu:
         Raises:
             MonitorLost: QEMU has ended, as it does when the stream breaks off.
         """
+        if self._tells:
+            # no question: QEMU loads the guest, which stands still
+            event = await self.monitor.wait_event(_ends, since=self._since)
+            if event.migration_status == "completed":
+                return _ARRIVED
         if any(event.migration_status == "completed" for event in self.monitor.events[self._since :]):
             return _ARRIVED
         arrival = await self.look()

@@ -131,6 +131,10 @@ class OutgoingQemu:
         """Wait until everything was sent, or will be while the guest runs elsewhere, or the migration has
         ended."""
         enough = (Stage.SENT, Stage.ENDED, *((Stage.SENDING,) if postcopy else ()))
+        events = self.monitor.events[self._since :]
+        told = next((each.migration_status for each in reversed(events) if _is_migration(each)), None)
+        if told is not None and stage_of(told) in enough and stage_of(told) is not Stage.ENDED:
+            return CopyProgress(status=told)  # no question: QEMU has enough to do
         return await self._until(lambda stage: stage in enough)
 
     async def wait_fetched(self) -> CopyProgress:

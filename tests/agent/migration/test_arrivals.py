@@ -73,6 +73,21 @@ def test_a_guest_that_is_to_run_before_it_has_arrived_runs_when_it_arrives() -> 
     asyncio.run(test())
 
 
+def test_a_qemu_that_was_told_to_listen_is_not_asked_how_far_it_is() -> None:
+    async def test() -> None:
+        world, arrivals = committed()
+        assert (await asks(arrivals, QemuAction.OPEN)).place is QemuPlace.LISTENING
+        mark = len(world.steps)
+        runs = asks(arrivals, QemuAction.RUN)
+        for _ in range(30):
+            await asyncio.sleep(0)
+        arrive(world)
+        assert (await runs).ran is Ran.YES
+        assert world.steps[mark:] == ["b: cont"]
+
+    asyncio.run(test())
+
+
 def test_a_guest_that_does_not_arrive_is_not_run() -> None:
     async def test() -> None:
         world, arrivals = committed()
