@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from holdover.agent.handover.source import SourceHandover
 from holdover.api.client import AgentError, AgentRefused
+from holdover.api.documents import PeerMessage
 from holdover.config.agent_file import Limits
 from holdover.handover.protocol import Answer, Message
 from holdover.handover.states import Event, SourceState
@@ -198,5 +199,30 @@ def test_a_handover_that_has_stopped_goes_on_when_its_agent_is_restarted(
             await client.roll_back(GUEST, "h1")
             assert await set_up.registrants() == {"host-a": (KEY, True)}
             assert (await set_up.gates())["host-a"] == "running"
+
+    asyncio.run(test())
+
+
+def test_it_is_known_when_the_commit_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            await reserved(set_up)
+            client, handovers = set_up.clients["host-a"], set_up.hosts["host-a"].handovers
+            await client.prepare(GUEST, "h1", set_up.apis["host-b"])
+            leaves = asyncio.ensure_future(handovers.commit_leaves(GUEST))
+            await asyncio.sleep(0.01)
+            assert not leaves.done()
+            there, arrived = set_up.hosts["host-b"].handovers, asyncio.Event()
+            receive = there.receive
+
+            async def waits(message: PeerMessage, sender: str) -> Answer:
+                arrived.set()
+                await leaves  # although the message is not answered
+                return await receive(message, sender)
+
+            monkeypatch.setattr(there, "receive", waits)
+            assert (await client.commit(GUEST, "h1")).state == "committed"
+            assert arrived.is_set()
+            await set_up.hosts["host-b"].handovers.commit_leaves("nobody")
 
     asyncio.run(test())

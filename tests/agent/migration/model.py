@@ -223,6 +223,9 @@ class FakeHandovers:
     async def settled(self, name: str) -> None:
         del name
 
+    async def commit_leaves(self, name: str) -> None:
+        del name
+
     def _known(self, name: str) -> HandoverState:
         del name
         state = self.state()

@@ -227,6 +227,13 @@ class Handovers:
         if newest is not None:
             await newest.settled()
 
+    async def commit_leaves(self, name: str) -> None:
+        """Wait until the message to commit the newest handover of a guest is sent; for ever if it never is.
+        Where this host is not the source, return at once."""
+        newest = self._registry.newest.get(name)
+        if isinstance(newest, SourceHandover):
+            await newest.commit_sent.wait()
+
     def announce(self, name: str) -> None:
         """Tell a guest's devices which registrations its handover has made on the destination.
 

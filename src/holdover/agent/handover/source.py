@@ -46,13 +46,18 @@ def _has_added(state_machine: Source) -> bool:
 
 
 class SourceHandover(HandoverDriver[Source]):
-    """The loop of one `Source`. It runs until the handover is over."""
+    """The loop of one `Source`. It runs until the handover is over.
+
+    Attributes:
+        commit_sent: Set when this process has sent the message to commit.
+    """
 
     state_machine: Source
 
     def __init__(self, state_machine: Source, executor: HandoverExecutor, send: Send) -> None:
         super().__init__(state_machine.handover_id, state_machine, executor)
         self._send = send
+        self.commit_sent = asyncio.Event()
         self._recheck: int | None = None
         """The position in the spans at which a recheck has begun."""
         self._told: dict[str, tuple[int, ...]] = {}
@@ -169,6 +174,8 @@ class SourceHandover(HandoverDriver[Source]):
         is_prepare = message.kind is MessageKind.PREPARE
         if is_prepare:
             self._note_told(message, self._told)
+        if message.kind is MessageKind.COMMIT:
+            self.commit_sent.set()  # those who wait for that go on in the next turn of the loop
         with self.executor.spans.span(f"message {message.kind.value}"):
             try:
                 async with asyncio.timeout(limit):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any
 
 from holdover.agent.handover.answers import HandoverProblem
 from holdover.agent.migration.arrivals import stream_settings
@@ -37,9 +38,9 @@ _RUN_WAIT = 1.0
 
 _LOOK_AGAIN = 0.01
 
-_HEAD_START = 4
-"""Turns of the event loop in which a commit leaves this host. The processors are idle in these, and the
-commit takes longer than what QEMU has to send."""
+_HEAD_START = 0.003
+"""The most seconds for which QEMU waits until the commit has left this host. The processors are idle until
+QEMU sends the rest, and the commit takes longer than that."""
 
 _COMMITTED = frozenset(
     {
@@ -197,14 +198,15 @@ class PhaseWork:
         if migration.options.postcopy:
             return await self._commit(migration) or await self._send_postcopy(migration)
         commit = asyncio.ensure_future(self._commit(migration))
-        sending = asyncio.ensure_future(self._switch_over_after_commit(migration))
+        leaving = asyncio.ensure_future(self._handovers.commit_leaves(migration.guest))
+        sending = asyncio.ensure_future(self._switch_over_after(migration, {commit, leaving}))
         try:
             await asyncio.wait({commit, sending}, return_when=asyncio.FIRST_COMPLETED)
             if commit.done() and commit.result() is not None:
                 sending.cancel()
             await asyncio.wait({commit, sending})
         finally:
-            for task in (commit, sending):
+            for task in (commit, leaving, sending):
                 task.cancel()
         sent = None if sending.cancelled() else sending.result()
         return commit.result() or sent or MigrationEvent(Happening.DONE)
@@ -221,10 +223,11 @@ class PhaseWork:
         self.commit_ms = (time.perf_counter() - began) * 1000
         return None
 
-    async def _switch_over_after_commit(self, migration: Migration) -> MigrationEvent | None:
-        """As `_switch_over`, when a commit that began at the same time is on its way."""
-        for _ in range(_HEAD_START):
-            await asyncio.sleep(0)
+    async def _switch_over_after(
+        self, migration: Migration, first: set[asyncio.Future[Any]]
+    ) -> MigrationEvent | None:
+        """As `_switch_over`, when one of ``first`` is done, or after the head start."""
+        await asyncio.wait(first, timeout=_HEAD_START, return_when=asyncio.FIRST_COMPLETED)
         return await self._switch_over(migration)
 
     async def _switch_over(self, migration: Migration) -> MigrationEvent | None:
