@@ -15,7 +15,7 @@ from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.path import AnswerLost, PathError
 from holdover.scsi.reservation.reservation_out import ParameterList, in_command, out_command
-from holdover.scsi.sense import AdditionalSense, SenseKey, is_unit_attention
+from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition, is_unit_attention
 from holdover.scsi.status import Status
 from tests.lun.support import TEST_UNIT_READY, TWO_PORTS, initiator, make_unit, sense_of
 from tests.paths.multipath_device import (
@@ -407,3 +407,46 @@ def test_a_path_that_is_too_busy_to_register_again_after_a_preempt_leaves_a_doub
     with pytest.raises(AnswerLost, match="a path answered BUSY"):
         holder.out(PREEMPT, K, K, kind=WE_RO)
     assert holder.keys()[:2] == [K, 0]
+
+
+def test_a_unit_attention_of_a_path_that_joins_may_say_that_the_device_was_fenced(holder: Device) -> None:
+    past_attentions(partial(holder.unit.execute, OTHER), out_command(REGISTER, 0, THIRD))
+    past_attentions(partial(holder.unit.execute, PATHS[2]), out_command(REGISTER, K, 0))
+    told = check_condition(SenseKey.UNIT_ATTENTION, AdditionalSense.REGISTRATIONS_PREEMPTED)
+    joining: list[Send] = []
+
+    def meet(send: Send) -> Response | None:
+        if send.command != out_command(REGISTER, 0, K):
+            return None
+        joining.append(send)
+        assert past_attentions(partial(holder.unit.execute, OTHER), out_command(CLEAR, THIRD)).good
+        return told
+
+    holder.instead = meet
+    assert holder.run(out_command(REGISTER, K, K)) == CONFLICT
+    assert len(joining) == 1
+    assert not any(holder.unit.state.key_of(each) for each in PATHS)
+
+
+@pytest.mark.parametrize("at", range(9))
+@pytest.mark.parametrize("removes", [CLEAR, PREEMPT])
+def test_a_path_that_joins_brings_back_nothing_that_another_node_removes_meanwhile(
+    at: int, removes: OutServiceAction
+) -> None:
+    device = Device()
+    assert device.run(out_command(REGISTER, 0, K)).good
+    past_attentions(partial(device.unit.execute, OTHER), out_command(REGISTER, 0, THIRD))
+    past_attentions(partial(device.unit.execute, PATHS[2]), out_command(REGISTER, K, 0))
+    sent = 0
+
+    def remove(_: Send) -> None:
+        nonlocal sent
+        if sent == at:
+            fence = out_command(removes, THIRD, K if removes is PREEMPT else 0, type=WE)
+            assert past_attentions(partial(device.unit.execute, OTHER), fence).good
+        sent += 1
+
+    device.before = remove
+    device.run(out_command(REGISTER, K, K))
+    if sent > at:
+        assert not any(device.unit.state.key_of(each) for each in PATHS)

@@ -6,6 +6,7 @@ They read and write beside the guest, reserve by RESERVE(6), abort commands, res
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from dataclasses import dataclass, field
 
@@ -104,16 +105,16 @@ class Initiators:
         return None if self.vm.place is None else self.vm.machines[self.vm.place].process
 
     async def _release(self, number: int, session: int) -> None:
-        self.reserved[number].ends(session)
-        await self.vm.execute(number, RELEASE, session)
+        with self.reserved[number].ending(session):
+            await self.vm.execute(number, RELEASE, session)
 
     async def _reset(self, number: int) -> None:
         vm = self.vm
-        self.reserved[number].is_reset()
         if vm.place is None:
+            self.reserved[number].ends(None)
             return
         vm.log.line(vm.place, f"{vm.placements[number].lun.name}: {vm.name} resets it at the export")
-        with vm.busy():
+        with vm.busy(), self.reserved[number].ending(None):
             try:
                 await vm.machines[vm.place].manage(vm.world, vm.name, lambda each: each.reset(number))
             except ConnectionError:
@@ -129,13 +130,12 @@ class Initiators:
     async def log_out(self, place: str, session: int) -> None:
         """End one session at the agent of a machine."""
         vm = self.vm
-        for each in self.reserved.values():
-            each.ends(session)
         vm.log.line(place, f"session {session} of {vm.name} ends")
-        try:
-            await vm.machines[place].manage(vm.world, vm.name, lambda sessions: sessions.end(session))
-        except ConnectionError:
-            return
+        with contextlib.ExitStack() as stack:
+            for each in self.reserved.values():
+                stack.enter_context(each.ending(session))
+            with contextlib.suppress(ConnectionError):
+                await vm.machines[place].manage(vm.world, vm.name, lambda sessions: sessions.end(session))
 
     async def leave_all(self) -> None:
         """End all sessions at all machines: no session of a QEMU that has ended is left."""

@@ -10,7 +10,9 @@ key, or has turned APTPL on, since the agent has looked. Only what is older than
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -282,7 +284,8 @@ def _others(state: ReservationState, mine: frozenset[ITNexus]) -> frozenset[tupl
 class Reserved:
     """Which session of an export has reserved one LUN by RESERVE: it shuts the others out.
 
-    What ends it counts from the moment at which it was asked for.
+    What ends it counts from the moment at which it was asked for. A RESERVE that is answered meanwhile
+    may have come before it or after it, and does not count.
     """
 
     def __init__(self, lun: str, *, one_nexus: bool) -> None:
@@ -292,20 +295,29 @@ class Reserved:
         self._holder: int | None = None
         self._agent: object = None
         self._times = 0
+        self._ending: Counter[int | None] = Counter()
 
     def begins(self, session: int, agent: object) -> None:
         """The session has been told that it has reserved the LUN. ``agent`` forgets that when it ends."""
+        if self._ending[session] or self._ending[None]:
+            return
         self._holder, self._agent = session, agent
         self._times += 1
 
-    def ends(self, session: int) -> None:
-        """The session releases the LUN, reserves it anew, or ends."""
-        if self._holder == session:
-            self.is_reset()
+    def ends(self, session: int | None) -> None:
+        """The session releases the LUN, reserves it anew, or ends; None: the LUN is reset at the export."""
+        if session in (None, self._holder):
+            self._holder = None
 
-    def is_reset(self) -> None:
-        """The LUN is reset at the export."""
-        self._holder = None
+    @contextlib.contextmanager
+    def ending(self, session: int | None) -> Iterator[None]:
+        """As `ends`, with the time that it takes."""
+        self.ends(session)
+        self._ending[session] += 1
+        try:
+            yield
+        finally:
+            self._ending[session] -= 1
 
     def by_another(self, session: int, agent: object) -> int | None:
         """The reservation by which a session that sends a command now is shut out; None: by none."""

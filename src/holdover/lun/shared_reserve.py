@@ -29,7 +29,7 @@ class SharedReserve:
 
     Attributes:
         holder: The I_T nexus of that session at the export; None when no session has reserved.
-        abandoned: Whether the session has ended and the LUN must still be freed.
+        abandoned: Whether the session has ended, or the LUN was reset, and the LUN must still be freed.
     """
 
     def __init__(self) -> None:

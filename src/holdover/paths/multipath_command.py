@@ -49,11 +49,9 @@ from holdover.paths.multipath_steps import (
     T,
     Usable,
     clear_attentions,
-    has_key,
     held_reservation,
     is_not_now,
     join,
-    leave,
     must,
     partly_done,
     reservation_in,
@@ -149,7 +147,7 @@ def catch_up(command: Command, path: int, returned: Sequence[int]) -> PathSteps[
     action = PersistentReserveOut.decode(command.cdb).service_action
     parameters = ParameterList.decode_basic(command.data_out)
     if action in _REGISTERS:
-        yield from register_returned(command, parameters, returned)
+        yield from register_returned(command, parameters, returned, path)
         return
     yield from clear_attentions(returned)
     if action != OutServiceAction.CLEAR:  # a PREEMPT, even one for a RELEASE, may have unregistered them
@@ -163,8 +161,7 @@ def rejoin(registration: DeviceRegistration, path: int, returned: Sequence[int])
     multipathd has registered none of them meanwhile.
     """
     parameters = ParameterList(registration.key, registration.key, aptpl=registration.aptpl)
-    if returned and (yield from has_key(path, parameters)):
-        yield from join(parameters, returned)
+    yield from join(parameters, returned, path)
 
 
 def _release(command: Command, parameters: ParameterList, device: Usable) -> PathSteps[Response]:
@@ -264,12 +261,8 @@ def _join_again(key: int, path: int, paths: Sequence[int]) -> PathSteps[None]:
     """Register the other paths again with the key of ``path``, whose PREEMPT has unregistered them."""
     again = ParameterList(key, key, aptpl=(yield from active_aptpl(path)))
     others = [each for each in paths if each != path]
-    if not (yield from has_key(path, again)):
+    if (yield from join(again, others, path)) is None:
         yield from clear_attentions(others)
-        return
-    joined, _ = yield from join(again, others)
-    if not (yield from has_key(path, again)):
-        yield from leave(again, joined)
 
 
 def _accepted(command: Command, paths: Sequence[int]) -> PathSteps[tuple[int, Response, PathError | None]]:

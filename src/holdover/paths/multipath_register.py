@@ -41,6 +41,7 @@ from holdover.paths.multipath_steps import (
     Usable,
     has_key,
     join,
+    join_one,
     leave,
     must,
     partly_done,
@@ -206,15 +207,15 @@ def _register_the_rest(
         return _GOOD if old != 0 else _CONFLICT
     if old == 0:
         return (yield from _register_first(parameters, found, unregistered))
-    # ask before joining too: a path that joins may share its initiator port with this one and register it
-    if not (yield from has_key(found.good[0], parameters)):
+    # This asks before joining too: a path that joins may share its initiator port with this one.
+    found_now = yield from join(parameters, found.conflict, found.good[0])
+    if found_now is None:
         return _CONFLICT
-    joined, strangers = yield from join(parameters, found.conflict)
-    if not strangers and (yield from has_key(found.good[0], parameters)):
+    joined, strangers = found_now
+    if not strangers:
         return _GOOD
     yield from leave(parameters, joined)
-    if strangers:
-        yield from _put_back(parameters, found.good)
+    yield from _put_back(parameters, found.good)
     return _CONFLICT
 
 
@@ -242,13 +243,15 @@ def _put_back(parameters: ParameterList, paths: Sequence[int]) -> PathSteps[None
         yield from must(path, back)
 
 
-def register_returned(command: Command, parameters: ParameterList, paths: Sequence[int]) -> PathSteps[None]:
-    """Make ``paths`` that came back during a successful command catch up with it."""
+def register_returned(
+    command: Command, parameters: ParameterList, paths: Sequence[int], known: int
+) -> PathSteps[None]:
+    """Make ``paths`` that came back during a successful command catch up with it, as ``known`` has done."""
     new = parameters.service_action_key
-    fresh = out_command(_REGISTER, 0, new, aptpl=parameters.aptpl)
     for path in paths:
-        if new and (yield from has_key(path, parameters)):
-            continue
-        response = yield from must(path, fresh)
-        if not response.good:
+        if not new:
             yield from must(path, command)
+        elif not (yield from has_key(path, parameters)):
+            response = yield from join_one(parameters, path, known)
+            if response is not None and not response.good:
+                yield from must(path, command)

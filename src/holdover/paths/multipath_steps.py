@@ -209,8 +209,12 @@ def must(path: int, command: Command) -> PathSteps[Response]:
     Raises:
         AnswerLost: The command was not carried out, or it is not known whether it was.
     """
+    return (yield from _follow(past_attentions(path, command)))
+
+
+def _follow(sending: PathSteps[Response]) -> PathSteps[Response]:
     try:
-        response = yield from past_attentions(path, command)
+        response = yield from sending
     except AnswerLost:
         raise
     except PathError as error:
@@ -218,6 +222,10 @@ def must(path: int, command: Command) -> PathSteps[Response]:
     if is_not_now(response):
         raise partly_done(response)
     return response
+
+
+def _send_once(path: int, command: Command) -> PathSteps[Response]:
+    return (yield Send(path, command))
 
 
 def is_not_now(response: Response) -> bool:
@@ -242,18 +250,47 @@ def has_key(path: int, parameters: ParameterList) -> PathSteps[bool]:
     return (yield from must(path, same)).good
 
 
-def join(parameters: ParameterList, paths: Sequence[int]) -> PathSteps[tuple[list[int], list[int]]]:
-    """Register the new key on paths without a key. Returns the paths that did, and those with another key."""
-    key = parameters.service_action_key
-    fresh = out_command(OutServiceAction.REGISTER, 0, key, aptpl=parameters.aptpl)
+def join(
+    parameters: ParameterList, paths: Sequence[int], known: int
+) -> PathSteps[tuple[list[int], list[int]] | None]:
+    """Register the new key on paths without a key, if the path ``known`` has it before and after that. What
+    another node removes meanwhile must not come back.
+
+    Returns:
+        The paths that did, and those with another key. None: ``known`` is not registered any more, and the
+        other paths do not get the key.
+    """
     joined: list[int] = []
     strangers: list[int] = []
     for path in paths:
         if (yield from has_key(path, parameters)):
             continue
-        response = yield from must(path, fresh)
+        response = yield from join_one(parameters, path, known)
+        if response is None:
+            break
         (joined if response.good else strangers).append(path)
+    if paths and not (yield from has_key(known, parameters)):
+        yield from leave(parameters, joined)
+        return None
     return joined, strangers
+
+
+def join_one(parameters: ParameterList, path: int, known: int) -> PathSteps[Response | None]:
+    """Register the new key on a path without a key; None: the path ``known`` does not have it any more.
+
+    A unit attention may say that another node has just removed the registrations of this device. So
+    ``known`` is asked again after each.
+    """
+    key = parameters.service_action_key
+    fresh = out_command(OutServiceAction.REGISTER, 0, key, aptpl=parameters.aptpl)
+    response: Response | None = None
+    for _ in range(ATTENTIONS + 1):
+        if not (yield from has_key(known, parameters)):
+            return None
+        response = yield from _follow(_send_once(path, fresh))
+        if not is_unit_attention(response):
+            break
+    return response
 
 
 def leave(parameters: ParameterList, paths: Sequence[int]) -> PathSteps[None]:

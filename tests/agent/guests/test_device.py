@@ -401,3 +401,39 @@ def test_a_reserve_asks_the_lun_whether_the_guest_is_still_registered(is_fenced:
         assert (other.status is Status.RESERVATION_CONFLICT) is is_fenced
 
     asyncio.run(test())
+
+
+def test_a_reserve_that_comes_while_a_reset_frees_the_lun_is_refused() -> None:
+    async def test() -> None:
+        rig = Rig()
+        await rig.must(Command(Reserve(6).encode()))
+        arrives = asyncio.Event()
+        rig.path.script = [arrives]
+        resetting = asyncio.ensure_future(rig.device.reset())
+        await asyncio.sleep(0)
+        again = await rig.tell(Command(Reserve(6).encode()))
+        arrives.set()
+        await resetting
+        assert again.status is Status.RESERVATION_CONFLICT
+        assert rig.unit.legacy_holder is None
+
+    asyncio.run(test())
+
+
+def test_a_reset_that_fails_frees_the_lun_later() -> None:
+    async def test() -> None:
+        rig = Rig()
+        await rig.must(Command(Reserve(6).encode()))
+        rig.path.script = [PathError("memory", "away")] * 100
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("holdover.agent.guests.lun_nexus._FREE_SECONDS", 0.01)
+            patch.setattr("holdover.agent.guests.lun_nexus._AGAIN_SECONDS", 0.0)
+            with pytest.raises(PathError):
+                await rig.device.reset()
+            await rig.device.nexus_lost(QEMU)
+            rig.path.script.clear()
+            await rig.settle()
+        assert rig.unit.legacy_holder is None
+        await rig.device.close()
+
+    asyncio.run(test())

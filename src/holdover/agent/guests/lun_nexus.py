@@ -119,10 +119,19 @@ class LunNexus:
         """Free what a session has reserved.
 
         Raises:
-            PathError, StepFailed: The LUN could not be freed.
+            PathError, StepFailed: The LUN is not free yet. It is tried again in the background.
         """
-        if self.reserve.holder is not None:
+        if self.reserve.holder is None:
+            return
+        is_first = not self.reserve.abandoned
+        # No RESERVE may pass until the LUN is free: nobody would know which came first.
+        self.reserve.abandoned = True
+        try:
             await self._free()
+        except (PathError, StepFailed):
+            if is_first:
+                self._freeing = asyncio.ensure_future(self._free_until_free())
+            raise
 
     async def lose(self, nexus: ITNexus) -> None:
         """Free what a session that has ended had reserved; try until the LUN answers."""

@@ -161,7 +161,9 @@ def claim(lun: LunHandover) -> Steps[LunHandover]:
     may_have_preempted = lun.preempted_key != 0 and not is_no_holder(tracked)
     # If the guest has run here, the commit has removed the source's registration.
     is_here = may_have_preempted or lun.ran_there
-    if not spares and not is_here and keys.count(tracked.key) <= here:
+    # A path of this host that is away now keeps the registration that this host has made by it.
+    mine = max(here, lun.destination.count)
+    if not spares and not is_here and keys.count(tracked.key) <= mine:
         raise StepFailed(
             "READ KEYS",
             "the source's registration is not there any more: it has unregistered, or a third node has "
