@@ -27,6 +27,8 @@ _STAYED, _MOVED = "stayed", "moved"
 _NOTHING_BEGUN = frozenset({"", "stayed"})
 _PATIENCE = 4
 """How many times a destination refuses to take before its operator waits for the source instead."""
+_STOP_SECONDS = 60
+"""How long an operator waits for a guest to stop, before the operator has the handover rolled back."""
 _ENDED = frozenset({"gone", ""})
 _NOTHING_THERE = frozenset({"", "returned"})
 """The states of a destination from which nothing can be taken."""
@@ -122,7 +124,8 @@ class Operator:
         await asyncio.sleep(random.random() * (0.1 if self.hasty else random.choice(self._waits())))
         if random.random() < 0.1:
             return await self._roll_back(handover_id)
-        await self._stop()
+        if not await self._stop():
+            return await self._roll_back(handover_id)
         self._perhaps_lose()
         try:
             await self._ask("commit", lambda host: host.handovers.ask(name, handover_id, Event.ASKED_COMMIT))
@@ -146,12 +149,19 @@ class Operator:
             seconds = random.choice((0.0, 0.01, 0.1)) * random.random()
             self.world.call_later(seconds, self.lose, random.choice((self.source, self.destination)))
 
-    async def _stop(self) -> None:
+    async def _stop(self) -> bool:
+        """Stop the guest; whether it has stopped.
+
+        It does not while its commands wait at the gate: an agent that was restarted may have found that the
+        guest was fenced, and that the handover is as good as committed.
+        """
         stop = asyncio.ensure_future(self.vm.stop())
-        while not stop.done():
+        for _ in range(_STOP_SECONDS):
             await asyncio.wait([stop], timeout=1)
             self._require_source()
-        self._require_source()
+            if stop.done():
+                return True
+        return False
 
     async def _committed(self, handover_id: str) -> str:
         random, name = self.random, self.vm.name

@@ -59,6 +59,8 @@ _BROKEN = 0.85
 _REPORT_CAPABILITIES = in_command(InServiceAction.REPORT_CAPABILITIES).cdb[:2]
 _QUICK = 2000.0
 """One by the mean delay, in seconds, on the way to a LUN and on the way back."""
+_LEARNS = 1.0
+"""The seconds until a target has learned that the connection of a session has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +240,13 @@ class Lun:
             return _FULL
         return None
 
+    def end_session(self, path: LunPath, session: int) -> None:
+        """Note that the connection of a session has ended: its nexus loses what it had by RESERVE."""
+        login = path.nexus, path.number, path.sender.host
+        if self._sessions.get(login) == session:
+            self._sessions[login] = session + 1  # what is still under way by it is never carried out
+            self._unit.nexus_lost(path.nexus)
+
     def hang(self) -> None:
         """Carry nothing out until `work`."""
         self.hanging = True
@@ -363,9 +372,19 @@ class PortPath(LunPath):
         """The initiator port as READ FULL STATUS names it."""
         return str(self.nexus.initiator)
 
+    def die(self) -> None:
+        """As `LunPath.die`; the target learns of it a little later."""
+        super().die()
+        self._end()
+
     async def close(self) -> None:
         """Log out."""
-        self._session = 0
+        self._end()
+
+    def _end(self) -> None:
+        session, self._session = self._session, 0
+        if session:
+            self.lun.world.call_later(_LEARNS, self.lun.end_session, self, session)
 
     def submit(self, command: Command) -> Submitted | None:
         """Send one command, as an open session does."""

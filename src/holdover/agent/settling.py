@@ -81,7 +81,10 @@ class Settling:
         self._migrations.go_on(name)
 
     async def _settle_attached_in(self, name: str) -> None:
-        await self._attachments.look_again(name)
+        try:
+            await self._attachments.look_again(name)
+        except Exception as error:
+            log.error("The disks of a guest could not be looked for again.", guest=name, exc_info=error)
         self._go_on(name)
 
     async def _settle_guest_in(self, guest: HostedGuest) -> None:
@@ -117,12 +120,14 @@ class Settling:
             elif not recorded and self._handovers.summary(guest) is not None:
                 # Its gate may have moved while the LUN was not known.
                 await device.put_on_record()
-        except (PathError, StepFailed, JournalError) as error:
+        except Exception as error:
+            # Whatever it is: the guest's handover goes on, and the LUN is asked again.
+            known = isinstance(error, PathError | StepFailed | JournalError)
             log.warning(
                 "A LUN does not answer yet; the agent tries again.",
                 guest=guest,
                 lun=device.lun_name,
-                reason=str(error),
+                reason=str(error) if known else f"{type(error).__name__}: {error}",
             )
             return False
         return True

@@ -51,8 +51,11 @@ def test_no_message_hides_a_handover_of_which_this_host_is_the_source(
             await client.prepare(GUEST, "h1", set_up.apis["host-b"])
             await client.commit(GUEST, "h1")
             answer = await hears(set_up, "host-a", kind, "h1", guest)
-            assert answer.kind is Answered.REFUSED
-            assert "host-a is the source of handover h1" in answer.problem
+            if kind in (MessageKind.RETURN, MessageKind.CLOSE):
+                assert answer.kind is Answered.DONE  # nothing was prepared here for that source
+            else:
+                assert answer.kind is Answered.REFUSED
+                assert "host-a is the source of handover h1" in answer.problem
             assert [each.role for each in set_up.journals["host-a"].load().handovers] == ["source"]
             await set_up.stop("host-a")
             await set_up.start("host-a")
@@ -84,7 +87,7 @@ def test_no_message_hides_one_that_is_over(tmp_path: Path) -> None:
             await move(set_up)
             await move(set_up, "host-b", "host-a", "h2")
             answer = await hears(set_up, "host-a", MessageKind.CLOSE, "h1", "other")
-            assert answer.kind is Answered.REFUSED
+            assert answer.kind is Answered.DONE
             peer = set_up.peer("host-a")
             assert (await peer.peer_state("h1")).state == "gone"
             await peer.close()

@@ -107,7 +107,9 @@ class HandoverExecutor:
         """
         is_new = effects.record and state_machine != self._newest
         at = self._clock() if is_new else 0.0  # may fail: then nothing is noted, and nothing is told
-        devices = self._tell(effects.devices) if effects.devices else []
+        # An open handover's record has the gates. What a device has put on record meanwhile has another one.
+        ends = is_new and not state_machine.is_open
+        devices = self._tell(effects.devices) if effects.devices or ends else []
         if is_new:
             self._waiting.append((state_machine, at))
             self._newest = state_machine

@@ -79,6 +79,9 @@ class Incoming:
         message = peer_message.message
         try:
             async with self._registry.name_lock(message.handover_id):
+                self._require_sender(peer_message, sender)
+                if self._registry.is_own(message.handover_id):
+                    return self._answer_of_another(message, sender)
                 destination = await self._find(peer_message, sender)
                 if destination is None:
                     return await self._hear_of_the_past(message, sender)
@@ -97,10 +100,7 @@ class Incoming:
         Raises:
             _Refusal: The handover may not come from ``sender``, or the guest cannot come here.
         """
-        self._require_sender(peer_message, sender)
         message, peer = peer_message.message, sender
-        if self._registry.is_own(message.handover_id):
-            raise _Refusal(f"{self._config.name} is the source of handover {message.handover_id}")
         if message.kind is MessageKind.PREPARE and message.handover_id in self._registry.unreadable:
             raise _Refusal(
                 f"handover {message.handover_id} is over on {self._config.name}, whose agent cannot read its "
@@ -153,6 +153,23 @@ class Incoming:
         refused = refusal_of_version(self._config.name, API_VERSION, sender, peer_message.version)
         if refused is not None:
             raise _Refusal(refused)
+
+    def _answer_of_another(self, message: Message, peer: str) -> Answer:
+        """The answer to a message of a handover whose id one has of which this host is the source.
+
+        Nothing was prepared here for the other one, so a source that wants to end it hears that it has ended.
+
+        Raises:
+            _Refusal: The source wants something else.
+        """
+        if message.kind not in (MessageKind.RETURN, MessageKind.CLOSE):
+            raise _Refusal(
+                f"{self._config.name} is the source of handover {message.handover_id}; choose another --id"
+            )
+        _, effects = receive_message(None, message, peer)
+        if effects.answer is None:
+            raise TypeError(f"{message.kind.value} was not answered")
+        return effects.answer
 
     async def _begin(self, message: Message, peer: str) -> DestinationHandover:
         try:

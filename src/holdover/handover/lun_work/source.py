@@ -49,8 +49,9 @@ def confirm(lun: LunHandover, stale: bool, *, registered_there: bool) -> Steps[L
     own = yield from own_key(replace(tracked, aptpl=aptpl), (tracked.key,))
     own, keys = yield from keys_beside(replace(tracked, aptpl=aptpl), own)
     there = lun.destination.count if registered_there else 0
-    if stale and own.carried and len(own.carried) < lun.source.paths:
-        yield from _require_not_held_by_a_path_away(lun, own)
+    is_away = bool(own.carried) and len(own.carried) < lun.source.paths
+    if is_away and (stale or (tracked.key and own.key == 0)):
+        yield from _require_not_held_by_a_path_away(lun, own, stale)
     if own.key == 0:
         others = without(keys, tracked.key, there)
         if tracked.key or registered_there:
@@ -74,10 +75,11 @@ def confirm(lun: LunHandover, stale: bool, *, registered_there: bool) -> Steps[L
     return replace(lun, tracked=found, shared=third > 0, others=others, aptpl=aptpl)
 
 
-def _require_not_held_by_a_path_away(lun: LunHandover, own: Own) -> Steps[None]:
+def _require_not_held_by_a_path_away(lun: LunHandover, own: Own, stale: bool) -> Steps[None]:
     """Check that no path that is away can hold the reservation with another key than this host's.
 
-    A REGISTER of the guest whose answer was lost may have changed the key of some paths only.
+    A REGISTER of the guest whose answer was lost may have changed the key of some paths only. A path that is
+    new may lack the registration that a path has which is away: nobody has registered it.
 
     Raises:
         StepFailed: The reservation is held with a key that was not known as a third node's.
@@ -85,10 +87,12 @@ def _require_not_held_by_a_path_away(lun: LunHandover, own: Own) -> Steps[None]:
     held = yield from read_reservation()
     if held is None or held.type.all_registrants or held.key in (own.key, *lun.others):
         return
+    if not stale and held.key != lun.tracked.key:
+        return
     raise StepFailed(
         "READ RESERVATION",
         f"the reservation is held with key {held.key:#x}: by another node, or by a path of this host that is "
-        "away and whose last REGISTER got no answer; bring all paths back (multipath -ll), then repeat",
+        "away; bring all paths back (multipath -ll), then repeat",
     )
 
 
