@@ -98,6 +98,7 @@ class Operator:
     async def _move(self, source: str, destination: str, handover_id: str) -> None:
         self.source, self.destination = source, destination
         self.log.line("operator", f"{self.vm.name} is to go from {source} to {destination}: {handover_id}")
+        self._asked_alone = False
         try:
             where = await self._migrate(handover_id)
         except _Dead:
@@ -198,6 +199,7 @@ class Operator:
             is_likely = 0.9 if self.is_bold else 0.5
             is_dead = self.machines[self.destination].dead and self.random.random() < is_likely
             event = Event.ASKED_ALONE if is_dead else Event.ASKED_ROLL_BACK
+            self._asked_alone |= is_dead
             ask = partial(_ask_handover, name, handover_id, event)
             try:
                 await self._ask(event.value, ask)
@@ -222,7 +224,8 @@ class Operator:
         refusals = 0
         # An old message may say that the handover is over, and nothing on a LUN shows that it is not: this
         # operator has not told the destination that the source is dead (`holdover host declare-dead`).
-        is_doubtful = self.network.remembers and self._is_bare()
+        # The same if the source has been asked to go on alone, and its answer was lost.
+        is_doubtful = (self.network.remembers or self._asked_alone) and self._is_bare()
         while True:
             if self.machines[self.destination].dead or is_doubtful:
                 return await self._when_back(self._stop_and_roll_back, handover_id)

@@ -241,7 +241,15 @@ class Incoming:
         past = self._registry.closed.get(message.handover_id)
         closed = past if isinstance(past, Destination) else None  # of a handover of its own `_find` refuses
         state_machine: Destination | None
-        if closed is not None and self._ends_unread(closed, message):
+        is_unread = (
+            closed is not None and not closed.luns and message.handover_id in self._registry.unreadable
+        )
+        if closed is not None and is_unread:
+            if not _ends_unread(closed, message):
+                raise _Refusal(
+                    f"{self._config.name} cannot read its record of this handover, which says what is left to "
+                    "do; restore its journal, or ask the source for holdover handover rollback --alone"
+                )
             state_machine, effects = receive_after_return(closed, message)
         else:
             state_machine, effects = receive_message(closed, message, peer)
@@ -253,6 +261,8 @@ class Incoming:
         # PREPARE for such a guest may leave something here; this host withdraws that when it asks the source
         # whether the handover is over.
         is_here = closed is not None or message.guest in self._registry.guests
+        # A record that cannot be read now may be read by a later start. Nothing may be written over it.
+        is_here = is_here and not is_unread
         if state_machine is not None and state_machine != closed and is_here:
             try:
                 await self._registry.journal.put(record_of(state_machine, self._registry.environment.clock()))
@@ -262,15 +272,6 @@ class Incoming:
         if effects.answer is None:
             raise TypeError(f"{message.kind.value} was not answered")
         return effects.answer
-
-    def _ends_unread(self, closed: Destination, message: Message) -> bool:
-        """Whether the source ends what has ended here, and this host's record does not tell of which LUNs.
-
-        If a commit has moved a reservation, only the record has the key that the source must preempt.
-        """
-        is_unread = message.handover_id in self._registry.unreadable and not closed.luns
-        is_moved = closed.state is DestinationState.RETURNED and any(lun.lost for lun in message.luns)
-        return is_unread and not is_moved and message.kind in _ENDS.get(closed.state, ())
 
     # -- asked by operators -------------------------------------------------------------------------
 
@@ -390,6 +391,15 @@ def _is_open_here(handover: Handover) -> TypeGuard[DestinationHandover]:
     if not isinstance(handover, DestinationHandover):
         return False
     return handover.state_machine is None or handover.state_machine.is_open
+
+
+def _ends_unread(closed: Destination, message: Message) -> bool:
+    """Whether the source ends what has ended here, where the record does not tell of which LUNs.
+
+    If a commit has moved a reservation, only the record has the key that the source must preempt.
+    """
+    is_moved = closed.state is DestinationState.RETURNED and any(lun.lost for lun in message.luns)
+    return not is_moved and message.kind in _ENDS.get(closed.state, ())
 
 
 def _state(closed: Destination | None) -> str:
