@@ -399,6 +399,20 @@ def test_a_handover_that_was_over_before_it_began_hears_its_end_once_more() -> N
     assert not effects.begins
 
 
+@pytest.mark.parametrize("kind", [MessageKind.CLOSE, MessageKind.RETURN])
+def test_what_was_never_registered_ends_again_without_work(kind: MessageKind) -> None:
+    """So it ends on a host that lacks one of the LUNs, too."""
+    destination, _ = hear(None, message(MessageKind.RETURN, 2))
+    again, effects = hear(destination, message(kind, 3))
+    assert again.state is DestinationState.RETURNED
+    assert (reply(effects).kind, effects.work) == (Answered.DONE, None)
+    once, _ = hear(replace(registered(), state=DestinationState.CLOSED), message(MessageKind.RETURN, 2))
+    returned, _ = destination_step(once, HandoverEvent(Event.DONE, once.luns))
+    again, effects = hear(returned, message(kind, 3))
+    assert again.state is not DestinationState.RETURNED
+    assert effects.work is not None
+
+
 def test_a_restart_amid_a_message_is_answered_as_a_refusal() -> None:
     destination, _ = hear(None, message(MessageKind.PREPARE, 1))
     destination, _ = destination_step(destination, HandoverEvent(Event.RESTARTED))

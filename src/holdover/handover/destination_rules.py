@@ -53,6 +53,8 @@ def receive_message(
     if message.kind is MessageKind.RECALL and destination.state is DestinationState.PREPARED:
         answer = Answer(Answered.KEPT, message.number)
         return _answered(replace(destination, number=message.number), answer)
+    if _is_bare_end(destination, message):
+        return receive_after_return(destination, message)
     follows = _follows(destination, EVENT_OF[message.kind])
     if follows is DestinationState.TAKING:
         return _hears_of_concession(destination, message)
@@ -68,6 +70,16 @@ def receive_message(
     if message.kind is MessageKind.PREPARE:
         received = replace(received, armed=message.armed)
     return _enter(destination, received, again=False)
+
+
+def _is_bare_end(destination: Destination, message: Message) -> bool:
+    """Whether the source ends again what is over here, and what has never registered anything here.
+
+    So no LUN need be asked, and this host may lack some of them.
+    """
+    is_over = destination.state is DestinationState.RETURNED
+    ends = message.kind in (MessageKind.RETURN, MessageKind.CLOSE)
+    return is_over and ends and not any(lun.standing for lun in destination.luns)
 
 
 def _hears_of_concession(destination: Destination, message: Message) -> tuple[Destination, Effects]:

@@ -263,3 +263,45 @@ def test_what_is_in_doubt_on_a_lun_that_no_work_has_asked_stays_in_doubt(
             assert any(each.stale and each.gate is Gate.RUNNING for each in seen)
 
     asyncio.run(test())
+
+
+def test_the_end_of_a_handover_puts_each_gate_on_record(tmp_path: Path) -> None:
+    """A device may have recorded the gate that it had in an earlier state of the handover."""
+
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            await reserved(set_up)
+            client = set_up.clients["host-a"]
+            await client.prepare(GUEST, "h1", set_up.apis["host-b"])
+            device = set_up.hosts["host-a"].guests[GUEST].devices[0]
+            device.move_gate(Gate.LEAVING)
+            await device.put_on_record()
+            device.move_gate(Gate.RUNNING)
+            assert (await client.roll_back(GUEST, "h1")).state == "stayed"
+            (record,) = set_up.journals["host-a"].load().devices
+            assert msgspec.json.decode(record.body, type=BlockState).gate is Gate.RUNNING
+
+    asyncio.run(test())
+
+
+def test_a_handover_goes_on_though_its_lun_cannot_be_asked_for_a_reason_unforeseen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            await reserved(set_up)
+            client = set_up.clients["host-a"]
+            await client.prepare(GUEST, "h1", set_up.apis["host-b"])
+            await client.commit(GUEST, "h1")
+            await set_up.stop("host-a")
+            learn = GuestDevice.learn_designator
+
+            async def fails(_self: GuestDevice, _limit: float) -> None:
+                monkeypatch.setattr(GuestDevice, "learn_designator", learn)
+                raise MemoryError
+
+            monkeypatch.setattr(GuestDevice, "learn_designator", fails)
+            await set_up.start("host-a")
+            assert (await client.finish(GUEST, "h1")).state == "gone"
+
+    asyncio.run(test())

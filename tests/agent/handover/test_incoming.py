@@ -200,6 +200,8 @@ def test_a_roll_back_whose_record_cannot_be_read_ends_where_no_reservation_was_m
             await set_up.start("host-b")
             answer = await hears(set_up, "host-b", kind, "h1", GUEST, lost=lost)
             assert answer.kind is (Answered.REFUSED if lost else Answered.DONE)
+            assert ("cannot read its record" in answer.problem) is lost
+            assert [each.body for each in journal.load().handovers] == [b"of a newer agent"]
             assert await set_up.registrants() == {"host-a": (KEY, True)}
             await move(set_up, name="h2")
 

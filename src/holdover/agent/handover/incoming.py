@@ -247,8 +247,8 @@ class Incoming:
         if closed is not None and is_unread:
             if not _ends_unread(closed, message):
                 raise _Refusal(
-                    f"{self._config.name} cannot read its record of this handover, which says what is left to "
-                    "do; restore its journal, or ask the source for holdover handover rollback --alone"
+                    f"{self._config.name} cannot read its record of this handover, which says what is left "
+                    "to do; restore its journal, or ask the source for holdover handover rollback --alone"
                 )
             state_machine, effects = receive_after_return(closed, message)
         else:
