@@ -40,12 +40,14 @@ class _Guest:
             out by all of them.
         open_end: Somebody has preempted it while one of its nexuses had another key for a moment: to be
             removed is then as right as to stay.
+        had: The last key that somebody has taken from it.
         away: The nexuses of paths that have failed. What they have registered may stay: nobody could reach
             them, or nobody knows that they belong to the host.
     """
 
     nexuses: dict[str, tuple[ITNexus, ...]]
     truth: Tracked = _NOTHING
+    had: int = 0
     between: frozenset[int] = frozenset()
     open_end: bool = False
     away: set[ITNexus] = field(default_factory=set)
@@ -186,9 +188,10 @@ class Ledger:
         if gone == come:
             return False
         hit = gone - come
-        key = self.guests[guest].truth.key
+        own = self.guests[guest]
         unseen = all(
-            each[1] == key and self.now() - self._registered_at.get(each, -UNSEEN_SECONDS) < UNSEEN_SECONDS
+            each[1] in (own.truth.key, own.had)
+            and self.now() - self._registered_at.get(each, -UNSEEN_SECONDS) < UNSEEN_SECONDS
             for each in hit
         )
         if come - gone or not unseen:
@@ -211,6 +214,7 @@ class Ledger:
 
     def _subtract(self, guest: str, before: ReservationState, after: ReservationState) -> None:
         own = self.guests[guest]
+        own.had = own.truth.key or own.had
         if not after.aptpl:
             own.truth = replace(own.truth, aptpl=False)  # APTPL is the whole LUN's: the last REGISTER decides
         left = [nexus for nexus in own.all if after.key_of(nexus)]

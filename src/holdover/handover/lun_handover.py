@@ -26,8 +26,8 @@ class Registrations(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         count: How many registrations are proven to be this host's.
         several: Whether the host's device has several I_T nexuses (multipath); some of them may be away.
-        ports: The initiator ports that are proven to be this host's, as READ FULL STATUS names them. Empty if
-            the LUN has no READ FULL STATUS, or if nothing was proven.
+        ports: The initiator ports that are proven to be this host's, as READ FULL STATUS names them; of a
+            destination with one nexus, the port that its agent knows (iSCSI). Empty if neither is known.
         paths: How many paths the host's device has, registered or not, as its agent says.
         away: Whether some paths could not be reached when the registrations were counted.
     """

@@ -33,6 +33,7 @@ from holdover.reservations.tracked import Tracked
 from holdover.scsi.reservation.reservation_in import FullStatus
 
 _ROUNDS = 4
+_HOSTS = 2
 _STEP = "READ KEYS"
 
 
@@ -114,6 +115,27 @@ def with_source(lun: LunHandover, own: Own, keys: tuple[int, ...]) -> Steps[LunH
     away = lun.source.paths > len(own.carried)
     found = replace(lun.source, count=count, several=True, ports=tuple(sorted(ports)), away=away)
     return replace(lun, source=found)
+
+
+def keys_of_hosts(lun: LunHandover) -> Steps[tuple[int, ...] | None]:
+    """The keys of the two hosts' own nexuses, by their initiator ports.
+
+    None: a host has several nexuses, the port of one is not known, or the LUN has no READ FULL STATUS. Then a
+    third node's registration with the guest's key cannot be told from the other host's.
+    """
+    ports = {lun.port, *lun.destination.ports}
+    if lun.source.several or lun.destination.several or not lun.port or len(ports) != _HOSTS:
+        return None
+    status = yield from read_full_status()
+    if status is None:
+        return None
+    return tuple(each.key for each in status.descriptors if str(each.transport_id) in ports)
+
+
+def keys_of_guest(lun: LunHandover) -> Steps[tuple[int, ...]]:
+    """The keys of the two hosts' own nexuses; where the LUN does not tell which these are, of all nexuses."""
+    named = yield from keys_of_hosts(lun)
+    return (yield from read_keys()) if named is None else named
 
 
 def count_unexplained(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from holdover.handover.lun_handover import UNREGISTERED, LunHandover
 from holdover.handover.lun_work.work import Work
 from holdover.reservations.steps import StepFailed
 from holdover.reservations.tracked import Tracked
@@ -12,6 +13,7 @@ from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
 from holdover.scsi.reservation.reservation_out import out_command
 from tests.handover.work_rig import (
     DESTINATION,
+    FORWARD,
     FRESH,
     KEY,
     OTHER,
@@ -22,6 +24,8 @@ from tests.handover.work_rig import (
     forward,
     lun_of,
 )
+
+WERO = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
 
 
 @pytest.mark.parametrize("aptpl", [True, False])
@@ -67,3 +71,65 @@ def test_a_former_key_of_the_guest_that_a_third_node_has_now_is_not_taken(
     with pytest.raises(StepFailed, match=r"third nexus|not the one that was prepared"):
         rig.work(DESTINATION, Work.CLAIM, lun)
     assert rig.registrations() == before
+
+
+def named(lun: LunHandover) -> LunHandover:
+    """The LUN as it is known where each host has one nexus, whose initiator port is known."""
+    there = replace(lun.destination, ports=(str(DESTINATION.initiator),))
+    return replace(lun, port=str(SOURCE.initiator), destination=there)
+
+
+def fenced(case: Case, stages: int) -> tuple[Rig, LunHandover]:
+    """The guest was fenced while it was handed over, and a third node has its key since."""
+    rig = case.set_up()
+    lun = named(forward(rig, case, stages))
+    rig.watch = lambda: None
+    rig.must(THIRD, out_command(OutServiceAction.PREEMPT, OTHER, KEY, type=case.type or WERO))
+    rig.must(THIRD, out_command(OutServiceAction.REGISTER, OTHER, KEY))
+    return rig, lun
+
+
+@pytest.mark.parametrize("kind", [None, *ReservationType])
+def test_a_source_alone_leaves_a_third_nodes_key_that_the_guest_had(kind: ReservationType | None) -> None:
+    rig, lun = fenced(Case(kind, guest_holds=False, third_key=OTHER, aptpl=False), 3)
+    before, held = rig.registrations(), rig.holder()
+    for work in (Work.WEIGH, Work.ISOLATE, Work.EVICT):
+        lun = rig.work(SOURCE, work, lun)
+    assert lun.tracked == UNREGISTERED
+    assert (rig.registrations(), rig.holder()) == (before, held)
+
+
+@pytest.mark.parametrize("kind", [None, *ReservationType])
+def test_a_guest_that_was_fenced_does_not_come_back_by_a_third_nodes_key(
+    kind: ReservationType | None,
+) -> None:
+    case = Case(kind, guest_holds=False, third_key=OTHER, aptpl=False)
+    rig, lun = fenced(case, len(FORWARD))
+    before = rig.registrations()
+    found = rig.work(SOURCE, Work.RECLAIM, rig.work(SOURCE, Work.ASK, lun))
+    assert found.tracked == UNREGISTERED
+    rig, lun = fenced(case, 2)
+    rig.work(DESTINATION, Work.REGISTER, lun)
+    assert rig.registrations() == before
+
+
+def test_a_guest_that_has_registered_on_the_destination_is_seen_beside_a_third_node_that_leaves() -> None:
+    rig = Rig()
+    rig.must(THIRD, out_command(OutServiceAction.REGISTER, 0, KEY))
+    lun = named(replace(lun_of(UNREGISTERED), others=(KEY,)))
+    rig.work(SOURCE, Work.WEIGH, lun)
+    rig.must(DESTINATION, out_command(OutServiceAction.REGISTER, 0, KEY))
+    rig.must(THIRD, out_command(OutServiceAction.REGISTER, KEY, 0))
+    with pytest.raises(StepFailed, match="was committed without a registration"):
+        rig.work(SOURCE, Work.WEIGH, lun)
+
+
+def test_a_guest_that_has_registered_on_the_source_is_seen_beside_a_third_node_that_leaves() -> None:
+    rig = Rig()
+    rig.must(THIRD, out_command(OutServiceAction.REGISTER, 0, KEY))
+    lun = named(replace(lun_of(UNREGISTERED), others=(KEY,)))
+    rig.work(DESTINATION, Work.CLAIM, lun)
+    rig.must(SOURCE, out_command(OutServiceAction.REGISTER, 0, KEY))
+    rig.must(THIRD, out_command(OutServiceAction.REGISTER, KEY, 0))
+    with pytest.raises(StepFailed, match="may have registered on the source"):
+        rig.work(DESTINATION, Work.CLAIM, lun)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeGuard
 
 import structlog
+from msgspec.structs import replace
 
 from holdover.agent.attach.expected_guest import ExpectedDevice, ExpectError
 from holdover.agent.guests.guest import HostedGuest
@@ -88,7 +89,7 @@ class Incoming:
         except _Refusal as refused:
             return Answer(Answered.REFUSED, message.number, problem=str(refused))
         try:
-            return await destination.receive(message)
+            return await destination.receive(_with_ports(message, destination.executor.guest))
         finally:
             # A late message may have begun the end of a handover anew, after its source has gone on alone.
             self.watch_sources()
@@ -391,6 +392,19 @@ def _is_open_here(handover: Handover) -> TypeGuard[DestinationHandover]:
     if not isinstance(handover, DestinationHandover):
         return False
     return handover.state_machine is None or handover.state_machine.is_open
+
+
+def _with_ports(message: Message, guest: HostedGuest) -> Message:
+    """A PREPARE with the initiator ports of this host, where they are known and the guest has one nexus."""
+    if message.kind is not MessageKind.PREPARE:
+        return message
+    ports = {str(each.designator): (each.port,) for each in guest.devices if each.port and each.nexuses == 1}
+    luns = []
+    for lun in message.luns:
+        there = lun.destination
+        named = replace(there, ports=ports.get(lun.designator, there.ports))
+        luns.append(replace(lun, destination=named))
+    return replace(message, luns=tuple(luns))
 
 
 def _ends_unread(closed: Destination, message: Message) -> bool:

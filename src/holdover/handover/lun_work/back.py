@@ -15,8 +15,8 @@ from holdover.handover.changes import change_back, change_key
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
 from holdover.handover.lun_work.parts import hex_of
 from holdover.handover.lun_work.source import known_of, whose, without
-from holdover.handover.lun_work.unilateral import require_alone
-from holdover.handover.registrations import count_of, count_unexplained, keys_beside
+from holdover.handover.lun_work.unilateral import is_gone_from_both, require_alone
+from holdover.handover.registrations import count_of, count_unexplained, keys_beside, keys_of_hosts
 from holdover.reservations.own_key import Own, own_key
 from holdover.reservations.questions import active_aptpl, read_keys, read_reservation
 from holdover.reservations.steps import StepFailed, Steps
@@ -114,7 +114,7 @@ def weigh(lun: LunHandover) -> Steps[LunHandover]:
     # what it had: the destination may have taken it since, while this host was down.
     if own.key == 0:
         yield from _require_as_committed(lun, aptpl)
-    if tracked.key:
+    if tracked.key and (own.key or not (yield from is_gone_from_both(lun))):
         own, keys = yield from keys_beside(seen, own)
         yield from require_alone(lun, own, keys)
     return replace(lun, aptpl=aptpl)
@@ -123,9 +123,10 @@ def weigh(lun: LunHandover) -> Steps[LunHandover]:
 def _require_as_committed(lun: LunHandover, aptpl: bool) -> Steps[None]:
     """Check that the LUN has what was committed for the guest; else StepFailed. ``aptpl`` is the LUN's."""
     tracked = lun.tracked
-    keys = yield from read_keys()
+    named = yield from keys_of_hosts(lun)
+    keys = (yield from read_keys()) if named is None else named
     # This handover's own keys do not show what the guest did.
-    known = Counter((*lun.others, *lun.spares))
+    known = Counter((*lun.others, *lun.spares) if named is None else lun.spares)
     added = tuple(sorted((Counter(keys) - known).elements()))
     if tracked.key == 0:
         if lun.destination_spare in keys:
@@ -136,7 +137,7 @@ def _require_as_committed(lun: LunHandover, aptpl: bool) -> Steps[None]:
         if added:
             _refuse(f"key {hex_of(added)} is registered, and the guest was committed without a registration")
         return
-    if tracked.key in lun.others:
+    if tracked.key in lun.others and (named is None or tracked.key in keys):
         _refuse(
             f"key {tracked.key:#x} is registered on a third nexus too, which a PREEMPT from here would remove"
         )

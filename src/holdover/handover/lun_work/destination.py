@@ -21,7 +21,7 @@ from holdover.handover.lun_work.parts import (
     sweep,
     unregister,
 )
-from holdover.handover.registrations import count_of, register_proven
+from holdover.handover.registrations import count_of, keys_of_guest, register_proven
 from holdover.reservations.own_key import own_key, which_key
 from holdover.reservations.questions import read_full_status, read_keys, read_reservation
 from holdover.reservations.steps import StepFailed, Steps, settle
@@ -43,7 +43,7 @@ def register(lun: LunHandover) -> Steps[LunHandover]:
     standing = tuple(key for key in lun.standing if key not in (0, tracked.key))
     own = yield from own_key(tracked, (tracked.key, *standing), (spare,))
     found = lun.destination
-    if tracked.key not in (0, own.key) and tracked.key not in (yield from read_keys()):
+    if tracked.key not in (0, own.key) and tracked.key not in (yield from keys_of_guest(lun)):
         # Another node has fenced the guest since, which the source finds next. If the guest's key came back
         # to the LUN, multipathd on the source would register a path that comes back.
         tracked = Tracked(aptpl=tracked.aptpl)

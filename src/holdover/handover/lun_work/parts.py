@@ -157,7 +157,7 @@ def require_nothing_added(lun: LunHandover, keys: tuple[int, ...]) -> Steps[None
     """
     added = tuple(sorted((Counter(keys) - Counter(lun.others)).elements()))
     ports = {*lun.source.ports, lun.port} - {""}
-    status = (yield from read_full_status()) if added and ports else None
+    status = (yield from read_full_status()) if keys and ports else None
     if status is not None:
         added = tuple(sorted(each.key for each in status.descriptors if str(each.transport_id) in ports))
     if added:

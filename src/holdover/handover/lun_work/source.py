@@ -24,6 +24,7 @@ from holdover.handover.registrations import (
     count_of,
     count_unexplained,
     keys_beside,
+    keys_of_guest,
     register_proven,
     with_source,
 )
@@ -235,7 +236,8 @@ def reclaim(lun: LunHandover) -> Steps[LunHandover]:
     own = yield from own_key(tracked, (tracked.key, lun.source_spare), (lun.fresh_spare,))
     if own.key == 0 and not lun.lost:
         return removed(lun)
-    if lun.lost and own.key != tracked.key and not {tracked.key, spare} & set((yield from read_keys())):
+    mine = (tracked.key, spare)
+    if lun.lost and own.key != tracked.key and not set(mine) & set((yield from keys_of_guest(lun))):
         # Another node has fenced the guest. If the guest's key came back to the LUN, multipathd on the
         # destination would register a path that comes back.
         if own.key:
@@ -255,8 +257,7 @@ def reclaim(lun: LunHandover) -> Steps[LunHandover]:
         # Another node has removed the guest's registration from the destination, so it meant this one too.
         yield from unregister(tracked, tracked.key)
         return removed(lun)
-    wanted = (tracked.key, spare)
-    third = yield from count_unexplained(lun, wanted, keys, here, lun.destination.count)
+    third = yield from count_unexplained(lun, mine, keys, here, lun.destination.count)
     return replace(lun, shared=third > 0)
 
 

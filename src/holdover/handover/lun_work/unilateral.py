@@ -21,7 +21,7 @@ from holdover.handover.lun_work.parts import (
     require_nothing_added,
     unregister,
 )
-from holdover.handover.registrations import count_of, count_unexplained, keys_beside
+from holdover.handover.registrations import count_of, count_unexplained, keys_beside, keys_of_hosts
 from holdover.reservations.own_key import Own, own_key
 from holdover.reservations.questions import read_full_status, read_keys, read_reservation
 from holdover.reservations.steps import ATTEMPTS, StepFailed, Steps, settle
@@ -41,6 +41,8 @@ def isolate(lun: LunHandover) -> Steps[LunHandover]:
         return lun
     own = yield from own_key(tracked, (tracked.key, mine, fresh))
     own, keys = yield from keys_beside(tracked, own)
+    if own.key == 0 and (yield from is_gone_from_both(lun)):
+        return replace(lun, tracked=UNREGISTERED)
     yield from require_alone(lun, own, keys)
     preempted_key: tuple[int, ...]
     if _is_named(lun, keys):
@@ -64,6 +66,14 @@ def isolate(lun: LunHandover) -> Steps[LunHandover]:
     return lun
 
 
+def is_gone_from_both(lun: LunHandover) -> Steps[bool]:
+    """Whether the LUN shows by the initiator ports that neither host is registered any more: another node has
+    fenced the guest, and may have the guest's key itself by now.
+    """
+    named = yield from keys_of_hosts(lun)
+    return named is not None and not {lun.tracked.key, *lun.spares} & set(named)
+
+
 def _is_named(lun: LunHandover, keys: tuple[int, ...]) -> bool:
     """Whether the destination has prepared itself for the source's PREEMPT: its spare key on the LUN shows
     that.
@@ -80,9 +90,14 @@ def require_alone(lun: LunHandover, own: Own, keys: tuple[int, ...]) -> Steps[No
     Raises:
         StepFailed: A third nexus has the guest's key too.
     """
-    if not _is_named(lun, keys):
-        here = count_of(lun, own) if own.key == lun.tracked.key else 0
+    if _is_named(lun, keys):
+        return
+    here = count_of(lun, own) if own.key == lun.tracked.key else 0
+    named = yield from keys_of_hosts(lun)
+    if named is None:
         yield from _require_no_third(lun, here, lun.destination.count, keys)
+    elif keys.count(lun.tracked.key) > named.count(lun.tracked.key):
+        raise StepFailed("PREEMPT", _SHARED.format(lun.tracked.key))
 
 
 def _require_no_third(lun: LunHandover, source: int, destination: int, keys: tuple[int, ...]) -> Steps[None]:
@@ -243,6 +258,12 @@ def _remove_other(lun: LunHandover, key: int, spares: list[int]) -> Steps[None]:
     for _ in range(ATTEMPTS):
         keys = yield from read_keys()
         left = [each for each in theirs if each in keys]
+        named = (yield from keys_of_hosts(lun)) if lun.tracked.key in left else None
+        if named is not None and keys.count(lun.tracked.key) > named.count(lun.tracked.key):
+            # A third node has registered the guest's key since.
+            if lun.tracked.key in named:
+                raise StepFailed("PREEMPT", _SHARED.format(lun.tracked.key))
+            left.remove(lun.tracked.key)
         if not left:
             return
         for each in left:
@@ -282,7 +303,7 @@ def _alone(lun: LunHandover, mine: tuple[int, ...]) -> Steps[LunHandover]:
         raise StepFailed("REGISTER (probe)", "another node has removed this host's registration")
     if key == 0:
         # A late PREEMPT of the other side may have come after this side had registered its key.
-        if tracked.key not in (yield from read_keys()):
+        if tracked.key not in (yield from read_keys()) or (yield from is_gone_from_both(lun)):
             return (yield from _fenced(lun))
         key = lun.fresh_spare
         yield from register_key(tracked, key)
