@@ -14,6 +14,7 @@ from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.reservation.reservation_out import in_command, out_command
 from holdover.scsi.reservation.transport_id import IscsiTransportID
+from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 from holdover.scsi.status import Status
 from tests.lun.support import READ_10, WRITE_10, A, B, C, make_unit
 
@@ -98,6 +99,13 @@ def test_a_reserve_that_was_not_sent_or_failed_does_not_count() -> None:
         fresh = reserve.begin(A, RESERVE)
         reserve.end(A, RESERVE, response, fresh=fresh, registered=False)
         assert reserve.holder is None
+
+
+def test_a_reserve_that_was_aborted_may_have_been_carried_out() -> None:
+    reserve = SharedReserve()
+    aborted = check_condition(SenseKey.ABORTED_COMMAND, AdditionalSense.LOGICAL_UNIT_COMMUNICATION_FAILURE)
+    reserve.end(A, RESERVE, aborted, fresh=reserve.begin(A, RESERVE), registered=False)
+    assert reserve.holder == A
 
 
 @pytest.mark.parametrize(("response", "holder"), [(CONFLICT, None), (Response(Status.BUSY), A)])

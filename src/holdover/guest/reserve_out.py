@@ -1,4 +1,4 @@
-"""PERSISTENT RESERVE OUT of a guest: which are refused, and which responses prove that nothing changed."""
+"""PERSISTENT RESERVE OUT of a guest: which are refused."""
 
 from __future__ import annotations
 
@@ -6,18 +6,8 @@ from holdover.guest.snoop import AFTER, REGISTERS
 from holdover.scsi.cdbs.cdb import PersistentReserveOut
 from holdover.scsi.cdbs.opcodes import OutServiceAction
 from holdover.scsi.command import Response
-from holdover.scsi.errors import DecodeError
 from holdover.scsi.reservation.reservation_out import BASIC_LENGTH, ParameterList
-from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition, decode_sense
-from holdover.scsi.status import Status
-
-# Responses that prove that a command changed nothing. Any other response but GOOD proves nothing.
-_UNDONE_STATUS = frozenset(
-    {Status.BUSY, Status.RESERVATION_CONFLICT, Status.TASK_SET_FULL, Status.ACA_ACTIVE}
-)
-_UNDONE_KEYS = frozenset(
-    {SenseKey.NOT_READY, SenseKey.ILLEGAL_REQUEST, SenseKey.UNIT_ATTENTION, SenseKey.DATA_PROTECT}
-)
+from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 
 INVALID_FIELD_IN_CDB = check_condition(SenseKey.ILLEGAL_REQUEST, AdditionalSense.INVALID_FIELD_IN_CDB)
 _INVALID_FIELD_IN_PARAMETER_LIST = check_condition(
@@ -46,14 +36,3 @@ def refusal_of(cdb: PersistentReserveOut, data: bytes) -> Response | None:
     if cdb.service_action in REGISTERS and (parameters.spec_i_pt or parameters.all_tg_pt):
         return _INVALID_FIELD_IN_PARAMETER_LIST
     return None if length == BASIC_LENGTH else _PARAMETER_LIST_LENGTH_ERROR
-
-
-def is_undone(response: Response) -> bool:
-    """Whether a response proves that its command changed nothing."""
-    if response.status is not Status.CHECK_CONDITION:
-        return response.status in _UNDONE_STATUS
-    try:
-        sense = decode_sense(response.sense)
-    except DecodeError:
-        return False
-    return sense.key in _UNDONE_KEYS

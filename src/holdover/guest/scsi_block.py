@@ -35,7 +35,7 @@ from holdover.guest.added import FILTERED, Added, without_added
 from holdover.guest.gate import BECOMING_READY, REFUSAL, Gate, GateDecision, is_harmless, is_opening_read
 from holdover.guest.machine_type import MachineType
 from holdover.guest.options import DeviceOptions
-from holdover.guest.reserve_out import INVALID_FIELD_IN_CDB, is_undone, refusal_of
+from holdover.guest.reserve_out import INVALID_FIELD_IN_CDB, refusal_of
 from holdover.guest.snoop import AFTER, PREEMPTS, REGISTERS, as_pictured, keys_at_stake
 from holdover.guest.staleness import (
     RESERVATION_ATTENTIONS,
@@ -54,7 +54,7 @@ from holdover.scsi.command import Command, Response
 from holdover.scsi.errors import DecodeError
 from holdover.scsi.reservation.reservation_in import without_port_capabilities
 from holdover.scsi.reservation.reservation_out import ParameterList, in_command
-from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition, is_unit_attention
+from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition, is_undone, is_unit_attention
 from holdover.scsi.status import Status
 
 

@@ -11,6 +11,7 @@ from holdover.lun.access import allowed_beside_reserve
 from holdover.scsi.cdbs.opcodes import OperationCode
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
+from holdover.scsi.sense import is_undone
 from holdover.scsi.status import Status
 
 RESERVE = frozenset({OperationCode.RESERVE_6, OperationCode.RESERVE_10})
@@ -74,7 +75,9 @@ class SharedReserve:
         elif command.opcode in RESERVE and good:
             self.holder, gone = nexus, registered
         else:
-            gone = command.opcode in RESERVE and (fresh or conflict)
+            # After ABORTED COMMAND, for example, the LUN may be reserved.
+            is_undone_now = response is None or is_undone(response)
+            gone = command.opcode in RESERVE and (conflict or (fresh and is_undone_now))
         if gone and self.holder == nexus and not self.abandoned:
             self.holder = None
 

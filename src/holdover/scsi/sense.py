@@ -292,6 +292,26 @@ def is_unit_attention(response: Response) -> bool:
     return sense.key is SenseKey.UNIT_ATTENTION and not sense.deferred
 
 
+_UNDONE_STATUS = frozenset(
+    {Status.BUSY, Status.RESERVATION_CONFLICT, Status.TASK_SET_FULL, Status.ACA_ACTIVE}
+)
+_UNDONE_KEYS = frozenset(
+    {SenseKey.NOT_READY, SenseKey.ILLEGAL_REQUEST, SenseKey.UNIT_ATTENTION, SenseKey.DATA_PROTECT}
+)
+"""Any other response but GOOD proves nothing."""
+
+
+def is_undone(response: Response) -> bool:
+    """Whether a response proves that its command changed nothing. Never raises."""
+    if response.status is not Status.CHECK_CONDITION:
+        return response.status in _UNDONE_STATUS
+    try:
+        sense = decode_sense(response.sense)
+    except DecodeError:
+        return False
+    return sense.key in _UNDONE_KEYS
+
+
 def describe_response(response: Response) -> str:
     """A response in words: "GOOD", "CHECK CONDITION: UNIT ATTENTION, ... (6h 2Ah/03h)"."""
     words = response.status.name.replace("_", " ")
