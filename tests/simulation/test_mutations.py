@@ -25,7 +25,7 @@ SEEDS = {
     "a closed handover reopened": 55,
     "a late message believed": 213,
     "a timer not cancelled": 15,
-    "adoption of an old picture": 28,
+    "adoption of an old picture": 13,
     "an APTPL of long ago": 8208,
     "a RESERVE that shuts nobody out": 4,
     "a session's end that frees nothing": 63,
