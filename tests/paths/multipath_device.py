@@ -107,7 +107,7 @@ class Device:
             if registration is not None:
                 self.kept = registration if registration.key else None
             if command.opcode == OperationCode.PERSISTENT_RESERVE_OUT:
-                self._catch_up(catch_up(command, usable.paths[0], self._returned(usable)))
+                self._catch_up(catch_up(command, usable.paths, self._returned(usable)))
         else:
             self._put_back(before, usable)
         return response
@@ -115,7 +115,7 @@ class Device:
     def _put_back(self, before: DeviceRegistration | None, usable: Usable) -> None:
         self.kept = before
         if before is not None:
-            self._catch_up(rejoin(before, usable.paths[0], self._returned(usable)))
+            self._catch_up(rejoin(before, usable.paths, self._returned(usable)))
 
     def _catch_up(self, steps: Generator[Send, Response, None]) -> None:
         with contextlib.suppress(PathError):

@@ -428,6 +428,24 @@ def test_a_unit_attention_of_a_path_that_joins_may_say_that_the_device_was_fence
     assert not any(holder.unit.state.key_of(each) for each in PATHS)
 
 
+@pytest.mark.parametrize("failed", range(3))
+def test_a_path_that_fails_during_a_registration_and_is_back_is_registered(
+    device: Device, failed: int
+) -> None:
+    left = 1
+
+    def fails(send: Send) -> PathError | None:
+        nonlocal left
+        if send.path != failed or send.command != out_command(REGISTER, 0, K) or not left:
+            return None
+        left -= 1
+        return PathError("memory", "away")
+
+    device.fails = fails
+    assert device.run(out_command(REGISTER, 0, K)).good
+    assert [device.unit.state.key_of(each) for each in PATHS] == [K, K, K]
+
+
 @pytest.mark.parametrize("at", range(9))
 @pytest.mark.parametrize("removes", [CLEAR, PREEMPT])
 def test_a_path_that_joins_brings_back_nothing_that_another_node_removes_meanwhile(

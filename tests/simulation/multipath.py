@@ -190,7 +190,7 @@ class MultipathDisk:
             return response
         if before != wanted:
             host.watch()
-        await self._catch_up(lambda back: catch_up(command, usable.paths[0], back), usable, failed, command)
+        await self._catch_up(lambda back: catch_up(command, usable.paths, back), usable, failed, command)
         return response
 
     async def _put_back(
@@ -205,7 +205,7 @@ class MultipathDisk:
             self.host.watch()
         if before is not None:
             kept = before
-            await self._catch_up(lambda back: rejoin(kept, usable.paths[0], back), usable, failed, None)
+            await self._catch_up(lambda back: rejoin(kept, usable.paths, back), usable, failed, None)
 
     async def _catch_up(
         self,

@@ -104,7 +104,7 @@ class _Change:
             raise
         if response.good:
             self._watch(self.wanted)
-            self._catch_up(lambda returned: catch_up(command, self.device.paths[0], returned))
+            self._catch_up(lambda returned: catch_up(command, self.device.paths, returned))
         else:
             self._put_back()
         return response
@@ -116,13 +116,13 @@ class _Change:
                 self.daemon.watch(self.found.name)
 
     def _put_back(self) -> None:
-        before, path = self.before, self.device.paths[0]
+        before = self.before
         if before != self.wanted:
             with contextlib.suppress(PathError):
                 self.daemon.keep(self.found.name, before)
                 self._watch(before)
         if before is not None:
-            self._catch_up(lambda returned: rejoin(before, path, returned))
+            self._catch_up(lambda returned: rejoin(before, self.device.paths, returned))
 
     def _catch_up(self, steps: Callable[[Sequence[int]], PathSteps[None]]) -> None:
         """Register the paths that came back meanwhile. If one fails again, multipathd registers it later."""

@@ -136,14 +136,15 @@ def carry(command: Command, device: Usable) -> PathSteps[Response]:
     return response
 
 
-def catch_up(command: Command, path: int, returned: Sequence[int]) -> PathSteps[None]:
+def catch_up(command: Command, paths: Sequence[int], returned: Sequence[int]) -> PathSteps[None]:
     """Make paths that came back during a successful PERSISTENT RESERVE OUT catch up with the other paths.
 
-    multipathd may have looked for the key on the logical unit too early, or too late. ``path``: a path that
-    was there before.
+    multipathd may have looked for the key on the logical unit too early, or too late. ``paths``: the paths
+    that were there before. Some of them may have failed meanwhile, and are back.
     """
     if not returned:
         return
+    path = _stayed(paths, returned)
     action = PersistentReserveOut.decode(command.cdb).service_action
     parameters = ParameterList.decode_basic(command.data_out)
     if action in _REGISTERS:
@@ -152,16 +153,23 @@ def catch_up(command: Command, path: int, returned: Sequence[int]) -> PathSteps[
     yield from clear_attentions(returned)
     if action != OutServiceAction.CLEAR:  # a PREEMPT, even one for a RELEASE, may have unregistered them
         aptpl = yield from active_aptpl(path)
-        yield from rejoin(DeviceRegistration(parameters.key, aptpl), path, returned)
+        yield from rejoin(DeviceRegistration(parameters.key, aptpl), paths, returned)
 
 
-def rejoin(registration: DeviceRegistration, path: int, returned: Sequence[int]) -> PathSteps[None]:
-    """Register paths that came back while a command was refused, as the device still is by ``path``.
+def rejoin(
+    registration: DeviceRegistration, paths: Sequence[int], returned: Sequence[int]
+) -> PathSteps[None]:
+    """Register paths that came back while a command was refused, as the device still is by the other paths.
 
-    multipathd has registered none of them meanwhile.
+    multipathd has registered none of them meanwhile. ``paths``: as for `catch_up`.
     """
     parameters = ParameterList(registration.key, registration.key, aptpl=registration.aptpl)
-    yield from join(parameters, returned, path)
+    yield from join(parameters, returned, _stayed(paths, returned))
+
+
+def _stayed(paths: Sequence[int], returned: Sequence[int]) -> int:
+    """A path that was there all the time; if none was, the first one."""
+    return next((each for each in paths if each not in returned), paths[0])
 
 
 def _release(command: Command, parameters: ParameterList, device: Usable) -> PathSteps[Response]:
