@@ -283,7 +283,12 @@ class Operator:
             except AgentError:
                 await asyncio.sleep(1 + self.random.random())
             else:
-                return _MOVED
+                if event is Event.ASKED_FINISH:
+                    return _MOVED
+                # The source had gone on alone before that. What runs on the destination is ended.
+                self.world.create_task(self.vm.stop())
+                await asyncio.sleep(0)
+                return _STAYED
 
     def _require_source(self) -> None:
         if self.machines[self.source].dead:

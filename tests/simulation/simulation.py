@@ -367,7 +367,10 @@ class Simulation:
             elif self.surprises.starved:
                 self._begin(machine.restart())
         if late:
-            _, late = await asyncio.wait(late, timeout=_CALM_SECONDS)
+            _, late = await asyncio.wait(late, timeout=_RESERVED_SECONDS)
+        if late:
+            await asyncio.gather(*(each.leave_all() for each in self.initiators))
+            _, late = await asyncio.wait(late, timeout=_CALM_SECONDS - _RESERVED_SECONDS)
         if late:
             raise Failure(f"an operator has not come to an end {_CALM_SECONDS:g} s after all was well again")
         for work in works:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from holdover.handover.lun_handover import UNREGISTERED, LunHandover
+from holdover.handover.lun_handover import UNREGISTERED, LunHandover, Registrations
 from holdover.handover.lun_work.work import Work
 from holdover.reservations.steps import StepFailed
 from holdover.reservations.tracked import Tracked
 from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
+from holdover.scsi.command import Command, Response
+from holdover.scsi.nexus import ITNexus
 from holdover.scsi.reservation.reservation_out import out_command
 from tests.handover.work_rig import (
     DESTINATION,
     FORWARD,
     FRESH,
+    INTRUDER,
     KEY,
     OTHER,
     SOURCE,
@@ -133,3 +136,24 @@ def test_a_guest_that_has_registered_on_the_source_is_seen_beside_a_third_node_t
     rig.must(THIRD, out_command(OutServiceAction.REGISTER, KEY, 0))
     with pytest.raises(StepFailed, match="may have registered on the source"):
         rig.work(DESTINATION, Work.CLAIM, lun)
+
+
+def test_a_path_that_is_away_may_hold_what_a_third_node_may_hold() -> None:
+    """Another nexus of this host has the guest's key too, and READ RESERVATION names no nexus."""
+    rig = Rig()
+    for nexus in (DESTINATION, INTRUDER):
+        rig.must(nexus, out_command(OutServiceAction.REGISTER, 0, KEY))
+    rig.must(INTRUDER, out_command(OutServiceAction.RESERVE, KEY, type=ReservationType.EXCLUSIVE_ACCESS))
+    before, execute = rig.registrations(), rig.unit.execute
+
+    def carried(nexus: ITNexus, command: Command) -> Response:
+        return replace(execute(nexus, command), carried=("path",))
+
+    rig.unit.execute = carried  # type: ignore[method-assign]
+    tracked = Tracked(KEY, type=ReservationType.WRITE_EXCLUSIVE)
+    lun = replace(lun_of(tracked), destination=Registrations(several=True, paths=2), standing=(KEY,))
+    with pytest.raises(StepFailed, match="path of this host that is away"):
+        rig.work(DESTINATION, Work.ASCERTAIN, lun)
+    assert rig.registrations() == before
+    alone = replace(lun, destination=Registrations(several=True, paths=1))
+    assert rig.work(DESTINATION, Work.ASCERTAIN, alone).tracked.type is None

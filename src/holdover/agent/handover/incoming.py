@@ -395,15 +395,20 @@ def _is_open_here(handover: Handover) -> TypeGuard[DestinationHandover]:
 
 
 def _with_ports(message: Message, guest: HostedGuest) -> Message:
-    """A PREPARE with the initiator ports of this host, where they are known and the guest has one nexus."""
+    """A PREPARE with what only this host knows of its devices: how many nexuses they have, and the initiator
+    port of a device with one nexus, where it is known.
+    """
     if message.kind is not MessageKind.PREPARE:
         return message
-    ports = {str(each.designator): (each.port,) for each in guest.devices if each.port and each.nexuses == 1}
+    devices = {str(each.designator): each for each in guest.devices}
     luns = []
     for lun in message.luns:
-        there = lun.destination
-        named = replace(there, ports=ports.get(lun.designator, there.ports))
-        luns.append(replace(lun, destination=named))
+        there, device = lun.destination, devices.get(lun.designator)
+        if device is not None:
+            is_one = device.nexuses == 1 and device.port
+            ports = (device.port,) if is_one else there.ports
+            there = replace(there, ports=ports, paths=device.nexuses)
+        luns.append(replace(lun, destination=there))
     return replace(message, luns=tuple(luns))
 
 

@@ -87,10 +87,20 @@ def _is_held_here(lun: LunHandover, seen: Tracked) -> Steps[bool]:
 
     For a moment, this nexus registers a key that nobody has. If this nexus holds the reservation, READ
     RESERVATION then names that key. The guest does not run, so it cannot notice.
+
+    Raises:
+        StepFailed: A path of this host is away, and may be the one that holds the reservation.
     """
-    yield from change_key(seen, seen.key, lun.destination_spare, "REGISTER (re-key)")
+    own = yield from change_key(seen, seen.key, lun.destination_spare, "REGISTER (re-key)")
     held = yield from read_reservation()
     yield from change_back(seen, lun.destination_spare)
+    is_away = bool(own.carried) and len(own.carried) < lun.destination.paths
+    if is_away and held is not None and held.key == seen.key:
+        raise StepFailed(
+            "READ RESERVATION",
+            f"the reservation is held with key {held.key:#x} by a path of this host that is away or by "
+            "another node; bring all paths back (multipath -ll), then repeat",
+        )
     return held is not None and held.key == lun.destination_spare
 
 
