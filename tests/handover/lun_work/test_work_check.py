@@ -179,3 +179,20 @@ def test_to_check_a_guest_without_registration_changes_nothing() -> None:
     before = rig.unit.state
     assert check(rig, UNREGISTERED) == UNREGISTERED
     assert rig.unit.state == before
+
+
+@pytest.mark.parametrize("kind", [None, *ReservationType])
+@pytest.mark.parametrize("third", [0, OTHER])
+def test_the_new_key_after_a_lost_answer_is_found(kind: ReservationType | None, third: int) -> None:
+    """The destination has the former key, and is told the new one."""
+    case = Case(kind, guest_holds=True, third_key=third, aptpl=True)
+    rig = case.set_up()
+    lun = forward(rig, case, 3)
+    rig.must(SOURCE, out_command(OutServiceAction.REGISTER, KEY, 0xC0DE, aptpl=True))
+    found = rig.work(SOURCE, Work.CONFIRM, lun, stale=True, candidates=(0xC0DE,))
+    assert found.tracked == replace(case.tracked, key=0xC0DE)
+    assert (found.others, found.shared) == (((third,) if third else ()), False)
+    rig.work(DESTINATION, Work.REGISTER, replace(found, standing=(KEY,)))
+    again = rig.work(SOURCE, Work.CONFIRM, found, stale=True)
+    assert again.tracked == found.tracked
+    assert rig.registrations()[DESTINATION] == 0xC0DE

@@ -35,11 +35,13 @@ from holdover.reservations.tracked import Tracked
 from holdover.scsi.reservation.reservation_in import Reservation
 
 
-def confirm(lun: LunHandover, stale: bool, *, registered_there: bool) -> Steps[LunHandover]:
+def confirm(
+    lun: LunHandover, stale: bool, *, registered_there: bool, candidates: tuple[int, ...] = ()
+) -> Steps[LunHandover]:
     """`Work.CHECK` and `Work.CONFIRM`: find out what the guest has on the LUN.
 
     ``stale``: ``lun.tracked`` may be wrong. ``registered_there``: the destination has said that it has the
-    guest's key.
+    guest's key. ``candidates``: the keys of a command of the guest whose result is not known.
 
     Raises:
         StepFailed: The destination's registration is missing, or it cannot be found out whose the reservation
@@ -47,9 +49,14 @@ def confirm(lun: LunHandover, stale: bool, *, registered_there: bool) -> Steps[L
     """
     tracked = lun.tracked
     aptpl = yield from active_aptpl(tracked.aptpl)
-    own = yield from own_key(replace(tracked, aptpl=aptpl), (tracked.key,))
+    own = yield from own_key(replace(tracked, aptpl=aptpl), (tracked.key, *candidates))
     own, keys = yield from keys_beside(replace(tracked, aptpl=aptpl), own)
     there = lun.destination.count if registered_there else 0
+    if own.key not in (0, tracked.key):
+        # The destination has the guest's former key yet, and is told the new one.
+        keys = without(keys, tracked.key, there)
+        tracked = replace(tracked, key=own.key, aptpl=aptpl)
+        lun, stale, registered_there, there = replace(lun, tracked=tracked), True, False, 0
     is_away = bool(own.carried) and len(own.carried) < lun.source.paths
     if is_away and (stale or (tracked.key and own.key == 0)):
         yield from _require_not_held_by_a_path_away(lun, own, stale)

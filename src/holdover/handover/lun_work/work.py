@@ -214,7 +214,7 @@ def steps_of(
         lun: The LUN as it is known.
         stale: Whether ``lun.tracked`` may be wrong. Only work with `WorkPolicy.finds_out` uses this.
         candidates: Keys that the guest may have instead, if the result of one of its commands is not known.
-            Only `Work.WONDER` uses them here; `as_the_device_knows` gives them to other work.
+            Work that finds out what the guest has uses them here; `as_the_device_knows` gives them to others.
 
     Returns:
         The LUN as it is known afterwards.
@@ -225,9 +225,9 @@ def steps_of(
     if not lun.migrate_pr or work is Work.DRAIN:
         return _nothing(lun)
     if work is Work.CHECK:
-        return confirm(lun, stale, registered_there=False)
+        return confirm(lun, stale, registered_there=False, candidates=candidates)
     if work is Work.CONFIRM:
-        return confirm(lun, stale, registered_there=True)
+        return confirm(lun, stale, registered_there=True, candidates=candidates)
     if work is Work.ASCERTAIN:
         return ascertain(lun, stale)
     if work is Work.WONDER:
