@@ -143,6 +143,7 @@ HANDOVERS = (
             r"source of a handover could not be asked",
             r"message of a peer was not answered",
             r"what was prepared .*could not be withdrawn",
+            r"disks of a guest could not be looked for",
             r"un(foreseen|expected) error",
             r"what follows the end of a QEMU has failed",
             r"request failed",
