@@ -256,8 +256,7 @@ class ScsiBlock:
 
     def owe(self, attention: Response) -> None:
         """Tell the guest a unit attention that the agent itself raises. It says nothing of registrations."""
-        if attention not in self._attentions:
-            self._attentions.append(attention)
+        self._remember(attention)
 
     def forget_attentions(self) -> None:
         """Drop what the guest has not heard: the guest has gone, and the next guest must not get it."""
@@ -382,9 +381,7 @@ class ScsiBlock:
         if not self._migrate_pr:
             return response
         action = _action_of(command)
-        if action is None or not response.good:
-            return None
-        if not self._generation.says_nothing(action, response.data_in):
+        if action is None or not response.good or not self._generation.says_nothing(action, response.data_in):
             return None
         return _masked(action, response)
 

@@ -89,7 +89,7 @@ class Incoming:
         except _Refusal as refused:
             return Answer(Answered.REFUSED, message.number, problem=str(refused))
         try:
-            return await destination.receive(_with_ports(message, destination.executor.guest))
+            return await destination.receive(_with_own_nexuses(message, destination.executor.guest))
         finally:
             # A late message may have begun the end of a handover anew, after its source has gone on alone.
             self.watch_sources()
@@ -156,7 +156,7 @@ class Incoming:
             raise _Refusal(refused)
 
     def _answer_of_another(self, message: Message, peer: str) -> Answer:
-        """The answer to a message of a handover whose id one has of which this host is the source.
+        """The answer to a message of a handover that has the id of one of which this host is the source.
 
         Nothing was prepared here for the other one, so a source that wants to end it hears that it has ended.
 
@@ -394,7 +394,7 @@ def _is_open_here(handover: Handover) -> TypeGuard[DestinationHandover]:
     return handover.state_machine is None or handover.state_machine.is_open
 
 
-def _with_ports(message: Message, guest: HostedGuest) -> Message:
+def _with_own_nexuses(message: Message, guest: HostedGuest) -> Message:
     """A PREPARE with what only this host knows of its devices: how many nexuses they have, and the initiator
     port of a device with one nexus, where it is known.
     """
