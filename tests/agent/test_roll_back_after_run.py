@@ -269,7 +269,7 @@ REFUSED = [
     pytest.param(holds, releases, "the reservation is now: none", id="released"),
     pytest.param(holds, takes_another_type, "the reservation is now: WE with key", id="another type"),
     pytest.param(registers, reserves, "the guest's is now: WERO", id="reserved"),
-    pytest.param(nothing, registers, "was committed without a registration", id="registered"),
+    pytest.param(nothing, registers, "the guest is not registered here", id="registered"),
 ]
 
 

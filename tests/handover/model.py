@@ -57,6 +57,7 @@ class Model(GuestActs):
     def successors(self, world: World) -> Iterator[tuple[str, World, bool]]:
         """Everything that can happen: what it is, the world after it, whether it is a fault."""
         for what, after in self._orderly(world):
+            self._check_opening(world, after)
             yield what, after, False
         if world.faults:
             left = world._replace(faults=world.faults - 1)
@@ -98,7 +99,10 @@ class Model(GuestActs):
         if self.bounds.dies and not world.source_up and not world.dead:
             late = tuple(each for each in world.late if each[0] != 0)
             guest = AT_DESTINATION if world.guest == AT_DESTINATION else STOPPED
-            yield "the source is declared dead", world._replace(dead=True, guest=guest, late=late)
+            dead = world._replace(dead=True, guest=guest, late=late)
+            if destination.state is DestinationState.TAKEN:
+                dead = self.at_destination(dead, HandoverEvent(Event.ASKED_TAKE))  # it is dead once more
+            yield "the source is declared dead", dead
         if not world.dead:
             return
         if destination.state is DestinationState.TAKEN:
@@ -143,7 +147,11 @@ class Model(GuestActs):
             return up
         if not self.safe.skips:
             up = up._replace(source=self.id(replace(machine, number=machine.number - 1)))
-        return self.at_source(up, HandoverEvent(Event.RESTARTED, devices=self.views(up.device)))
+        up = self.at_source(up, HandoverEvent(Event.RESTARTED, devices=self.views(up.device)))
+        source = self.part(up.source)
+        if source.state is SourceState.PROBING and not self.safe.probes:
+            up = self.at_source(up, HandoverEvent(Event.DONE, source.luns))
+        return up
 
     def _is_elsewhere(self, world: World) -> bool:
         """Whether the source has rolled back alone, and was declared dead before the destination heard of it.
@@ -375,6 +383,30 @@ class Model(GuestActs):
                 self._check_guest(world, lun, where)
                 self._check_picture(world, lun, where)
 
+    def _check_opening(self, before: World, after: World) -> None:
+        """The source's gate does not open for a guest that the destination has taken, even if it is not here.
+
+        Somebody may start the guest on a host that is back. What the destination takes at the moment after
+        the source has asked the LUN, the source hears from the destination.
+        """
+        was_open = before.source_up and before.gates[0] is Gate.RUNNING
+        opens = after.source_up and after.gates[0] is Gate.RUNNING and not was_open
+        if not opens or after.destination_task or not self._is_taken(after) or self._has_asked(before):
+            return
+        for lun, number in enumerate(after.luns):
+            key = self.part(after.truth[lun]).key
+            is_missing = key and not any(self.part(number).key_of(each) for each in self.nexuses(lun, 0))
+            if is_missing and not after.open_end[lun]:
+                raise Violation(f"LUN {lun}: the source's gate opens, and the guest was taken")
+
+    def _has_asked(self, world: World) -> bool:
+        """Whether the LUNs have just told a restarted source that it is still registered."""
+        source = self.part(world.source)
+        if not world.source_up or source is None or source.state is not SourceState.PROBING:
+            return False
+        ends = [self.advance(number) for number in world.source_task[1:]]
+        return all(isinstance(end, Ended) and end.lun is not None and not end.lun.lost for end in ends)
+
     def _check_picture(self, world: World, lun: int, who: int) -> None:
         """What this host tracks is what the guest has; what a third has done, a LUN tells only later.
 
@@ -458,6 +490,9 @@ class Model(GuestActs):
             state: ReservationState = self.part(number)
             is_told = any(each is not None and each.luns[lun].alarm for each in (source, destination))
             for nexus in self.nexuses(lun, there):
-                if state.key_of(nexus) and not is_told:
-                    raise Violation(f"LUN {lun}: key {state.key_of(nexus):#x} is left behind")
+                key = state.key_of(nexus)
+                # Nobody else has a spare key, so the guest's host can always remove it.
+                is_spare = key in self.spares and self.part(world.truth[lun]).key
+                if key and (is_spare or not is_told):
+                    raise Violation(f"LUN {lun}: key {key:#x} is left behind")
             self._check_guest(world, lun, here)

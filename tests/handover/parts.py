@@ -52,6 +52,9 @@ class Parts:
         self.bounds = bounds
         self.safe = safeguards or Safeguards()
         self.names = names or Names()
+        self.spares = frozenset(
+            {self.names.source_spare, self.names.destination_spare, self.names.fresh_spare}
+        )
         self._ids: dict[object, int] = {}
         self._parts: list[Any] = []
         self._next: dict[int, Any] = {}

@@ -105,7 +105,8 @@ def test_an_older_agent_or_a_guest_without_a_registration_is_never_armed(
 ) -> None:
     source, _ = prepared(*luns, arms=arms)
     assert not source.armed
-    assert after_restart(source) is Gate.RUNNING
+    after, _ = source_step(source, HandoverEvent(Event.RESTARTED))
+    assert after.state is SourceState.PROBING
 
 
 def test_a_restarted_source_asks_with_a_number_that_no_commit_has_had() -> None:
@@ -138,6 +139,8 @@ def test_a_change_that_the_destination_was_not_told_shows_that_nothing_was_commi
     source = prepared()[0]
     changed = DeviceView(LUN.designator, Tracked(0xB, True))
     after, _ = source_step(source, HandoverEvent(Event.RESTARTED, devices=(changed,)))
+    assert after.state is SourceState.PROBING
+    after, _ = source_step(after, HandoverEvent(Event.DONE, after.luns))
     assert after.state is SourceState.PREPARING
 
 

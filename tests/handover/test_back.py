@@ -141,7 +141,7 @@ def test_what_is_not_as_committed_is_refused_by_name(change: object, told: str) 
 
 def test_a_key_that_has_come_may_be_that_of_a_guest_without_a_registration() -> None:
     rig = committed(Tracked(NEW))
-    with pytest.raises(StepFailed, match="committed without a registration"):
+    with pytest.raises(StepFailed, match="the guest is not registered here"):
         rig.work(SOURCE, Work.WEIGH, lun_of(UNREGISTERED))
     rig.work(SOURCE, Work.WEIGH, lun_of(UNREGISTERED, others=(NEW,)))
 

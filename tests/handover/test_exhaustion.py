@@ -91,6 +91,7 @@ WITHOUT = {
         Bounds(2, dies=True, arms=False),
     ),
     "the question whether the commit was done": (Safeguards(wonders=False), "holder", Bounds(1)),
+    "the question of a restarted source": (Safeguards(probes=False), "holder", Bounds(1, dies=True)),
     "the doubt of a restarted destination": (Safeguards(is_unsure=False), "holder", Bounds(2)),
     "giving up rechecks in time": (Safeguards(in_time=False), "holder", Bounds(1, changes=2, arms=False)),
     "news after a restart": (Safeguards(restart_news=False), "holder", Bounds(1, changes=1)),

@@ -140,9 +140,10 @@ def test_a_guest_with_other_luns_than_were_prepared_is_not_committed() -> None:
 
 def test_what_the_devices_know_after_a_restart_is_news_of_what_was_prepared() -> None:
     changed = HandoverEvent(Event.RESTARTED, devices=(device(tracked=Tracked(0xB)),))
-    source, _ = source_step(prepared(), changed)
+    source = happen(source_step(prepared(), changed)[0], Event.DONE)
     assert (source.state, source.luns[0].tracked) == (SourceState.PREPARING, Tracked(0xB))
-    source, _ = source_step(prepared(), HandoverEvent(Event.RESTARTED, devices=(device(stale=True),)))
+    stale = HandoverEvent(Event.RESTARTED, devices=(device(stale=True),))
+    source = happen(source_step(prepared(), stale)[0], Event.DONE)
     assert (source.state, source.rechecks) == (SourceState.CONFIRMING, False), "a commit waits for this look"
     committing = happen(prepared(), Event.ASKED_COMMIT, Event.DONE, Event.DONE)
     assert source_step(committing, changed)[0].luns == committing.luns
@@ -303,10 +304,15 @@ def returning() -> Source:
 def test_whether_it_can_be_done_alone_is_asked_before_anything_is_changed() -> None:
     undoing = happen(prepared(), Event.ASKED_ROLL_BACK)
     closing = happen(prepared(), Event.ASKED_COMMIT, Event.RESTARTED)
-    for source in (undoing, happen(undoing, Event.REFUSED), closing, returning()):
+    for source, work in (
+        (undoing, Work.ASSESS),
+        (happen(undoing, Event.REFUSED), Work.ASSESS),
+        (closing, Work.WEIGH),
+        (returning(), Work.WEIGH),
+    ):
         asked, effects = source_step(source, HandoverEvent(Event.ASKED_ALONE))
-        assert works(effects, Work.WEIGH), source.state
-        assert happen(asked, Event.CHANGED).state is SourceState.WEIGHING
+        assert works(effects, work), source.state
+        assert happen(asked, Event.CHANGED).state is asked.state
         assert happen(asked, Event.DONE).state is SourceState.ISOLATING
 
 
@@ -560,12 +566,15 @@ def test_a_roll_back_alone_that_is_refused_before_a_commit_is_not_one_after_a_co
     """A source that lost its registration to a fence must not take it for one that a commit has moved."""
     undoing = happen(prepared(), Event.ASKED_ROLL_BACK)
     assert undoing.state is SourceState.UNDOING
-    weighing = happen(undoing, Event.UNREACHED, Event.ASKED_ALONE)
-    assert weighing.state is SourceState.WEIGHING
-    for event in (Event.FAILED, Event.RESTARTED):
-        after, effects = source_step(weighing, HandoverEvent(event, problem="a key is there"))
-        assert after.state is SourceState.UNDOING
-        assert effects.gate is Gate.RUNNING
+    assessing = happen(undoing, Event.UNREACHED, Event.ASKED_ALONE)
+    assert assessing.state is SourceState.ASSESSING
+    probing, effects = source_step(assessing, HandoverEvent(Event.FAILED, problem="a key is there"))
+    assert (probing.state, effects.again) == (SourceState.PROBING, True)
+    # The agent was not restarted, so nobody has declared this host dead.
+    after, effects = source_step(probing, HandoverEvent(Event.DONE, (replace(LUN, lost=True),)))
+    assert after.state is SourceState.UNDOING
+    assert effects.gate is Gate.RUNNING
+    assert not after.luns[0].lost
     committed = replace(prepared(), state=SourceState.CLOSING)
     refused, _ = source_step(
         happen(committed, Event.ASKED_ALONE), HandoverEvent(Event.FAILED, problem="a key is there")

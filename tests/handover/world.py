@@ -167,6 +167,7 @@ class Safeguards:
         in_time: A recheck is given up only while nothing of it was sent.
         restart_news: What was prepared is compared with the devices and the LUN after a restart.
         adoption: Where the guest runs, its devices know best what it has: they are not told what was noted.
+        probes: A restarted source asks its LUNs before the guest's commands pass.
         wonders: An armed source that was restarted asks whether the commit was done.
         is_unsure: An armed destination that was restarted does not assume that it has committed nothing.
         skips: A restarted source uses no message number that it may have used without a record.
@@ -181,6 +182,7 @@ class Safeguards:
     in_time: bool = True
     restart_news: bool = True
     adoption: bool = True
+    probes: bool = True
     wonders: bool = True
     is_unsure: bool = True
     skips: bool = True

@@ -79,7 +79,6 @@ class Source(msgspec.Struct, frozen=True, gc=False):
         isolated: Whether `SourceState.ISOLATING` is done, so that it must not begin again.
         reclaimed: Whether `SourceState.RECLAIMING` is done, so that the destination may have given back what
             it had.
-        uncommitted: Whether the roll back began before a commit, and was asked for without the destination.
         arms: Whether this handover may be armed: both agents know how to go on after a restart.
         armed: Whether a commit may be done, and be answered, before it is on record.
     """
@@ -99,7 +98,6 @@ class Source(msgspec.Struct, frozen=True, gc=False):
     rechecks: bool = False
     isolated: bool = False
     reclaimed: bool = False
-    uncommitted: bool = False
     arms: bool = False
     armed: bool = False
 

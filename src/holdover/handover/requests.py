@@ -45,6 +45,9 @@ WANTED_OF_DESTINATION: Mapping[Event, DestinationState] = MappingProxyType(
 """What the destination can be asked for without the source, and the state that each request wants."""
 
 
+_STILL_TAKES = frozenset({DestinationState.TAKING, DestinationState.INTERRUPTED, DestinationState.REASSURING})
+
+
 def next_of_source(source: Source, asked: Event) -> Request:
     """The next step of a request to the source. After it, the request is done if the source is in the state
     that the request wants, or if the step was the request itself.
@@ -65,7 +68,6 @@ def steps_of_destination(destination: Destination, asked: Event) -> tuple[Reques
     take is taken first.
     """
     request = Request(asked, WANTED_OF_DESTINATION[asked])
-    is_taking = destination.state in (DestinationState.TAKING, DestinationState.INTERRUPTED)
-    if asked is Event.ASKED_FINISH and is_taking:
+    if asked is Event.ASKED_FINISH and destination.state in _STILL_TAKES:
         return Request(asked, DestinationState.TAKEN), request
     return (request,)

@@ -60,7 +60,7 @@ def source_step(source: Source, happened: HandoverEvent) -> tuple[Source, Effect
     if happened.event is Event.CHANGED and follows is source.state:
         return known, Effects(record=True)
     # The source cannot act alone: after a pause, it asks the destination again.
-    refused = source.state is SourceState.WEIGHING and happened.event is Event.FAILED
+    refused = source.state in _MAY_REFUSE and happened.event is Event.FAILED
     # A request ends the pause before a retry. If it began another pause, one that comes often would keep the
     # work from ever being done.
     again = refused or (follows in (source.state, SourceState.REVIEWING) and happened.event not in _REQUESTS)
@@ -140,8 +140,9 @@ def _learn(source: Source, happened: HandoverEvent) -> Source:
         # The number of a COMMIT may have been used without a record.
         unrecorded = _UNRECORDED_MESSAGES if source.armed else 0
         source = replace(source, restarted=True, number=source.number + unrecorded)
-    if happened.event is Event.ASKED_ALONE and source.state in _UNCOMMITTED:
-        source = replace(source, uncommitted=True)
+    if source.state is SourceState.RETRACTING and happened.event in (Event.TOLD, Event.REFUSED):
+        # The destination has not taken the guest: another node has fenced it, or it has unregistered itself.
+        source = replace(source, luns=tuple(replace(lun, lost=False) for lun in source.luns))
     if happened.event is Event.DONE:
         source = _learn_result(source, happened)
     if happened.event is Event.TOLD:
@@ -169,6 +170,9 @@ def _learn_result(source: Source, happened: HandoverEvent) -> Source:
     )
     if not runs and policy is not None and policy.keeps_attentions:
         luns = tuple(lun.with_attentions(happened.pending_attentions) for lun in luns)
+    if source.state is SourceState.PROBING and not source.restarted:
+        # Nobody has declared dead a host that was never away: another node has fenced the guest.
+        luns = tuple(replace(lun, lost=False) for lun in luns)
     isolated = source.state is SourceState.ISOLATING
     reclaimed = source.reclaimed or source.state is SourceState.RECLAIMING
     return replace(source, luns=luns, isolated=isolated, reclaimed=reclaimed)
@@ -259,11 +263,28 @@ def _is_only_recheck(known: Source, _: Source) -> bool:
     return known.rechecks and not known.changed
 
 
-_ASK_AGAIN = frozenset({SourceState.CLOSING, SourceState.RETURNING, SourceState.UNDOING})
+_ASK_AGAIN = frozenset(
+    {SourceState.CLOSING, SourceState.RETURNING, SourceState.UNDOING, SourceState.RETRACTING}
+)
 """The states in which the destination is asked again and again, if the source cannot act alone."""
 
-_UNCOMMITTED = frozenset({SourceState.UNDOING, SourceState.REVIEWING})
-"""The states of a roll back that began before a commit: the guest's registration has not been moved."""
+
+def _has_strays(known: Source, _: Source) -> bool:
+    """Whether the destination has named its spare key, which paths that are away have kept. The guest's
+    registration can remove it.
+    """
+    return any(
+        lun.preempted_key == lun.destination_spare and lun.tracked.key
+        for lun in known.luns
+        if lun.preempted_key
+    )
+
+
+_MAY_REFUSE = frozenset({SourceState.WEIGHING, SourceState.ASSESSING})
+"""The states that find out whether the source can act alone."""
+
+_NOT_PREPARED = frozenset({SourceState.PREPARING, SourceState.CONFIRMING})
+"""The states of a prepare. If the agent is restarted, the handover is rolled back."""
 
 _REQUESTS = frozenset({Event.ASKED_COMMIT, Event.ASKED_ROLL_BACK, Event.ASKED_ALONE, Event.ASKED_FINISH})
 
@@ -285,7 +306,8 @@ _CONDITIONS: dict[str, Callable[[Source, Source], bool]] = {
     "alone": _may_act_alone,
     "isolated": lambda known, _: known.isolated,
     "reclaimed": lambda known, _: known.reclaimed,
-    "uncommitted": lambda known, _: known.uncommitted,
+    "strays": _has_strays,
+    "rolls back": lambda known, _: known.rolls_back,
     "only rechecked": _is_only_recheck,
     "armed": _may_have_committed,
     "lost": lambda known, _: any(lun.lost for lun in known.luns),
@@ -295,13 +317,17 @@ _CONDITIONS: dict[str, Callable[[Source, Source], bool]] = {
 def _explain(known: Source, before: Source, follows: SourceState, happened: HandoverEvent) -> Source:
     """The handover with the reason for its roll back, and with what prevents it from going on."""
     problem = happened.problem if happened.event in HINDERS else ""
-    if before.state is SourceState.WEIGHING:
+    if before.state in _MAY_REFUSE:
         known = replace(known, not_alone=problem)
     elif known.not_alone and problem and follows in _ASK_AGAIN:
         problem = f"{problem}; the source cannot roll back without the destination: {known.not_alone}"
-    if SOURCE[follows].rolls_back and not SOURCE[before.state].rolls_back and not before.reason:
+    begins = SOURCE[follows].rolls_back and not SOURCE[before.state].rolls_back
+    if follows is SourceState.PROBING:
+        begins = before.state in _NOT_PREPARED or happened.event is Event.ASKED_ROLL_BACK
+    if begins and not before.reason:
         reason = happened.problem or f"the handover was {before.state.value}: {happened.event.value}"
-        luns = tuple(replace(lun, lost=False, registered_there=False) for lun in known.luns)
+        lost = follows is SourceState.RETRACTING
+        luns = tuple(replace(lun, lost=lun.lost and lost, registered_there=False) for lun in known.luns)
         return replace(known, reason=reason, problem="", luns=luns)
     return replace(known, problem=problem)
 
@@ -328,12 +354,15 @@ def _enter(before: Source, source: Source, *, again: bool) -> tuple[Source, Effe
     if is_prepare:
         source = replace(source, changed=frozenset(), armed=source.arms and is_armable(source.luns))
     source = replace(source, number=source.number + 1)
+    luns = source.luns
+    if source.state is SourceState.RETRACTING:
+        luns = tuple(replace(lun, lost=False) for lun in luns)  # the destination has not committed anything
     message = Message(
         spec.message,
         source.handover_id,
         source.guest,
         source.number,
-        source.luns,
+        luns,
         source.machine_type,
         armed=is_prepare and source.armed,
     )
@@ -368,7 +397,9 @@ def _device_news(before: Source, source: Source) -> tuple[DeviceNews, ...]:
         return departed(source.luns)
     if before.state is SourceState.CLOSING and source.state is SourceState.ASKING:
         return adopted(lun for lun in source.luns if lun.ran_there)
-    # As long as the guest ran here, its devices knew best what it has.
+    # As long as the guest ran here, its devices knew best what it has. They ask the LUN when the gate opens.
+    if before.state is SourceState.RETRACTING:
+        return ()
     if source.state is SourceState.STAYED and before.gate is not source.gate:
         alone = before.state is SourceState.EVICTING
         return tuple(_stays(lun, alone=alone) for lun in source.luns)

@@ -114,6 +114,10 @@ _UNSURE = (
     "the agent of {host} was restarted, and it is being found out whether guest {guest}'s reservations are "
     "on {peer}; on {host} its commands wait"
 )
+_TAKEN_OR_NOT = (
+    "the agent of {host} was restarted, and guest {guest} may have been taken by {peer} meanwhile; on {host} "
+    "its commands wait"
+)
 _SEE_TO = (
     "the agent keeps trying; remove the cause shown above, or, if {peer} is dead: "
     "{do} rollback {guest} --at {api} --alone"
@@ -147,7 +151,7 @@ SOURCE: Mapping[SourceState, StateSpec[SourceState | Choice[SourceState]]] = {
             _E.UNREACHED: _S.UNDOING,
             _E.GIVEN_UP: _S.UNDOING,
             _E.CHANGED: _S.PREPARING,
-            _E.RESTARTED: _S.UNDOING,
+            _E.RESTARTED: _S.PROBING,
         },
     ),
     _S.CONFIRMING: StateSpec(
@@ -164,7 +168,7 @@ SOURCE: Mapping[SourceState, StateSpec[SourceState | Choice[SourceState]]] = {
             # The commit checks again, while the guest stands still.
             _E.ASKED_COMMIT: Choice("only rechecked", _S.LEAVING, None),
             _E.CHANGED: _S.CONFIRMING,
-            _E.RESTARTED: Choice("armed", _S.WONDERING, _S.UNDOING),
+            _E.RESTARTED: Choice("armed", _S.WONDERING, _S.PROBING),
         },
     ),
     _S.PREPARED: StateSpec(
@@ -178,8 +182,63 @@ SOURCE: Mapping[SourceState, StateSpec[SourceState | Choice[SourceState]]] = {
             _E.ASKED_ROLL_BACK: _S.UNDOING,
             _E.ASKED_CHECK: _S.CONFIRMING,
             _E.CHANGED: _S.PREPARING,
+            _E.RESTARTED: Choice("armed", _S.WONDERING, _S.PROBING),
+        },
+    ),
+    _S.DISCARDING: StateSpec(
+        gate=Gate.RUNNING,
+        work=Work.DISCARD,
+        place=Place.SOURCE,
+        now=_STAYS + "; a spare key of {peer} is being removed from a path that is away",
+        advice="the agent keeps trying; remove the cause shown above",
+        rolls_back=True,
+        follows={
+            _E.DONE: _S.STAYED,
+            _E.FAILED: _S.DISCARDING,
+            _E.CHANGED: _S.DISCARDING,
+            _E.ASKED_ROLL_BACK: _S.DISCARDING,
+            _E.RESTARTED: _S.DISCARDING,
+        },
+    ),
+    # The agent was restarted, and nothing was committed. The operator may have declared this host dead, so
+    # that the destination has taken the guest: then a registration is missing here. The guest's commands wait
+    # until that is known.
+    _S.PROBING: StateSpec(
+        gate=Gate.LEAVING,
+        work=Work.RECOUNT,
+        place=Place.UNKNOWN,
+        now=_TAKEN_OR_NOT,
+        advice=_SEE_TO,
+        follows={
             # The check finds what the guest did without a record, such as a new registration after a fence.
-            _E.RESTARTED: Choice("armed", _S.WONDERING, Choice("changed", _S.PREPARING, _S.CONFIRMING)),
+            _E.DONE: Choice(
+                "lost",
+                _S.RETRACTING,
+                Choice("rolls back", _S.UNDOING, Choice("changed", _S.PREPARING, _S.CONFIRMING)),
+            ),
+            _E.FAILED: _S.PROBING,
+            _E.ASKED_ROLL_BACK: _S.PROBING,
+            _E.ASKED_ALONE: _S.ASSESSING,
+            _E.RESTARTED: _S.PROBING,
+        },
+    ),
+    # A destination that refuses has taken nothing.
+    _S.RETRACTING: StateSpec(
+        gate=Gate.LEAVING,
+        message=_M.RETURN,
+        place=Place.UNKNOWN,
+        now=_TAKEN_OR_NOT,
+        advice=_SEE_TO,
+        rolls_back=True,
+        follows={
+            _E.TOLD: Choice("strays", _S.DISCARDING, _S.STAYED),
+            _E.REFUSED: _S.REVIEWING,
+            _E.TAKEN: _S.CONCEDING,
+            _E.UNREACHED: _S.RETRACTING,
+            _E.GIVEN_UP: _S.RETRACTING,
+            _E.ASKED_ROLL_BACK: _S.RETRACTING,
+            _E.ASKED_ALONE: _S.ASSESSING,
+            _E.RESTARTED: _S.RETRACTING,
         },
     ),
     _S.UNDOING: StateSpec(
@@ -193,15 +252,15 @@ SOURCE: Mapping[SourceState, StateSpec[SourceState | Choice[SourceState]]] = {
         ),
         rolls_back=True,
         follows={
-            _E.TOLD: _S.STAYED,
+            _E.TOLD: Choice("strays", _S.DISCARDING, _S.STAYED),
             _E.REFUSED: _S.REVIEWING,
             _E.TAKEN: _S.CONCEDING,
             _E.UNREACHED: _S.UNDOING,
             _E.GIVEN_UP: _S.UNDOING,
             _E.ASKED_ROLL_BACK: _S.UNDOING,
-            _E.ASKED_ALONE: _S.WEIGHING,
+            _E.ASKED_ALONE: _S.ASSESSING,
             _E.CHANGED: _S.UNDOING,
-            _E.RESTARTED: _S.UNDOING,
+            _E.RESTARTED: _S.PROBING,
         },
     ),
     _S.REVIEWING: StateSpec(
@@ -216,8 +275,8 @@ SOURCE: Mapping[SourceState, StateSpec[SourceState | Choice[SourceState]]] = {
             _E.FAILED: _S.UNDOING,
             _E.CHANGED: _S.REVIEWING,
             _E.ASKED_ROLL_BACK: _S.REVIEWING,
-            _E.ASKED_ALONE: _S.WEIGHING,
-            _E.RESTARTED: _S.UNDOING,
+            _E.ASKED_ALONE: _S.ASSESSING,
+            _E.RESTARTED: _S.PROBING,
         },
     ),
     _S.LEAVING: StateSpec(
@@ -517,9 +576,25 @@ SOURCE: Mapping[SourceState, StateSpec[SourceState | Choice[SourceState]]] = {
         rolls_back=True,
         follows={
             _E.DONE: _S.ISOLATING,
-            _E.FAILED: Choice("uncommitted", _S.UNDOING, Choice("reclaimed", _S.RETURNING, _S.CLOSING)),
+            _E.FAILED: Choice("reclaimed", _S.RETURNING, _S.CLOSING),
             _E.CHANGED: _S.WEIGHING,
-            _E.RESTARTED: Choice("uncommitted", _S.UNDOING, Choice("reclaimed", _S.RETURNING, _S.CLOSING)),
+            _E.RESTARTED: Choice("reclaimed", _S.RETURNING, _S.CLOSING),
+        },
+    ),
+    # The guest's registration was not moved by a commit. If it is missing here, the destination has taken it,
+    # or another node has fenced the guest.
+    _S.ASSESSING: StateSpec(
+        gate=Gate.LEAVING,
+        work=Work.ASSESS,
+        place=Place.UNKNOWN,
+        now=_RETURNS,
+        advice=_WAIT,
+        rolls_back=True,
+        follows={
+            _E.DONE: _S.ISOLATING,
+            _E.FAILED: _S.PROBING,
+            _E.CHANGED: _S.ASSESSING,
+            _E.RESTARTED: _S.PROBING,
         },
     ),
     # ISOLATING and EVICTING never lead back to CLOSING. When they are half done, it looks as if nothing had
@@ -889,10 +964,34 @@ DESTINATION: Mapping[DestinationState, StateSpec[DestinationState | Choice[Desti
         instead=" on this host: its reservations are here and it may run here; holdover handover finish",
         follows={
             _E.FINISH: _D.VERIFYING,
-            _E.ASKED_TAKE: _D.TAKEN,
+            _E.ASKED_TAKE: _D.REASSURING,
             _E.ASKED_FINISH: _D.HERE,
             _E.OVER: _D.WITHDRAWING,
-            _E.RESTARTED: _D.TAKEN,
+            _E.RESTARTED: _D.REASSURING,
+        },
+    ),
+    # The agent was restarted, or the source is declared dead once more. This host may have been declared dead
+    # in between, and the source may have rolled back alone, or may have died while it did.
+    _D.REASSURING: StateSpec(
+        gate=Gate.INCOMING,
+        work=Work.REASSURE,
+        place=Place.UNKNOWN,
+        now=(
+            "{host} had taken guest {guest}'s reservations from {peer}, and finds out whether they are still "
+            "there; its commands wait"
+        ),
+        advice=_ASK_SOURCE + "; if it is still dead: {do} finish {guest} --at {api}",
+        is_asked=False,
+        guest_ran=True,
+        is_taken=True,
+        follows={
+            _E.DONE: _D.TAKEN,
+            _E.FAILED: _D.REASSURING,
+            _E.FINISH: _D.TAKING,
+            _E.ASKED_TAKE: _D.TAKING,
+            _E.ASKED_FINISH: _D.TAKING,
+            _E.OVER: _D.WITHDRAWING,
+            _E.RESTARTED: _D.REASSURING,
         },
     ),
     _D.WITHDRAWING: StateSpec(

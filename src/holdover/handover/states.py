@@ -22,6 +22,18 @@ class SourceState(Enum):
     """The destination removes its registration, while the guest runs on the source."""
     REVIEWING = "reviewing"
     """The destination could not remove its registration. Checks whether what it was told is still true."""
+    DISCARDING = "discarding"
+    """The destination could not unregister on a path that is away. Removes the destination's spare key from
+    it, while the guest runs on the source.
+    """
+    PROBING = "probing"
+    """The agent was restarted before a commit, and the destination may have taken the guest. Checks whether
+    the source is still registered.
+    """
+    RETRACTING = "retracting"
+    """The source has lost a registration while its agent was down. The destination removes what it has, or
+    says that it has taken the guest.
+    """
     LEAVING = "leaving"
     """The guest has stopped: new commands wait, and the commands in flight end."""
     RECHECKING = "rechecking"
@@ -70,6 +82,10 @@ class SourceState(Enum):
     WEIGHING = "weighing"
     """Roll back without the destination: checks whether the LUN still has what was committed. Changes
     nothing.
+    """
+    ASSESSING = "assessing"
+    """Roll back without the destination, before a commit: checks whether the destination can have taken
+    anything. Changes nothing.
     """
     ISOLATING = "isolating"
     """Roll back without the destination: registers a key on the source that the destination does not have."""
@@ -127,6 +143,10 @@ class DestinationState(Enum):
     INTERRUPTED = "interrupted"
     """The agent was restarted while it took everything. The source may be back since, so that this host does
     nothing until the source or an operator says what comes next.
+    """
+    REASSURING = "reassuring"
+    """Everything was taken. Since then this agent was restarted, or the source may have been back. Checks
+    whether what was taken is still here.
     """
     TAKEN = "taken"
     """Everything was taken without the source. The source is told when it comes back."""

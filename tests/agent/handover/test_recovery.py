@@ -205,6 +205,7 @@ def test_states_of_both_sides_are_restored(tmp_path: Path) -> None:
             for host in ("host-a", "host-b"):
                 await set_up.stop(host)
                 await set_up.start(host)
+            await set_up.hosts["host-a"].handovers.settled(GUEST)
             after = await client.handover(GUEST)
             parts = ("handover_id", "peer", "role", "state", "luns")
             assert [msgspec.to_builtins(getattr(after, part)) for part in parts] == [

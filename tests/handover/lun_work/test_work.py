@@ -239,7 +239,7 @@ def test_a_key_that_is_new_when_the_source_comes_back_does_not_pass_for_a_third_
     found = rig.work(SOURCE, Work.CONFIRM, lun)
     assert found.tracked == UNREGISTERED
     assert found.others == (OTHER,)
-    with pytest.raises(StepFailed, match="key 0xb is registered, and the guest was committed without"):
+    with pytest.raises(StepFailed, match="key 0xb is registered, and the guest is not registered here"):
         rig.work(SOURCE, Work.WEIGH, found)
     assert rig.registrations() == {DESTINATION: new_key, THIRD: OTHER}
 
@@ -394,6 +394,9 @@ def test_the_aptpl_of_a_third_is_not_turned_off() -> None:
 
 LATE = {
     Work.WONDER: (SOURCE, 3),
+    Work.RECOUNT: (SOURCE, 3),
+    Work.DISCARD: (SOURCE, 3),
+    Work.REASSURE: (DESTINATION, len(FORWARD)),
     Work.ASK: (SOURCE, len(FORWARD)),
     Work.RECOLLECT: (DESTINATION, len(FORWARD)),
     Work.CLAIM: (DESTINATION, 3),

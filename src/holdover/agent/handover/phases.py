@@ -17,7 +17,9 @@ _BEGINS: dict[SourceState | DestinationState, tuple[str, ...]] = {
     SourceState.SETTLING: ("finish",),
     SourceState.CLOSING: ("rollback",),
     SourceState.UNDOING: ("rollback",),
+    SourceState.RETRACTING: ("rollback",),
     SourceState.WEIGHING: ("rollback",),
+    SourceState.ASSESSING: ("rollback",),
     DestinationState.PREEMPTING: ("commit",),
 }
 _ENDS: dict[SourceState | DestinationState, tuple[str, ...]] = {

@@ -113,6 +113,22 @@ def weigh(lun: LunHandover) -> Steps[LunHandover]:
     Raises:
         StepFailed: One of these is not true; the message says which, and what to do.
     """
+    # A guest that was committed may have run on the destination. What it was committed with must be there.
+    return (yield from _weighed(lun, lun))
+
+
+def assess(lun: LunHandover) -> Steps[LunHandover]:
+    """`Work.ASSESS`: as `weigh`, before a commit. If the source is not registered any more, the LUN must show
+    that the destination has nothing of the guest either: then another node has fenced the guest.
+
+    Raises:
+        StepFailed: As `weigh`.
+    """
+    return (yield from _weighed(lun, replace(lun, tracked=UNREGISTERED)))
+
+
+def _weighed(lun: LunHandover, there: LunHandover) -> Steps[LunHandover]:
+    """``there`` has what the guest must have on the destination, if the source is not registered."""
     tracked = lun.tracked
     aptpl = yield from active_aptpl(tracked.aptpl)
     seen = replace(tracked, aptpl=aptpl)
@@ -123,7 +139,7 @@ def weigh(lun: LunHandover) -> Steps[LunHandover]:
     # source has registered again. Else the guest may have run there, also after the destination has reported
     # what it had: the destination may have taken it since, while this host was down.
     if own.key == 0:
-        yield from _require_as_committed(lun, aptpl)
+        yield from _require_as_committed(there, aptpl)
     if tracked.key and (own.key or not (yield from is_gone_from_both(lun))):
         own, keys = yield from keys_beside(seen, own)
         yield from require_alone(lun, own, keys)
@@ -145,7 +161,7 @@ def _require_as_committed(lun: LunHandover, aptpl: bool) -> Steps[None]:
                 "it has begun to take the guest's registration"
             )
         if added:
-            _refuse(f"key {hex_of(added)} is registered, and the guest was committed without a registration")
+            _refuse(f"key {hex_of(added)} is registered, and the guest is not registered here")
         return
     if tracked.key in lun.others and (named is None or tracked.key in keys):
         _refuse(

@@ -22,7 +22,7 @@ from holdover.handover.lun_work.parts import (
     unregister,
 )
 from holdover.handover.registrations import count_of, keys_of_guest, register_proven
-from holdover.reservations.own_key import own_key, which_key
+from holdover.reservations.own_key import find_key, own_key, which_key
 from holdover.reservations.questions import read_full_status, read_keys, read_reservation
 from holdover.reservations.steps import StepFailed, Steps, settle
 from holdover.reservations.tracked import Tracked
@@ -163,6 +163,34 @@ def assure(lun: LunHandover) -> Steps[LunHandover]:
     if problem:
         raise StepFailed("READ RESERVATION", problem)
     return lun
+
+
+def reassure(lun: LunHandover, candidates: tuple[int, ...]) -> Steps[LunHandover]:
+    """`Work.REASSURE`: check that the source has not removed this host's registration, since the guest was
+    taken.
+
+    ``candidates``: the keys of a command of the guest whose result is not known.
+
+    Raises:
+        StepFailed: This host's registration is gone, and the LUN has a key with which the source may act
+            alone; or the LUN refuses.
+    """
+    tracked = lun.as_registered
+    if tracked.key == 0:
+        return lun
+    own = yield from find_key(tracked, (tracked.key,), (*lun.standing, *candidates))
+    if own is None or own.key:
+        return lun
+    keys = Counter((yield from read_keys())) - Counter(lun.others)
+    theirs = tuple(key for key in (tracked.key, lun.source_spare, lun.fresh_spare) if key in keys)
+    if theirs:
+        raise StepFailed(
+            "READ KEYS",
+            f"this host's registration is gone, and key {hex_of(theirs)} is registered: the source was back, "
+            "and has begun to roll back without this host. Its agent knows more; start it. If its host is "
+            "dead for good: holdover handover finish here",
+        )
+    return lun  # another node has fenced the guest
 
 
 def withdraw(lun: LunHandover) -> Steps[LunHandover]:

@@ -28,7 +28,7 @@ from holdover.handover.registrations import (
     register_proven,
     with_source,
 )
-from holdover.reservations.own_key import Own, made_one, own_key, which_key
+from holdover.reservations.own_key import Own, find_key, made_one, own_key, which_key
 from holdover.reservations.questions import active_aptpl, read_keys, read_reservation
 from holdover.reservations.steps import StepFailed, Steps, settle
 from holdover.reservations.tracked import Tracked
@@ -210,6 +210,36 @@ def wonder(lun: LunHandover, candidates: tuple[int, ...]) -> Steps[LunHandover]:
     if own.key not in (0, tracked.key, *lun.spares):
         lun = replace(lun, tracked=replace(lun.tracked, key=own.key))
     return replace(lun, lost=own.key == 0)
+
+
+def discard(lun: LunHandover) -> Steps[LunHandover]:
+    """`Work.DISCARD`: remove the destination's spare key, which paths of the destination that are away have
+    kept. Nobody else has that key.
+    """
+    tracked, spare = lun.as_registered, lun.destination_spare
+    if tracked.key == 0 or lun.preempted_key != spare:
+        return lun
+    if (yield from which_key(tracked, (tracked.key,))).key == 0:
+        return lun  # another node has fenced the guest: the alarm stays
+    refusal = ""
+    if spare in (yield from read_keys()):
+        refusal = yield from preempt(tracked, tracked.key, spare)
+    if not refusal and (yield from _is_alone(lun)):
+        lun = replace(lun, alarm="")
+    return replace(lun, preempted_key=0)
+
+
+def recount(lun: LunHandover, candidates: tuple[int, ...]) -> Steps[LunHandover]:
+    """`Work.RECOUNT`: find out whether the source has lost the registration that its device has on record.
+
+    ``candidates``: as for `wonder`. If the source is registered with another key, the check that follows says
+    so.
+    """
+    tracked = lun.as_registered
+    if tracked.key == 0:
+        return replace(lun, lost=False)
+    own = yield from find_key(tracked, (tracked.key,), (*lun.spares, *candidates))
+    return replace(lun, lost=own is not None and own.key == 0)
 
 
 def ask_whether_lost(lun: LunHandover) -> Steps[LunHandover]:

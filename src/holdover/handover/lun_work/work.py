@@ -24,11 +24,12 @@ import msgspec
 from msgspec.structs import replace
 
 from holdover.handover.lun_handover import LunHandover
-from holdover.handover.lun_work.back import ascertain, weigh
+from holdover.handover.lun_work.back import ascertain, assess, weigh
 from holdover.handover.lun_work.destination import (
     assure,
     preempt_from_source,
     probe,
+    reassure,
     recollect,
     register,
     verify,
@@ -40,8 +41,10 @@ from holdover.handover.lun_work.source import (
     clear_attentions,
     collect,
     confirm,
+    discard,
     give,
     reclaim,
+    recount,
     take_back,
     wonder,
     yield_up,
@@ -78,6 +81,14 @@ class Work(Enum):
     """Source, when the destination has taken everything without the source: remove what may be left."""
     WONDER = "wonder"
     """Source, after a restart: check whether the source is still registered. Changes nothing."""
+    DISCARD = "discard"
+    """Source, while the guest runs: remove the spare key that the destination has left on paths that are
+    away.
+    """
+    RECOUNT = "recount"
+    """Source, after a restart before a commit: check whether the source is still registered. Changes
+    nothing.
+    """
     ASK = "ask"
     """Roll back, source: check whether the source has lost its registration."""
     RECLAIM = "reclaim"
@@ -88,6 +99,10 @@ class Work(Enum):
     """Roll back, source, while the destination cannot be asked: check that the LUN still has what was
     committed, and that the destination's registration can be removed without harm to a third node. Changes
     nothing.
+    """
+    ASSESS = "assess"
+    """Roll back before a commit, source, while the destination cannot be asked: as `WEIGH`, and check that
+    the destination has taken nothing. Changes nothing.
     """
     ISOLATE = "isolate"
     """Roll back, source, while the destination cannot be asked: register a key on the source's nexus that the
@@ -119,6 +134,10 @@ class Work(Enum):
     """Destination, when the source is dead: check that everything is here, before the handover is "taken"."""
     TAKE = "take"
     """Destination, when the source is dead: move everything without the source."""
+    REASSURE = "reassure"
+    """Destination, when it has taken everything, after a restart or if it is asked to take once more: check
+    that the source has not removed this host's registration. Changes nothing.
+    """
     WITHDRAW = "withdraw"
     """Destination, when the source has rolled back without the destination: remove what may be left."""
 
@@ -160,10 +179,13 @@ POLICY: Mapping[Work, WorkPolicy] = {
     Work.SETTLE: WorkPolicy(),
     Work.YIELD: WorkPolicy(),
     Work.WONDER: WorkPolicy(changes=False),
+    Work.DISCARD: WorkPolicy(live=True, late=True),
+    Work.RECOUNT: WorkPolicy(changes=False, live=True),
     Work.ASK: WorkPolicy(late=True),
     Work.RECLAIM: WorkPolicy(late=True),
     Work.TAKE_BACK: WorkPolicy(late=True),
     Work.WEIGH: WorkPolicy(drains=True, live=True),
+    Work.ASSESS: WorkPolicy(drains=True, live=True),
     Work.ISOLATE: WorkPolicy(drains=True, live=True, late=True),
     Work.EVICT: WorkPolicy(late=True),
     Work.REGISTER: WorkPolicy(),
@@ -176,6 +198,7 @@ POLICY: Mapping[Work, WorkPolicy] = {
     Work.CLAIM: WorkPolicy(late=True),
     Work.ASSURE: WorkPolicy(live=True, late=True),
     Work.TAKE: WorkPolicy(late=True),
+    Work.REASSURE: WorkPolicy(changes=False, live=True),
     Work.WITHDRAW: WorkPolicy(drains=True, live=True),
 }
 
@@ -214,7 +237,8 @@ def steps_of(
         lun: The LUN as it is known.
         stale: Whether ``lun.tracked`` may be wrong. Only work with `WorkPolicy.finds_out` uses this.
         candidates: Keys that the guest may have instead, if the result of one of its commands is not known.
-            Work that finds out what the guest has uses them here; `as_the_device_knows` gives them to others.
+            Work that finds out what the guest has, and work after a restart, uses them here;
+            `as_the_device_knows` gives them to others.
 
     Returns:
         The LUN as it is known afterwards.
@@ -230,8 +254,8 @@ def steps_of(
         return confirm(lun, stale, registered_there=True, candidates=candidates)
     if work is Work.ASCERTAIN:
         return ascertain(lun, stale)
-    if work is Work.WONDER:
-        return _with_aptpl_of_now(partial(wonder, candidates=candidates), lun)
+    if work in _AFTER_RESTART:
+        return _with_aptpl_of_now(partial(_AFTER_RESTART[work], candidates=candidates), lun)
     if POLICY[work].late:
         return _with_aptpl_of_now(_STEPS[work], lun)
     return _STEPS[work](lun)
@@ -264,15 +288,26 @@ def _nothing(lun: LunHandover) -> Steps[LunHandover]:
     return lun
 
 
+_AFTER_RESTART: dict[Work, Callable[..., Steps[LunHandover]]] = {
+    Work.WONDER: wonder,
+    Work.RECOUNT: recount,
+    Work.REASSURE: reassure,
+}
+"""The work of a host that was restarted. It looks for ``candidates`` too, and may begin long after the last
+look at the LUN.
+"""
+
 _STEPS: dict[Work, Callable[[LunHandover], Steps[LunHandover]]] = {
     Work.GIVE: give,
     Work.COLLECT: collect,
     Work.SETTLE: clear_attentions,
     Work.YIELD: yield_up,
+    Work.DISCARD: discard,
     Work.ASK: ask_whether_lost,
     Work.RECLAIM: reclaim,
     Work.TAKE_BACK: take_back,
     Work.WEIGH: weigh,
+    Work.ASSESS: assess,
     Work.ISOLATE: isolate,
     Work.EVICT: evict,
     Work.REGISTER: register,
