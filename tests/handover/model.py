@@ -391,7 +391,9 @@ class Model(GuestActs):
         """
         was_open = before.source_up and before.gates[0] is Gate.RUNNING
         opens = after.source_up and after.gates[0] is Gate.RUNNING and not was_open
-        if not opens or after.destination_task or not self._is_taken(after) or self._has_asked(before):
+        if not opens or after.destination_task or not self._is_taken(after):
+            return
+        if self._has_asked(before) or self._is_elsewhere(after):
             return
         for lun, number in enumerate(after.luns):
             key = self.part(after.truth[lun]).key

@@ -61,7 +61,15 @@ def test_a_source_that_is_registered_with_another_key_has_lost_nothing() -> None
     rig, lun = rig_and_lun(3)
     rig.must(SOURCE, out_command(_OUT.REGISTER, KEY, 0x77))
     assert not rig.work(SOURCE, Work.RECOUNT, lun).lost
-    assert not rig.work(SOURCE, Work.RECOUNT, replace(lun, tracked=UNREGISTERED)).lost
+
+
+def test_a_guest_that_was_not_registered_and_is_taken_shows_by_a_new_key() -> None:
+    rig, lun = rig_and_lun(0)
+    rig.must(SOURCE, out_command(_OUT.REGISTER, KEY, 0))
+    bare = replace(lun, tracked=UNREGISTERED, others=(OTHER,))
+    assert not rig.work(SOURCE, Work.RECOUNT, bare).lost
+    rig.must(DESTINATION, out_command(_OUT.REGISTER, 0, 0x77))
+    assert rig.work(SOURCE, Work.RECOUNT, bare).lost
 
 
 def test_a_source_whose_guest_was_fenced_on_both_hosts_can_go_on_alone() -> None:

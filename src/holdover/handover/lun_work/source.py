@@ -232,14 +232,18 @@ def discard(lun: LunHandover) -> Steps[LunHandover]:
 def recount(lun: LunHandover, candidates: tuple[int, ...]) -> Steps[LunHandover]:
     """`Work.RECOUNT`: find out whether the source has lost the registration that its device has on record.
 
+    A guest that is not registered has nothing to lose. If the destination has taken it, the guest may have
+    registered there: a key that is new on the LUN counts as such a sign.
+
     ``candidates``: as for `wonder`. If the source is registered with another key, the check that follows says
     so.
     """
     tracked = lun.as_registered
-    if tracked.key == 0:
-        return replace(lun, lost=False)
     own = yield from find_key(tracked, (tracked.key,), (*lun.spares, *candidates))
-    return replace(lun, lost=own is not None and own.key == 0)
+    lost = own is not None and own.key == 0
+    if lost and tracked.key == 0:
+        lost = bool(Counter((yield from read_keys())) - Counter(lun.others))
+    return replace(lun, lost=lost)
 
 
 def ask_whether_lost(lun: LunHandover) -> Steps[LunHandover]:
