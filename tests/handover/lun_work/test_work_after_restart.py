@@ -72,6 +72,14 @@ def test_a_guest_that_was_not_registered_and_is_taken_shows_by_a_new_key() -> No
     assert rig.work(SOURCE, Work.RECOUNT, bare).lost
 
 
+def test_a_guest_that_had_begun_to_register_keeps_the_aptpl_that_it_asked_for() -> None:
+    rig, lun = rig_and_lun(0)
+    rig.must(SOURCE, out_command(_OUT.REGISTER, KEY, KEY, aptpl=True))
+    bare = replace(lun, tracked=UNREGISTERED, others=(OTHER,))
+    assert not rig.work(SOURCE, Work.RECOUNT, bare, candidates=(0, KEY)).lost
+    assert rig.unit.state.aptpl
+
+
 def test_a_source_whose_guest_was_fenced_on_both_hosts_can_go_on_alone() -> None:
     rig, lun = rig_and_lun(3)
     rig.must(THIRD, out_command(_OUT.PREEMPT, OTHER, KEY, type=_KIND))

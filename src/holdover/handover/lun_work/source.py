@@ -28,7 +28,7 @@ from holdover.handover.registrations import (
     register_proven,
     with_source,
 )
-from holdover.reservations.own_key import Own, find_key, made_one, own_key, which_key
+from holdover.reservations.own_key import Own, find_key, made_one, own_key, probe, which_key
 from holdover.reservations.questions import active_aptpl, read_keys, read_reservation
 from holdover.reservations.steps import StepFailed, Steps, settle
 from holdover.reservations.tracked import Tracked
@@ -239,11 +239,13 @@ def recount(lun: LunHandover, candidates: tuple[int, ...]) -> Steps[LunHandover]
     so.
     """
     tracked = lun.as_registered
+    if tracked.key == 0:
+        # A probe with another key would set APTPL, of which nothing is known here.
+        nothing = yield from probe(0, 0)
+        keys = (yield from read_keys()) if nothing.good else ()
+        return replace(lun, lost=bool(Counter(keys) - Counter(lun.others)))
     own = yield from find_key(tracked, (tracked.key,), (*lun.spares, *candidates))
-    lost = own is not None and own.key == 0
-    if lost and tracked.key == 0:
-        lost = bool(Counter((yield from read_keys())) - Counter(lun.others))
-    return replace(lun, lost=lost)
+    return replace(lun, lost=own is not None and own.key == 0)
 
 
 def ask_whether_lost(lun: LunHandover) -> Steps[LunHandover]:
