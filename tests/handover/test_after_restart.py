@@ -4,9 +4,8 @@ commands while it is in doubt. And the removal of a spare key that the other hos
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from holdover.guest.gate import Gate
 from holdover.handover.destination_rules import destination_step

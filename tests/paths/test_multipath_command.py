@@ -16,7 +16,6 @@ from holdover.scsi.nexus import ITNexus
 from holdover.scsi.path import AnswerLost, PathError
 from holdover.scsi.reservation.reservation_out import ParameterList, in_command, out_command
 from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition, is_unit_attention
-from holdover.scsi.status import Status
 from tests.lun.support import TEST_UNIT_READY, TWO_PORTS, initiator, make_unit, sense_of
 from tests.paths.multipath_device import (
     BUSY,
@@ -55,6 +54,9 @@ def holder() -> Device:
     assert found.out(REGISTER, 0, K).good
     assert found.out(RESERVE, K, kind=WE_RO).good
     return found
+
+
+ABORTED = check_condition(SenseKey.ABORTED_COMMAND, AdditionalSense.LOGICAL_UNIT_COMMUNICATION_FAILURE)
 
 
 def lose(path: int) -> Callable[[Send], PathError | None]:
@@ -160,13 +162,21 @@ def test_a_path_that_cannot_be_asked_is_left_to_multipathd(device: Device) -> No
 
 @pytest.mark.parametrize("old", [0, K])
 def test_a_registration_that_one_path_refuses_is_taken_back(device: Device, old: int) -> None:
+    """That path has carried it out, in spite of its answer."""
     if old:
         device.out(REGISTER, 0, old)
-    busy = Response(Status.BUSY)
     command = out_command(REGISTER, old, L)
-    device.after = lambda request, response: busy if request == Send(2, command) else response
-    assert device.out(REGISTER, old, L) == busy
-    assert device.keys()[:2] == [old, old]
+    device.after = lambda request, response: ABORTED if request == Send(2, command) else response
+    assert device.out(REGISTER, old, L) == ABORTED
+    assert device.keys() == [old, old, old]
+
+
+def test_a_path_that_refuses_a_first_registration_keeps_what_it_had_before(device: Device) -> None:
+    device.directly(PATHS[2], REGISTER, 0, L)
+    command = out_command(REGISTER, 0, L)
+    device.after = lambda request, response: ABORTED if request == Send(2, command) else response
+    assert device.out(REGISTER, 0, L) == ABORTED
+    assert device.keys() == [0, 0, L]
 
 
 def test_the_first_unit_attention_is_the_answer_and_the_others_are_met(device: Device) -> None:

@@ -160,7 +160,7 @@ def _register_by_all(request: _Registering) -> PathSteps[Response]:
         return found
     found.check()
     if found.other is not None:
-        answer = yield from _refused_by_one(request, found, found.other)
+        answer = yield from _refused_by_one(request, found, found.other, unregistered)
     elif found.good and found.conflict:
         answer = yield from _register_the_rest(parameters, found, unregistered)
     else:
@@ -174,8 +174,13 @@ def _register_by_all(request: _Registering) -> PathSteps[Response]:
     return answer
 
 
-def _refused_by_one(request: _Registering, found: Round, answer: Response) -> PathSteps[Response]:
+def _refused_by_one(
+    request: _Registering, found: Round, answer: Response, unregistered: Sequence[int]
+) -> PathSteps[Response]:
     """Put back what paths have done before one path answered neither GOOD nor a conflict.
+
+    That path may have done it too: ABORTED COMMAND does not tell. ``unregistered``: the paths that had no
+    key before a first registration.
 
     Raises:
         AnswerLost: It cannot be put back.
@@ -183,7 +188,8 @@ def _refused_by_one(request: _Registering, found: Round, answer: Response) -> Pa
     if found.good and request.old != request.new:
         if request.action is _IGNORE or request.new == 0:
             raise partly_done(answer)  # nobody knows what such a path had, or it has lost what it held
-        yield from _put_back(request.parameters, found.good)
+        doubtful = [path for path in found.doubtful if request.old or path in unregistered]
+        yield from _put_back(request.parameters, (*found.good, *doubtful))
     return answer
 
 

@@ -25,7 +25,7 @@ from holdover.scsi.reservation.transport_id import (
     SasTransportID,
     TransportID,
 )
-from holdover.scsi.sense import SenseKey, decode_sense, describe_response, is_unit_attention
+from holdover.scsi.sense import SenseKey, decode_sense, describe_response, is_undone, is_unit_attention
 from holdover.scsi.status import Status
 
 T = TypeVar("T")
@@ -141,6 +141,7 @@ class Round:
         good: The paths that answered GOOD.
         conflict: The paths that answered RESERVATION CONFLICT.
         other: The first other answer.
+        doubtful: The paths whose other answer does not prove that they have changed nothing.
         lost: The error of a path whose answer was lost.
         unsent: The error of a path to which the command could not be sent.
         failed: The paths without an answer.
@@ -149,6 +150,7 @@ class Round:
     good: list[int] = field(default_factory=list)
     conflict: list[int] = field(default_factory=list)
     other: Response | None = None
+    doubtful: list[int] = field(default_factory=list)
     lost: AnswerLost | None = None
     unsent: PathError | None = None
     failed: list[int] = field(default_factory=list)
@@ -190,6 +192,8 @@ def send_to_all(
                 found.conflict.append(path)
             else:
                 found.other = found.other or response
+                if not is_undone(response):
+                    found.doubtful.append(path)
     return found
 
 

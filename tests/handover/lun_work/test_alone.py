@@ -123,7 +123,7 @@ def test_a_guest_that_has_registered_on_the_destination_is_seen_beside_a_third_n
     rig.work(SOURCE, Work.WEIGH, lun)
     rig.must(DESTINATION, out_command(OutServiceAction.REGISTER, 0, KEY))
     rig.must(THIRD, out_command(OutServiceAction.REGISTER, KEY, 0))
-    with pytest.raises(StepFailed, match="was committed without a registration"):
+    with pytest.raises(StepFailed, match="and the guest is not registered here"):
         rig.work(SOURCE, Work.WEIGH, lun)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover
 from holdover.handover.lun_work.work import Work

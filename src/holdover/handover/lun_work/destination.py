@@ -207,7 +207,7 @@ def withdraw(lun: LunHandover) -> Steps[LunHandover]:
         own = yield from change_key(tracked, before, spare, "REGISTER (re-key)")
     if own.key:
         try:
-            yield from require_not_freed(lun, own)
+            yield from require_not_freed(replace(lun, tracked=tracked, aptpl=tracked.aptpl), own)
         except StepFailed as error:
             if own.key != before:
                 yield from change_key(tracked, own.key, before, "REGISTER (re-key)")

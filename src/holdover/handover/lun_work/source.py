@@ -25,6 +25,7 @@ from holdover.handover.registrations import (
     count_unexplained,
     keys_beside,
     keys_of_guest,
+    keys_of_hosts,
     register_proven,
     with_source,
 )
@@ -233,7 +234,8 @@ def recount(lun: LunHandover, candidates: tuple[int, ...]) -> Steps[LunHandover]
     """`Work.RECOUNT`: find out whether the source has lost the registration that its device has on record.
 
     A guest that is not registered has nothing to lose. If the destination has taken it, the guest may have
-    registered there: a key that is new on the LUN counts as such a sign.
+    registered there. A registration on the destination's initiator port is a sign of that. Where the LUN does
+    not name the ports, each key counts that is new on the LUN.
 
     ``candidates``: as for `wonder`. If the source is registered with another key, the check that follows says
     so.
@@ -241,19 +243,26 @@ def recount(lun: LunHandover, candidates: tuple[int, ...]) -> Steps[LunHandover]
     tracked = lun.as_registered
     if tracked.key == 0:
         # A probe with another key would set APTPL, of which nothing is known here.
-        nothing = yield from probe(0, 0)
-        keys = (yield from read_keys()) if nothing.good else ()
-        return replace(lun, lost=bool(Counter(keys) - Counter(lun.others)))
+        if not (yield from probe(0, 0)).good:
+            return replace(lun, lost=False)
+        named = yield from keys_of_hosts(lun)
+        keys = Counter((yield from read_keys())) - Counter(lun.others) if named is None else Counter(named)
+        return replace(lun, lost=bool(keys))
     own = yield from find_key(tracked, (tracked.key,), (*lun.spares, *candidates))
     return replace(lun, lost=own is not None and own.key == 0)
 
 
-def ask_whether_lost(lun: LunHandover) -> Steps[LunHandover]:
-    """`Work.ASK`: find out whether the source has lost its registration (`LunHandover.lost`)."""
+def ask_whether_lost(lun: LunHandover, candidates: tuple[int, ...]) -> Steps[LunHandover]:
+    """`Work.ASK`: find out whether the source has lost its registration (`LunHandover.lost`).
+
+    ``candidates``: as for `wonder`.
+    """
     tracked, spare = lun.as_registered, lun.source_spare
     if tracked.key == 0:
         return replace(lun, lost=False)
-    own = yield from own_key(tracked, (tracked.key, spare), (lun.fresh_spare,))
+    own = yield from own_key(tracked, (tracked.key, spare), (lun.fresh_spare, *candidates))
+    if own.key not in (0, tracked.key, *lun.spares):
+        return replace(lun, tracked=replace(lun.tracked, key=own.key), lost=False)
     if own.key == 0 and not lun.registered_there:
         return replace(removed(lun), lost=False)  # neither host is registered
     lost = own.key in (0, lun.fresh_spare)

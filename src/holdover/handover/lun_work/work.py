@@ -237,7 +237,7 @@ def steps_of(
         lun: The LUN as it is known.
         stale: Whether ``lun.tracked`` may be wrong. Only work with `WorkPolicy.finds_out` uses this.
         candidates: Keys that the guest may have instead, if the result of one of its commands is not known.
-            Work that finds out what the guest has, and work after a restart, uses them here;
+            Work that finds out what the guest has, or whether it is registered, uses them here;
             `as_the_device_knows` gives them to others.
 
     Returns:
@@ -254,8 +254,8 @@ def steps_of(
         return confirm(lun, stale, registered_there=True, candidates=candidates)
     if work is Work.ASCERTAIN:
         return ascertain(lun, stale)
-    if work in _AFTER_RESTART:
-        return _with_aptpl_of_now(partial(_AFTER_RESTART[work], candidates=candidates), lun)
+    if work in _WITH_CANDIDATES:
+        return _with_aptpl_of_now(partial(_WITH_CANDIDATES[work], candidates=candidates), lun)
     if POLICY[work].late:
         return _with_aptpl_of_now(_STEPS[work], lun)
     return _STEPS[work](lun)
@@ -288,14 +288,13 @@ def _nothing(lun: LunHandover) -> Steps[LunHandover]:
     return lun
 
 
-_AFTER_RESTART: dict[Work, Callable[..., Steps[LunHandover]]] = {
+_WITH_CANDIDATES: dict[Work, Callable[..., Steps[LunHandover]]] = {
     Work.WONDER: wonder,
     Work.RECOUNT: recount,
+    Work.ASK: ask_whether_lost,
     Work.REASSURE: reassure,
 }
-"""The work of a host that was restarted. It looks for ``candidates`` too, and may begin long after the last
-look at the LUN.
-"""
+"""The work that looks for ``candidates`` too. It may begin long after the last look at the LUN."""
 
 _STEPS: dict[Work, Callable[[LunHandover], Steps[LunHandover]]] = {
     Work.GIVE: give,
@@ -303,7 +302,6 @@ _STEPS: dict[Work, Callable[[LunHandover], Steps[LunHandover]]] = {
     Work.SETTLE: clear_attentions,
     Work.YIELD: yield_up,
     Work.DISCARD: discard,
-    Work.ASK: ask_whether_lost,
     Work.RECLAIM: reclaim,
     Work.TAKE_BACK: take_back,
     Work.WEIGH: weigh,
