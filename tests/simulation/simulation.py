@@ -267,10 +267,12 @@ class Simulation:
             self._gates[name] = [None] * len(self._watched)
         if host is None:
             return
-        gates = self._gates[name]
-        for index, (vm, number) in enumerate(self._watched):
-            device = machine.device(vm.name, number)
-            gate = None if device is None else device.block.gate
+        gates, guests = self._gates[name], host.guests
+        for index, (vm, number) in enumerate(self._watched):  # this runs after each callback
+            guest = guests.get(vm.name)
+            gate = None
+            if guest is not None and number < len(guest.devices):
+                gate = guest.devices[number].block.gate
             was = gates[index]
             if gate is not was:
                 gates[index] = gate
