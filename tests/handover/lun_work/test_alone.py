@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 from msgspec.structs import replace
 
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover, Registrations
-from holdover.handover.lun_work.work import Work
+from holdover.handover.lun_work.work import Work, steps_of
+from holdover.reservations.driver import run_sync
 from holdover.reservations.steps import StepFailed
 from holdover.reservations.tracked import Tracked
-from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
+from holdover.scsi.cdbs.opcodes import OperationCode, OutServiceAction, ReservationType
 from holdover.scsi.command import Command, Response
 from holdover.scsi.nexus import ITNexus
 from holdover.scsi.reservation.reservation_out import out_command
@@ -41,6 +43,25 @@ def test_what_a_destination_withdraws_leaves_aptpl_as_it_is_now(aptpl: bool) -> 
     rig.work(DESTINATION, Work.WITHDRAW, lun)
     assert rig.registrations() == {SOURCE: FRESH, THIRD: OTHER}
     assert rig.unit.state.aptpl is not aptpl
+
+
+def test_a_destination_with_several_paths_withdraws_and_leaves_aptpl_as_it_is_now() -> None:
+    case = Case(
+        ReservationType.WRITE_EXCLUSIVE_ALL_REGISTRANTS, guest_holds=True, third_key=OTHER, aptpl=False
+    )
+    rig = case.set_up()
+    lun = forward(rig, case, 3)
+    rig.must(SOURCE, out_command(OutServiceAction.REGISTER, KEY, FRESH, aptpl=True))
+
+    def by_two_paths(command: Command) -> Response:
+        answer = rig.tell(DESTINATION, command)
+        assert rig.unit.state.aptpl, "turned off"
+        is_out = command.opcode == OperationCode.PERSISTENT_RESERVE_OUT
+        return structs.replace(answer, carried=("a", "b")) if is_out and answer.good else answer
+
+    rig.watch = lambda: None
+    run_sync(steps_of(Work.WITHDRAW, lun), by_two_paths)
+    assert rig.registrations() == {SOURCE: FRESH, THIRD: OTHER}
 
 
 @pytest.mark.parametrize("full_status", [True, False])

@@ -442,6 +442,20 @@ def test_a_source_that_wonders_finds_the_key_that_its_guest_was_registering(was_
     assert rig.holder() == (case.type, SOURCE)
 
 
+def test_a_roll_back_finds_the_key_that_the_guest_was_registering() -> None:
+    case = holder_case()
+    rig = case.set_up()
+    lun = forward(rig, case, 3)
+    rig.watch = lambda: None
+    rig.must(SOURCE, out_command(OutServiceAction.REGISTER, KEY, OTHER, aptpl=case.aptpl))
+    found = rig.work(SOURCE, Work.ASK, lun, candidates=(KEY, OTHER))
+    assert found == replace(lun, tracked=replace(case.tracked, key=OTHER), lost=False)
+    for who, work in ((SOURCE, Work.RECLAIM), (DESTINATION, Work.RETURN), (SOURCE, Work.TAKE_BACK)):
+        found = rig.work(who, work, found)
+    assert (rig.registrations().get(DESTINATION), rig.registrations()[SOURCE]) == (None, OTHER)
+    assert rig.holder() == (case.type, SOURCE)
+
+
 @pytest.mark.parametrize("third_key", [0, KEY], ids=["own key", "shared key"])
 def test_a_source_that_wonders_has_lost_its_registration_once_the_destination_has_preempted(
     third_key: int,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from holdover.handover.lun_handover import UNREGISTERED, LunHandover
+from holdover.handover.lun_handover import UNREGISTERED, LunHandover, Registrations
 from holdover.handover.lun_work.work import Work
 from holdover.reservations.steps import StepFailed
 from holdover.scsi.cdbs.opcodes import OutServiceAction, ReservationType
@@ -14,6 +14,7 @@ from tests.handover.work_rig import (
     DESTINATION,
     FORWARD,
     FRESH,
+    INTRUDER,
     KEY,
     OTHER,
     SOURCE,
@@ -67,6 +68,21 @@ def test_a_guest_that_was_not_registered_and_is_taken_shows_by_a_new_key() -> No
     rig.must(SOURCE, out_command(_OUT.REGISTER, KEY, 0))
     bare = replace(lun, tracked=UNREGISTERED, others=(OTHER,))
     assert not rig.work(SOURCE, Work.RECOUNT, bare).lost
+    rig.must(DESTINATION, out_command(_OUT.REGISTER, 0, 0x77))
+    assert rig.work(SOURCE, Work.RECOUNT, bare).lost
+
+
+@pytest.mark.parametrize(("full_status", "lost"), [(True, False), (False, True)])
+def test_a_third_nodes_new_key_is_a_sign_only_where_the_lun_names_no_ports(
+    full_status: bool, lost: bool
+) -> None:
+    rig, lun = rig_and_lun(0)
+    rig.full_status = full_status
+    rig.must(SOURCE, out_command(_OUT.REGISTER, KEY, 0))
+    ports = Registrations(ports=(str(DESTINATION.initiator),))
+    bare = replace(lun, tracked=UNREGISTERED, others=(OTHER,), port=str(SOURCE.initiator), destination=ports)
+    rig.must(INTRUDER, out_command(_OUT.REGISTER, 0, 0x77))
+    assert rig.work(SOURCE, Work.RECOUNT, bare).lost == lost
     rig.must(DESTINATION, out_command(_OUT.REGISTER, 0, 0x77))
     assert rig.work(SOURCE, Work.RECOUNT, bare).lost
 
