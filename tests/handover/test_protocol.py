@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from holdover.guest.gate import Gate
 from holdover.handover.destination_rules import (
     destination_step,
+    is_over_at_the_source,
     may_hear_that_it_is_over,
     receive_after_return,
     receive_message,
@@ -552,6 +553,19 @@ def test_a_dead_source_is_not_believed_that_a_guest_without_registration_went_ba
     assert not may_hear_that_it_is_over(bare, source_is_dead=True)
     standing = replace(bare, luns=tuple(replace(lun, standing=(1,)) for lun in bare.luns))
     assert may_hear_that_it_is_over(standing, source_is_dead=True)
+
+
+@pytest.mark.parametrize("state", DestinationState)
+def test_a_guest_that_has_gone_elsewhere_is_waited_for_no_more(state: DestinationState) -> None:
+    only_prepared = state in (DestinationState.PREPARED, DestinationState.FAILED, DestinationState.CLOSED)
+    standing = replace(registered(), state=state)
+    bare = replace(standing, luns=tuple(replace(lun, standing=()) for lun in standing.luns))
+    assert is_over_at_the_source(bare, "gone") == only_prepared
+    assert not is_over_at_the_source(standing, "gone")
+    assert is_over_at_the_source(standing, "stayed")
+    assert not is_over_at_the_source(bare, "undoing")
+    if only_prepared:
+        assert may_hear_that_it_is_over(bare, source_is_dead=True)
 
 
 def test_a_source_whose_gate_was_shut_says_of_a_guest_without_registration_that_it_is_gone() -> None:

@@ -28,7 +28,7 @@ from holdover.handover.protocol import (
     Message,
 )
 from holdover.handover.state_table import DESTINATION, EVENT_OF, Choice
-from holdover.handover.states import DestinationState, Event, MessageKind
+from holdover.handover.states import DestinationState, Event, MessageKind, SourceState
 
 
 def receive_message(
@@ -224,14 +224,34 @@ _NOT_DONE = {DestinationState.RECOLLECTING: Answered.UNKNOWN}
 """The answer to a message whose work has failed, if that does not mean that the message was refused."""
 
 
+_PREPARED_ONLY = frozenset({DestinationState.PREPARED, DestinationState.FAILED, DestinationState.CLOSED})
+"""The states in which the destination has neither the guest nor begun to take it."""
+
+
 def may_hear_that_it_is_over(destination: Destination, *, source_is_dead: bool) -> bool:
     """Whether a source that says that it has rolled back alone is believed.
 
-    A source that is declared dead is not, if the handover has registered nothing on this host: then no LUN
-    shows whether the guest was taken before or after that roll back.
+    A source that is declared dead is not, if the handover has registered nothing on this host, which may have
+    taken the guest: then no LUN shows whether it was taken before or after that roll back.
     """
-    is_bare = not any(lun.standing for lun in destination.luns)
-    return Event.OVER in DESTINATION[destination.state].follows and not (source_is_dead and is_bare)
+    is_doubtful = source_is_dead and _is_bare(destination) and destination.state not in _PREPARED_ONLY
+    return Event.OVER in DESTINATION[destination.state].follows and not is_doubtful
+
+
+def is_over_at_the_source(destination: Destination, said: str) -> bool:
+    """Whether the state that the source has told means that nothing comes of this handover.
+
+    "Gone" does, too, if nothing was registered here and the guest has not come here: it has left the source
+    in another way (`source_rules.state_for_destination`).
+    """
+    if said == SourceState.GONE.value:
+        return destination.state in _PREPARED_ONLY and _is_bare(destination)
+    return said == SourceState.STAYED.value
+
+
+def _is_bare(destination: Destination) -> bool:
+    """Whether the handover has registered nothing on this host."""
+    return not any(lun.standing for lun in destination.luns)
 
 
 def _follows(destination: Destination, event: Event) -> DestinationState | None:

@@ -22,6 +22,7 @@ from holdover.api.version import API_VERSION, refusal_of_version
 from holdover.config.agent_file import AgentConfig
 from holdover.guest.gate import Gate
 from holdover.handover.destination_rules import (
+    is_over_at_the_source,
     may_hear_that_it_is_over,
     receive_after_return,
     receive_message,
@@ -37,7 +38,7 @@ from holdover.handover.protocol import (
 )
 from holdover.handover.requests import WANTED_OF_DESTINATION, Request, steps_of_destination
 from holdover.handover.state_table import what_instead
-from holdover.handover.states import DestinationState, Event, MessageKind, SourceState
+from holdover.handover.states import DestinationState, Event, MessageKind
 from holdover.journal.journal import JournalError
 from holdover.reservations.steps import StepFailed
 from holdover.scsi.path import PathError
@@ -367,10 +368,10 @@ class Incoming:
             "" if said.known else f"{state_machine.peer} knows nothing of this handover any more"
         )
         now = destination.state_machine or state_machine
-        if said.state == SourceState.STAYED.value and self._may_be_over(now):
+        if is_over_at_the_source(now, said.state) and self._may_be_over(now):
             try:
                 with contextlib.suppress(EventNotAllowed):
-                    await destination.happen(Event.OVER, "the source has rolled it back without this host")
+                    await destination.happen(Event.OVER, f"it is over on the source ({said.state})")
             except Exception as error:
                 log.error(
                     "What was prepared for a guest could not be withdrawn.",
