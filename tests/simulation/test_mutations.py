@@ -24,11 +24,11 @@ SEEDS = {
     "a device of another guest touched": 22,
     "a closed handover reopened": 55,
     "a late message believed": 7315,
-    "a timer not cancelled": 15,
-    "adoption of an old picture": 13,
+    "a timer not cancelled": 1,
+    "adoption of an old picture": 117,
     "an APTPL of long ago": 11516,
     "a RESERVE that shuts nobody out": 4,
-    "a session's end that frees nothing": 63,
+    "a session's end that frees nothing": 33,
     "a secret that others know": 58,
 }
 
