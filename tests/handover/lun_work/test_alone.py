@@ -178,3 +178,26 @@ def test_a_path_that_is_away_may_hold_what_a_third_node_may_hold() -> None:
     assert rig.registrations() == before
     alone = replace(lun, destination=Registrations(several=True, paths=1))
     assert rig.work(DESTINATION, Work.ASCERTAIN, alone).tracked.type is None
+
+
+@pytest.mark.parametrize("knows_source", [True, False])
+def test_two_paths_of_one_port_do_not_pass_for_the_source(knows_source: bool) -> None:
+    """The guest has changed its key since the prepare, and only the source knows the new one."""
+    rig = Rig()
+    paths = (DESTINATION, ITNexus(DESTINATION.initiator, 2))
+    rig.must(SOURCE, out_command(OutServiceAction.REGISTER, 0, KEY))
+    for each in paths:
+        rig.must(each, out_command(OutServiceAction.REGISTER, 0, KEY))
+
+    def by_both(command: Command) -> Response:
+        answers = [rig.tell(each, command) for each in paths]
+        is_out = command.opcode == OperationCode.PERSISTENT_RESERVE_OUT
+        return structs.replace(answers[0], carried=("p", "p")) if is_out and answers[0].good else answers[0]
+
+    theirs = Registrations(ports=(str(SOURCE.initiator),) if knows_source else ())
+    ours = Registrations(several=True, ports=(str(DESTINATION.initiator),), paths=2)
+    lun = replace(lun_of(Tracked(KEY)), source=theirs, destination=ours)
+    assert run_sync(steps_of(Work.CLAIM, lun), by_both) == lun
+    rig.must(SOURCE, out_command(OutServiceAction.REGISTER, KEY, 0x77))
+    with pytest.raises(StepFailed, match="the source's registration is not there any more"):
+        run_sync(steps_of(Work.CLAIM, lun), by_both)

@@ -178,7 +178,7 @@ def claim(lun: LunHandover) -> Steps[LunHandover]:
     is_here = may_have_preempted or lun.ran_there
     # A path of this host that is away now keeps the registration that this host has made by it.
     mine = max(here, lun.destination.count)
-    if not spares and not is_here and keys.count(tracked.key) <= mine:
+    if not spares and not is_here and not (yield from _is_source_there(lun, own, keys, mine)):
         raise StepFailed(
             "READ KEYS",
             "the source's registration is not there any more: it has unregistered, or a third node has "
@@ -186,6 +186,25 @@ def claim(lun: LunHandover) -> Steps[LunHandover]:
             "and the same nexus (do they have one InitiatorName?)",
         )
     return lun
+
+
+def _is_source_there(lun: LunHandover, own: Own, keys: tuple[int, ...], mine: int) -> Steps[bool]:
+    """Whether the source still has the guest's key. ``mine``: how many registrations with it are proven to be
+    this host's.
+
+    If it is not known whether the LUN keeps one registration for each initiator port, this host's paths with
+    one port may have more than one. READ FULL STATUS tells whose the others are.
+    """
+    key = lun.tracked.key
+    count = keys.count(key)
+    if count <= mine or lun.by_port is not None or count > len(own.carried):
+        return count > mine
+    theirs, ours = {*lun.source.ports, lun.port} - {""}, set(lun.destination.ports)
+    status = (yield from read_full_status()) if theirs or ours else None
+    if status is None:
+        return True
+    having = {str(each.transport_id) for each in status.descriptors if each.key == key}
+    return bool(having & theirs) if theirs else bool(having - ours)
 
 
 def _is_as_prepared(lun: LunHandover, own: Own, held: Reservation | None) -> bool:
