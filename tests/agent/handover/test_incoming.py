@@ -321,6 +321,9 @@ def test_a_handover_whose_record_cannot_be_read_does_not_begin_anew(tmp_path: Pa
             assert await set_up.registrants() == before
             with pytest.raises(AgentRefused, match="h1 was used already"):
                 await set_up.clients["host-b"].prepare(GUEST, "h1", set_up.apis["host-a"])
+            # a source that was restarted hears that the guest has come here
+            answer = await hears(set_up, "host-b", MessageKind.RETURN, "h1", GUEST)
+            assert answer.kind is Answered.TAKEN
             # a source that could not yet end it ends it
             answer = await hears(set_up, "host-b", MessageKind.FINISH, "h1", GUEST)
             assert answer.kind is Answered.DONE

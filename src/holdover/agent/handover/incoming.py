@@ -27,6 +27,7 @@ from holdover.handover.destination_rules import (
     receive_after_return,
     receive_message,
 )
+from holdover.handover.effects import Effects
 from holdover.handover.lun_handover import LunHandover
 from holdover.handover.lun_work.common_nexus import require_new_spares, require_own_nexus
 from holdover.handover.protocol import (
@@ -49,11 +50,8 @@ Expect = Callable[[str, str, tuple[ExpectedDevice, ...]], Awaitable[HostedGuest]
 
 log = structlog.get_logger()
 
-_ENDS = {
-    DestinationState.HERE: (MessageKind.FINISH,),
-    DestinationState.RETURNED: (MessageKind.CLOSE, MessageKind.RETURN),
-}
-"""What a source says to end a handover, by the state in which it ends on the destination."""
+_ENDS = (MessageKind.CLOSE, MessageKind.RETURN)
+"""What a source says to end a handover whose guest is not on the destination."""
 
 
 class _Refusal(Exception):
@@ -247,12 +245,7 @@ class Incoming:
             closed is not None and not closed.luns and message.handover_id in self._registry.unreadable
         )
         if closed is not None and is_unread:
-            if not _ends_unread(closed, message):
-                raise _Refusal(
-                    f"{self._config.name} cannot read its record of this handover, which says what is left "
-                    "to do; restore its journal, or ask the source for holdover handover rollback --alone"
-                )
-            state_machine, effects = receive_after_return(closed, message)
+            state_machine, effects = self._hear_unread(closed, message, peer)
         else:
             state_machine, effects = receive_message(closed, message, peer)
         if effects.begins:
@@ -274,6 +267,20 @@ class Incoming:
         if effects.answer is None:
             raise TypeError(f"{message.kind.value} was not answered")
         return effects.answer
+
+    def _hear_unread(
+        self, closed: Destination, message: Message, peer: str
+    ) -> tuple[Destination | None, Effects]:
+        """As `receive_message`, for a handover that is over and whose LUNs cannot be read."""
+        if closed.state is DestinationState.HERE:
+            if message.kind is not MessageKind.FINISH:
+                return receive_message(closed, message, peer)  # the guest has come here
+        elif not _ends_unread(closed, message):
+            raise _Refusal(
+                f"{self._config.name} cannot read its record of this handover, which says what is left "
+                "to do; restore its journal, or ask the source for holdover handover rollback --alone"
+            )
+        return receive_after_return(closed, message)
 
     # -- asked by operators -------------------------------------------------------------------------
 
@@ -418,8 +425,8 @@ def _ends_unread(closed: Destination, message: Message) -> bool:
 
     If a commit has moved a reservation, only the record has the key that the source must preempt.
     """
-    is_moved = closed.state is DestinationState.RETURNED and any(lun.lost for lun in message.luns)
-    return not is_moved and message.kind in _ENDS.get(closed.state, ())
+    is_moved = any(lun.lost for lun in message.luns)
+    return closed.state is DestinationState.RETURNED and not is_moved and message.kind in _ENDS
 
 
 def _state(closed: Destination | None) -> str:
