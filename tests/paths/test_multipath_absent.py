@@ -31,6 +31,7 @@ from holdover.scsi.sense import AdditionalSense, SenseKey, check_condition
 from holdover.scsi.status import Status
 from tests.lun.support import initiator, sense_of
 from tests.paths.multipath_device import (
+    BUSY,
     CLEAR,
     CONFLICT,
     FOUR,
@@ -370,3 +371,26 @@ def test_keys_that_do_not_fit_the_first_answer_are_read_too() -> None:
     device = Usable("mpatha", (0,), ("port",))
     registrants = run_sync(read_registrants(0, device), answer)
     assert len(registrants.with_key(2000).unclear) == 1
+
+
+@pytest.mark.parametrize("new", [0, L])
+@pytest.mark.parametrize(
+    "asked", [in_command(InServiceAction.REPORT_CAPABILITIES), out_command(REGISTER, K, K, aptpl=True)]
+)
+def test_a_question_that_gets_no_answer_changes_nothing(asked: Command, new: int) -> None:
+    """The path that is away holds the reservation, and would keep it with the old key."""
+    device = Device()
+    assert device.out(REGISTER, 0, K, aptpl=True).good
+    assert device.out(RESERVE, K, kind=WE).good
+    device.fail(0)
+    device.instead = lambda request: BUSY if request.command.cdb == asked.cdb and not moved(request) else None
+    assert device.out(REGISTER, K, new, aptpl=True) == BUSY
+    device.instead = lambda _: None
+    assert device.keys() == [K, K, K]
+    assert device.unit.state.aptpl
+
+
+def moved(request: Send) -> bool:
+    """Whether a command changes the key."""
+    keys = request.command.data_out
+    return bool(keys) and keys[:8] != keys[8:16]

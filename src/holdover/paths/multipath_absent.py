@@ -29,6 +29,7 @@ from holdover.paths.multipath_steps import (
     Usable,
     clear_attentions,
     held_reservation,
+    is_not_now,
     must,
     past_attentions,
     send_to_all,
@@ -155,13 +156,14 @@ def learn_ports(key: int, paths: Sequence[int], device: Usable) -> PathSteps[Non
 def absent_have(key: int, action: str, device: Usable) -> PathSteps[bool | Response]:
     """Whether paths that are away are registered with ``key``, and a PREEMPT of it removes no other nexus.
 
-    If the result is a response, it is a unit attention: the answer to the whole command.
+    If the result is a response, it is the answer to the whole command: a unit attention, or one that does not
+    tell, as BUSY. Nothing was changed then.
 
     Raises:
         PathError: Such paths may be registered, and a PREEMPT may remove another nexus. Nothing was changed.
     """
     capabilities = yield Send(device.paths[0], in_command(InServiceAction.REPORT_CAPABILITIES))
-    if is_unit_attention(capabilities):
+    if is_unit_attention(capabilities) or is_not_now(capabilities):
         return capabilities
     aptpl = _ptpl_a(capabilities)  # a REGISTER sets APTPL again
     same = out_command(OutServiceAction.REGISTER, key, key, aptpl=aptpl)
@@ -169,6 +171,8 @@ def absent_have(key: int, action: str, device: Usable) -> PathSteps[bool | Respo
     if isinstance(found, Response):
         return found
     found.check()
+    if found.other is not None:
+        return found.other
     if not found.good:
         return False
     yield from learn_ports(key, found.good, device)
