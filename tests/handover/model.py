@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from holdover.guest.gate import Gate
-from holdover.handover.destination_rules import may_hear_that_it_is_over
+from holdover.handover.destination_rules import is_over_at_the_source, may_hear_that_it_is_over
 from holdover.handover.lun_handover import UNREGISTERED, LunHandover, Registrations
 from holdover.handover.protocol import Answer, Answered, HandoverEvent, Message
 from holdover.handover.source_rules import after_restart, begin, is_allowed, state_for_destination
@@ -220,8 +220,10 @@ class Model(GuestActs):
             both
             and source is not None
             and destination is not None
-            and state_for_destination(source, departed=self._is_elsewhere(world)) is SourceState.STAYED
             and destination.is_open
+            and is_over_at_the_source(
+                destination, state_for_destination(source, departed=self._is_elsewhere(world))
+            )
             and self.is_destination_free(world)
             and may_hear_that_it_is_over(destination, source_is_dead=world.dead)
         ):

@@ -144,6 +144,18 @@ def test_a_change_that_the_destination_was_not_told_shows_that_nothing_was_commi
     assert after.state is SourceState.PREPARING
 
 
+def test_a_record_from_before_the_prepare_is_no_change() -> None:
+    """The journal refused to record the end of the command by which the guest got its key."""
+    source = prepared()[0]
+    before = DeviceView(LUN.designator, Tracked(), stale=True, candidates=(0, LUN.tracked.key))
+    after, _ = source_step(source, HandoverEvent(Event.RESTARTED, devices=(before,)))
+    assert (after.state, after.luns) == (SourceState.WONDERING, source.luns)
+    # A command since then whose end is not known: what is on record is newer.
+    since = DeviceView(LUN.designator, Tracked(0xB, True), stale=True, candidates=(0xB, 0xC))
+    after, _ = source_step(source, HandoverEvent(Event.RESTARTED, devices=(since,)))
+    assert after.state is SourceState.PROBING
+
+
 def test_a_destination_that_is_prepared_says_so_and_refuses_a_late_commit() -> None:
     destination, effects = hear(registered(), MessageKind.RECALL, 4)
     assert answer_of(effects).kind is Answered.KEPT

@@ -274,7 +274,8 @@ class PeerMessage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PeerState(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a handover on its source; ``state`` is empty if the source does not know the handover.
+    """The state of a handover on its source; ``state`` is empty if the source does not know the handover, and
+    "elsewhere" if it is over and the guest has left the source in another way.
 
     ``version`` is that of the API of the agent that answers; empty if it says none. ``clock`` is the time
     there, in seconds since the epoch; 0 if it says none.

@@ -28,7 +28,7 @@ from holdover.handover.protocol import (
     Message,
 )
 from holdover.handover.state_table import DESTINATION, EVENT_OF, Choice
-from holdover.handover.states import DestinationState, Event, MessageKind, SourceState
+from holdover.handover.states import ELSEWHERE, DestinationState, Event, MessageKind, SourceState
 
 
 def receive_message(
@@ -239,14 +239,12 @@ def may_hear_that_it_is_over(destination: Destination, *, source_is_dead: bool) 
 
 
 def is_over_at_the_source(destination: Destination, said: str) -> bool:
-    """Whether the state that the source has told means that nothing comes of this handover.
+    """Whether what the source has said means that nothing comes of this handover.
 
-    "Gone" does, too, if nothing was registered here and the guest has not come here: it has left the source
-    in another way (`source_rules.state_for_destination`).
+    If the guest has left the source in another way, it may have come here.
     """
-    if said == SourceState.GONE.value:
-        return destination.state in _PREPARED_ONLY and _is_bare(destination)
-    return said == SourceState.STAYED.value
+    is_prepared_only = destination.state in _PREPARED_ONLY
+    return said == SourceState.STAYED.value or (said == ELSEWHERE and is_prepared_only)
 
 
 def _is_bare(destination: Destination) -> bool:

@@ -160,6 +160,7 @@ class DeviceView(msgspec.Struct, frozen=True, gc=False):
         stale: Whether ``tracked`` may be wrong.
         migrate_pr: Whether the registration and the reservation move.
         pending_attentions: The unit attentions about the guest's reservation that the guest has not got yet.
+        candidates: Keys that the guest may have instead, if the result of one of its commands is not known.
     """
 
     designator: str
@@ -167,6 +168,7 @@ class DeviceView(msgspec.Struct, frozen=True, gc=False):
     stale: bool = False
     migrate_pr: bool = True
     pending_attentions: tuple[int, ...] = ()
+    candidates: tuple[int, ...] = ()
 
 
 class HandoverEvent(msgspec.Struct, frozen=True, gc=False):

@@ -24,7 +24,7 @@ from holdover.handover.lun_handover import LunHandover
 from holdover.handover.lun_work.work import POLICY, Work
 from holdover.handover.protocol import DeviceView, EventNotAllowed, HandoverEvent, Message, Source
 from holdover.handover.state_table import HINDERS, SOURCE, Choice
-from holdover.handover.states import Event, MessageKind, SourceState
+from holdover.handover.states import ELSEWHERE, Event, MessageKind, SourceState
 from holdover.reservations.tracked import Tracked
 from holdover.scsi.sense import AdditionalSense
 
@@ -130,8 +130,16 @@ def _news(source: Source, happened: HandoverEvent) -> dict[str, Tracked]:
         if (device := devices.get(lun.designator)) is not None
         and device.migrate_pr
         # The first check after a restart reads again what was stale.
-        and (device.tracked != lun.tracked or (is_drained and device.stale))
+        and ((device.tracked != lun.tracked and not _is_before(device, lun)) or (is_drained and device.stale))
     }
+
+
+def _is_before(device: DeviceView, lun: LunHandover) -> bool:
+    """Whether a device's record is from before the handover has noted what the guest has.
+
+    The journal refused to record the end of the command by which the guest got its key.
+    """
+    return device.stale and lun.tracked.key in device.candidates
 
 
 def _learn(source: Source, happened: HandoverEvent) -> Source:
@@ -213,8 +221,8 @@ def _told(lun: LunHandover, told: LunHandover | None, state: SourceState) -> Lun
     return replace(lun, alarm=told.alarm)
 
 
-def state_for_destination(source: Source, *, departed: bool) -> SourceState:
-    """The state of the source that its destination hears when it asks.
+def state_for_destination(source: Source, *, departed: bool) -> str:
+    """What the destination hears when it asks: the state of the source, or `ELSEWHERE`.
 
     ``departed``: this is the guest's newest handover, and the guest's gate is departed all the same: the host
     was declared dead, or an operator has released the guest. The guest is not here then. A guest that has
@@ -222,7 +230,8 @@ def state_for_destination(source: Source, *, departed: bool) -> SourceState:
     meanwhile; it must not hear that the handover is over.
     """
     is_bare = all(lun.tracked.key == 0 for lun in source.luns)
-    return SourceState.GONE if departed and is_bare and source.state is SourceState.STAYED else source.state
+    is_elsewhere = departed and is_bare and source.state is SourceState.STAYED
+    return ELSEWHERE if is_elsewhere else source.state.value
 
 
 # -- which state follows ---------------------------------------------------------------------------

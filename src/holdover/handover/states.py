@@ -5,6 +5,7 @@ rest.
 from __future__ import annotations
 
 from enum import Enum
+from typing import Final
 
 
 class SourceState(Enum):
@@ -97,6 +98,12 @@ class SourceState(Enum):
     """
     STAYED = "stayed"
     """The guest is on the source with everything that it had. The handover is over."""
+
+
+ELSEWHERE: Final = "elsewhere"
+"""What a source says to its destination in place of its state if the handover is over, and the guest has left
+this host in another way.
+"""
 
 
 class DestinationState(Enum):

@@ -326,6 +326,7 @@ class HandoverExecutor:
                 device.block.stale,
                 device.block.migrate_pr,
                 device.block.pending_attentions,
+                device.block.candidates,
             )
             for device in self.guest.devices
         )

@@ -271,9 +271,7 @@ class Handovers:
             state = state_for_destination(
                 state_machine, departed=self._is_departed(state_machine.guest, handover_id)
             )
-            return PeerState(
-                handover_id=handover_id, known=True, state=state.value, version=API_VERSION, clock=now
-            )
+            return PeerState(handover_id=handover_id, known=True, state=state, version=API_VERSION, clock=now)
         return PeerState(handover_id=handover_id, known=source is not None, version=API_VERSION, clock=now)
 
     def _is_departed(self, name: str, handover_id: str) -> bool:
