@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from msgspec import structs
 
+from holdover.reservations.questions import read_keys
 from holdover.reservations.steps import StepFailed, Steps, insist
 from holdover.reservations.tracked import Tracked
 from holdover.scsi.cdbs.opcodes import OutServiceAction
@@ -104,11 +105,12 @@ def made_one(tracked: Tracked, candidates: tuple[int, ...]) -> Steps[Own]:
 
     A host with several paths that fails amid a change of its key has the old one on some and the new one on
     others. Both keys are the host's own, so this completes the change. Key 0: no path has one of
-    ``candidates``.
+    ``candidates``. A key that is not on the LUN is none that a path had: no path may get it.
     """
     keys = tuple(key for key in dict.fromkeys(candidates) if key != 0)
+    present = yield from read_keys()
     for new_key in reversed(keys):
-        for key in keys:
+        for key in keys if new_key in present else ():
             if key != new_key:
                 found = yield from probe(key, new_key, tracked.aptpl, "REGISTER (re-key)")
                 if found.good:
