@@ -118,7 +118,7 @@ def _hears_of(message: Message, peer: str) -> tuple[Destination | None, Effects]
         new = replace(new, state=DestinationState.REGISTERING, armed=message.armed)
         return _enter(None, new, again=False)
     # The handover is over before it began. A PREPARE that arrives late must find a closed handover.
-    return _answered(new, Answer(Answered.DONE, message.number, new.luns))
+    return _answered(replace(new, unbegun=True), Answer(Answered.DONE, message.number, new.luns))
 
 
 def _merged(destination: Destination, message: Message) -> tuple[LunHandover, ...]:

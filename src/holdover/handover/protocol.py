@@ -128,6 +128,7 @@ class Destination(msgspec.Struct, frozen=True, gc=False):
         answer: The answer to that message; None while the message is being handled.
         problem: Why the last request was not done; empty if it was.
         armed: Whether a commit may be done, and be answered, before it is on record.
+        unbegun: Whether the source has ended it before it began here. Then it has touched no gate.
     """
 
     handover_id: str
@@ -139,6 +140,7 @@ class Destination(msgspec.Struct, frozen=True, gc=False):
     answer: Answer | None = None
     problem: str = ""
     armed: bool = False
+    unbegun: bool = False
 
     @property
     def is_open(self) -> bool:

@@ -28,9 +28,16 @@ QUICK = Limits(connect=2, step=2, drain=2, peer=3, give_up=1, recheck=0.2)
 
 
 async def hears(
-    set_up: San, host: str, kind: MessageKind, handover_id: str, guest: str, *, lost: bool = False
+    set_up: San,
+    host: str,
+    kind: MessageKind,
+    handover_id: str,
+    guest: str,
+    *,
+    lost: bool = False,
+    number: int = 9,
 ) -> Answer:
-    message = Message(kind, handover_id, guest, 9, (LunHandover("naa.1", lost=lost),))
+    message = Message(kind, handover_id, guest, number, (LunHandover("naa.1", lost=lost),))
     other = next(each for each in set_up.hosts if each != host)
     peer = set_up.peer(host)
     try:

@@ -15,11 +15,14 @@ import pytest
 from holdover.api.client import AgentClient, AgentError, AgentRefused
 from holdover.api.documents import HandoverState
 from holdover.config.agent_file import Limits
+from holdover.handover.protocol import Answered
+from holdover.handover.states import MessageKind
 from holdover.scsi.cdbs.opcodes import ReservationType
 from holdover.scsi.command import Command
 from holdover.scsi.reservation.key import key_text
 from holdover.scsi.status import Status
-from tests.agent.handover.moves import reserved
+from tests.agent.handover.moves import move, reserved
+from tests.agent.handover.test_incoming import hears
 from tests.agent.hosts import GUEST, KEY, WRITE, Fate, San, san
 from tests.rig.amounts import amount
 
@@ -299,5 +302,41 @@ def test_the_gates_of_a_guest_whose_reservations_do_not_move_are_on_record(tmp_p
                 await set_up.start(host)
             assert await set_up.gates() == {"host-a": "departed", "host-b": "running"}
             await set_up.guest_on("host-b").must(WRITE)
+
+    asyncio.run(test())
+
+
+def test_a_device_without_a_record_has_the_gate_of_its_last_handover(tmp_path: Path) -> None:
+    """Its LUN has never answered."""
+
+    async def test() -> None:
+        async with san(tmp_path, migrate_pr=("off", "off"), limits=QUICK) as set_up:
+            await set_up.guest_on("host-a").must(WRITE)
+            await move(set_up)
+            for host in ("host-a", "host-b"):
+                await set_up.stop(host)
+                journal = set_up.journals[host]
+                await journal.forget(*((each.guest, each.designator) for each in journal.load().devices))
+                await set_up.start(host)
+            assert await set_up.gates() == {"host-a": "departed", "host-b": "running"}
+            await set_up.guest_on("host-b").must(WRITE)
+
+    asyncio.run(test())
+
+
+def test_a_handover_that_never_began_moves_no_gate(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with san(tmp_path, limits=QUICK) as set_up:
+            await reserved(set_up)
+            await move(set_up)
+            for number in (1, 2):
+                answer = await hears(set_up, "host-b", MessageKind.RETURN, "never", GUEST, number=number)
+                assert answer.kind is Answered.DONE
+                await set_up.stop("host-b")
+                await set_up.start("host-b")
+                assert (await set_up.gates())["host-b"] == "running"
+            answer = await hears(set_up, "host-b", MessageKind.PREPARE, "never", GUEST, number=3)
+            assert answer.kind is Answered.REFUSED
+            await move(set_up, "host-b", "host-a", "h2")
 
     asyncio.run(test())

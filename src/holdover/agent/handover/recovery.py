@@ -64,7 +64,7 @@ class Recovery:
         # An open handover counts as the newest, even if late messages of other handovers came after it.
         for state_machine in sorted(machines, key=lambda each: each.is_open):
             guest = self._registry.guests.get(state_machine.guest)
-            if guest is None:
+            if guest is None or _is_unbegun(state_machine):
                 self._registry.remember(state_machine)
                 if state_machine.is_open:
                     log.error(
@@ -78,9 +78,25 @@ class Recovery:
             else:
                 self._take_up_destination(state_machine, guest)
         for name, newest in self._registry.newest.items():
-            # If the handover is over, the devices' own records are newer: the guest may have run since.
-            if newest.state_machine is not None and newest.state_machine.is_open:
-                self._registry.guests[name].move_gates(_gate_of(newest.state_machine))
+            state_machine = newest.state_machine
+            if state_machine is not None and state_machine.is_open:
+                self._registry.guests[name].move_gates(_gate_of(state_machine))
+        for state_machine in machines:
+            if not state_machine.is_open and not _is_unbegun(state_machine):
+                self._move_unrecorded_gates(state_machine)
+
+    def _move_unrecorded_gates(self, state_machine: Source | Destination) -> None:
+        """Set the gates that a handover which is over has left, where no record has them.
+
+        The devices' own records are newer: the guest may have run since. A device has none if its LUN has not
+        answered since it came to this host.
+        """
+        newest = self._registry.newest.get(state_machine.guest)
+        if newest is None or newest.state_machine is None or newest.state_machine.is_open:
+            return
+        for device in self._registry.guests[state_machine.guest].devices:
+            if not device.recorded_as and device.block.gate is not _gate_of(state_machine):
+                device.move_gate(_gate_of(state_machine))
 
     def _remember_unread(self, record: HandoverRecord) -> None:
         """Remember a handover that is over by what is beside the unreadable body of its record.
@@ -115,6 +131,10 @@ class Recovery:
         if restart is not None:
             restart()
             self._incoming.watch_sources()
+
+
+def _is_unbegun(state_machine: Source | Destination) -> bool:
+    return isinstance(state_machine, Destination) and state_machine.unbegun
 
 
 def _gate_of(state_machine: Source | Destination) -> Gate:
