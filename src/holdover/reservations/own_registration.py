@@ -76,6 +76,7 @@ def find_own_registration(
     aptpl: bool = False,
     nexus: ITNexus | None = None,
     beside: Callable[[int], int] = none_beside,
+    paths: int = 1,
 ) -> Steps[Found]:
     """Which key this host's nexus has on the LUN, and whether it is the reservation holder.
 
@@ -86,6 +87,7 @@ def find_own_registration(
         nexus: This nexus as READ FULL STATUS names it, from an earlier `Found`.
         beside: Returns, for a key, how many registrations the guest's handover has made on the other host.
             These do not count as a third node's.
+        paths: How many paths this host's device has, usable or not.
 
     Raises:
         StepFailed: The LUN refuses to say.
@@ -106,6 +108,8 @@ def find_own_registration(
             return Found(Tracked(), certain=False, reason=reason)
         if own.key == 0:
             away = _held_by_a_path_that_is_away(own, candidates, before.reservation)
+            if not away and own.carried and len(own.carried) < paths:
+                away = _left_on_a_path_that_is_away(candidates, before.keys, beside)
             return Found(Tracked(), certain=not away, reason=away)
         after = yield from read_picture()
         picture = yield from _belonging_together(own, before, after, active)
@@ -215,6 +219,22 @@ def _held_by_a_path_that_is_away(own: Own, candidates: Sequence[int], held: Rese
         f"the reservation is held with key {held.key:#x}, which the guest had or may have set, perhaps by a "
         "path of this host that is away; bring all paths back (multipath -ll)"
     )
+
+
+def _left_on_a_path_that_is_away(
+    candidates: Sequence[int], keys: Sequence[int], beside: Callable[[int], int]
+) -> str:
+    """Why a path that is away may be registered, although no other path of its device is; empty if it is not.
+
+    The device may have had only that path when the guest registered.
+    """
+    for key in candidates:
+        if key and keys.count(key) > beside(key):
+            return (
+                f"key {key:#x}, which the guest had or may have set, is registered, perhaps by a path of "
+                "this host that is away; bring all paths back (multipath -ll)"
+            )
+    return ""
 
 
 def _learn_nexus(key: int, picture: Picture) -> Steps[ITNexus | None]:

@@ -410,9 +410,8 @@ class GuestDevice:
         block, since = self.block, self._queue.since()
         tracked, candidates = block.tracked, block.candidates
         beside = none_beside if block.added is None else block.added.beside
-        steps = find_own_registration(
-            (tracked.key, *candidates), aptpl=tracked.aptpl, nexus=self._nexus, beside=beside
-        )
+        keys, nexus, paths = (tracked.key, *candidates), self._nexus, self.nexuses
+        steps = find_own_registration(keys, aptpl=tracked.aptpl, nexus=nexus, beside=beside, paths=paths)
         found = await self._queue.run(steps, limit)
         self._nexus = found.nexus or self._nexus
         decision = decide(self.adopt, tracked, candidates, found, sole=self.sole_nexus)
