@@ -21,7 +21,7 @@ SEEDS = {
     "a gate opened early": 7,
     "a lost wake-up": 374,
     "an exception swallowed": 6,
-    "a device of another guest touched": 22,
+    "a device of another guest touched": 26,
     "a closed handover reopened": 55,
     "a late message believed": 7315,
     "a timer not cancelled": 1,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from holdover.api.client import AgentRefused
-from holdover.handover.states import SourceState
+from holdover.handover.states import ELSEWHERE, SourceState
 from tests.agent.handover.test_trouble import QUICK, prepared
 from tests.agent.hosts import GUEST, KEY, WRITE, San, san
 from tests.agent.placement.test_cold_start import start
@@ -72,9 +72,9 @@ def test_a_source_that_was_declared_dead_does_not_say_that_it_is_over(tmp_path: 
             await set_up.guest_on("host-b").register()
             await set_up.start("host-a")
             await gate_becomes(set_up, "host-a", "departed")
-            assert await state_for_host_b(set_up) == SourceState.GONE.value
+            assert await state_for_host_b(set_up) == ELSEWHERE
             await operator.declare_host("host-a", ALIVE)
-            assert await state_for_host_b(set_up) == SourceState.GONE.value
+            assert await state_for_host_b(set_up) == ELSEWHERE
             assert (await operator.finish(GUEST, "h1")).state == "here"
             await set_up.guest_on("host-b").must(WRITE)
             assert await set_up.registrants() == {"host-b": (KEY, False)}
