@@ -31,6 +31,12 @@ def held_by(name: str) -> dict[str, tuple[int, bool]]:
     return {f"{IQN}{name}": (KEY, True)}
 
 
+def status(site: SeparateSite) -> str:
+    """What the first host says of the guest's handover, which may be in doubt."""
+    said = site["host-a"].holdover("handover", "status", GUEST, "--at", f"unix:{SOCKET}", "--json")
+    return said.stdout
+
+
 def test_the_reservation_moves_on_and_comes_home(site: SeparateSite) -> None:
     for source, destination in (("host-a", "host-b"), ("host-b", "host-c"), ("host-c", "host-a")):
         assert site.handover(source, "prepare", "--to", destination)["state"] == "prepared"
@@ -71,9 +77,22 @@ def test_a_source_that_is_dead_and_cut_off_comes_back_and_takes_nothing(site: Se
     assert site.handover("host-b", "take")["state"] == "taken"
     assert site.registrants() == held_by("host-b")
     site.start_agent("host-a")
+    # its LUN shows that its registration is gone; the guest's commands wait until the destination says why
+    until(lambda: '"state":"retracting"' in status(site), "the source does not wait")
+    assert "does not have the registrations that are on record" in status(site)
     site.hosts.mend("host-a", "host-b")
-    until(lambda: site.handover("host-a", "status")["state"] == "gone", "the source does not concede")
+    until(lambda: '"state":"gone"' in status(site), "the source does not concede")
     assert site.registrants() == held_by("host-b")
+
+
+def test_a_restarted_source_whose_guest_was_not_taken_lets_it_go_on(site: SeparateSite) -> None:
+    site.handover("host-a", "prepare", "--to", "host-b")
+    site.agents["host-a"].kill()
+    site.hosts.cut("host-a", "host-b")
+    site.start_agent("host-a")
+    until(lambda: site.handover("host-a", "status")["state"] == "prepared", "the source does not go on")
+    site.guest("host-a", "register", "--key", hex(KEY), "--new-key", hex(KEY), "--aptpl")
+    assert site.registrants() == {f"{IQN}host-a": (KEY, True), f"{IQN}host-b": (KEY, False)}
 
 
 @pytest.mark.long

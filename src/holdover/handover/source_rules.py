@@ -336,6 +336,8 @@ def _explain(known: Source, before: Source, follows: SourceState, happened: Hand
     if begins and not before.reason:
         reason = happened.problem or f"the handover was {before.state.value}: {happened.event.value}"
         lost = follows is SourceState.RETRACTING
+        if lost:
+            reason = "after the agent's restart the LUN does not have the registrations that are on record"
         luns = tuple(replace(lun, lost=lun.lost and lost, registered_there=False) for lun in known.luns)
         return replace(known, reason=reason, problem="", luns=luns)
     return replace(known, problem=problem)
